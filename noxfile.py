@@ -1,0 +1,184 @@
+"""Every check of the project; plain ``nox`` runs what CI runs.
+
+``nox --list`` names the sessions, ``nox -s tests-3.12`` runs one of them, and words after ``--``
+go to the tool: ``nox -s tests-3.11 -- -k waiter``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import nox
+
+HERE = Path(__file__).parent
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)
+OLDEST = PYTHONS[0]
+CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
+ALL_EXTRAS = f".[{','.join(PROJECT['project']['optional-dependencies'])}]"
+# Tests see the installed wheel, not the tree that happens to be the current folder.
+WHEEL = {"PYTHONSAFEPATH": "1"}
+
+nox.needs_version = ">=2025.5"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = False
+# The tests of one Python come near the end, so that pytest's last line is not lost among the
+# others; the other Pythons are there for the asking.
+nox.options.sessions = [
+    "lint",
+    "typing",
+    "docs",
+    "changes",
+    "build",
+    "examples",
+    "lowest",
+    f"tests-{CURRENT if CURRENT in PYTHONS else OLDEST}",
+    "coverage",
+]
+
+
+def group(name: str) -> list[str]:
+    """Return the requirements of one dependency group of pyproject.toml."""
+    return list(nox.project.dependency_groups(PROJECT, name))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style: every rule of ruff but those excused in pyproject.toml."""
+    session.install(*group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Types: the library and what a user's program sees of it, by two checkers."""
+    session.install(ALL_EXTRAS, *group("typing"), *group("test"))
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Tests of the installed wheel, on two processes, with what they cover."""
+    session.install(ALL_EXTRAS, *group("test"))
+    workers = () if session.posargs else ("-n", "2")
+    env = {"COVERAGE_FILE": str(HERE / f".coverage-{session.python}"), **WHEEL}
+    session.run("coverage", "erase", env=env)
+    session.run("coverage", "run", "-m", "pytest", *workers, *session.posargs, env=env)
+
+
+@nox.session(python=OLDEST)
+def lowest(session: nox.Session) -> None:
+    """Tests with the oldest Python and the oldest dependencies; no slow ones, few examples."""
+    session.install("--constraint", "constraints/lowest.txt", ALL_EXTRAS, *group("test"))
+    quick = ("-q", "-n", "2", "-m", "not slow", "--hypothesis-profile=quick")
+    session.run("pytest", *quick, *session.posargs, env=WHEEL)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """What the tests that ran before did not cover; fails below the gate."""
+    session.install("coverage")
+    session.run("coverage", "combine", "-q", "--keep", *map(str, HERE.glob(".coverage-*")))
+    session.run("coverage", "report")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as pages; a link that leads nowhere is an error. No network needed."""
+    session.install(ALL_EXTRAS, *group("docs"))
+    session.run("sphinx-build", "-n", "-W", "--keep-going", "-q", "-E", "docs", "docs/_build/html")
+    session.log("docs/_build/html/index.html")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """The wheel: built, installed where nothing else is, imported, and asked for help."""
+    session.install(*group("build"))
+    dist = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
+    session.run("twine", "check", "--strict", *map(str, sorted(dist.iterdir())))
+    wheel = next(dist.glob("*.whl"))
+    names = zipfile.ZipFile(wheel).namelist()
+    strangers = [name for name in names if not name.startswith(("comet_async/", "comet_async-"))]
+    if strangers or "comet_async/py.typed" not in names:
+        session.error(f"The wheel holds {strangers} beside the package, or lacks py.typed")
+
+    fresh = Path(session.create_tmp()) / "fresh"
+    session.run(sys.executable, "-m", "virtualenv", "--clear", "-q", str(fresh), external=True)
+    python, program = str(fresh / "bin" / "python"), str(fresh / "bin" / "comet-async")
+    session.run(python, "-m", "pip", "install", "-q", str(wheel), external=True)
+    # -I: from the wheel, never from the current folder. Every name, with no extra installed.
+    every_name = "import comet_async as c; print(*(getattr(c, name) for name in c.__all__))"
+    session.run(python, "-I", "-c", every_name, external=True, silent=True)
+    session.run(python, "-m", "pip", "install", "-q", f"{wheel}[cli]", external=True)
+    session.run(program, "--help", external=True, silent=True)
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Every program of docs/examples, run against the sandbox in a folder with the photos."""
+    programs = sorted(Path("docs/examples").glob("*.py"))
+    if not programs:
+        session.skip("there is no program in docs/examples")
+    session.install(ALL_EXTRAS)
+    folder = Path(session.create_tmp()) / "photos"
+    port = free_port()
+    sandbox = subprocess.Popen(
+        [Path(session.bin) / "comet-async", "sandbox", "--port", str(port), "--speed", "20"]
+    )
+    try:
+        until_it_answers(port, sandbox)
+        env = {"COMETAPI_KEY": "sandbox", "COMETAPI_API_ROOT": f"http://127.0.0.1:{port}"}
+        for program in programs:
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree("examples/photos", folder)
+            with session.chdir(folder):
+                session.run("python", str(HERE / program), env=env)
+    finally:
+        sandbox.terminate()
+        sandbox.wait(10)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def until_it_answers(port: int, program: subprocess.Popen[bytes]) -> None:
+    """Wait until *program* listens on *port*; fail when it ended, or after 30 seconds."""
+    for _ in range(300):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        if program.poll() is not None:
+            break
+        time.sleep(0.1)
+    raise RuntimeError("the sandbox did not start")
+
+
+@nox.session
+def changes(session: nox.Session) -> None:
+    """The change notes, as they will stand in CHANGELOG.md; a misnamed note is an error."""
+    session.install(*group("changes"))
+    kinds = {kind["directory"] for kind in PROJECT["tool"]["towncrier"]["type"]}
+    for note in Path("changes").iterdir():
+        if note.name != "README.md" and note.suffixes[-2:] not in [[f".{k}", ".md"] for k in kinds]:
+            session.error(f"changes/{note.name}: expected +<words>.<one of {sorted(kinds)}>.md")
+    session.run("towncrier", "build", "--draft")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Benchmarks, side by side with other clients; minutes long, not part of plain ``nox``."""
+    session.install(ALL_EXTRAS, *group("bench"))
+    session.run("python", "-m", "benchmarks", *session.posargs)
