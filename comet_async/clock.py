@@ -1,0 +1,49 @@
+"""Now and sleep, as something that can be handed in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What the library asks about time. All figures are seconds."""
+
+    def time(self) -> float:
+        """Return the wall clock: seconds since 1970, UTC. It may jump."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return a clock that never goes back; only differences mean something."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for *seconds*; zero or less only yields to the loop."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks.
+
+    ``monotonic`` is the event loop's own clock inside a loop, so that a loop with a clock
+    of its own (``comet_async.testing.VirtualLoop``) carries the whole library along.
+    """
+
+    def time(self) -> float:
+        """Return the wall clock."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Return the running loop's clock, or the machine's outside a loop."""
+        try:
+            return asyncio.get_running_loop().time()
+        except RuntimeError:
+            return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for *seconds* on the running loop."""
+        await asyncio.sleep(max(0.0, seconds))
+
+
+SYSTEM_CLOCK = SystemClock()

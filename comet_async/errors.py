@@ -1,0 +1,325 @@
+"""Every error of the library, as one tree.
+
+::
+
+    CometError
+    ├── ConfigError                 a setting is missing or wrong; nothing was sent
+    │   ├── MissingExtraError       an optional dependency is not installed
+    │   ├── LimitReachedError       this run may not buy more
+    │   └── ForeignProcessError     the object was made in another process (fork)
+    ├── InputError                  a value is refused before anything is sent (also a ValueError)
+    │   └── KeyReuseError           an id of your own was used before, for another request
+    ├── TransportError              no complete answer came
+    │   ├── NotSentError            the request provably never left
+    │   ├── ConnectionLostError     a question (GET) got no complete answer
+    │   └── OutcomeUnknownError     a paid request may have been accepted
+    ├── ResponseError               the server answered with an error
+    │   ├── AuthenticationError     the key was refused
+    │   ├── AccountError            no credit, no right, or the address is not allowed
+    │   ├── RouteUnavailableError   this gateway does not offer the route
+    │   ├── NotFoundError           no such task
+    │   ├── DuplicateTaskError      the external id is taken: it was paid earlier
+    │   ├── RateLimitedError        too many requests
+    │   │   └── ConcurrencyLimitError   too many images in flight
+    │   ├── RejectedError           the request was refused for what it says
+    │   └── ServerError             the server failed
+    ├── DecodeError                 the answer can't be read
+    ├── TaskFailedError             the task ended as failed
+    ├── WaitTimeoutError            the wait's deadline passed (also a TimeoutError)
+    ├── DownloadError               a result could not be saved
+    │   └── ResultExpiredError      the result is gone from the server
+    └── JournalError                the journal can't be used
+        ├── JournalBusyError        another process holds the journal
+        ├── JournalCorruptError     the journal is damaged
+        └── StaleRecordError        the job was moved since it was read
+
+Two questions have an answer on each of them: *was it sent?* (``sent``) and *does another
+try make sense?* (``retryable``).
+
+Rule of this file: it imports nothing of ours, so that every room can raise any error.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class CometError(Exception):
+    """Root of every error that this library raises.
+
+    Attributes:
+        message: What happened, on one line.
+        hint: What to do next, or None.
+        sent: True when the request reached the server, False when it provably did not,
+            None when that can't be known.
+        retryable: True when the same call may succeed later without a change.
+        task_id: The server's id of the task concerned; resumes the work.
+        external_task_id: Our own id of the task concerned; finds the task again.
+        status: HTTP status of the answer.
+        code: The server's own error code (a Kling number or a gateway's word).
+        request_id: The id to quote to the provider's support.
+        retry_after: Seconds that the server asked us to wait.
+    """
+
+    account_wide: ClassVar[bool] = False
+    """True when every other request of this account would meet the same error."""
+
+    default_sent: ClassVar[bool | None] = None
+    default_retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        sent: bool | None = None,
+        retryable: bool | None = None,
+        task_id: str | None = None,
+        external_task_id: str | None = None,
+        status: int | None = None,
+        code: int | str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = " ".join(message.split())
+        self.hint = None if hint is None else " ".join(hint.split())
+        self.sent = self.default_sent if sent is None else sent
+        self.retryable = self.default_retryable if retryable is None else retryable
+        self.task_id = task_id
+        self.external_task_id = external_task_id
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.message!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions pickle by calling the class with ``args``; our details are keywords.
+        return _rebuild, (type(self), self.args, self.__dict__.copy())
+
+
+def _rebuild(cls: type[CometError], args: tuple[Any, ...], state: dict[str, Any]) -> CometError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class ConfigError(CometError):
+    """A setting is missing or wrong. Nothing was sent."""
+
+    default_sent = False
+
+
+class MissingExtraError(ConfigError):
+    """An optional dependency is not installed.
+
+    Attributes:
+        extra: The name to install, as in ``pip install 'comet-async[images]'``.
+    """
+
+    def __init__(self, message: str, *, extra: str = "", **details: Any) -> None:
+        if extra and "hint" not in details:
+            details["hint"] = f"pip install 'comet-async[{extra}]'"
+        super().__init__(message, **details)
+        self.extra = extra
+
+
+class LimitReachedError(ConfigError):
+    """A limit that was set for this run is reached; the rest stays planned."""
+
+
+class ForeignProcessError(ConfigError):
+    """The object was made in another process: its sockets and locks can't be shared."""
+
+
+class InputError(CometError, ValueError):
+    """A value is refused before anything is sent or paid.
+
+    Attributes:
+        field: Which field.
+        value: The value as text, shortened.
+        limit: The rule that it breaks.
+    """
+
+    default_sent = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str = "",
+        value: object = None,
+        limit: str = "",
+        **details: Any,
+    ) -> None:
+        super().__init__(message, **details)
+        self.field = field
+        self.value = None if value is None else _shorten(str(value))
+        self.limit = limit
+
+
+class KeyReuseError(InputError):
+    """An ``external_task_id`` of your own was used before, for another request."""
+
+
+class TransportError(CometError):
+    """No complete answer came from the server."""
+
+
+class NotSentError(TransportError):
+    """The request provably never left this machine: trying again is safe."""
+
+    default_sent = False
+    default_retryable = True
+
+
+class ConnectionLostError(TransportError):
+    """A question (GET) got no complete answer; asking again is safe."""
+
+    default_retryable = True
+
+
+class OutcomeUnknownError(TransportError):
+    """A paid request was sent and its answer was lost: it may have been accepted.
+
+    Never submit the same picture again because of it. ``external_task_id`` finds the task
+    (``await session.find(error.external_task_id)``) once the server shows it.
+    """
+
+
+class ResponseError(CometError):
+    """The server answered with an error."""
+
+    default_sent = True
+
+
+class AuthenticationError(ResponseError):
+    """The key was refused (HTTP 401, Kling codes 1000-1004)."""
+
+    account_wide = True
+
+
+class AccountError(ResponseError):
+    """The account can't pay or may not use the API (no credit, arrears, rights, address)."""
+
+    account_wide = True
+
+
+class RouteUnavailableError(ResponseError):
+    """The gateway does not offer this route; another gateway may."""
+
+    account_wide = True
+
+
+class NotFoundError(ResponseError):
+    """The server knows no task of this id."""
+
+
+class DuplicateTaskError(ResponseError):
+    """The ``external_task_id`` is taken: the request was accepted, and paid, earlier."""
+
+
+class RateLimitedError(ResponseError):
+    """Too many requests; nothing was accepted and nothing was paid."""
+
+    default_retryable = True
+
+
+class ConcurrencyLimitError(RateLimitedError):
+    """The account has as many images in flight as it may have (Kling code 1303)."""
+
+
+class RejectedError(ResponseError):
+    """The request was refused for what it says; nothing was paid."""
+
+
+class ServerError(ResponseError):
+    """The server failed (5xx)."""
+
+    default_retryable = True
+
+
+class DecodeError(CometError):
+    """The server's answer can't be read.
+
+    Attributes:
+        path: Where in the answer, such as ``$.data.task_id``.
+    """
+
+    default_retryable = True
+
+    def __init__(self, message: str, *, path: str = "$", **details: Any) -> None:
+        super().__init__(message, **details)
+        self.path = path
+
+
+class TaskFailedError(CometError):
+    """The task ended as failed.
+
+    Attributes:
+        task: The finished task, as the server described it.
+    """
+
+    default_sent = True
+
+    def __init__(self, message: str, *, task: Any = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.task = task
+
+
+class WaitTimeoutError(CometError, TimeoutError):
+    """The wait's deadline passed while the task was going on. The task itself goes on.
+
+    Attributes:
+        task: The newest snapshot of the task, or None when none was seen.
+    """
+
+    default_sent = True
+    default_retryable = True
+
+    def __init__(self, message: str, *, task: Any = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.task = task
+
+
+class DownloadError(CometError):
+    """A result could not be fetched or saved; the task itself is paid and safe."""
+
+
+class ResultExpiredError(DownloadError):
+    """The server no longer holds the result (it clears results after 30 days)."""
+
+
+class JournalError(CometError):
+    """The journal can't be read or written."""
+
+
+class JournalBusyError(JournalError):
+    """Another process holds the journal.
+
+    Attributes:
+        pid: The holder's process id, when known.
+    """
+
+    def __init__(self, message: str, *, pid: int | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.pid = pid
+
+
+class JournalCorruptError(JournalError):
+    """The journal's file is damaged, or no journal at all. Nothing was changed."""
+
+
+class StaleRecordError(JournalError):
+    """The job was moved since this record of it was read; stop working on it."""
+
+
+def _shorten(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

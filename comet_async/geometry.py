@@ -1,0 +1,392 @@
+"""Margins: how far a picture grows on each side, and the rules that bound it.
+
+A margin is a share of the source's own height (up, down) or width (left, right). The limits
+are those of Kling's "Image expansion" page
+(https://klingai.com/document-api/api/image/common/outpainting): each margin within [0, 2],
+and the new picture at most three times the area of the old one.
+"""
+
+from __future__ import annotations
+
+import math
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+from typing import Literal, Protocol, runtime_checkable
+
+import attrs
+
+from comet_async.errors import InputError
+
+MAX_MARGIN = 2
+"""The largest margin on one side, as a share of the source's height or width."""
+
+MAX_AREA = 3
+"""The largest area of the new picture, as a multiple of the old one's."""
+
+AREA_TOLERANCE = Decimal("1e-6")
+"""Slack for the area rule: margins written with few decimals may pass it by a hair."""
+
+Anchor = Literal[
+    "center", "top", "bottom", "left", "right",
+    "top-left", "top-right", "bottom-left", "bottom-right",
+]  # fmt: skip
+"""Where the source sits on the new canvas."""
+
+# Shares of the added width that go to the left, and of the added height that go above.
+_ANCHORS: dict[str, tuple[float, float]] = {
+    "center": (0.5, 0.5),
+    "top": (0.5, 0.0),
+    "bottom": (0.5, 1.0),
+    "left": (0.0, 0.5),
+    "right": (1.0, 0.5),
+    "top-left": (0.0, 0.0),
+    "top-right": (1.0, 0.0),
+    "bottom-left": (0.0, 1.0),
+    "bottom-right": (1.0, 1.0),
+}
+
+
+@runtime_checkable
+class MarginRule(Protocol):
+    """Anything that turns a picture's size into margins."""
+
+    def resolve(self, width: int, height: int) -> Margins:
+        """Return the margins for a picture of *width* × *height* pixels.
+
+        Raises:
+            InputError: The rule can't be kept for this size.
+        """
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class Sides:
+    """Whole pixels added on each side."""
+
+    up: int
+    down: int
+    left: int
+    right: int
+
+
+def _check_share(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        msg = f"{name} must be a number, not {type(value).__name__}"
+        raise InputError(
+            msg,
+            field=name,
+            value=value,
+            limit="a number from 0 to 2",
+            hint=f"give {name} as a share: 0.5 adds half of the side",
+        )
+    try:
+        number = float(value)
+    except (OverflowError, ValueError):  # a huge whole number; a signalling NaN
+        number = math.nan
+    if not math.isfinite(number) or not 0 <= number <= MAX_MARGIN:
+        msg = f"{name}={number} is outside 0 to {MAX_MARGIN}"
+        raise InputError(
+            msg,
+            field=name,
+            value=number,
+            limit=f"0 to {MAX_MARGIN} (a share of the picture's own side)",
+            hint=f"give {name} as a share: 0.5 adds half of the side",
+        )
+    return number + 0.0  # -0.0 becomes 0.0
+
+
+def _exact(share: float) -> Decimal:
+    """Return the number a person wrote: 0.1 is one tenth, not its binary neighbour."""
+    return Decimal(repr(float(share)))
+
+
+@attrs.frozen
+class Margins:
+    """How far the picture grows, as shares of its own height (up, down) and width (left, right).
+
+    Each is within [0, 2]; ``(1 + up + down) × (1 + left + right)`` is at most 3.
+
+    Attributes:
+        up: Share of the height added above; 0.0 by default.
+        down: Share of the height added below; 0.0 by default.
+        left: Share of the width added at the left; 0.0 by default.
+        right: Share of the width added at the right; 0.0 by default.
+
+    Raises:
+        InputError: A share is not a finite number within [0, 2], or the area passes 3.
+    """
+
+    up: float = 0.0
+    down: float = 0.0
+    left: float = 0.0
+    right: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("up", "down", "left", "right"):
+            object.__setattr__(self, name, _check_share(name, getattr(self, name)))
+        if _area(self) > MAX_AREA + AREA_TOLERANCE:
+            area = float(_area(self))
+            msg = f"the new picture would have {area:.7g} times the area; at most {MAX_AREA}"
+            raise InputError(
+                msg,
+                field="margins",
+                value=f"up={self.up} down={self.down} left={self.left} right={self.right}",
+                limit=f"(1 + up + down) × (1 + left + right) ≤ {MAX_AREA}",
+                hint="make the margins smaller",
+            )
+
+    @property
+    def area(self) -> float:
+        """The new picture's area as a multiple of the old one's."""
+        return float(_area(self))
+
+    @property
+    def empty(self) -> bool:
+        """True when nothing is added."""
+        return not (self.up or self.down or self.left or self.right)
+
+    def resolve(self, width: int, height: int) -> Margins:  # noqa: ARG002 - the protocol's names
+        """Return these margins: they are their own rule."""
+        return self
+
+    @classmethod
+    def uniform(cls, share: float) -> Margins:
+        """Return the same margin on all four sides.
+
+        Args:
+            share: 0 to about 0.366, where the area reaches 3.
+        """
+        return cls(share, share, share, share)
+
+    @staticmethod
+    def for_aspect(aspect: str | float, *, anchor: Anchor = "center") -> MarginRule:
+        """Return the rule that grows any picture to *aspect*, adding as little as possible.
+
+        It only adds: a picture that is too wide grows in height, one too tall in width.
+
+        Args:
+            aspect: Width to height: ``"16:9"``, ``"3/2"``, ``1.5`` or ``"1.5"``.
+            anchor: Where the picture sits; in the middle by default.
+
+        Raises:
+            InputError: *aspect* or *anchor* can't be read.
+        """
+        return AspectRule(aspect=parse_aspect(aspect), anchor=_check_anchor(anchor))
+
+    @staticmethod
+    def for_size(width: int, height: int, *, anchor: Anchor = "center") -> MarginRule:
+        """Return the rule that grows a picture to a canvas of *width* × *height* pixels.
+
+        The server scales its result, so the *shape* is what this fixes.
+
+        Args:
+            width: Canvas width in pixels; at least the picture's.
+            height: Canvas height in pixels; at least the picture's.
+            anchor: Where the picture sits; in the middle by default.
+
+        Raises:
+            InputError: A side is not a positive whole number, or *anchor* can't be read.
+        """
+        return SizeRule(
+            width=_check_pixels("width", width, least=1),
+            height=_check_pixels("height", height, least=1),
+            anchor=_check_anchor(anchor),
+        )
+
+    @staticmethod
+    def for_pixels(up: int = 0, down: int = 0, left: int = 0, right: int = 0) -> MarginRule:
+        """Return the rule that adds whole pixels on each side, counted in the source's pixels.
+
+        Raises:
+            InputError: A number is negative or not whole.
+        """
+        return PixelRule(
+            up=_check_pixels("up", up),
+            down=_check_pixels("down", down),
+            left=_check_pixels("left", left),
+            right=_check_pixels("right", right),
+        )
+
+
+def _area(margins: Margins) -> Decimal:
+    # In decimals: (1 + .1 + .1) × (1 + .75 + .75) is 3, in floats it is a hair more.
+    return (1 + _exact(margins.up) + _exact(margins.down)) * (
+        1 + _exact(margins.left) + _exact(margins.right)
+    )
+
+
+@attrs.frozen(kw_only=True)
+class AspectRule:
+    """Grow to a shape; made by `Margins.for_aspect`."""
+
+    aspect: Decimal
+    anchor: Anchor = "center"
+
+    def resolve(self, width: int, height: int) -> Margins:
+        """Return the least margins that give the shape; see `MarginRule.resolve`."""
+        what = f"aspect {float(self.aspect):.4g}"
+        wide, tall = Decimal(height) * self.aspect, Decimal(width) / self.aspect
+        if wide > width:
+            tall = Decimal(height)
+        else:
+            wide = Decimal(width)
+        return _grow((width, height), (wide, tall), self.anchor, what)
+
+
+@attrs.frozen(kw_only=True)
+class SizeRule:
+    """Grow to a canvas; made by `Margins.for_size`."""
+
+    width: int
+    height: int
+    anchor: Anchor = "center"
+
+    def resolve(self, width: int, height: int) -> Margins:
+        """Return the margins that give the canvas; see `MarginRule.resolve`."""
+        if self.width < width or self.height < height:
+            canvas = f"{self.width}x{self.height}"
+            msg = f"a canvas of {canvas} is smaller than the {width}x{height} picture"
+            raise InputError(
+                msg,
+                field="size",
+                value=f"{self.width}x{self.height}",
+                limit=f"at least {width}x{height}",
+                hint="expansion only adds: choose a larger canvas or a smaller picture",
+            )
+        what = f"size {self.width}x{self.height}"
+        wanted = Decimal(self.width), Decimal(self.height)
+        return _grow((width, height), wanted, self.anchor, what)
+
+
+@attrs.frozen(kw_only=True)
+class PixelRule:
+    """Add whole pixels; made by `Margins.for_pixels`."""
+
+    up: int = 0
+    down: int = 0
+    left: int = 0
+    right: int = 0
+
+    def resolve(self, width: int, height: int) -> Margins:
+        """Return the pixels as shares; see `MarginRule.resolve`."""
+        return Margins(
+            _share(Decimal(self.up) / height),
+            _share(Decimal(self.down) / height),
+            _share(Decimal(self.left) / width),
+            _share(Decimal(self.right) / width),
+        )
+
+
+def _share(value: Decimal) -> float:
+    if value > MAX_MARGIN:
+        return float(value)  # to be refused with its own figure
+    # Six decimals: finer than a hundredth of a pixel of any picture that the API takes.
+    # Rounded down, so that rounding never passes a limit.
+    return float(value.quantize(Decimal("1e-6"), ROUND_DOWN))
+
+
+def _half_up(value: Decimal) -> int:
+    return int(value.to_integral_value(ROUND_HALF_UP))
+
+
+def _grow(
+    picture: tuple[int, int], wanted: tuple[Decimal, Decimal], anchor: Anchor, what: str
+) -> Margins:
+    """Return the margins that add whole pixels around *picture* to reach about *wanted*."""
+    width, height = picture
+    add_x, add_y = _half_up(wanted[0] - width), _half_up(wanted[1] - height)
+    # In whole pixels: 9:7 around 300x700 is 900 wide, but a hair more in decimals.
+    if (width + add_x) * (height + add_y) > MAX_AREA * width * height:
+        raise _too_large(picture, wanted, what)
+    shift_x, shift_y = _ANCHORS[anchor]
+    left, up = math.floor(add_x * shift_x), math.floor(add_y * shift_y)
+    return Margins(
+        _share(Decimal(up) / height),
+        _share(Decimal(add_y - up) / height),
+        _share(Decimal(left) / width),
+        _share(Decimal(add_x - left) / width),
+    )
+
+
+def _too_large(picture: tuple[int, int], wanted: tuple[Decimal, Decimal], what: str) -> InputError:
+    width, height = picture
+    area = float(wanted[0] * wanted[1] / width / height)
+    field, _, value = what.partition(" ")
+    return InputError(
+        f"{what} needs {area:.4g} times the area of the {width}x{height} picture",
+        field=field,
+        value=value,
+        limit=f"at most {MAX_AREA} times the area",
+        hint="choose a shape nearer to the picture's own",
+    )
+
+
+def parse_aspect(aspect: str | float) -> Decimal:
+    """Return width ÷ height of ``"16:9"``, ``"3/2"``, ``"1.5"`` or ``1.5``.
+
+    Raises:
+        InputError: It is not a positive, finite ratio.
+    """
+    try:
+        if isinstance(aspect, str):
+            first, colon, second = aspect.replace("/", ":").partition(":")
+            ratio = Decimal(first.strip()) / Decimal(second.strip() if colon else "1")
+        else:
+            ratio = Decimal(0 if isinstance(aspect, bool) else repr(float(aspect)))
+    except (ArithmeticError, ValueError, TypeError):
+        ratio = Decimal(0)
+    # Far beyond any picture's; it keeps the sums that follow from overflowing.
+    if not ratio.is_finite() or not Decimal("1e-6") <= ratio <= Decimal("1e6"):
+        msg = f"aspect {aspect!r} is not a ratio of width to height"
+        raise InputError(
+            msg,
+            field="aspect",
+            value=aspect,
+            limit="two positive numbers",
+            hint="write it like 16:9",
+        )
+    return ratio
+
+
+def _check_anchor(anchor: str) -> Anchor:
+    if anchor not in _ANCHORS:
+        msg = f"anchor {anchor!r} is unknown"
+        limit = "one of " + ", ".join(_ANCHORS)
+        raise InputError(msg, field="anchor", value=anchor, limit=limit, hint=limit)
+    return anchor  # type: ignore[return-value]  # the line above is the check
+
+
+def _check_pixels(name: str, value: object, *, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        msg = f"{name}={value!r} must be a whole number of pixels, at least {least}"
+        raise InputError(
+            msg,
+            field=name,
+            value=value,
+            limit=f"a whole number ≥ {least}",
+            hint="round it yourself: only you know which way",
+        )
+    return value
+
+
+def added_pixels(width: int, height: int, margins: Margins) -> Sides:
+    """Return the whole pixels that *margins* add to a picture of *width* × *height*.
+
+    Each side is rounded on its own, half up, in decimals: ``round()`` would take the even
+    neighbour, and binary products are off by a hair.
+    """
+
+    def pixels(side: int, share: float) -> int:
+        return _half_up(side * _exact(share))
+
+    return Sides(
+        up=pixels(height, margins.up),
+        down=pixels(height, margins.down),
+        left=pixels(width, margins.left),
+        right=pixels(width, margins.right),
+    )
+
+
+def canvas_size(width: int, height: int, margins: Margins) -> tuple[int, int]:
+    """Return the width and height in pixels of the canvas around a picture."""
+    sides = added_pixels(width, height, margins)
+    return width + sides.left + sides.right, height + sides.up + sides.down

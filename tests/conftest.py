@@ -1,0 +1,128 @@
+"""What every test has: a loop and a clock that cost no time, pictures, and no way out."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import struct
+import sys
+import zlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from comet_async.sandbox import DEFAULT_KEY, Sandbox
+from comet_async.session import CometSession
+from comet_async.testing import VirtualClock, VirtualLoop
+
+# The same examples in every run: a red test means a change of ours. `quick` is for the oldest
+# dependencies, where the question is "does it work at all?".
+settings.register_profile(
+    "ci",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],  # says more about the machine than about us
+)
+settings.register_profile("quick", settings.get_profile("ci"), max_examples=10)
+settings.load_profile("ci")
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], VirtualLoop]]:
+    """Run async tests on a loop where waiting costs no time."""
+    return {"virtual": VirtualLoop}
+
+
+def _loopback_only(event: str, args: tuple[Any, ...]) -> None:
+    if event != "socket.connect" or not isinstance(args[1], tuple):
+        return
+    host = str(args[1][0]).partition("%")[0]
+    if host != "localhost" and not ipaddress.ip_address(host).is_loopback:
+        # Not an OSError: the code under test would take it for a network failure.
+        raise RuntimeError(f"a test tried to reach {host}")
+
+
+sys.addaudithook(_loopback_only)
+
+
+@pytest.fixture(scope="session")
+def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a home folder without settings in it."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_yours(monkeypatch: pytest.MonkeyPatch, empty_home: Path) -> None:
+    """Hide keys, addresses and configuration files of whoever runs the tests."""
+    for name in list(os.environ):
+        if name.startswith(("COMETAPI_", "COMET_ASYNC_", "KLING_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(empty_home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(empty_home / ".config"))
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    """Return a clock that follows the test's loop."""
+    return VirtualClock()
+
+
+def make_png(width: int, height: int, tint: int = 0) -> bytes:
+    """Return a colour gradient as PNG, *width* x *height* pixels, made without Pillow."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        check = zlib.crc32(kind + body)
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
+    rows = b"".join(
+        b"\0" + b"".join(bytes((x * 255 // width, y * 255 // height, tint)) for x in range(width))
+        for y in range(height)
+    )
+    return b"".join(
+        (
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", header),
+            chunk(b"IDAT", zlib.compress(rows, 1)),
+            chunk(b"IEND", b""),
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def photo() -> bytes:
+    """Return a valid picture, 400 x 300 pixels, PNG."""
+    return make_png(400, 300)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Return a folder with three different pictures, one of them in a subfolder."""
+    folder = tmp_path / "photos"
+    (folder / "trip").mkdir(parents=True)
+    for tint, name in enumerate(("dog.png", "cat.png", "trip/sea.png")):
+        (folder / name).write_bytes(make_png(320, 300, tint))
+    return folder
+
+
+@pytest.fixture
+def make_photo() -> Callable[..., bytes]:
+    """Return the maker of pictures: width, height, and a tint that tells them apart."""
+    return make_png
+
+
+@pytest.fixture
+async def sandbox(clock: VirtualClock) -> AsyncIterator[Sandbox]:
+    """Return a running sandbox on the test's clock; it paints fast, not well."""
+    async with Sandbox(clock=clock, seed=1, engine="pillow") as running:
+        yield running
+
+
+@pytest.fixture
+async def comet(sandbox: Sandbox, clock: VirtualClock) -> AsyncIterator[CometSession]:
+    """Return a session on the sandbox."""
+    async with CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock) as session:
+        yield session
