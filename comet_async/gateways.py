@@ -1,0 +1,163 @@
+"""Where the API lives: CometAPI, Kling itself, or any gateway that copies its paths.
+
+Hosts: https://apidoc.cometapi.com/api/video/kling/image-expansion (CometAPI) and
+https://klingai.com/document-api/api/get-started/authentication (Kling).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Literal
+from urllib.parse import quote
+
+import attrs
+from yarl import URL
+
+from comet_async.addresses import is_loopback
+from comet_async.errors import ConfigError
+from comet_async.keys import JSON
+from comet_async.kinds import TaskKind
+from comet_async.secret import redact
+
+LookupForm = Literal["path", "query", "flag"]
+"""How to ask for a task by our own id: as the last part of the path (Kling's page), as
+``?external_task_id=`` on the collection, or as the path with a flag behind it."""
+
+COMET_ROOT = "https://api.cometapi.com"
+KLING_HOSTS: Mapping[str, str] = {
+    "singapore": "https://api-singapore.klingai.com",
+    "beijing": "https://api-beijing.klingai.com",
+}
+
+
+def _check_root(root: URL | str) -> URL:
+    try:
+        url = URL(root)
+    except (ValueError, TypeError):
+        url = URL()
+    if url.user or url.password or url.query_string:
+        msg = "the API root must not hold a user name, a password or a query"
+        raise ConfigError(msg, hint="give the key by COMETAPI_KEY or api_key=")
+    if url.scheme not in {"http", "https"} or not url.host:
+        msg = "the API root is not a web address"  # not shown: it may be a misplaced key
+        raise ConfigError(msg, hint="write it like https://api.cometapi.com")
+    if url.scheme == "http" and not is_loopback(url.host):
+        msg = f"the API root http://{url.host} would send the key unencrypted"
+        raise ConfigError(msg, hint="use https; plain http is for this machine only")
+    return url.origin().with_path(url.path.rstrip("/"))
+
+
+@attrs.frozen(kw_only=True)
+class Gateway:
+    """A door to the API.
+
+    Attributes:
+        name: What to call it in messages.
+        root: Scheme, host and port, and a path before ``prefix`` if there is one.
+        prefix: What stands before ``/images/…`` on this door.
+        down_field: Name of the lower margin: ``down``, ``bottom`` or both with equal values.
+        lookup_forms: Ways to ask for a task by our own id, in the order to try them.
+
+    Raises:
+        ConfigError: The root is no web address, holds a password, or is plain http to
+            another machine.
+    """
+
+    name: str
+    root: URL = attrs.field(converter=_check_root)
+    prefix: str = "/v1"
+    down_field: Literal["down", "bottom", "both"] = "down"
+    lookup_forms: tuple[LookupForm, ...] = ("path", "query", "flag")
+
+    @classmethod
+    def comet(cls, root: URL | str = COMET_ROOT) -> Gateway:
+        """Return CometAPI, or another gateway that keeps the API below ``/kling/v1``."""
+        url = _check_root(root)
+        base = url.path.rstrip("/").removesuffix("/v1").removesuffix("/kling").rstrip("/")
+        return cls(name="cometapi", root=url.with_path(base), prefix="/kling/v1")
+
+    @classmethod
+    def kling(cls, region: str = "singapore") -> Gateway:
+        """Return Kling itself.
+
+        Args:
+            region: ``singapore`` (servers outside China; the default) or ``beijing``. Keys
+                belong to one of them.
+
+        Raises:
+            ConfigError: The region is unknown.
+        """
+        if region not in KLING_HOSTS:
+            msg = f"Kling has no region {region!r}"
+            raise ConfigError(msg, hint="use " + " or ".join(KLING_HOSTS))
+        return cls(name=f"kling-{region}", root=KLING_HOSTS[region], prefix="/v1")
+
+    @classmethod
+    def parse(cls, text: str) -> Gateway:
+        """Return the gateway that *text* names.
+
+        ``comet``, ``kling``, ``kling-beijing``, or an address. An address without a path
+        keeps the API below ``/kling/v1``; one that ends in ``/v1`` right there
+        (``https://host/v1``, ``https://host/klingai/v1``); any other path is what stands
+        before ``/v1``.
+
+        Raises:
+            ConfigError: It is neither a known name nor a web address.
+        """
+        word = text.strip()
+        if word in {"comet", "cometapi"}:
+            return cls.comet()
+        if word in {"kling", *(f"kling-{region}" for region in KLING_HOSTS)}:
+            return cls.kling(word.partition("-")[2] or "singapore")
+        if "://" not in word:
+            msg = f"gateway {redact(word)!r} is unknown"
+            raise ConfigError(msg, hint="use comet, kling, kling-beijing, sandbox or an address")
+        url = _check_root(word)
+        if url.path in {"", "/", "/kling", "/kling/v1"} and not (url.host or "").endswith(
+            "klingai.com"
+        ):
+            return attrs.evolve(cls.comet(url), name=url.host or "gateway")
+        path = url.path.removesuffix("/").removesuffix("/v1")
+        return cls(name=url.host or "gateway", root=url.with_path(""), prefix=f"{path}/v1")
+
+    @property
+    def loopback(self) -> bool:
+        """True when the API runs on this machine (a sandbox)."""
+        return is_loopback(self.root.host)
+
+    @property
+    def fingerprint(self) -> str:
+        """A short name of the door for the journal."""
+        return hashlib.sha256(f"{self.root}{self.prefix}".encode()).hexdigest()[:16]
+
+    def collection(self, kind: TaskKind) -> URL:
+        """Return the address that creates and lists tasks of *kind*."""
+        path = f"{self.root.path.rstrip('/')}{self.prefix}/{kind.path}"
+        return self.root.with_path(path)
+
+    def task(self, kind: TaskKind, task_id: str) -> URL:
+        """Return the address of one task."""
+        return self.collection(kind).joinpath(quote(task_id, safe=""), encoded=True)
+
+    def lookup(self, kind: TaskKind, external_task_id: str, form: LookupForm) -> URL:
+        """Return the address that asks for a task by our own id."""
+        if form == "query":
+            return self.collection(kind).with_query(external_task_id=external_task_id)
+        address = self.task(kind, external_task_id)
+        return address if form == "path" else address.with_query(external_task_id="true")
+
+    def page(self, kind: TaskKind, number: int, size: int) -> URL:
+        """Return the address of one page of the list (number 1 to 1000, size 1 to 500)."""
+        return self.collection(kind).with_query(pageNum=number, pageSize=size)
+
+    def adapt(self, fields: Mapping[str, JSON]) -> dict[str, JSON]:
+        """Return *fields* under the names that this door reads."""
+        adapted = dict(fields)
+        down = adapted.get("down_expansion_ratio")
+        if down is None or self.down_field == "down":
+            return adapted
+        adapted["bottom_expansion_ratio"] = down
+        if self.down_field == "bottom":
+            del adapted["down_expansion_ratio"]
+        return adapted

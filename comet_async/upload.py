@@ -1,0 +1,94 @@
+"""A request's body on its way out: encoded piece by piece, never held as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+from binascii import b2a_base64
+from collections.abc import AsyncGenerator, Callable
+from typing import BinaryIO
+
+import attrs
+
+from comet_async.errors import CometError
+from comet_async.kinds import Body
+
+PIECE = 96 * 1024
+"""Bytes of a picture encoded at a time: a multiple of 3, so that Base64 pieces join. Larger
+pieces hold the loop longer, smaller ones cost more steps; 48 to 192 KiB measured alike."""
+
+GATED = 256 * 1024
+"""Bodies above this size wait for a place on the wire; smaller ones never do."""
+
+
+def _plain(data: bytes) -> bytes:
+    return b2a_base64(data, newline=False)
+
+
+def _encoder() -> Callable[[bytes], bytes]:
+    """Return the fastest Base64 there is: the [speed] extra's SIMD one is 25 times faster."""
+    try:
+        from pybase64 import b64encode  # noqa: PLC0415 - an extra
+    except ImportError:
+        return _plain
+    return b64encode
+
+
+_encode = _encoder()
+
+
+@attrs.define(eq=False)
+class Upload:
+    """One body being sent, and its place on the wire.
+
+    Attributes:
+        body: What to send.
+        gate: Places for large bodies. A place is given back with the body's last byte, not
+            with the answer: a slow server must not hold up the other uploads.
+        problem: What kept the body from being completed: its file changed. The HTTP client
+            wraps that beyond recognition.
+    """
+
+    body: Body
+    gate: asyncio.Semaphore
+    problem: CometError | None = attrs.field(default=None, init=False)
+    _placed: bool = attrs.field(default=False, init=False)
+    _file: BinaryIO | None = attrs.field(default=None, init=False)
+
+    async def begin(self) -> None:
+        """Wait for a place, if the body is large."""
+        if self.body.length > GATED:
+            await self.gate.acquire()
+            self._placed = True
+
+    def end(self) -> None:
+        """Give the place back and close the file, once; to be called however it ended."""
+        if self._placed:
+            self._placed = False
+            self.gate.release()
+        if self._file is not None:
+            # A connection that breaks leaves the pieces half-way, waiting for a collector.
+            self._file.close()
+            self._file = None
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body, yielding to the loop between pieces.
+
+        Raises:
+            InputError: A file changed since it was loaded.
+        """
+        try:
+            for part in self.body.parts:
+                if isinstance(part, bytes):
+                    yield part
+                    continue
+                # Read on the loop: the file was read moments ago to be hashed, so it comes
+                # from memory, and a thread for each piece would cost more than the read.
+                with part.open() as self._file:
+                    while piece := self._file.read(PIECE):
+                        yield _encode(piece)
+                        await asyncio.sleep(0)
+        except CometError as problem:
+            self.problem = problem
+            raise
+        finally:
+            self.end()

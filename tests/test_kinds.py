@@ -1,0 +1,152 @@
+"""What all kinds share: the body that streams its pictures, and the rules of common fields."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comet_async.errors import InputError
+from comet_async.images import Picture
+from comet_async.kinds import Body, check_n, check_own_id, check_prompt, check_text
+
+URL = "https://example.com/dog.png?a=1&b=2"
+
+
+def picture(data: bytes) -> Picture:
+    """Return a picture of *data*, unchecked."""
+    return Picture(source="bytes", sha256="", data=data, size=len(data))
+
+
+def sent(body: Body) -> bytes:
+    """Return the body's text as it would be sent."""
+    return b"".join(
+        part if isinstance(part, bytes) else base64.b64encode(part.open().read())
+        for part in body.parts
+    )
+
+
+NAMES = st.text(max_size=8)
+FIELDS = st.dictionaries(
+    NAMES.map("f{}".format), st.text() | st.integers() | st.booleans() | st.none(), max_size=4
+)
+PICTURES = st.dictionaries(NAMES.map("p{}".format), st.binary(max_size=40), max_size=3)
+
+
+@given(
+    fields=FIELDS, pictures=PICTURES, urls=st.dictionaries(NAMES.map("u{}".format), st.just(URL))
+)
+def test_body_is_json_of_the_announced_length(
+    fields: dict[str, Any], pictures: dict[str, bytes], urls: dict[str, str]
+) -> None:
+    """Any fields and pictures make one JSON object whose length is known beforehand."""
+    loaded = {name: picture(data) for name, data in pictures.items()}
+    loaded |= {name: Picture(source=url, sha256="", url=url) for name, url in urls.items()}
+    body = Body.build(fields, loaded)
+    text = sent(body)
+    assert len(text) == body.length
+    encoded = {name: base64.b64encode(data).decode() for name, data in pictures.items()}
+    assert json.loads(text) == {**encoded, **urls, **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "pictures", "parts"),
+    [
+        ({"n": 1}, {}, 1),
+        ({"n": 1}, {"image": picture(b"abc")}, 3),
+        ({}, {"image": picture(b"abc")}, 3),
+        ({"n": 1}, {"a": picture(b"abc"), "b": picture(b"")}, 5),
+        ({"n": 1}, {"image": Picture(source=URL, sha256="", url=URL)}, 1),
+    ],
+    ids=["none", "one", "only", "two", "url"],
+)
+def test_pictures_are_left_open(
+    fields: Mapping[str, Any], pictures: dict[str, Picture], parts: int
+) -> None:
+    """Each picture stays what it is until it is sent; a URL is text like any other."""
+    body = Body.build(fields, pictures)
+    assert len(body.parts) == parts
+    wanted = [picture for picture in pictures.values() if picture.url is None]
+    assert [part for part in body.parts if isinstance(part, Picture)] == wanted
+
+
+def test_file_is_not_read_before_it_is_sent(tmp_path: Path) -> None:
+    """A body knows its length from the picture's size, without opening the file."""
+    absent = Picture(source="x", sha256="", path=tmp_path / "absent", size=10)
+    assert Body.build({}, {"image": absent}).length == len('{"image":""}') + 16
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_body_refuses_what_json_can_not_hold(number: float) -> None:
+    """A number that is no number would make a body that is no JSON."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Body.build({"up": number}, {})
+
+
+def test_body_does_not_show_itself() -> None:
+    """A body's text holds neither fields nor pictures."""
+    assert "secret" not in repr(Body.build({"prompt": "secret"}, {"image": picture(b"secret")}))
+
+
+@pytest.mark.parametrize("n", [1, 5, 9])
+def test_number_of_pictures(n: int) -> None:
+    """1 to 9 pictures may be asked for."""
+    assert check_n(n) == n
+
+
+@pytest.mark.parametrize("n", [0, -1, 10, 1.0, 2.5, "2", True, None, float("nan")], ids=repr)
+def test_wrong_number_of_pictures(n: object) -> None:
+    """Anything else is refused, with the rule."""
+    with pytest.raises(InputError) as caught:
+        check_n(n)
+    assert (caught.value.field, caught.value.limit) == ("n", "1 to 9")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        (None, None),
+        ("", None),
+        ("white sun", "white sun"),
+        ("日" * 2500, "日" * 2500),
+    ],
+    ids=["none", "empty", "text", "longest"],
+)
+def test_prompt(prompt: str | None, expected: str | None) -> None:
+    """Up to 2500 characters are taken, of any script; an empty prompt counts as none."""
+    assert check_prompt(prompt) == expected
+
+
+@pytest.mark.parametrize(
+    "prompt", ["x" * 2501, 7, b"bytes", ["x"]], ids=["long", *map(repr, (7, b"b", ["x"]))]
+)
+def test_wrong_prompt(prompt: object) -> None:
+    """A longer prompt, or no text, is refused under the field's name."""
+    with pytest.raises(InputError) as caught:
+        check_prompt(prompt, field="negative_prompt")
+    assert caught.value.field == "negative_prompt"
+    assert len(caught.value.value or "") <= 80
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(None, None), ("", None), ("order 17/é", "order 17/é"), ("x" * 255, "x" * 255)],
+    ids=["none", "empty", "text", "longest"],
+)
+def test_own_id(value: str | None, expected: str | None) -> None:
+    """Printable text of up to 255 characters can be an id; an empty one counts as none."""
+    assert check_own_id(value) == expected
+
+
+@pytest.mark.parametrize("check", [check_own_id, lambda value: check_text(value, field="style")])
+@pytest.mark.parametrize("value", ["x" * 256, "a\nb", "a\0b", "\ufeff", 17, b"id"], ids=repr)
+def test_wrong_own_id(check: Callable[[object], str | None], value: object) -> None:
+    """Line breaks, other invisible characters, and what is no text are refused."""
+    with pytest.raises(InputError, match="printable text of at most 255"):
+        check(value)

@@ -1,0 +1,389 @@
+"""The transport against real sockets: what each fault means for a paid request.
+
+The first test is a contract with aiohttp: a release that reports a fault in another way must
+turn it red, because money hangs on the difference between "not sent" and "unknown".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import attrs
+import pytest
+import trustme
+from yarl import URL
+
+from comet_async import mishaps
+from comet_async.auth import ApiKey
+from comet_async.clock import SystemClock
+from comet_async.errors import (
+    CometError,
+    ConfigError,
+    ConnectionLostError,
+    ForeignProcessError,
+    InputError,
+    NotSentError,
+    OutcomeUnknownError,
+)
+from comet_async.images import Picture, load
+from comet_async.kinds import Body
+from comet_async.network import Network, Timeouts
+from comet_async.secret import Secret
+from comet_async.testing import VirtualLoop
+from comet_async.transport import Transport
+from comet_async.wire import Reply
+
+KEY = "sk-canary-0123456789"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@attrs.define
+class RawServer:
+    """A server that does to each connection what a test says."""
+
+    port: int = 0
+    requests: list[bytes] = attrs.field(factory=list)
+    writers: list[asyncio.StreamWriter] = attrs.field(factory=list)
+
+    @property
+    def url(self) -> URL:
+        """Where it listens."""
+        return URL(f"http://127.0.0.1:{self.port}/kling/v1/images/editing/expand")
+
+
+async def _read_request(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = 0
+    for line in head.split(b"\r\n"):
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    return head + await reader.readexactly(length)
+
+
+@asynccontextmanager
+async def raw_server(answer: bytes | None, *, reset: bool = False) -> AsyncIterator[RawServer]:
+    """Serve *answer* to each request; None answers nothing and closes (or resets) at once."""
+    seen = RawServer()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.writers.append(writer)
+        try:
+            while True:
+                seen.requests.append(await _read_request(reader))
+                if answer is None:
+                    break
+                writer.write(answer)
+                await writer.drain()
+                if not answer.startswith(OK):
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        if reset:
+            raw = writer.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    seen.port = server.sockets[0].getsockname()[1]
+    try:
+        yield seen
+    finally:
+        server.close()
+        for writer in seen.writers:
+            writer.close()
+        await asyncio.sleep(0.1)  # the handlers see the end of their connections
+
+
+@asynccontextmanager
+async def transport(
+    network: Network | None = None, timeouts: Timeouts | None = None
+) -> AsyncIterator[Transport]:
+    """A transport that is closed at the end."""
+    made = Transport(
+        network=network or Network(), timeouts=timeouts or Timeouts(), clock=SystemClock()
+    )
+    try:
+        yield made
+    finally:
+        await made.aclose()
+
+
+async def post(made: Transport, url: URL, body: Body | None = None) -> Reply:
+    """Send one paid request."""
+    body = body or Body((b'{"image":"abc"}',))
+    return await made.post(url, ApiKey(Secret(KEY)), body, external_task_id="ce1-x")
+
+
+@asynccontextmanager
+async def silent_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[URL]:
+    """Accept, read, and never answer."""
+    over = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        await over.wait()
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
+    scheme = "https" if tls else "http"
+    try:
+        yield URL(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    finally:
+        server.close()
+        over.set()
+        await asyncio.sleep(1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reset"),
+    [
+        (None, False),
+        (None, True),
+        (b"\x00\x01garbage\r\n\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{", False),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", False),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd", False),
+    ],
+    ids=["closed", "reset", "garbage", "cut", "bad-chunk", "bad-gzip"],
+)
+async def test_answer_lost_after_sending_is_unknown(answer: bytes | None, reset: bool) -> None:
+    """Whatever breaks after the request was read leaves its outcome unknown, sent once."""
+    async with raw_server(answer, reset=reset) as server, transport() as made:
+        with pytest.raises(OutcomeUnknownError) as caught:
+            await post(made, server.url)
+    assert caught.value.sent is None
+    assert caught.value.external_task_id == "ce1-x"
+    assert len(server.requests) == 1
+
+
+async def test_silence_after_sending_is_unknown() -> None:
+    """A server that reads and never answers leaves the outcome unknown when time runs out."""
+    async with silent_server() as url, transport() as made:
+        with pytest.raises(OutcomeUnknownError):
+            await post(made, url)
+
+
+async def test_refused_connection_is_not_sent() -> None:
+    """A port where nobody listens: nothing was sent, and another try makes sense."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with transport() as made:
+        with pytest.raises(NotSentError) as caught:
+            await post(made, URL(f"http://127.0.0.1:{port}/"))
+    assert caught.value.sent is False
+    assert caught.value.retryable
+
+
+async def test_unknown_host_is_not_sent() -> None:
+    """A name that does not resolve: nothing was sent."""
+    async with transport() as made:
+        with pytest.raises(NotSentError):
+            await post(made, URL("https://nowhere.invalid/"))
+
+
+async def test_tls_that_never_answers_is_not_sent() -> None:
+    """A TLS handshake that stalls ends before anything of ours is sent."""
+    async with silent_server() as url, transport() as made:
+        with pytest.raises(NotSentError):
+            await post(made, url.with_scheme("https"))
+
+
+async def test_full_pool_is_not_sent() -> None:
+    """Waiting for a free connection and not getting one: nothing was sent."""
+    narrow = transport(Network(connections=1), Timeouts(answer=600))
+    async with silent_server() as url, narrow as made:
+        first = asyncio.create_task(post(made, url))
+        await asyncio.sleep(1)
+        with pytest.raises(NotSentError):
+            await post(made, url)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_redirect_is_returned_and_the_body_sent_once(status: int) -> None:
+    """A redirect is never followed: aiohttp would send the body, and pay, again."""
+    async with raw_server(OK) as other:
+        head = f"HTTP/1.1 {status} Moved\r\nLocation: {other.url}\r\nContent-Length: 0\r\n\r\n"
+        async with raw_server(head.encode()) as server, transport() as made:
+            reply = await post(made, server.url)
+    assert reply.status == status
+    assert (len(server.requests), len(other.requests)) == (1, 0)
+
+
+async def test_every_row_names_a_class_of_aiohttp() -> None:
+    """Each class in the table exists, so that a rename in aiohttp is noticed."""
+    for name in set(mishaps.MISHAPS) - {"TimeoutError", "Exception"}:
+        assert issubclass(getattr(aiohttp, name), aiohttp.ClientError)
+
+
+async def test_only_two_classes_mean_not_sent() -> None:
+    """The table calls nothing else "not sent" that could happen after sending."""
+    safe = {name for name, row in mishaps.MISHAPS.items() if row.sent is False}
+    assert safe == {
+        "ClientConnectorCertificateError",
+        "ClientConnectorError",
+        "ConnectionTimeoutError",
+        "InvalidURL",
+    }
+
+
+async def test_untrusted_certificate_is_final() -> None:
+    """A certificate that is not trusted is a matter of settings, not of trying again."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    async with silent_server(context) as url, transport() as made:
+        with pytest.raises(ConfigError) as caught:
+            await post(made, url)
+    assert not caught.value.retryable
+
+
+async def test_own_authority_is_trusted() -> None:
+    """An SSL context of the caller's own reaches a server with a certificate of its own."""
+    authority = trustme.CA()
+    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(theirs)
+    ours = ssl.create_default_context()
+    authority.configure_trust(ours)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _read_request(reader)
+        writer.write(OK)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=theirs)
+    url = URL(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    async with transport(Network(ssl=ours)) as made:
+        assert (await post(made, url)).status == 200
+    server.close()
+
+
+def _locals_of(error: BaseException) -> str:
+    """Everything that a crash reporter would show of *error*."""
+    texts = [repr(error), str(error), repr(error.args), repr(vars(error))]
+    link: BaseException | None = error
+    while link is not None:
+        trace = link.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename != __file__:
+                texts += [repr(value) for value in trace.tb_frame.f_locals.values()]
+            trace = trace.tb_next
+        texts.append(repr(link))
+        link = link.__cause__ or link.__context__
+    return "\n".join(texts)
+
+
+@pytest.mark.parametrize("answer", [None, b"\x00garbage\r\n\r\n"], ids=["closed", "garbage"])
+async def test_no_error_shows_the_key(answer: bytes | None) -> None:
+    """Neither text, repr, frames nor causes of an error hold the key."""
+    async with raw_server(answer) as server, transport() as made:
+        for call in (post(made, server.url), made.ask(server.url, ApiKey(Secret(KEY)), timeout=5)):
+            with pytest.raises(CometError) as caught:
+                await call
+            assert KEY not in _locals_of(caught.value)
+            assert caught.value.__cause__ is None
+            assert caught.value.__context__ is None
+
+
+async def test_key_goes_to_the_api_only() -> None:
+    """The key is a header of the API's requests, and of no other host's."""
+    async with raw_server(OK) as server, transport() as made:
+        await made.ask(server.url, ApiKey(Secret(KEY)), timeout=5)
+        async with made.fetch(server.url) as incoming:
+            assert incoming.status == 200
+    assert KEY.encode() in server.requests[0]
+    assert KEY.encode() not in server.requests[1]
+    assert b"authorization" not in server.requests[1].lower()
+
+
+@pytest.mark.parametrize("size", [*range(90_000, 90_004), 98_303, 98_304, 98_305, 400_001])
+async def test_streamed_body_is_the_json_that_was_announced(tmp_path: Path, size: int) -> None:
+    """Base64 pieces join for every size mod 3, and the length is exact."""
+    data = os.urandom(size)
+    path = tmp_path / "photo"
+    path.write_bytes(data)
+    stat = path.stat()
+    picture = Picture(
+        source="photo", sha256="", path=path, size=size, mtime_ns=stat.st_mtime_ns, format="png"
+    )
+    body = Body.build({"n": 1, "prompt": 'a "b"'}, {"image": picture})
+    async with raw_server(OK) as server, transport() as made:
+        await post(made, server.url, body)
+    text = server.requests[0].partition(b"\r\n\r\n")[2]
+    assert len(text) == body.length
+    sent = json.loads(text)
+    assert base64.b64decode(sent["image"]) == data
+    assert (sent["n"], sent["prompt"]) == (1, 'a "b"')
+
+
+async def test_file_that_changes_while_sent_is_an_input_error(photo: bytes, tmp_path: Path) -> None:
+    """A body that could not be completed is an error of the input, not an unknown outcome."""
+    path = tmp_path / "photo.png"
+    path.write_bytes(photo)
+    picture = await load(path)
+    path.write_bytes(photo + b"more")
+    body = Body.build({}, {"image": picture})
+    async with raw_server(OK) as server, transport() as made:
+        with pytest.raises(InputError, match="changed"):
+            await post(made, server.url, body)
+    assert server.requests == []
+
+
+async def test_question_that_breaks_may_be_asked_again() -> None:
+    """A GET without a complete answer says that asking again is safe."""
+    async with raw_server(None) as server, transport() as made:
+        with pytest.raises(ConnectionLostError) as caught:
+            await made.ask(server.url, None, timeout=5)
+    assert caught.value.retryable
+
+
+async def test_question_ends_with_its_timeout() -> None:
+    """A GET ends when its own time is over."""
+    async with silent_server() as url, transport() as made:
+        begin = asyncio.get_running_loop().time()
+        with pytest.raises(ConnectionLostError):
+            await made.ask(url, None, timeout=3)
+        assert asyncio.get_running_loop().time() - begin == pytest.approx(3, abs=0.5)
+
+
+def test_two_loops_leave_nothing_open() -> None:
+    """The same transport in two ``asyncio.run`` calls works, and closes with each loop."""
+    made = Transport(network=Network(), timeouts=Timeouts(), clock=SystemClock())
+
+    async def once() -> int:
+        async with raw_server(OK) as server:
+            return (await made.ask(server.url, None, timeout=5)).status
+
+    for _ in range(2):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            assert runner.run(once()) == 200
+    assert not made.unclosed
+
+
+async def test_session_of_the_callers_own_stays_open() -> None:
+    """A ``ClientSession`` that was passed in is used, and not closed."""
+    async with raw_server(OK) as server, aiohttp.ClientSession() as theirs:
+        async with transport(Network(session=theirs)) as made:
+            await made.ask(server.url, None, timeout=5)
+        assert not theirs.closed
+
+
+async def test_another_process_is_refused() -> None:
+    """After a fork the transport says so instead of sharing sockets."""
+    async with transport() as made:
+        made._pid = -1
+        with pytest.raises(ForeignProcessError, match="another process"):
+            await made.ask(URL("http://127.0.0.1:9/"), None, timeout=1)
