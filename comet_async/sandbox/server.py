@@ -1,0 +1,270 @@
+"""The sandbox: a server on this machine that speaks both services' API and keeps the accounts."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from aiohttp import web
+
+from comet_async.clock import SYSTEM_CLOCK, Clock
+from comet_async.errors import ConfigError, MissingExtraError
+from comet_async.sandbox.account import Account
+from comet_async.sandbox.callbacks import Callbacks, Delivery
+from comet_async.sandbox.checks import KINDS, MAX_BODY
+from comet_async.sandbox.faults import Faults
+from comet_async.sandbox.handlers import Api
+from comet_async.sandbox.ids import Ids
+from comet_async.sandbox.injection import Refuser, Wire
+from comet_async.sandbox.ledger import Ledger
+from comet_async.sandbox.options import Options, Profile
+from comet_async.sandbox.outgoing import Loopback
+from comet_async.sandbox.pictures import Studio
+from comet_async.sandbox.results import Leak, Results
+from comet_async.sandbox.site import Site
+from comet_async.sandbox.state import State
+from comet_async.sandbox.tasks import SandboxTask, Tasks
+
+DEFAULT_KEY = "sandbox-key"
+"""The API key that a sandbox takes unless told otherwise."""
+
+_PROFILES: dict[str, Profile] = {"/kling/v1": "comet", "/v1": "kling"}
+
+_SHUTDOWN_SECONDS = 1.0  # for answers that are being sent
+
+logger = logging.getLogger(__name__)
+
+
+class Sandbox:
+    """A local stand-in for CometAPI and Kling, both at once.
+
+    CometAPI's paths begin with ``/kling/v1/``, Kling's with ``/v1/``; they share one account.
+    Pictures are really expanded, on this machine. Prompts are checked but not followed.
+
+    Example:
+        >>> async with Sandbox(speed=20) as sandbox:
+        ...     print(sandbox.url, len(sandbox.ledger.charges))
+
+    Args:
+        port: Where to listen; 0 takes a free port.
+        host: Address to listen on; only this machine by default.
+        key: The API key that is taken; None takes any.
+        speed: How many times faster than the service tasks are: with 60 a task of 20 s takes
+            a third of a second, or as long as its pictures take to paint.
+        clock: Where time comes from.
+        seed: Makes durations, ids and chances of faults repeatable; None differs in each run.
+        engine: What paints: ``patchmatch``, ``pillow``, or ``auto`` for the best there is.
+        output: ``exact`` pixels, or ``cloudlike`` sizes as the paid service answers with.
+        limit: How many pictures may be in flight, as in the account's pack; None for any.
+        faults: What is to go wrong; more can be added at any time through ``faults``.
+        options: Switches for everything in which services differ.
+        save_dir: Keep result files in this folder instead of in memory.
+
+    Raises:
+        ConfigError: *speed* or *limit* is not positive.
+    """
+
+    def __init__(  # noqa: PLR0913 - each is a thing of its own; switches are in Options
+        self,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        *,
+        key: str | None = DEFAULT_KEY,
+        speed: float = 1.0,
+        clock: Clock = SYSTEM_CLOCK,
+        seed: int | None = None,
+        engine: Literal["auto", "patchmatch", "pillow"] = "auto",
+        output: Literal["exact", "cloudlike"] = "exact",
+        limit: int | None = 20,
+        faults: Faults | None = None,
+        options: Options | None = None,
+        save_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if speed <= 0 or (limit is not None and limit <= 0):
+            raise ConfigError("the sandbox's speed and limit must be greater than zero")
+        self._address = (host, port)
+        self._root = ""
+        self._loopback = Loopback()
+        self._hanging: set[asyncio.BaseTransport] = set()
+        self._server: asyncio.Server | None = None
+        self._runner: web.AppRunner | None = None
+
+        options = options or Options()
+        ids = Ids(seed)
+        results = Results(
+            clock=clock, options=options, folder=Path(save_dir) if save_dir is not None else None
+        )
+        self._studio = Studio(
+            results=results, fetch=self._loopback.fetch, engine=engine, output=output
+        )
+        self._state = State(
+            clock=clock,
+            key=key,
+            options=options,
+            ids=ids,
+            ledger=Ledger(),
+            faults=faults or Faults(seed=seed),
+            results=results,
+            tasks=Tasks(
+                clock=clock,
+                ids=Ids(seed),
+                options=options,
+                speed=speed,
+                limit=limit,
+                make=self._studio.make,
+                changed=self._changed,
+            ),
+            callbacks=Callbacks(
+                options=options.callbacks, clock=clock, ids=ids, post=self._loopback.post
+            ),
+            wire=Wire(clock=clock),
+        )
+        self._apis = [
+            (prefix, Api(self._state, kind, profile))
+            for prefix, profile in _PROFILES.items()
+            for kind in KINDS.values()
+        ]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._root or 'not running'}>"
+
+    # ------------------------------------------------------------------ what it knows
+
+    @property
+    def url(self) -> str:
+        """Its root, for example ``http://127.0.0.1:8765``; empty while it is not running."""
+        return self._root
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was charged, and all create calls."""
+        return self._state.ledger
+
+    @property
+    def tasks(self) -> Tasks:
+        """All tasks."""
+        return self._state.tasks
+
+    @property
+    def faults(self) -> Faults:
+        """What is to go wrong, and what has; rules can be added at any time."""
+        return self._state.faults
+
+    @property
+    def options(self) -> Options:
+        """The switches it was started with."""
+        return self._state.options
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """The callbacks that were sent."""
+        return self._state.callbacks.deliveries
+
+    @property
+    def leaks(self) -> list[Leak]:
+        """Requests for results that carried a key; there must be none."""
+        return self._state.leaks
+
+    # ------------------------------------------------------------------ life
+
+    async def __aenter__(self) -> Self:
+        """Start to listen.
+
+        Raises:
+            MissingExtraError: Pillow is not installed.
+            OSError: The address is taken or not ours.
+        """
+        if importlib.util.find_spec("PIL") is None:
+            raise MissingExtraError("the sandbox paints with Pillow", extra="sandbox")
+        runner = web.AppRunner(
+            self._app(),
+            access_log=None,
+            handler_cancellation=True,  # a handler that never answers ends with its client
+            shutdown_timeout=_SHUTDOWN_SECONDS,
+        )
+        await runner.setup()
+        self._runner = runner
+        host, port = self._address
+        try:
+            self._server = await asyncio.get_running_loop().create_server(
+                self._connect, host, port, reuse_address=True
+            )
+        except OSError:
+            await self.aclose()
+            raise
+        port = self._server.sockets[0].getsockname()[1]
+        shown = f"[{host}]" if ":" in host else host
+        self._root = self._state.results.root = f"http://{shown}:{port}"
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop: connections, tasks and callbacks end, a painting that has begun is awaited."""
+        if self._server is not None:
+            self._server.close()
+        self._state.wire.close()
+        for transport in list(self._hanging):
+            transport.close()
+        for _, api in self._apis:
+            await api.close()
+        await self._state.tasks.close()
+        await self._state.callbacks.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        await self._studio.close()
+        await self._state.results.close()
+        await self._loopback.close()
+        self._server = self._runner = None
+
+    def _app(self) -> web.Application:
+        app = web.Application(client_max_size=MAX_BODY)
+        for prefix, api in self._apis:
+            app.add_routes(api.routes(prefix))
+        app.add_routes(Account(self._state).routes())
+        app.add_routes(Site(self._state).routes())
+        return app
+
+    def _connect(self) -> asyncio.BaseProtocol:
+        fault = self._state.take("accept")
+        if fault is not None:
+            return Refuser(fault, self._hanging)
+        if self._runner is None or self._runner.server is None:
+            raise RuntimeError("a connection came before the start or after the end")
+        return self._runner.server()
+
+    def _changed(self, task: SandboxTask) -> None:
+        if task.status == "failed":
+            self._state.ledger.refunds.append(task.id)
+        logger.debug("task %s is %s", task.id, task.status)
+        if task.order.callback_url:
+            self._state.callbacks.tell(task, self._state.voice(task.profile).notice(task))
+
+
+async def serve(sandbox: Sandbox, *, ready: Callable[[Sandbox], None] | None = None) -> None:
+    """Run *sandbox* until this call is cancelled.
+
+    Args:
+        sandbox: Not started yet.
+        ready: Called once it listens; the place to say where.
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+        OSError: The address is taken or not ours.
+    """
+    async with sandbox:
+        if ready is not None:
+            ready(sandbox)
+        await asyncio.get_running_loop().create_future()

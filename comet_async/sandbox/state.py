@@ -1,0 +1,81 @@
+"""What the sandbox's rooms share."""
+
+from __future__ import annotations
+
+import attrs
+from aiohttp import web
+
+from comet_async.clock import Clock
+from comet_async.sandbox.answers import Answer, Voice
+from comet_async.sandbox.callbacks import Callbacks
+from comet_async.sandbox.faults import Call, Fault, Faults
+from comet_async.sandbox.ids import Ids
+from comet_async.sandbox.injection import Wire
+from comet_async.sandbox.ledger import Ledger
+from comet_async.sandbox.options import Options, Profile
+from comet_async.sandbox.results import Leak, Results
+from comet_async.sandbox.tasks import SandboxTask, Tasks
+from comet_async.sandbox.tokens import check_authorization
+
+
+@attrs.define(eq=False, kw_only=True)
+class State:
+    """Everything that a handler needs."""
+
+    clock: Clock
+    key: str | None = attrs.field(repr=False)
+    options: Options
+    ids: Ids
+    ledger: Ledger
+    faults: Faults
+    results: Results
+    tasks: Tasks
+    callbacks: Callbacks
+    wire: Wire
+    leaks: list[Leak] = attrs.field(factory=list)
+
+    def voice(self, profile: Profile) -> Voice:
+        """Return how *profile* speaks in this exchange."""
+        return Voice(
+            profile=profile,
+            options=self.options,
+            request_id=self.ids.request_id(),
+            comet_id=self.ids.comet_request_id(self.clock.time()),
+            image_urls=self.results.url,
+        )
+
+    def check_key(self, request: web.Request, profile: Profile) -> None:
+        """Pass if the request may come in.
+
+        Raises:
+            RefusalError: It may not.
+        """
+        check_authorization(
+            request.headers.get("Authorization"),
+            key=self.key,
+            options=self.options,
+            profile=profile,
+            now=self.clock.time(),
+        )
+
+    async def send(
+        self, request: web.Request, voice: Voice, answer: Answer, fault: Fault | None = None
+    ) -> web.StreamResponse:
+        """Send *answer*, or what *fault* makes of it."""
+        if voice.profile == "comet":
+            answer = answer.with_headers({"X-Cometapi-Request-Id": voice.comet_id})
+        return await self.wire.send(request, fault, voice, answer)
+
+    def take(
+        self, call: Call, task: SandboxTask | None = None, name: str = "", *, charged: bool = False
+    ) -> Fault | None:
+        """Return the fault that a call is to meet, if any.
+
+        Args:
+            call: What is being done.
+            task: The task concerned, if it is known.
+            name: The id in the request.
+            charged: Whether a create call is charged by now.
+        """
+        names = (task.external_id, task.id) if task else (name,)
+        return self.faults.take(call, names, charged=charged)

@@ -1,0 +1,249 @@
+"""Every switch of the sandbox shows on the wire."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from comet_async.errors import InputError
+from comet_async.sandbox import Options
+
+if TYPE_CHECKING:
+    from comet_async.testing import VirtualClock
+
+Start = Any  # the fixture `start`
+JSON = Any
+
+
+async def finished(start: Start, profile: str = "kling", **options: Any) -> JSON:
+    """Return the whole answer about a task that ended, in a sandbox with these switches."""
+    client = await start(profile, options=Options(**options))
+    created = await client.create(external_task_id="order-17", watermark_info={"enabled": True})
+    task = client.sandbox.tasks.find("order-17")
+    assert created.status == 200
+    while not task.done:
+        await client.sandbox.tasks.clock.sleep(1)
+    return (await client.query(task.id)).json
+
+
+async def test_shape_list(start: Start) -> None:
+    """The task can come in a list of one."""
+    (task,) = (await finished(start, shape="list"))["data"]
+    assert task["task_status"] == "succeed"
+
+
+async def test_shape_wrapper(start: Start) -> None:
+    """Or below a gateway's own object, whose times are seconds and whose words are others."""
+    told = await finished(start, "comet", shape="wrapper")
+    outer, inner = told["data"], told["data"]["data"]
+    assert (told["code"], outer["status"], outer["progress"]) == ("success", "SUCCESS", "100%")
+    assert outer["platform"] == "kling"
+    assert outer["action"] == "/kling/v1/images/editing/expand_POST"
+    assert outer["submit_time"] == inner["created_at"] // 1000
+    assert outer["submit_time"] <= outer["start_time"] < outer["finish_time"]
+    assert inner["task_status"] == "succeed"
+
+
+async def test_shape_wrapper2(start: Start) -> None:
+    """Or one level deeper, with Kling's envelope in between."""
+    told = await finished(start, "comet", shape="wrapper2")
+    assert told["data"]["data"]["code"] == 0
+    assert told["data"]["data"]["data"]["task_status"] == "succeed"
+
+
+async def test_shapes_take_turns(start: Start, clock: VirtualClock) -> None:
+    """Several forms follow each other from query to query, also while the task runs."""
+    client = await start("comet", options=Options(shape=("object", "list", "wrapper", "wrapper2")))
+    task_id = (await client.create()).data["task_id"]
+    await clock.sleep(3)
+    told = [(await client.query(task_id)).data for _ in range(5)]
+    assert told[0]["task_status"] == told[1][0]["task_status"] == "processing"
+    assert (told[2]["status"], told[2]["progress"]) == ("IN_PROGRESS", "30%")
+    assert told[3]["finish_time"] == 0
+    assert told[3]["data"]["data"]["task_id"] == told[4]["task_id"] == task_id
+
+
+async def test_shape_of_a_failure(start: Start) -> None:
+    """A gateway's object tells the reason in a field of its own."""
+    client = await start("comet", options=Options(shape="wrapper"))
+    created = await client.create(prompt="sandbox-risky")
+    told = await client.finish(created.data["task_id"])
+    assert (told["status"], told["fail_reason"]) == ("FAILURE", told["data"]["task_status_msg"])
+
+
+@pytest.mark.parametrize("shape", ["list", "wrapper", "wrapper2"])
+async def test_shape_of_create(start: Start, shape: str) -> None:
+    """The answer to a create call has the same forms."""
+    client = await start("comet", options=Options(created_shape=shape))
+    told = (await client.create()).data
+    inner = told[0] if shape == "list" else told["data"]
+    inner = inner["data"] if shape == "wrapper2" else inner
+    assert inner["task_status"] == "submitted"
+
+
+@pytest.mark.parametrize("shape", ["native", "wrapped", "openai", "task_error"])
+async def test_error_shape(start: Start, shape: str) -> None:
+    """An error can be told in four forms, in both profiles."""
+    client = await start(options=Options(error_shape=shape))
+    reply = await client.create(n=0)
+    told = reply.json
+    known = {
+        "native": lambda: told["code"],
+        "wrapped": lambda: told["data"]["data"]["code"],
+        "openai": lambda: 1201 if told["error"]["type"] == "comet_api_error" else None,
+        "task_error": lambda: json.loads(told["message"])["code"],
+    }
+    assert (reply.status, known[shape]()) == (400, 1201)
+
+
+async def test_errors_as_200(start: Start) -> None:
+    """Some gateways send errors with status 200."""
+    client = await start(options=Options(errors_as_200=True))
+    reply = await client.create(n=0)
+    assert (reply.status, reply.json["code"]) == (200, 1201)
+
+
+async def test_request_ids(start: Start) -> None:
+    """They can be missing from queries, and present in CometAPI's create."""
+    assert "request_id" not in await finished(start, request_id=False)
+    client = await start("comet", options=Options(created_request_id=True))
+    assert "request_id" in (await client.create()).json
+
+
+async def test_message(start: Start) -> None:
+    """The message of good answers is just a word."""
+    assert (await finished(start, message="success"))["message"] == "success"
+
+
+async def test_words(start: Start, clock: VirtualClock) -> None:
+    """Words for a state can differ, and take turns."""
+    words = {"succeed": ("succeeded", "SUCCESS"), "submitted": "queued"}
+    client = await start(options=Options(words=words))
+    created = await client.create()
+    assert created.data["task_status"] == "queued"
+    await clock.sleep(60)
+    told = [(await client.query(created.data["task_id"])).data["task_status"] for _ in range(3)]
+    assert told == ["succeeded", "SUCCESS", "succeeded"]
+
+
+@pytest.mark.parametrize(("word", "told"), [("empty", ""), ("null", None), ("absent", "absent")])
+async def test_status_msg(start: Start, word: str, told: str | None) -> None:
+    """Without a reason to tell, the message is empty, null or absent."""
+    data = (await finished(start, status_msg=word))["data"]
+    assert data.get("task_status_msg", "absent") == told
+
+
+async def test_no_echo(start: Start) -> None:
+    """The external id need not come back."""
+    assert (await finished(start, echo_external_id=False))["data"]["task_info"] == {}
+
+
+async def test_no_unit_deduction(start: Start) -> None:
+    """The charge need not be told."""
+    data = (await finished(start, unit_deduction=False))["data"]
+    assert not any("deduction" in name for name in data)
+
+
+async def test_no_index(start: Start) -> None:
+    """Pictures need not carry their index."""
+    data = (await finished(start, image_index=False))["data"]
+    assert set(data["task_result"]["images"][0]) == {"url", "watermark_url"}
+
+
+async def test_watermark_in_lists_only(start: Start) -> None:
+    """Kling's page shows the watermarked address in the list's sample only."""
+    client = await start(options=Options(watermark_in_query=False))
+    created = await client.create(watermark_info={"enabled": True})
+    done = await client.finish(created.data["task_id"])
+    assert "watermark_url" not in done["task_result"]["images"][0]
+    (listed,) = (await client.list()).data
+    assert "watermark_url" in listed["task_result"]["images"][0]
+
+
+async def test_not_found_at_first(start: Start, clock: VirtualClock) -> None:
+    """For some seconds a new task can be unknown to all questions."""
+    client = await start("comet", options=Options(not_found_for=5))
+    task_id = (await client.create(external_task_id="a")).data["task_id"]
+    for name in (task_id, "a"):
+        assert (await client.query(name)).json["code"] == "task_not_exist"
+    assert (await client.list()).data == []
+    await clock.sleep(5)
+    assert (await client.query("a")).data["task_id"] == task_id
+    assert len((await client.list()).data) == 1
+
+
+async def test_no_list(start: Start) -> None:
+    """The list call can be missing."""
+    client = await start(options=Options(list_tasks=False))
+    assert (await client.list()).json["code"] == 1202
+    client.profile = "comet"
+    assert (await client.list()).json["error"]["message"].startswith("Invalid URL (GET /kling")
+
+
+@pytest.mark.parametrize(("form", "status", "body"), [
+    ("null", 404, b'{"code":null,"message":"404"}'),
+    ("null_200", 200, b'{"code":null,"message":"404"}'),
+    ("html", 404, b"<!DOCTYPE html>"),
+    ("redirect", 301, b""),
+    ("invalid_url", 404, b'{"error":{"message":"Invalid URL ('),
+])  # fmt: skip
+async def test_route_missing(start: Start, form: str, status: int, body: bytes) -> None:
+    """CometAPI can lack the route, in five forms; Kling on the same port has it."""
+    client = await start("comet", options=Options(route_missing=form))
+    for reply in (await client.create(), await client.query("1"), await client.list()):
+        assert reply.status == status
+        assert reply.raw.startswith(body)
+    client.profile = "kling"
+    assert (await client.create()).status == 200
+
+
+async def test_unknown_path_redirects(start: Start) -> None:
+    """CometAPI documents redirects for mistaken paths."""
+    client = await start(options=Options(unknown_path="redirect"))
+    assert (await client.ask("GET", "/kling/v1/x")).status == 301
+    assert (await client.ask("GET", "/v1/x")).status == 404
+
+
+@pytest.mark.parametrize(("trouble", "status", "code"), [
+    ("arrears", 429, 1101), ("empty", 429, 1102), ("no_right", 403, 1103), ("ip", 429, 1304),
+    ("abnormal", 429, 1100),
+])  # fmt: skip
+async def test_account_trouble(start: Start, trouble: str, status: int, code: int) -> None:
+    """An account that may not create tasks is told so; questions still work."""
+    client = await start(options=Options(account=trouble))
+    reply = await client.create()
+    assert (reply.status, reply.json["code"]) == (status, code)
+    assert (await client.list()).status == 200
+    client.profile = "comet"
+    comet = await client.create()
+    assert (comet.status, comet.json["error"]["code"]) == (403, "insufficient_user_quota")
+
+
+@pytest.mark.parametrize("profile", ["comet", "kling"])
+async def test_retry_after(start: Start, profile: str) -> None:
+    """A refusal for lack of slots can say when to come back."""
+    client = await start(profile, limit=1, options=Options(retry_after="7"))
+    await client.create()
+    reply = await client.create()
+    assert (reply.status, reply.headers["Retry-After"]) == (429, "7")
+    assert "Retry-After" not in (await client.create(n=0)).headers
+
+
+async def test_durations(start: Start, clock: VirtualClock) -> None:
+    """How long states last is a span to draw from."""
+    options = Options(submitted_seconds=(5, 5), task_seconds=(100, 100))
+    client = await start(options=options)
+    task_id = (await client.create()).data["task_id"]
+    told = []
+    for seconds in (4.9, 0.2, 94.8, 0.2):
+        await clock.sleep(seconds)
+        told.append((await client.query(task_id)).data["task_status"])
+    assert told == ["submitted", "processing", "processing", "succeed"]
+
+
+def test_unknown_lookups() -> None:
+    """A lookup form that does not exist is refused."""
+    with pytest.raises(InputError, match="lookups"):
+        Options(lookups="AE")

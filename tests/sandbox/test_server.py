@@ -1,0 +1,434 @@
+"""The sandbox's three calls, its clock and its money."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from comet_async.errors import ConfigError, MissingExtraError
+from comet_async.sandbox import Options, Sandbox, serve
+
+if TYPE_CHECKING:
+    from comet_async.testing import VirtualClock
+
+Start = Any  # the fixture `start`
+Client = Any  # what it returns
+Reply = Any  # what a client returns
+
+UUID = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}")
+
+
+def size(picture: bytes) -> tuple[int, int]:
+    """Return a picture's width and height."""
+    return Image.open(io.BytesIO(picture)).size
+
+
+@pytest.mark.parametrize("profile", ["comet", "kling"])
+async def test_expands_a_picture(start: Start, profile: str) -> None:
+    """A request becomes a task that ends with larger pictures."""
+    client = await start(profile)
+    created = await client.create(n=2)
+    done = await client.finish(created.data["task_id"])
+    assert done["task_status"] == "succeed"
+    assert [image["index"] for image in done["task_result"]["images"]] == [0, 1]
+    picture = await client.ask("GET", done["task_result"]["images"][1]["url"])
+    assert picture.headers["Content-Type"] == "image/png"
+    assert size(picture.raw) == (480, 360)
+
+
+async def test_kling_answers_create_as_documented(start: Start) -> None:
+    """The answer has Kling's envelope, ids and times in milliseconds."""
+    client = await start()
+    reply = await client.create(external_task_id="order-17")
+    assert reply.status == 200
+    assert (reply.json["code"], reply.json["message"]) == (0, "SUCCEED")
+    assert UUID.fullmatch(reply.json["request_id"])
+    assert re.fullmatch(r"\d{18}", reply.data["task_id"])
+    assert reply.data["task_info"] == {"external_task_id": "order-17"}
+    assert reply.data["created_at"] == reply.data["updated_at"] > 1_767_225_600_000
+    assert reply.data["task_status"] == "submitted"
+
+
+async def test_comet_answers_create_as_captured(start: Start) -> None:
+    """CometAPI leaves out the request id and puts its own into a header."""
+    client = await start("comet")
+    reply = await client.create()
+    assert set(reply.json) == {"code", "message", "data"}
+    assert reply.data["task_info"] == {}
+    assert re.fullmatch(r"2026\d{19}[A-Za-z]{8}", reply.headers["X-Cometapi-Request-Id"])
+
+
+async def test_says_that_the_prompt_is_ignored(start: Start) -> None:
+    """A header tells the truth, since the body has to look like the service's."""
+    client = await start()
+    assert (await client.create(prompt="a sun")).headers["X-Sandbox-Prompt"] == "ignored"
+
+
+async def test_task_ids_sort_by_time(start: Start, clock: VirtualClock) -> None:
+    """Their upper bits are milliseconds since September 2019."""
+    client = await start()
+    first = await client.create()
+    await clock.sleep(0.01)
+    second = await client.create()
+    ids = [int(reply.data["task_id"]) for reply in (first, second)]
+    assert ids == sorted(ids)
+    assert (ids[0] >> 22) + 1_568_028_518_780 == first.data["created_at"]
+
+
+async def test_goes_through_all_states(start: Start, clock: VirtualClock) -> None:
+    """A task is submitted for up to 2 s, then processing, and succeeds after 8 to 40 s."""
+    client = await start()
+    task_id = (await client.create()).data["task_id"]
+    seen: dict[str, int] = {}
+    while "succeed" not in seen:
+        told = (await client.query(task_id)).data
+        seen.setdefault(told["task_status"], told["updated_at"] - told["created_at"])
+        await clock.sleep(0.05)
+    assert list(seen) == ["submitted", "processing", "succeed"]
+    assert seen["submitted"] == 0 < seen["processing"] <= 2_100
+    assert 8_000 <= seen["succeed"] <= 40_500
+
+
+async def test_speed_shortens_tasks(start: Start) -> None:
+    """With speed 60, a task of at most 40 s takes at most two thirds of a second, or painting."""
+    client = await start(speed=60)
+    done = await client.finish((await client.create()).data["task_id"])
+    assert done["updated_at"] - done["created_at"] < 8_000
+
+
+async def test_a_seed_repeats_a_run(start: Start) -> None:
+    """Two sandboxes with the same seed give tasks of the same length."""
+    lasted = []
+    for _ in range(2):
+        client = await start(seed=5)
+        done = await client.finish((await client.create()).data["task_id"])
+        lasted.append((done["updated_at"] - done["created_at"]) / 1000)
+    assert lasted[0] == pytest.approx(lasted[1], abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "image"),
+    [
+        pytest.param({}, (200, 300), id="too narrow"),
+        pytest.param({}, (800, 300), id="too wide"),
+        pytest.param({"image": base64.b64encode(b"no picture").decode()}, None, id="no picture"),
+    ],
+)
+async def test_a_bad_picture_fails_later(
+    start: Start, fields: dict[str, str], image: tuple[int, int] | None
+) -> None:
+    """The request is accepted; the task fails after 1.6 s and costs nothing."""
+    client = await start()
+    if image:
+        file = io.BytesIO()
+        Image.new("RGB", image).save(file, "PNG")
+        client.photo = file.getvalue()
+    done = await client.finish((await client.create(**fields)).data["task_id"])
+    assert (done["task_status"], done["task_status_msg"]) == ("failed", "Image pixel is invalid")
+    assert done["updated_at"] - done["created_at"] == pytest.approx(1_600, abs=600)
+    assert (done["task_result"], done["final_unit_deduction"]) == ({}, "0")
+    assert client.sandbox.ledger.usd == 0
+
+
+async def test_a_damaged_picture_fails_later(start: Start) -> None:
+    """A file whose header is good but whose pixels are cut off fails the task."""
+    client = await start()
+    client.photo = client.photo[:2000]
+    done = await client.finish((await client.create()).data["task_id"])
+    assert done["task_status"] == "failed"
+
+
+async def test_success_costs_eight_units_a_picture(start: Start) -> None:
+    """The charge is told in text, and the ledger knows it."""
+    client = await start()
+    done = await client.finish((await client.create(n=3)).data["task_id"])
+    assert done["final_unit_deduction"] == "24"
+    assert done["final_balance_deduction"] == {"quota": "0.084", "list_price": "0.084"}
+    assert (client.sandbox.ledger.units, client.sandbox.ledger.usd) == (24, 0.084)
+
+
+async def test_slots_are_counted_in_pictures(start: Start) -> None:
+    """A task holds as many slots as it has pictures, until it ends."""
+    client = await start(limit=4)
+    first = await client.create(n=3)
+    refused = await client.create(n=2)
+    assert (refused.status, refused.json["code"]) == (429, 1303)
+    assert refused.json["message"] == "parallel task over resource pack limit"
+    assert (await client.create(n=1)).status == 200
+    await client.finish(first.data["task_id"])
+    assert (await client.create(n=2)).status == 200
+
+
+async def test_no_limit(start: Start) -> None:
+    """Without a limit any number of pictures may be in flight."""
+    client = await start(limit=None)
+    assert [(await client.create(n=9)).status for _ in range(4)] == [200] * 4
+
+
+async def test_the_ledger_knows_each_charge(start: Start) -> None:
+    """Accepted calls are charged, refused ones are only noted."""
+    client = await start()
+    await client.create(external_task_id="a", n=2)
+    await client.create(external_task_id="b", n=0)
+    ledger = client.sandbox.ledger
+    assert [(charge.external_task_id, charge.n) for charge in ledger.charges] == [("a", 2)]
+    assert [post.external_task_id for post in ledger.posts] == ["a", "b"]
+    assert (ledger.count("a"), ledger.count("b"), ledger.posted("b")) == (1, 0, 1)
+    assert ledger.charged_twice() == []
+    assert len(str(ledger.posts[0].body["image"])) < 60
+
+
+async def test_the_ledger_sees_a_double_charge(start: Start) -> None:
+    """Where external ids need not be unique, the same one twice is charged twice."""
+    client = await start(options=Options(unique_external_ids=False))
+    for _ in range(2):
+        await client.create(external_task_id="a")
+    assert client.sandbox.ledger.charged_twice() == ["a"]
+    served = (await client.ask("GET", "/ledger.json")).json
+    assert served["charged_twice"] == ["a"]
+    assert len(served["charges"]) == len(served["posts"]) == 2
+
+
+async def test_the_watermarked_version(start: Start) -> None:
+    """It is another picture at another address, told only if it was asked for."""
+    client = await start()
+    plain = await client.finish((await client.create()).data["task_id"])
+    assert "watermark_url" not in plain["task_result"]["images"][0]
+    asked = await client.create(watermark_info={"enabled": True})
+    done = await client.finish(asked.data["task_id"])
+    assert done["watermark_info"] == {"enabled": True}
+    image = done["task_result"]["images"][0]
+    files = [await client.ask("GET", image[name]) for name in ("url", "watermark_url")]
+    assert files[0].raw != files[1].raw
+
+
+async def test_cloudlike_sizes(start: Start) -> None:
+    """The picture can have the size that the paid service answers with."""
+    client = await start(output="cloudlike")
+    done = await client.finish((await client.create()).data["task_id"])
+    picture = await client.ask("GET", done["task_result"]["images"][0]["url"])
+    width, height = size(picture.raw)
+    assert width % 32 == height % 32 == 0
+    assert width * height == pytest.approx(1_400_000, rel=0.1)
+
+
+# ---------------------------------------------------------------------- lists
+
+
+async def test_lists_newest_first(start: Start) -> None:
+    """Pages hold whole task objects; the last one is short."""
+    client = await start()
+    ids = [(await client.create()).data["task_id"] for _ in range(5)]
+    pages = [(await client.list(pageNum=str(i), pageSize="2")).data for i in (1, 2, 3, 4)]
+    assert [task["task_id"] for page in pages for task in page] == ids[::-1]
+    assert [len(page) for page in pages] == [2, 2, 1, 0]
+
+
+async def test_lists_oldest_first(start: Start) -> None:
+    """The order is a switch."""
+    client = await start(options=Options(list_order="oldest"))
+    ids = [(await client.create()).data["task_id"] for _ in range(3)]
+    assert [task["task_id"] for task in (await client.list()).data] == ids
+
+
+@pytest.mark.parametrize("params", [
+    {"pageNum": "0"}, {"pageNum": "1001"}, {"pageSize": "501"}, {"pageSize": "-1"},
+    {"pageSize": "x"}, {"pageNum": "9" * 40}, {"pageNum": ""},
+])  # fmt: skip
+async def test_refuses_pages_out_of_range(start: Start, params: dict[str, str]) -> None:
+    """A page number or size that is not allowed is a wrong value."""
+    client = await start()
+    reply = await client.list(**params)
+    assert (reply.status, reply.json["code"]) == (400, 1201)
+
+
+# ---------------------------------------------------------------------- questions
+
+
+async def test_an_unknown_task(start: Start) -> None:
+    """Kling says 404 with a number, CometAPI 400 with a word."""
+    client = await start()
+    kling = await client.query("123456789012345678")
+    assert (kling.status, kling.json["code"]) == (404, 1203)
+    client.profile = "comet"
+    comet = await client.query("123456789012345678")
+    assert comet.status == 400
+    assert comet.json == {"code": "task_not_exist", "message": "task_not_exist", "data": None}
+
+
+FORMS = {
+    "A": ("order-17", {}),
+    "B": ("", {"external_task_id": "order-17"}),
+    "C": ("order-17", {"external_task_id": "true"}),
+    "D": ("order-17", {"external_task_id": "order-17"}),
+}
+
+
+async def ask(client: Client, form: str) -> Reply:
+    """Look the task order-17 up."""
+    name, params = FORMS[form]
+    return await (client.query(name, **params) if name else client.list(**params))
+
+
+@pytest.mark.parametrize("form", "ABCD")
+async def test_finds_by_external_id(start: Start, form: str) -> None:
+    """All four forms of the lookup give the same task."""
+    client = await start()
+    created = await client.create(external_task_id="order-17")
+    await client.create(external_task_id="order-18")
+    assert (await ask(client, form)).data["task_id"] == created.data["task_id"]
+
+
+@pytest.mark.parametrize(("lookups", "working"), [
+    ("", ""), ("A", "ACD"), ("B", "B"), ("C", "C"), ("D", "D"), ("BD", "BD"),
+])  # fmt: skip
+async def test_lookups_can_be_missing(start: Start, lookups: str, working: str) -> None:
+    """A form that is not offered says "not found", or lists everything (form B)."""
+    client = await start(options=Options(lookups=lookups))
+    await client.create(external_task_id="order-17")
+    replies = {form: await ask(client, form) for form in FORMS}
+    found = [form for form, reply in replies.items() if isinstance(reply.json.get("data"), dict)]
+    assert "".join(found) == working
+    if "B" not in working:
+        assert len(replies["B"].data) == 1
+
+
+async def test_kinds_do_not_mix(start: Start) -> None:
+    """A task is found below its own path only."""
+    client = await start()
+    created = await client.ask("POST", "/v1/images/generations", json={"prompt": "a sun"})
+    assert (await client.query(created.data["task_id"])).status == 404
+    assert (await client.list()).data == []
+
+
+async def test_wrong_method(start: Start) -> None:
+    """A known path with another method is 404, not 405."""
+    client = await start()
+    kling = await client.ask("DELETE", "/v1/images/editing/expand/1")
+    assert (kling.status, kling.json["code"]) == (404, 1202)
+    comet = await client.ask("PUT", "/kling/v1/images/editing/expand")
+    assert (comet.status, comet.json["error"]["type"]) == (404, "invalid_request_error")
+
+
+async def test_unknown_path(start: Start) -> None:
+    """Both services answer a path that they do not have with a page."""
+    client = await start()
+    for path in ("/v1/images/nonsense", "/kling/v1/nonsense", "/tasks"):
+        reply = await client.ask("GET", path)
+        assert reply.status == 404
+        assert reply.headers["Content-Type"].startswith("text/html")
+
+
+# ---------------------------------------------------------------------- other kinds
+
+
+async def test_generates_a_picture(start: Start) -> None:
+    """The neighbour ``images/generations`` works on the same engine."""
+    client = await start("comet")
+    path = "/kling/v1/images/generations"
+    body = {"prompt": "a sun", "n": 2, "aspect_ratio": "3:4"}
+    created = await client.ask("POST", path, json=body)
+    told = await client.finish(created.data["task_id"])
+    picture = await client.ask("GET", told["task_result"]["images"][1]["url"])
+    width, height = size(picture.raw)
+    assert width / height == pytest.approx(0.75, abs=0.01)
+
+
+async def test_tries_a_garment_on(start: Start) -> None:
+    """The neighbour ``images/kolors-virtual-try-on`` keeps the person's size."""
+    client = await start()
+    path = "/v1/images/kolors-virtual-try-on"
+    image = base64.b64encode(client.photo).decode()
+    created = await client.ask("POST", path, json={"human_image": image, "cloth_image": image})
+    told = await client.finish(created.data["task_id"])
+    picture = await client.ask("GET", told["task_result"]["images"][0]["url"])
+    assert size(picture.raw) == (400, 300)
+
+
+# ---------------------------------------------------------------------- life
+
+
+async def test_stops_in_the_middle(start: Start, clock: VirtualClock) -> None:
+    """Closing ends tasks wherever they are, without a word."""
+    client = await start()
+    await client.create(n=9)
+    await clock.sleep(2.1)
+    await client.sandbox.aclose()
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_painter_that_breaks(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mistake of our own fails the task, and says so in the log."""
+    monkeypatch.setattr("comet_async.sandbox.painter.paint", lambda *_, **__: 1 / 0)
+    client = await start()
+    done = await client.finish((await client.create()).data["task_id"])
+    assert done["task_status"] == "failed"
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_needs_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Pillow the sandbox does not start, and says what to install."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(MissingExtraError, match="sandbox"):
+        async with Sandbox():
+            pass
+
+
+async def test_tells_what_it_knows(start: Start) -> None:
+    """Tasks and switches can be looked at."""
+    options = Options(lenient_n=True)
+    client = await start(options=options)
+    created = await client.create(external_task_id="a")
+    assert client.sandbox.options is options
+    assert len(client.sandbox.tasks) == 1
+    assert client.sandbox.tasks.find("a") is client.sandbox.tasks.get(created.data["task_id"])
+
+
+async def test_a_taken_port(start: Start) -> None:
+    """A port that is taken is told at the start."""
+    client = await start()
+    port = int(client.sandbox.url.rpartition(":")[2])
+    with pytest.raises(OSError, match="address already in use"):
+        async with Sandbox(port):
+            pass
+
+
+async def test_shows_its_address(start: Start) -> None:
+    """Its text shows where it listens."""
+    client = await start()
+    assert client.sandbox.url in repr(client.sandbox)
+    assert repr(Sandbox()) == "<Sandbox not running>"
+
+
+async def test_ipv6() -> None:
+    """An IPv6 address stands in brackets."""
+    async with Sandbox(host="::1") as sandbox:
+        assert sandbox.url.startswith("http://[::1]:")
+
+
+@pytest.mark.parametrize("wrong", [{"speed": 0}, {"limit": 0}])
+def test_refuses_nonsense(wrong: dict[str, Any]) -> None:
+    """A speed or limit of nothing would never end."""
+    with pytest.raises(ConfigError):
+        Sandbox(**wrong)
+
+
+async def test_serves_until_cancelled() -> None:
+    """`serve` says when it listens, and stops with its task."""
+    listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    sandbox = Sandbox()
+    serving = asyncio.create_task(
+        serve(sandbox, ready=lambda ready: listening.set_result(ready.url))
+    )
+    assert (await listening).startswith("http://127.0.0.1:")
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
