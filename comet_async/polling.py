@@ -1,0 +1,417 @@
+"""One scheduler for all tasks that a waiter watches in one event loop.
+
+A task that waits is an entry in a heap and nothing else: no coroutine, no timer of its own.
+One timer of the loop wakes the scheduler when the earliest entry is due, and workers exist
+only while there are questions to ask. When nobody waits any more nothing is left in the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Callable
+
+from comet_async.agenda import NEVER, Agenda, Register, Watch, Watched, rank_of, slim
+from comet_async.events import Changed, Hinted, Polled, Retried
+from comet_async.models import Task, TaskStatus
+from comet_async.patience import (
+    Parking,
+    closed_error,
+    concerns_account,
+    deadline_error,
+    is_ours,
+    parting_error,
+)
+from comet_async.sources import Shared, Shortcut
+from comet_async.wire import Notice
+
+# A timer may fire a moment early, and what is due within a moment shares its wake-up.
+_MOMENT = 0.001
+# So many entries a turn of the loop, so that others get theirs.
+_BATCH = 500
+# What was learned is applied to waiting tasks as long as that takes a few milliseconds.
+_REPLANNED = 1000
+# A deadline this near cuts the exchange short; a far one leaves it to the session's limit.
+_NEAR = 20.0
+# Somebody who cancels all tasks of a loop, ours too, may be closing it.
+_AFTERMATH = 1.0
+
+
+class Poller:
+    """Asks about all tasks that are waited for in the running loop.
+
+    Args:
+        shared: What it shares with the pollers in other loops.
+        shortcut: Makes its shortcut, if it has one.
+    """
+
+    def __init__(
+        self, shared: Shared, shortcut: Callable[[Poller], Shortcut] | None = None
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.shared = shared
+        self.register = Register()
+        # Not that of whoever happened to wait first: its tracing span is not ours.
+        self.context = contextvars.Context()
+        self._agenda = Agenda()
+        self._parking = Parking(shared.patience, self._agenda)
+        self._ready: deque[Watched] = deque()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = NEVER
+        self._version = shared.pacer.version
+        self._shortcut = shortcut(self) if shortcut is not None else None
+
+    def now(self) -> float:
+        """Return the monotonic clock."""
+        return self.shared.source.clock.monotonic()
+
+    # ------------------------------------------------------------------ who waits
+
+    def watch(self, watch: Watch, task: Task | str, kind: str, n: int) -> None:
+        """Let *watch* wait for a task, given as a snapshot or an id."""
+        now = self.now()
+        task_id, snapshot = (task, None) if isinstance(task, str) else (task.id, task)
+        entries = self.register.of_kind(kind)
+        entry = entries.get(task_id)
+        if watch.timeout is not None:
+            watch.deadline = now + max(0.0, watch.timeout)
+        if entry is None:
+            entry = entries[task_id] = Watched(task_id, kind, n, now)
+            entry.add(watch)
+            if snapshot is not None:
+                self._saw(entry, snapshot)
+            self._begin(entry, snapshot, now)
+        else:
+            entry.add(watch)
+            self._plan(entry, now, entry.due)
+            if entry.task is not None:
+                watch.changed(entry.task)
+        self._arm()
+
+    def _begin(self, entry: Watched, snapshot: Task | None, now: float) -> None:
+        try:
+            when = self.shared.pacer.first(entry, snapshot, now, len(self.register))
+        except BaseException:  # a schedule of the user's own may raise
+            self._forget(entry)
+            raise
+        self._plan(entry, now, when)
+
+    def leave(self, watch: Watch) -> None:
+        """Let *watch* go; a task that nobody else waits for is not asked about any more."""
+        entry = watch.entry
+        if entry is not None and entry.remove(watch):
+            self._forget(entry)
+            self._rest()
+
+    def hint(self, notice: Notice) -> None:
+        """Move a task's next poll to now, because a callback may be about it."""
+        pacer = self.shared.pacer
+        entry = self.register.find(notice.task_id, notice.external_task_id)
+        if entry is None or not pacer.worth_asking(entry, notice.status):
+            return
+        now = self.now()
+        when = pacer.hinted(entry, now)
+        self.shared.counters.hints += 1
+        self.shared.teller.tell(Hinted(task_id=entry.id))
+        if entry.due != NEVER:  # else it is being asked about, and asked again at once
+            self._plan(entry, now, min(entry.due, when))
+            self._arm()
+
+    def _saw(self, entry: Watched, task: Task) -> None:
+        entry.task = slim(task)
+        if self.shared.named:
+            self.register.name(entry)
+
+    def _forget(self, entry: Watched) -> None:
+        entry.gone = True
+        self._agenda.drop(entry)
+        self.register.remove(entry)
+        if entry.worker is not None:
+            entry.worker.cancel()
+
+    def _rest(self) -> None:
+        """Leave nothing in the loop when nobody waits."""
+        if len(self.register):
+            return
+        self._ready.clear()
+        self._parking.clear()
+        if self._shortcut is not None:
+            self._shortcut.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer, self._timer_at = None, NEVER
+
+    def dismiss(self) -> None:
+        """End all waits; the tasks go on."""
+        for entry in self.register:
+            for watch in entry.all:
+                self.leave(watch)
+                watch.failed(closed_error(entry))
+
+    async def stop(self) -> None:
+        """End all waits, and the questions on their way."""
+        workers = [worker for worker in self._workers if worker is not asyncio.current_task()]
+        self.dismiss()
+        if workers:
+            await asyncio.wait(workers)
+
+    # ------------------------------------------------------------------ when
+
+    def _plan(self, entry: Watched, now: float, when: float) -> None:
+        entry.due = self.shared.pacer.last_look(entry, now, when)
+        self._agenda.put(entry)
+
+    def catch_up(self) -> None:
+        """Do what is to be done after each answer."""
+        self._replan()
+        self._rest()
+        self._arm()
+
+    def _replan(self) -> None:
+        """Apply what was learned to the tasks that wait already."""
+        pacer = self.shared.pacer
+        if self._version == pacer.version:
+            return
+        self._version = pacer.version
+        if len(self.register) > _REPLANNED:
+            return
+        now = self.now()
+        for entry in self.register:
+            if entry.due != NEVER and entry.seen and not entry.trouble:
+                if self._pace(entry) > 1.0:
+                    continue
+                self._plan(entry, now, pacer.again(entry, now))
+
+    def _pace(self, entry: Watched) -> float:
+        return self._shortcut.pace(entry) if self._shortcut is not None else 1.0
+
+    def _arm(self) -> None:
+        """Set the loop's timer to the earliest entry."""
+        when = self._agenda.earliest()
+        if when >= self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        wait = max(0.0, when - self.now())
+        self._timer = self.loop.call_later(wait, self._wake, context=self.context)
+        self._timer_at = when
+
+    def _wake(self) -> None:
+        self._timer, self._timer_at = None, NEVER
+        now = self.now()
+        for _ in range(_BATCH):
+            entry = self._agenda.take(now + _MOMENT)
+            if entry is None:
+                break
+            self._wake_entry(entry, now + _MOMENT)
+        self._staff()
+        self._rest()
+        self._arm()
+
+    def _wake_entry(self, entry: Watched, now: float) -> None:
+        if entry.deadline <= now:
+            self._expire(entry, now)
+        if entry.gone:
+            return
+        trouble = entry.trouble
+        if entry.due > now:
+            self._agenda.put(entry)
+        elif trouble is not None and self._parking.hopeless(trouble, now):
+            self._give_up(entry, trouble.error)
+        elif trouble is not None and not self._parking.admits(entry, trouble, now):
+            self._agenda.put(entry)
+        else:
+            entry.due = NEVER
+            self._agenda.put(entry)  # its deadline holds while it is asked about, too
+            if self._shortcut is None or not self._shortcut.takes(entry, now):
+                self._ready.append(entry)
+
+    def ask_singly(self, entry: Watched) -> None:
+        """Ask about a task by itself, as soon as a worker is free."""
+        entry.due = NEVER
+        self._ready.append(entry)
+        self._staff()
+
+    def ask_later(self, entry: Watched) -> None:
+        """Ask about a task a moment later: whoever had it in hand was cancelled."""
+        if not entry.gone:
+            now = self.now()
+            self._plan(entry, now, now + _AFTERMATH)
+            self._arm()
+
+    # ------------------------------------------------------------------ asking
+
+    def _staff(self) -> None:
+        """See to it that there are workers for what is ready."""
+        for _ in range(min(len(self._ready), self.shared.concurrency - len(self._workers))):
+            worker = self.loop.create_task(self._work(), context=self.context)
+            self._workers.add(worker)
+            worker.add_done_callback(self._worked)
+
+    def _worked(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        if worker.cancelled():
+            self.loop.call_later(_AFTERMATH, self._resume, context=self.context)
+            return
+        worker.result()
+        self._staff()
+
+    def _resume(self) -> None:
+        self._staff()
+        self._arm()
+
+    async def _work(self) -> None:
+        me = asyncio.current_task()
+        while self._ready:
+            entry = self._ready.popleft()
+            if entry.gone:
+                continue
+            entry.worker = me
+            try:
+                await self._ask(entry)
+            except asyncio.CancelledError:
+                # Either nobody waits for this answer any more, or somebody else cancels us.
+                if not self._dropped(entry) or me is None or me.uncancel():
+                    raise
+            finally:
+                entry.worker = None
+            self.catch_up()
+
+    @staticmethod
+    def _dropped(entry: Watched) -> bool:
+        return entry.gone
+
+    async def _ask(self, entry: Watched) -> None:
+        shared = self.shared
+        entry.asked = sent = self.now()
+        entry.polls += 1
+        shared.counters.polls += 1
+        left = max((watch.deadline for watch in entry.all), default=NEVER) - sent
+        timeout = max(_MOMENT, left) if left < _NEAR else None
+        try:
+            task = await shared.source.poll(entry.id, kind=entry.kind, timeout=timeout)
+        except asyncio.CancelledError:
+            self.ask_later(entry)
+            raise
+        except Exception as error:  # noqa: BLE001  # whoever waits gets it, sooner or later
+            entry.worker = None
+            self._failed(entry, error)
+            return
+        entry.worker = None
+        took = self.now() - sent
+        shared.pacer.round_trip += 0.2 * (took - shared.pacer.round_trip)
+        if shared.teller.listening:
+            shared.teller.tell(
+                Polled(
+                    task_id=entry.id,
+                    kind=entry.kind,
+                    status=task.status,
+                    age=sent - entry.born,
+                    seconds=took,
+                )
+            )
+        if self._shortcut is not None:
+            self._shortcut.asked(entry, task, sent)
+        self.heard(entry, task, sent)
+
+    # ------------------------------------------------------------------ answers
+
+    def heard(self, entry: Watched, task: Task, sent: float) -> None:
+        """Take an answer about a task to a question asked at the moment *sent*."""
+        if entry.gone:
+            return
+        try:
+            self._heard(entry, task, sent)
+        except Exception as error:  # noqa: BLE001  # a schedule of the user's own may raise
+            if not entry.gone:
+                self._give_up(entry, error)
+        self._arm()  # a list call tells about tasks without a worker that would do it
+
+    def _heard(self, entry: Watched, task: Task, sent: float) -> None:
+        now = self.now()
+        pacer = self.shared.pacer
+        self._parking.good(now)
+        if isinstance(task.status, TaskStatus):
+            entry.trouble = None
+        elif strange := self.shared.patience.strange(entry, task.status, now):
+            self._give_up(entry, strange)
+            return
+        pacer.told(entry, task, now)
+        previous = entry.task.status if entry.task is not None else None
+        changed = task.status != previous and rank_of(task.status) >= entry.rank
+        hinted = pacer.judge_hint(entry, sent, now, changed=changed)
+        if task.done:
+            delay = pacer.ended(entry, task, now, hinted=hinted)
+            self._finish(entry, task, previous, delay)
+            return
+        pacer.lived(entry, sent)
+        if changed:
+            self._change(entry, task, previous)
+        if not entry.gone:  # a hook may have left
+            when = pacer.next(entry, now, self._pace(entry))
+            if entry.trouble is not None:
+                when = min(when, max(now, self.shared.patience.end(entry.trouble)))
+            self._plan(entry, now, when)
+
+    def _change(self, entry: Watched, task: Task, previous: TaskStatus | str | None) -> None:
+        self._saw(entry, task)
+        if self.shared.teller.listening:
+            self.shared.teller.tell(Changed(task_id=entry.id, task=task, previous=previous))
+        for watch in entry.all:
+            watch.changed(task)
+
+    def _finish(
+        self, entry: Watched, task: Task, previous: TaskStatus | str | None, delay: float
+    ) -> None:
+        counters = self.shared.counters
+        counters.finished += 1
+        counters.delay_total += delay
+        counters.delay_longest = max(counters.delay_longest, delay)
+        if self.shared.teller.listening:
+            event = Changed(task_id=entry.id, task=task, previous=previous, delay=delay)
+            self.shared.teller.tell(event)
+        watches = entry.all
+        self._forget(entry)
+        for watch in watches:
+            watch.ended(task)
+
+    def _failed(self, entry: Watched, error: Exception) -> None:
+        if entry.gone:
+            return
+        if concerns_account(error):
+            for other in self.register:
+                self._give_up(other, error)
+            return
+        now = self.now()
+        when = None if is_ours(error) else self.shared.patience.failed(entry, error, now)
+        if when is None:
+            self._give_up(entry, error)
+            return
+        self.shared.counters.retries += 1
+        event = Retried(
+            task_id=entry.id,
+            kind=entry.kind,
+            error=type(error).__name__,
+            failures=entry.trouble.count if entry.trouble else 0,
+            wait=when - now,
+        )
+        self.shared.teller.tell(event)
+        if not entry.gone:
+            self._plan(entry, now, when)
+
+    def _give_up(self, entry: Watched, error: Exception) -> None:
+        """End everybody's wait for *entry* with *error*."""
+        watches = entry.all
+        self._forget(entry)
+        for watch in watches:
+            watch.failed(parting_error(entry, error))
+
+    def _expire(self, entry: Watched, now: float) -> None:
+        """End the waits for *entry* whose deadline has come."""
+        for watch in entry.all:
+            if watch.deadline <= now:
+                error = deadline_error(entry, watch)
+                self.leave(watch)
+                watch.failed(error)
