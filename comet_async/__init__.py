@@ -1,0 +1,214 @@
+"""Async-first SDK for paid image expansion (outpainting): CometAPI, and Kling's API elsewhere.
+
+Example:
+    >>> import asyncio
+    >>> from comet_async import CometSession, Margins
+    >>> async def main() -> None:
+    ...     async with CometSession() as comet:  # the key comes from COMETAPI_KEY
+    ...         task = await comet.expand("dog.png", Margins.for_aspect("16:9"))
+    ...         await comet.download(task.images[0], "dog-wide.png")
+    >>> asyncio.run(main())  # doctest: +SKIP
+
+Names are loaded when they are first used: importing the package costs almost nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from comet_async.account import Balance
+    from comet_async.auth import ApiKey, KlingToken
+    from comet_async.callbacks import CallbackReceiver
+    from comet_async.engine import RunOptions
+    from comet_async.errors import (
+        AccountError,
+        AuthenticationError,
+        CometError,
+        ConcurrencyLimitError,
+        ConfigError,
+        ConnectionLostError,
+        DecodeError,
+        DownloadError,
+        DuplicateTaskError,
+        ForeignProcessError,
+        InputError,
+        JournalBusyError,
+        JournalCorruptError,
+        JournalError,
+        KeyReuseError,
+        LimitReachedError,
+        MissingExtraError,
+        NotFoundError,
+        NotSentError,
+        OutcomeUnknownError,
+        RateLimitedError,
+        RejectedError,
+        ResponseError,
+        ResultExpiredError,
+        RouteUnavailableError,
+        ServerError,
+        StaleRecordError,
+        TaskFailedError,
+        TransportError,
+        WaitTimeoutError,
+    )
+    from comet_async.expand import EXPAND, ExpandRequest
+    from comet_async.gateways import Gateway
+    from comet_async.generation import GENERATION, GenerationRequest
+    from comet_async.geometry import MarginRule, Margins
+    from comet_async.images import Picture
+    from comet_async.journal import SqliteJournal
+    from comet_async.kinds import TaskKind, TaskRequest
+    from comet_async.models import ResultImage, Task, TaskPage, TaskStatus
+    from comet_async.network import Network, Timeouts
+    from comet_async.outcomes import Outcome, OutcomeStatus
+    from comet_async.records import Journal
+    from comet_async.runs import Run
+    from comet_async.schedule import FixedSchedule, LearnedSchedule, Schedule
+    from comet_async.secret import RedactingFilter, Secret
+    from comet_async.session import CometSession
+    from comet_async.try_on import TRY_ON, TryOnRequest
+    from comet_async.waiter import TaskWaiter
+
+_ROOMS = {
+    "account": ("Balance",),
+    "auth": ("ApiKey", "KlingToken"),
+    "callbacks": ("CallbackReceiver",),
+    "engine": ("RunOptions",),
+    "errors": (
+        "AccountError",
+        "AuthenticationError",
+        "CometError",
+        "ConcurrencyLimitError",
+        "ConfigError",
+        "ConnectionLostError",
+        "DecodeError",
+        "DownloadError",
+        "DuplicateTaskError",
+        "ForeignProcessError",
+        "InputError",
+        "JournalBusyError",
+        "JournalCorruptError",
+        "JournalError",
+        "KeyReuseError",
+        "LimitReachedError",
+        "MissingExtraError",
+        "NotFoundError",
+        "NotSentError",
+        "OutcomeUnknownError",
+        "RateLimitedError",
+        "RejectedError",
+        "ResponseError",
+        "ResultExpiredError",
+        "RouteUnavailableError",
+        "ServerError",
+        "StaleRecordError",
+        "TaskFailedError",
+        "TransportError",
+        "WaitTimeoutError",
+    ),
+    "expand": ("EXPAND", "ExpandRequest"),
+    "gateways": ("Gateway",),
+    "generation": ("GENERATION", "GenerationRequest"),
+    "geometry": ("MarginRule", "Margins"),
+    "images": ("Picture",),
+    "journal": ("SqliteJournal",),
+    "kinds": ("TaskKind", "TaskRequest"),
+    "models": ("ResultImage", "Task", "TaskPage", "TaskStatus"),
+    "network": ("Network", "Timeouts"),
+    "outcomes": ("Outcome", "OutcomeStatus"),
+    "records": ("Journal",),
+    "runs": ("Run",),
+    "schedule": ("FixedSchedule", "LearnedSchedule", "Schedule"),
+    "secret": ("RedactingFilter", "Secret"),
+    "session": ("CometSession",),
+    "try_on": ("TRY_ON", "TryOnRequest"),
+    "waiter": ("TaskWaiter",),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EXPAND",
+    "GENERATION",
+    "TRY_ON",
+    "AccountError",
+    "ApiKey",
+    "AuthenticationError",
+    "Balance",
+    "CallbackReceiver",
+    "CometError",
+    "CometSession",
+    "ConcurrencyLimitError",
+    "ConfigError",
+    "ConnectionLostError",
+    "DecodeError",
+    "DownloadError",
+    "DuplicateTaskError",
+    "ExpandRequest",
+    "FixedSchedule",
+    "ForeignProcessError",
+    "Gateway",
+    "GenerationRequest",
+    "InputError",
+    "Journal",
+    "JournalBusyError",
+    "JournalCorruptError",
+    "JournalError",
+    "KeyReuseError",
+    "KlingToken",
+    "LearnedSchedule",
+    "LimitReachedError",
+    "MarginRule",
+    "Margins",
+    "MissingExtraError",
+    "Network",
+    "NotFoundError",
+    "NotSentError",
+    "Outcome",
+    "OutcomeStatus",
+    "OutcomeUnknownError",
+    "Picture",
+    "RateLimitedError",
+    "RedactingFilter",
+    "RejectedError",
+    "ResponseError",
+    "ResultExpiredError",
+    "ResultImage",
+    "RouteUnavailableError",
+    "Run",
+    "RunOptions",
+    "Schedule",
+    "Secret",
+    "ServerError",
+    "SqliteJournal",
+    "StaleRecordError",
+    "Task",
+    "TaskFailedError",
+    "TaskKind",
+    "TaskPage",
+    "TaskRequest",
+    "TaskStatus",
+    "TaskWaiter",
+    "Timeouts",
+    "TransportError",
+    "TryOnRequest",
+    "WaitTimeoutError",
+]
+
+
+def __getattr__(name: str) -> object:
+    room = _HOME.get(name)
+    if room is None:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(importlib.import_module(f"{__name__}.{room}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

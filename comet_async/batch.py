@@ -1,0 +1,354 @@
+"""Many pictures: each becomes one outcome, and none can stop the others.
+
+A fixed number of workers takes pictures one by one from a source that may be endless; memory
+follows the number of workers, not of pictures. Outcomes come in the order of completion.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import ParamSpec
+
+import attrs
+
+from comet_async.clock import Clock
+from comet_async.delivery import Delivery
+from comet_async.errors import CometError, InputError, JournalError, LimitReachedError
+from comet_async.images import ImageInput, Picture
+from comet_async.jobs import JobRunner
+from comet_async.keys import JSON, content_key
+from comet_async.kinds import TaskKind, TaskRequest
+from comet_async.outcomes import Outcome, OutcomeStatus, from_error, from_record
+from comet_async.parallel import Work, in_parallel
+from comet_async.records import JobRecord, Journal, NewJob
+from comet_async.states import JobState
+
+_LEFT_OVER = frozenset(
+    {
+        JobState.UNKNOWN,
+        JobState.UNCERTAIN,
+        JobState.SUBMITTED,
+        JobState.STRANDED,
+        JobState.SUCCEEDED,
+        JobState.SAVING,
+    }
+)
+_PAID_FOR = frozenset({JobState.SUCCEEDED, JobState.SAVING, JobState.DONE})
+
+
+@attrs.frozen(kw_only=True)
+class Item:
+    """One picture to work on.
+
+    Attributes:
+        source: How to name it in the outcome.
+        request: What to ask for.
+        dest: Where the result belongs, relative to the output folder and without extension;
+            None when no file is wanted.
+        error: Why it can't be worked on, found while the sources were read.
+    """
+
+    source: str
+    request: TaskRequest | None = None
+    dest: str | None = None
+    error: CometError | None = None
+
+    @property
+    def wanted(self) -> TaskRequest:
+        """The request.
+
+        Raises:
+            CometError: The item's error.
+        """
+        if self.request is None:
+            raise self.error or InputError("there is nothing to do", field="request")
+        return self.request
+
+
+_P = ParamSpec("_P")
+
+LoadPicture = Callable[[ImageInput, str], Awaitable[Picture]]
+
+
+@attrs.frozen(kw_only=True)
+class Planned:
+    """An item whose pictures are loaded and checked.
+
+    Attributes:
+        item: The item.
+        pictures: Its pictures, by JSON field.
+        fields: The fields that decide the result.
+        key: The content key: the same picture with the same fields has the same one.
+        record: What the journal knows of it, or None when it is new.
+        needless: True when the picture already is what is asked for.
+    """
+
+    item: Item
+    pictures: Mapping[str, Picture]
+    fields: Mapping[str, JSON]
+    key: str
+    record: JobRecord | None
+    needless: bool = False
+
+
+@attrs.define(eq=False)
+class Batch:
+    """Runs items with a fixed number of workers; iterate over it for the outcomes.
+
+    Leaving the iteration early stops the work: what is being sent is sent and recorded to
+    its end, all else stops at once and goes on in the next run.
+    """
+
+    runner: JobRunner
+    journal: Journal
+    delivery: Delivery | None
+    load: LoadPicture
+    account: str
+    kinds: Mapping[str, TaskKind]
+    clock: Clock
+    workers: int
+    salt: str = ""
+    retry_failed: bool = False
+    finish_left_over: bool = False
+    _parked: list[tuple[Item, JobRecord]] = attrs.field(factory=list, init=False)
+    _unfinished: set[str] = attrs.field(factory=set, init=False)
+    _halted: bool = attrs.field(default=False, init=False)
+    _busy: set[asyncio.Future[Outcome | None]] = attrs.field(factory=set, init=False)
+
+    @property
+    def stopped(self) -> CometError | None:
+        """The account problem that stopped this run, or None."""
+        return self.runner.stopped
+
+    def interrupt(self) -> None:
+        """Stop: nothing new is sent, what is being sent is recorded, the rest is ``pending``."""
+        self._halted = True
+        self.runner.stop(LimitReachedError("interrupted"))
+        for task in self._busy:
+            task.cancel()
+
+    async def outcomes(self, items: AsyncIterator[Item]) -> AsyncGenerator[Outcome, None]:
+        """Yield one outcome for each of *items*, in the order of completion.
+
+        Raises:
+            JournalError: The journal can't be written; nothing more is sent.
+        """
+        for phase in (self._fresh(items), self._second_look(), self._left_over()):
+            async with aclosing(in_parallel(phase, self.workers)) as outcomes:
+                async for outcome in outcomes:
+                    if outcome is not None:
+                        yield outcome
+
+    # Each phase is a stream of works; each gives one outcome, or None for a job that is put
+    # aside until the others have shown which questions can be believed.
+
+    async def _fresh(self, items: AsyncIterator[Item]) -> AsyncIterator[Work[Outcome | None]]:
+        async for item in items:
+            if self._ended():
+                return
+            yield functools.partial(self._guard, item.source, self._work, item)
+
+    async def _second_look(self) -> AsyncIterator[Work[Outcome | None]]:
+        parked, self._parked = self._parked, []
+        for item, record in parked:
+            yield functools.partial(self._guard, item.source, self._end_of, item, record, None)
+
+    async def _left_over(self) -> AsyncIterator[Work[Outcome | None]]:
+        """Go on with paid jobs of earlier runs whose pictures are no longer among the sources."""
+        after = ""
+        while self.finish_left_over and not self._halted:
+            page = await self.journal.find(_LEFT_OVER, after=after)
+            for record in page:
+                if record.key not in self._unfinished:
+                    yield functools.partial(self._guard, record.source, self.resume, record)
+            if not page:
+                return
+            after = page[-1].key
+
+    def _ended(self) -> bool:
+        return self._halted or self.runner.stopped is not None
+
+    async def _guard(
+        self,
+        source: str,
+        work: Callable[_P, Awaitable[Outcome | None]],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> Outcome | None:
+        """Turn the end of *work*, whatever it is, into an outcome."""
+        task = asyncio.ensure_future(work(*args, **kwargs))
+        self._busy.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if not self._halted or not task.cancelled():
+                raise
+            why = LimitReachedError("interrupted", hint="run the same command again to go on")
+            return Outcome(source=source, status=OutcomeStatus.PENDING, error=why)
+        except CometError as error:
+            if isinstance(error, JournalError):
+                self.runner.stop(error)
+            return from_error(source, error)
+        finally:
+            self._busy.discard(task)
+            await _end(task)
+
+    # One item ---------------------------------------------------------------------------
+
+    async def plan(self, item: Item) -> Planned:
+        """Load and check *item*; nothing is written and nothing is sent.
+
+        Raises:
+            InputError: The item breaks a rule; it says which.
+        """
+        if item.error is not None:
+            raise item.error
+        request = item.wanted
+        pictures = {name: await self.load(image, name) for name, image in request.images().items()}
+        if request.needless(pictures):
+            return Planned(
+                item=item, pictures=pictures, fields={}, key="", record=None, needless=True
+            )
+        fields = request.fields(pictures)
+        hashes = {name: picture.sha256 for name, picture in pictures.items()}
+        attempt, own = 1, request.external_task_id
+        while True:
+            key = own or content_key(
+                request.kind.name, hashes, fields, salt=self.salt, attempt=attempt
+            )
+            record = await self.journal.get(key)
+            again = self.retry_failed and record is not None and own is None
+            if not again or record is None or record.state is not JobState.FAILED:
+                break
+            attempt += 1
+        return Planned(item=item, pictures=pictures, fields=fields, key=key, record=record)
+
+    async def submit(self, item: Item) -> JobRecord:
+        """Plan one item and move it until the server has its task.
+
+        Raises:
+            CometError: It could not be sent, or its outcome is unknown.
+        """
+        planned = await self.plan(item)
+        record = await self._write_down(planned)
+        async with self.runner.alone(record.key) as current:
+            return await self.runner.run(
+                current or record, planned.pictures, until=JobState.SUBMITTED
+            )
+
+    async def one(self, item: Item, *, timeout: float | None = None) -> Outcome:
+        """Run one item to its end; *timeout* limits the wait, in seconds.
+
+        Raises:
+            CometError: It can't go on now; the journal says how far it came.
+        """
+        planned = await self.plan(item)
+        record = await self._write_down(planned)
+        return await self._end_of(item, record, planned.pictures, timeout=timeout)
+
+    async def resume(self, record: JobRecord) -> Outcome:
+        """Go on with a job of the journal, to its end, at each of its destinations.
+
+        Raises:
+            CometError: It can't go on now; the journal says how far it came.
+        """
+        destinations = await self.journal.destinations(record.key)
+        places: list[str | None] = [place.dest for place in destinations]
+        first, *others = places or [None]
+        outcome = await self._end_of(Item(source=record.source, dest=first), record, None)
+        for dest in others:
+            outcome = await self._end_of(Item(source=record.source, dest=dest), record, None)
+        return outcome
+
+    async def _work(self, item: Item) -> Outcome | None:
+        planned = await self.plan(item)
+        if planned.needless:
+            return await self._copy(planned)
+        if planned.record is None and not self.runner.options.verify_remote:
+            await self._check_free(planned)
+        record = await self._write_down(planned)
+        return await self._finish(item, record, planned.pictures)
+
+    async def _check_free(self, planned: Planned) -> None:
+        """Refuse a name that is taken, before anything is paid."""
+        if self.delivery is not None and planned.item.dest is not None:
+            await self.delivery.check_free(planned.item.dest, planned.key)
+
+    async def _write_down(self, planned: Planned) -> JobRecord:
+        item = planned.item
+        request = item.wanted
+        job = NewJob(
+            key=planned.key,
+            kind=request.kind.name,
+            account=self.account,
+            params=planned.fields,
+            n=request.n,
+            source=item.source,
+            image_sha=":".join(picture.sha256 for picture in planned.pictures.values()),
+            dest=item.dest,
+        )
+        (record,) = await self.journal.plan([job], now=self.clock.time())
+        return record
+
+    async def _copy(self, planned: Planned) -> Outcome:
+        """Save a picture that already has the wanted shape as it is: nothing is paid."""
+        item = planned.item
+        files: tuple[Path, ...] = ()
+        note = "it already has this shape: copied as it is, nothing was paid"
+        if self.delivery is not None and item.dest is not None:
+            files = (await self.delivery.copy(next(iter(planned.pictures.values())), item.dest),)
+        return Outcome(source=item.source, status=OutcomeStatus.DONE, files=files, notes=(note,))
+
+    async def _finish(
+        self, item: Item, record: JobRecord, pictures: Mapping[str, Picture] | None
+    ) -> Outcome | None:
+        """Run a job as far as it goes; None when it is put aside for a second look."""
+        self._unfinished.add(record.key)
+        async with self.runner.alone(record.key) as current:
+            record = await self.runner.run(current or record, pictures)
+            if record.state is JobState.UNKNOWN and not self._ended():
+                # Its places must not keep the others from running: one of them may supply
+                # the proof that this one needs.
+                self.runner.quota.release(record.key)
+                self._parked.append((item, record))
+                return None
+            return await self._deliver(item, record, pictures)
+
+    async def _end_of(
+        self,
+        item: Item,
+        record: JobRecord,
+        pictures: Mapping[str, Picture] | None,
+        *,
+        timeout: float | None = None,
+    ) -> Outcome:
+        """Run a job to its end; nothing that comes later can help it."""
+        self._unfinished.add(record.key)
+        async with self.runner.alone(record.key) as current:
+            record = await self.runner.run(current or record, pictures, timeout=timeout)
+            return await self._deliver(item, record, pictures)
+
+    async def _deliver(
+        self, item: Item, record: JobRecord, pictures: Mapping[str, Picture] | None
+    ) -> Outcome:
+        files: tuple[Path, ...] = ()
+        if record.state is JobState.UNKNOWN:
+            self.runner.quota.release(record.key)
+            record = await self.runner.give_up(record)
+        if record.state in _PAID_FOR and item.dest is not None and self.delivery is not None:
+            kind = self.kinds[record.kind]
+            record, files = await self.delivery.deliver(record, item.dest, kind)
+        self._unfinished.discard(record.key)
+        notes = tuple(note for picture in (pictures or {}).values() for note in picture.notes)
+        return from_record(item.source, record, files, notes)
+
+
+async def _end(task: asyncio.Future[Outcome | None]) -> None:
+    """Cancel *task* if its caller is leaving, and wait until it has cleaned up."""
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})

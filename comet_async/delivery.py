@@ -1,0 +1,311 @@
+"""Finished jobs become files: fetched, named, and recorded before and after they are named.
+
+The order makes every crash harmless: a part is safe on the disk before the journal names it
+(``saving``), and it has its name before the journal calls it kept (``done``).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import attrs
+
+from comet_async.api import Api
+from comet_async.clock import Clock
+from comet_async.download import Downloader, Part, file_sha256, in_thread, place, sync_folder
+from comet_async.errors import (
+    CometError,
+    DownloadError,
+    InputError,
+    NotFoundError,
+    ResultExpiredError,
+)
+from comet_async.folder import output_name
+from comet_async.images import Picture
+from comet_async.kinds import TaskKind
+from comet_async.records import Destination, JobRecord, Journal, SavedFile, StoredImage
+from comet_async.retrying import ask
+from comet_async.states import JobState
+
+REFRESHES = 2
+"""How often a link that is no longer good is asked for anew."""
+
+LIFETIME = 30 * 86400.0
+"""Seconds that the server keeps results (Kling, "Image expansion")."""
+
+
+@attrs.define(eq=False)
+class Delivery:
+    """Saves the results of one journal's jobs below one folder."""
+
+    journal: Journal
+    downloader: Downloader
+    api: Api
+    clock: Clock
+    root: Path
+
+    async def deliver(
+        self, record: JobRecord, dest: str, kind: TaskKind
+    ) -> tuple[JobRecord, tuple[Path, ...]]:
+        """Save the pictures of *record* under the name *dest*; what is there already is kept.
+
+        Args:
+            record: A job in ``succeeded``, ``saving`` or ``done``.
+            dest: The name, relative to the folder, without its extension.
+            kind: The job's kind.
+
+        Returns:
+            The record, now ``done``, and the files in the order of the pictures.
+
+        Raises:
+            DownloadError: A file can't be fetched or saved; the job stays as it is.
+            ResultExpiredError: The server no longer holds the result; the job is ``expired``.
+        """
+        destination = await self._destination(record, dest)
+        kept = await self._kept(record, destination)
+        missing = [image for image in record.images if image.index not in kept]
+        if missing:
+            copied = await self._copy(record, destination, missing)
+            kept |= copied
+            missing = [image for image in missing if image.index not in copied]
+        if missing:
+            record = await self._fetch_all(record, destination, missing, kind)
+            destination = await self._destination(record, dest)
+            kept = {file.index: file for file in destination.files}
+        if record.state is JobState.SUCCEEDED:
+            record = await self._move(record, JobState.SAVING, "files are complete")
+        if record.state is JobState.SAVING:
+            record = await self._move(record, JobState.DONE, "files are in place")
+        return record, tuple(self.root / kept[index].name for index in sorted(kept))
+
+    async def check_free(self, dest: str, key: str) -> None:
+        """Refuse a name that a file of somebody else's has, before anything is paid.
+
+        Raises:
+            InputError: A file of that name is there, and this journal knows nothing of it.
+        """
+        for suffix in ("png", "jpg", "webp"):
+            name = f"{dest}.{suffix}"
+            there = await _off_loop(os.path.lexists, self.root / name)
+            if there and await self.journal.owner_of(name) is None:
+                msg = f"{self.root / name} exists already, and the journal does not know it"
+                raise InputError(
+                    msg,
+                    field="out",
+                    value=name,
+                    limit="a name that is free",
+                    hint="move it away or choose another folder; if the journal was lost, "
+                    "run with --verify-remote",
+                    external_task_id=key,
+                )
+
+    async def copy(self, picture: Picture, dest: str) -> Path:
+        """Save *picture* as it is under the name *dest*, and return the file.
+
+        Raises:
+            DownloadError: Another file has the name.
+        """
+        target = self.root / output_name(dest, 0, 1, picture.format or "png")
+        self._check_inside(target)
+        part = await _off_loop(_write_part, picture, target)
+        await place(part, target)
+        return target
+
+    async def _destination(self, record: JobRecord, dest: str) -> Destination:
+        for destination in await self.journal.destinations(record.key):
+            if destination.dest == dest:
+                return destination
+        msg = f"the journal has no output {dest!r} for {record.key}"
+        raise DownloadError(msg, task_id=record.task_id)
+
+    async def _kept(self, record: JobRecord, destination: Destination) -> dict[int, SavedFile]:
+        """Return the files that are there and whole, by index."""
+        # A job that was done is trusted by its files' size, so that a second run over
+        # 100,000 pictures need not read them all; one that was cut off is read.
+        thorough = record.state is not JobState.DONE
+        kept = {}
+        for file in destination.files:
+            if await _off_loop(_intact, self.root / file.name, file, thorough):
+                if not file.kept:
+                    file = attrs.evolve(file, kept=True)  # noqa: PLW2901 - the same file, kept
+                    await self.journal.save_file(record.key, destination.dest, file)
+                kept[file.index] = file
+        return kept
+
+    async def _copy(
+        self, record: JobRecord, destination: Destination, missing: Sequence[StoredImage]
+    ) -> dict[int, SavedFile]:
+        """Copy what the same job already saved under another name."""
+        copied: dict[int, SavedFile] = {}
+        wanted = {image.index for image in missing}
+        for other in await self.journal.destinations(record.key):
+            for file in other.files:
+                fresh = file.index in wanted and file.index not in copied
+                if other.dest == destination.dest or not file.kept or not fresh:
+                    continue
+                part = await _off_loop(_copy_part, self.root, file, record.key)
+                if part is not None:
+                    saved = await self._name(record, destination, file.index, part)
+                    await self._place(record, destination, saved, part)
+                    copied[file.index] = attrs.evolve(saved, kept=True)
+        return copied
+
+    async def _fetch_all(
+        self,
+        record: JobRecord,
+        destination: Destination,
+        missing: Sequence[StoredImage],
+        kind: TaskKind,
+    ) -> JobRecord:
+        if record.state is not JobState.SUCCEEDED:
+            record = await self._move(record, JobState.SUCCEEDED, "a file is missing")
+        parts: list[tuple[SavedFile, Part]] = []
+        try:
+            for image in missing:
+                record, part = await self._fetch(record, destination, image, kind)
+                parts.append((await self._name(record, destination, image.index, part), part))
+            record = await self._move(record, JobState.SAVING, "files are complete")
+            for saved, part in parts:
+                await self._place(record, destination, saved, part)
+        except BaseException:
+            await _off_loop(_discard, [part for _, part in parts])
+            raise
+        return record
+
+    async def _fetch(
+        self, record: JobRecord, destination: Destination, image: StoredImage, kind: TaskKind
+    ) -> tuple[JobRecord, Part]:
+        stem = self.root / destination.dest
+        self._check_inside(stem)
+        name = f"{stem.name[:80]}-{image.index}-{record.key[-8:]}"
+        expired = ResultExpiredError("the result's link is no longer good")
+        for _ in range(REFRESHES + 1):
+            url = next(new.url for new in record.images if new.index == image.index)
+            try:
+                part = await ask(
+                    functools.partial(self.downloader.fetch, url, stem.parent, name=name),
+                    clock=self.clock,
+                )
+            except ResultExpiredError as error:
+                expired = error
+            else:
+                return record, part
+            record = await self._refresh(record, kind)
+        return await self._expired(record, expired)
+
+    async def _refresh(self, record: JobRecord, kind: TaskKind) -> JobRecord:
+        """Ask for the task again: it comes with new links."""
+        task_id = record.task_id or ""
+        try:
+            task = await ask(lambda: self.api.get(task_id, kind=kind), clock=self.clock)
+        except NotFoundError as error:
+            await self._expired(record, error)
+            raise
+        images = tuple(
+            StoredImage(index=image.index, url=image.url, watermark_url=image.watermark_url)
+            for image in task.images
+        )
+        if not images:
+            return record
+        now = self.clock.time()
+        return await self.journal.note(record, now=now, images=images, images_seen_at=now)
+
+    async def _expired(self, record: JobRecord, error: CometError) -> tuple[JobRecord, Part]:
+        age = self.clock.time() - (record.sent_at or record.created_at)
+        if age > LIFETIME or isinstance(error, NotFoundError):
+            await self._move(record, JobState.EXPIRED, "the server no longer holds the result")
+            msg = "the result is paid, and the server no longer holds it (30 days)"
+            raise ResultExpiredError(
+                msg, task_id=record.task_id, external_task_id=record.key, hint=error.message
+            )
+        msg = "the server gives links that are not good"
+        raise DownloadError(
+            msg,
+            task_id=record.task_id,
+            external_task_id=record.key,
+            hint="the task is paid and safe: run again later",
+        )
+
+    async def _name(
+        self, record: JobRecord, destination: Destination, index: int, part: Part
+    ) -> SavedFile:
+        """Choose the file's name, and write it down before the file has it."""
+        name = output_name(destination.dest, index, record.n, part.format)
+        self._check_inside(self.root / name)
+        owner = await self.journal.owner_of(name)
+        if owner is not None and owner != record.key:
+            msg = f"{name} is the result of another picture"
+            raise DownloadError(msg, task_id=record.task_id, hint="choose another folder")
+        saved = SavedFile(index=index, name=name, sha256=part.sha256, size=part.size)
+        await self.journal.save_file(record.key, destination.dest, saved)
+        return saved
+
+    async def _place(
+        self, record: JobRecord, destination: Destination, saved: SavedFile, part: Part
+    ) -> None:
+        await place(part, self.root / saved.name)
+        await self.journal.save_file(record.key, destination.dest, attrs.evolve(saved, kept=True))
+
+    def _check_inside(self, path: Path) -> None:
+        if not path.parent.resolve().is_relative_to(self.root.resolve()):
+            msg = f"{path} lies outside the output folder"
+            raise DownloadError(msg, hint="remove the link that leads out of the folder")
+
+    async def _move(self, record: JobRecord, state: JobState, why: str) -> JobRecord:
+        return await self.journal.move(record, state, now=self.clock.time(), why=why)
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+async def _off_loop(work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    """Run *work* in a thread; what the disk refuses becomes a `DownloadError`."""
+    return await in_thread(functools.partial(work, *args, **kwargs))
+
+
+def _intact(path: Path, file: SavedFile, thorough: bool) -> bool:  # noqa: FBT001
+    if thorough or not file.kept:
+        return file_sha256(path) == file.sha256
+    try:
+        return path.is_file() and path.stat().st_size == file.size
+    except OSError:
+        return False
+
+
+def _copy_part(root: Path, file: SavedFile, key: str) -> Part | None:
+    source = root / file.name
+    if file_sha256(source) != file.sha256:
+        return None
+    path = source.with_name(f".{source.stem[:80]}-copy-{key[-8:]}.part")
+    shutil.copyfile(source, path)
+    sync_folder(path.parent)
+    return Part(
+        path=path,
+        format=source.suffix.lstrip(".").replace("jpg", "jpeg"),
+        width=0,
+        height=0,
+        sha256=file.sha256,
+        size=file.size,
+    )
+
+
+def _write_part(picture: Picture, target: Path) -> Part:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = target.with_name(f".{target.name}.part")
+    with picture.open() as source, path.open("wb") as file:
+        shutil.copyfileobj(source, file)
+        file.flush()
+        os.fsync(file.fileno())
+    sha256 = file_sha256(path) or ""
+    return Part(path=path, format="", width=0, height=0, sha256=sha256, size=picture.size)
+
+
+def _discard(parts: Sequence[Part]) -> None:
+    for part in parts:
+        part.path.unlink(missing_ok=True)

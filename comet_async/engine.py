@@ -1,0 +1,341 @@
+"""The rooms joined for a run: journal, places in flight, jobs and files, from one session."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TypedDict
+
+import attrs
+
+from comet_async.api import Api
+from comet_async.batch import Batch, Item
+from comet_async.catalog import KINDS
+from comet_async.clock import Clock
+from comet_async.delivery import Delivery
+from comet_async.download import Downloader
+from comet_async.errors import InputError
+from comet_async.expand import EXPAND, ExpandRequest
+from comet_async.folder import scan
+from comet_async.images import ImageInput, Picture, load
+from comet_async.jobs import JobOptions, JobRunner
+from comet_async.journal import SqliteJournal
+from comet_async.kinds import TaskRequest
+from comet_async.memory import MemoryJournal
+from comet_async.quota import InFlight
+from comet_async.records import JobRecord, Journal, Limits
+from comet_async.runs import JOURNAL_NAME, Run
+from comet_async.states import IN_FLIGHT
+from comet_async.waiter import TaskWaiter
+
+JournalLike = str | os.PathLike[str] | Journal | None
+
+
+class RunOptions(TypedDict, total=False):
+    """Options of a run over many pictures; all are optional.
+
+    Attributes:
+        concurrency: Most images in flight at a time; the session's by default.
+        prepare: Mend pictures that the API would refuse. Needs the extra ``images``.
+        settle: Seconds after a request of unknown outcome during which its task may still
+            appear; the session's by default.
+        timeout: Seconds that one task is waited for; no limit by default.
+        max_jobs: Most jobs that this run may buy.
+        max_spend: Most money in USD that this run may spend, by ``price``.
+        price: USD for one picture; the list price by default.
+        retry_failed: Buy tasks that failed in an earlier run once more.
+        verify_remote: Look for each new job on the server before sending it: for a folder
+            whose journal was lost.
+        salt: Another text makes another purchase of the same pictures.
+    """
+
+    concurrency: int
+    prepare: bool
+    settle: float
+    timeout: float | None
+    max_jobs: int | None
+    max_spend: Decimal | float | str | None
+    price: Decimal | float | str | None
+    retry_failed: bool
+    verify_remote: bool
+    salt: str
+
+
+@attrs.define(eq=False)
+class Engine:
+    """Makes runs for one session."""
+
+    api: Api
+    downloader: Downloader
+    waiter: TaskWaiter
+    clock: Clock
+    defaults: RunOptions
+    callback_url: Callable[[], str | None]
+    given: JournalLike
+    _own: Batch | None = attrs.field(default=None, init=False)
+
+    @property
+    def has_journal(self) -> bool:
+        """True when the session has a journal of its own."""
+        return self.given is not None
+
+    def loader(self, *, prepare: bool = False) -> Loader:
+        """Return what loads pictures by this session's rules."""
+        return Loader(prepare=prepare, private=self.api.gateway.loopback)
+
+    async def own(self) -> Batch:
+        """Return the batch over the session's own journal, opened at its first use."""
+        if self._own is None:
+            journal = await self._open(self.given)
+            # A second caller may have been faster while this one was opening.
+            if self._own is None:
+                self._own = await self.batch(journal, None, {})
+        return self._own
+
+    def run(
+        self,
+        items: Callable[[], AsyncIterator[Item]],
+        root: Path | None,
+        options: RunOptions,
+        *,
+        dry: bool = False,
+    ) -> Run:
+        """Return a run over *items* that saves below *root*.
+
+        Raises:
+            InputError: An option can't be used.
+        """
+        limits(options)  # refused here, not at the first picture
+
+        async def open_batch() -> tuple[Batch, Journal, bool]:
+            if self.given is not None:
+                journal = (await self.own()).journal
+                return await self.batch(journal, root, options), journal, False
+            path = None if root is None else root / JOURNAL_NAME
+            if path is None or (dry and not path.exists()):
+                journal = MemoryJournal()
+            else:
+                journal = await self._open(path)
+            return await self.batch(journal, root, options), journal, True
+
+        return Run(open_batch, items)
+
+    async def batch(self, journal: Journal, root: Path | None, options: RunOptions) -> Batch:
+        """Return a batch over *journal*; what is in flight there already is counted."""
+        settings: RunOptions = {**self.defaults, **options}
+        concurrency = check_concurrency(settings["concurrency"])
+        quota = InFlight(concurrency)
+        await _seed(quota, journal)
+        loader = self.loader(prepare=settings.get("prepare", False))
+        runner = JobRunner(
+            api=self.api,
+            journal=journal,
+            waiter=self.waiter,
+            quota=quota,
+            clock=self.clock,
+            kinds=KINDS,
+            load=loader.again,
+            callback_url=self.callback_url,
+            options=JobOptions(
+                settle=settings["settle"],
+                timeout=settings.get("timeout"),
+                limits=limits(settings),
+                run=secrets.token_hex(8),
+                verify_remote=settings.get("verify_remote", False),
+            ),
+        )
+        delivery = None
+        if root is not None:
+            delivery = Delivery(
+                journal=journal,
+                downloader=self.downloader,
+                api=self.api,
+                clock=self.clock,
+                root=root,
+            )
+        return Batch(
+            runner=runner,
+            journal=journal,
+            delivery=delivery,
+            load=loader,
+            account=self.api.account,
+            kinds=KINDS,
+            clock=self.clock,
+            # Twice: while one half is in flight, the other saves results and reads pictures.
+            workers=2 * concurrency,
+            salt=settings.get("salt", ""),
+            retry_failed=settings.get("retry_failed", False),
+            finish_left_over=root is not None,
+        )
+
+    async def aclose(self) -> None:
+        """Record what is being sent, and close the session's own journal if we opened it."""
+        own, self._own = self._own, None
+        if own is None:
+            return
+        await own.runner.settle_in_flight()
+        if own.journal is not self.given:
+            await own.journal.aclose()
+
+    async def _open(self, given: JournalLike) -> Journal:
+        if given is None:
+            return MemoryJournal()
+        if not isinstance(given, str | os.PathLike):
+            return given
+        return await SqliteJournal.open(Path(given), clock=self.clock)
+
+
+@attrs.frozen(kw_only=True)
+class Loader:
+    """Loads pictures.
+
+    Attributes:
+        prepare: Mend what can be mended.
+        private: Take URLs of this machine and of private networks.
+    """
+
+    prepare: bool
+    private: bool
+
+    async def __call__(self, image: ImageInput, field: str) -> Picture:
+        """Load *image*; see `comet_async.images.load`."""
+        return await load(image, field=field, prepare=self.prepare, allow_private=self.private)
+
+    async def again(self, record: JobRecord) -> Mapping[str, Picture]:
+        """Load the picture of a job from where its record says it is.
+
+        Raises:
+            InputError: It is not there any more, or it is another picture.
+        """
+        if not record.image_sha:
+            return {}
+        if ":" in record.image_sha:
+            msg = "a request with several pictures can't be rebuilt from the journal"
+            raise InputError(
+                msg,
+                field="image",
+                value=record.source,
+                limit="one picture",
+                hint="run the same request again: what was paid is not paid again",
+                external_task_id=record.key,
+            )
+        picture = await self(record.source, "image")
+        if picture.sha256 != record.image_sha:
+            msg = f"{record.source} is not the picture that was planned"
+            raise InputError(
+                msg,
+                field="image",
+                value=record.source,
+                limit="the same bytes",
+                hint="nothing was paid; submit it as a new picture",
+                external_task_id=record.key,
+            )
+        return {"image": picture}
+
+
+async def _seed(quota: InFlight, journal: Journal) -> None:
+    after = ""
+    while page := await journal.find(IN_FLIGHT, after=after):
+        for record in page:
+            quota.hold(record.key, record.n)
+        after = page[-1].key
+
+
+def limits(options: RunOptions) -> Limits:
+    """Return what a run may buy.
+
+    Raises:
+        InputError: A limit is no positive number.
+    """
+    jobs, spend = options.get("max_jobs"), options.get("max_spend")
+    if jobs is not None and jobs < 0:
+        msg = f"max_jobs={jobs} must not be negative"
+        raise InputError(msg, field="max_jobs", value=jobs, limit="at least 0")
+    images = None
+    if spend is not None:
+        price = _money("price", options.get("price") or EXPAND.price or 0)
+        if price <= 0:
+            msg = "max_spend needs a price above 0"
+            raise InputError(msg, field="price", value=price, limit="above 0", hint="pass price=")
+        images = int(_money("max_spend", spend) / price)
+    return Limits(jobs=jobs, images=images)
+
+
+def _money(field: str, value: Decimal | float | str) -> Decimal:
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation:
+        amount = Decimal(-1)
+    if not amount.is_finite() or amount < 0:
+        msg = f"{field}={value!r} is no amount of money"
+        raise InputError(msg, field=field, value=value, limit="a number, at least 0")
+    return amount
+
+
+def check_concurrency(value: object) -> int:
+    """Return *value* if it is a whole number of at least 1.
+
+    Raises:
+        InputError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        msg = f"concurrency={value!r} must be a whole number, at least 1"
+        raise InputError(msg, field="concurrency", value=value, limit="at least 1")
+    return value
+
+
+def name_of(request: TaskRequest) -> str:
+    """Return what to call a request: its first picture's name."""
+    for image in request.images().values():
+        if isinstance(image, Picture):
+            return image.source
+        if isinstance(image, bytes | bytearray | memoryview):
+            return "<bytes>"
+        text = os.fspath(image) if isinstance(image, os.PathLike) else str(image)
+        return "<data>" if text.startswith("data:") else text
+    return request.kind.name
+
+
+async def items_of(
+    requests: Iterable[TaskRequest] | AsyncIterable[TaskRequest], *, named: bool
+) -> AsyncIterator[Item]:
+    """Yield the items of *requests*; *named* ones are saved under their number and stem."""
+    number = 0
+    async for request in _each(requests):
+        number += 1
+        source = name_of(request)
+        stem = Path(source).stem if not source.startswith("<") else request.kind.name
+        safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in stem).strip(".")[:100]
+        dest = f"{number:05d}-{safe}" if named else None
+        yield Item(source=source, request=request, dest=dest)
+
+
+async def _each(
+    requests: Iterable[TaskRequest] | AsyncIterable[TaskRequest],
+) -> AsyncIterator[TaskRequest]:
+    if isinstance(requests, AsyncIterable):
+        async for request in requests:
+            yield request
+        return
+    for request in requests:
+        yield request
+        await asyncio.sleep(0)  # a long plain iterable must not hold the loop
+
+
+async def found_items(
+    sources: Iterable[str | os.PathLike[str]], out: Path, template: ExpandRequest
+) -> AsyncIterator[Item]:
+    """Yield an item for each picture that *sources* lead to."""
+    loop = asyncio.get_running_loop()
+    scanned = scan([os.fspath(source) for source in sources], out=out)
+    try:
+        while (found := await loop.run_in_executor(None, next, scanned, None)) is not None:
+            request = attrs.evolve(template, image=found.image)
+            dest = str(found.stem)
+            yield Item(source=found.source, request=request, dest=dest, error=found.error)
+    finally:
+        scanned.close()  # a thread may be waiting for the standard input

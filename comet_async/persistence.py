@@ -1,0 +1,63 @@
+"""How long to go on trying to send a request, and how long to pause in between."""
+
+from __future__ import annotations
+
+import random
+
+import attrs
+
+from comet_async.errors import CometError, NotSentError
+
+FIRST_CONTACT = 20.0
+"""Seconds after which a server that was never reached is given up: a wrong address."""
+
+LASTING = 300.0
+"""Seconds after which a server that was reached before, and no longer is, is given up."""
+
+_LONGEST_PAUSE = 30.0
+_RETRY_CAP = 60.0
+
+
+@attrs.define(eq=False)
+class Persistence:
+    """Remembers whether a server can be reached at all.
+
+    Attributes:
+        first_contact: Seconds to try to reach it for the first time.
+        lasting: Seconds to try to reach it again.
+    """
+
+    first_contact: float = FIRST_CONTACT
+    lasting: float = LASTING
+    _reached: bool = attrs.field(default=False, init=False)
+    _failing_since: float | None = attrs.field(default=None, init=False)
+    _random: random.Random = attrs.field(factory=random.Random, init=False)
+
+    def answered(self) -> None:
+        """Note that the server gave an answer, whatever it says."""
+        self._reached, self._failing_since = True, None
+
+    def over(self, error: CometError, now: float) -> bool:
+        """Tell whether *error*, met at *now* (seconds), is one too many.
+
+        Only a server that can't be reached is given up: one that answers "not now" will have
+        room again.
+        """
+        if not isinstance(error, NotSentError):
+            self.answered()
+            return False
+        if self._failing_since is None:
+            self._failing_since = now
+        limit = self.lasting if self._reached else self.first_contact
+        return now - self._failing_since > limit
+
+    def pause(self, error: CometError, attempt: int) -> float:
+        """Return the seconds to wait after attempt number *attempt* (from 1) met *error*.
+
+        What the server asks for, up to 60 s; else from one second, doubled, with jitter:
+        https://klingai.com/document-api/api/get-started/concurrency-rules asks for
+        exponential backoff from at least one second.
+        """
+        if error.retry_after is not None:
+            return min(error.retry_after, _RETRY_CAP) + self._random.uniform(0, 0.5)
+        return min(2.0 ** (attempt - 1), _LONGEST_PAUSE) * self._random.uniform(1, 1.5)

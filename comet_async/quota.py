@@ -1,0 +1,128 @@
+"""How many images are in flight, and how many may be.
+
+Kling counts *images* (a task with n=9 holds nine places from submission to its end), per
+account: https://klingai.com/document-api/api/get-started/concurrency-rules. So a place is
+held from before the request until the task has ended, not only while it is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+
+import attrs
+
+CLEAN_RUN = 20
+"""Accepted requests in a row after which one more image may be in flight again."""
+
+
+@attrs.define(eq=False)
+class InFlight:
+    """Places for images in flight; the number of places follows what the server allows.
+
+    Attributes:
+        most: The limit set by the user.
+        limit: The limit in force: one less after each "too many in flight", one more after
+            20 clean submissions.
+    """
+
+    most: int
+    limit: int = attrs.field(init=False)
+    _held: dict[str, int] = attrs.field(factory=dict, init=False)
+    _used: int = attrs.field(default=0, init=False)
+    _queue: OrderedDict[asyncio.Future[None], tuple[str, int]] = attrs.field(
+        factory=OrderedDict, init=False, repr=False
+    )
+    _clean: int = attrs.field(default=0, init=False)
+    # A session may serve several loops in several threads at once.
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.limit = self.most
+
+    @property
+    def used(self) -> int:
+        """Images in flight now."""
+        return self._used
+
+    def hold(self, key: str, n: int) -> None:
+        """Count a job that is in flight already, whatever the limit says."""
+        with self._lock:
+            self._take(key, n)
+
+    def holds(self, key: str) -> bool:
+        """Tell whether *key* holds places."""
+        return key in self._held
+
+    async def acquire(self, key: str, n: int) -> None:
+        """Wait for *n* places, in order of asking; nothing happens if *key* holds them."""
+        with self._lock:
+            if key in self._held:
+                return
+            if not self._queue and self._fits(n):
+                self._take(key, n)
+                return
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._queue[turn] = key, n
+        try:
+            await turn
+        except asyncio.CancelledError:
+            with self._lock:
+                if self._queue.pop(turn, None) is None:
+                    self._give_back(key)  # granted and cancelled in the same moment
+                self._wake()
+            raise
+
+    def release(self, key: str) -> None:
+        """Give the places of *key* back; nothing happens if it holds none."""
+        with self._lock:
+            self._give_back(key)
+            self._wake()
+
+    def shrink(self) -> None:
+        """Allow one image less: the server has just refused one."""
+        with self._lock:
+            self.limit = max(1, min(self.limit, self._used or self.limit) - 1)
+            self._clean = 0
+
+    def accepted(self) -> None:
+        """Count a clean submission; enough of them in a row allow one image more."""
+        with self._lock:
+            self._clean += 1
+            if self._clean >= CLEAN_RUN and self.limit < self.most:
+                self.limit += 1
+                self._clean = 0
+                self._wake()
+
+    def _fits(self, n: int) -> bool:
+        # A job with more images than the limit still gets its turn, alone.
+        return self._used == 0 or self._used + n <= self.limit
+
+    def _take(self, key: str, n: int) -> None:
+        self._used += n - self._held.get(key, 0)
+        self._held[key] = n
+
+    def _give_back(self, key: str) -> None:
+        self._used -= self._held.pop(key, 0)
+
+    def _wake(self) -> None:
+        """Let those at the head of the queue in, as long as there is room."""
+        while self._queue:
+            turn, (key, n) = next(iter(self._queue.items()))
+            # Its waiter was cancelled and has not noticed yet, or its loop ended without it.
+            gone = turn.done() or turn.get_loop().is_closed()
+            if not gone and not self._fits(n):
+                return
+            del self._queue[turn]
+            if gone:
+                continue
+            # The place is taken here, not when the waiter runs: others may ask in between.
+            self._take(key, n)
+            # By way of the loop: it may be another thread's.
+            turn.get_loop().call_soon_threadsafe(_settle, turn)
+
+
+def _settle(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)

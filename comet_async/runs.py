@@ -1,0 +1,87 @@
+"""One run over many pictures: opens the journal, seeds the places in flight, iterates, closes.
+
+A `Run` is what `CometSession.expand_many` and `CometSession.expand_folder` return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import attrs
+
+from comet_async.batch import Batch, Item, Planned
+from comet_async.errors import CometError
+from comet_async.outcomes import Outcome
+from comet_async.records import Journal
+
+JOURNAL_NAME = Path(".comet-async") / "journal.sqlite3"
+"""Where a folder's journal lies, below the folder."""
+
+OpenBatch = Callable[[], Awaitable[tuple[Batch, Journal, bool]]]
+
+
+@attrs.define(eq=False)
+class Run:
+    """Outcomes of many pictures, as an async iterable: use it once.
+
+    Example:
+        >>> async for outcome in comet.expand_folder("photos", "wide", Margins.uniform(0.2)):
+        ...     print(outcome.source, outcome.status)
+
+    Leaving the loop early stops the run: what is being sent is recorded to its end, and the
+    next run goes on with it.
+    """
+
+    _open: OpenBatch = attrs.field(repr=False)
+    _items: Callable[[], AsyncIterator[Item]] = attrs.field(repr=False)
+    _batch: Batch | None = attrs.field(default=None, init=False, repr=False)
+    _stopped: CometError | None = attrs.field(default=None, init=False)
+    _interrupted: bool = attrs.field(default=False, init=False)
+
+    @property
+    def stopped(self) -> CometError | None:
+        """The account problem that ended the run early, or None."""
+        return self._batch.stopped if self._batch is not None else self._stopped
+
+    def interrupt(self) -> None:
+        """Stop soon: nothing new is sent, and what is not ended becomes ``pending``."""
+        self._interrupted = True
+        if self._batch is not None:
+            self._batch.interrupt()
+
+    async def __aiter__(self) -> AsyncIterator[Outcome]:
+        """Yield the outcomes in the order of completion.
+
+        Raises:
+            JournalError: The journal can't be opened or written.
+        """
+        async with self._opened() as batch:
+            if self._interrupted:
+                return
+            async with aclosing(batch.outcomes(self._items())) as outcomes:
+                async for outcome in outcomes:
+                    yield outcome
+
+    async def plan(self) -> AsyncIterator[tuple[Item, Planned | CometError]]:
+        """Yield what a run would do with each picture; nothing is written, sent or paid."""
+        async with self._opened() as batch:
+            async for item in self._items():
+                try:
+                    planned: Planned | CometError = await batch.plan(item)
+                except CometError as error:
+                    planned = error
+                yield item, planned
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Batch]:
+        batch, journal, ours = await self._open()
+        self._batch = batch
+        try:
+            yield batch
+        finally:
+            self._stopped, self._batch = batch.stopped, None
+            await batch.runner.settle_in_flight()
+            if ours:
+                await journal.aclose()

@@ -1,0 +1,449 @@
+"""The session, as a program uses it: against the sandbox, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import pickle
+import warnings
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from comet_async import (
+    AuthenticationError,
+    CometSession,
+    ConcurrencyLimitError,
+    ConfigError,
+    DownloadError,
+    ExpandRequest,
+    GenerationRequest,
+    InputError,
+    Margins,
+    NotFoundError,
+    NotSentError,
+    OutcomeUnknownError,
+    RejectedError,
+    ResultExpiredError,
+    TaskFailedError,
+    TaskStatus,
+    Timeouts,
+    TryOnRequest,
+    WaitTimeoutError,
+)
+from comet_async.formats import read_info
+from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
+from comet_async.testing import VirtualClock, VirtualLoop
+
+WIDE = Margins(left=0.5, right=0.5)
+
+
+@pytest.fixture
+def dog(tmp_path: Path, photo: bytes) -> Path:
+    """Return the path of a picture, 400 x 300."""
+    path = tmp_path / "dog.png"
+    path.write_bytes(photo)
+    return path
+
+
+async def test_expand_and_download_are_two_lines(
+    comet: CometSession, dog: Path, tmp_path: Path
+) -> None:
+    """A picture goes in, a wider picture comes out."""
+    task = await comet.expand(dog, WIDE, prompt="white sun")
+    path = await comet.download(task.images[0], tmp_path / "wide.png")
+    info = read_info(path.read_bytes())
+    assert info is not None
+    assert (info.width, info.height) == (800, 300)
+    assert task.succeeded
+
+
+async def test_submit_returns_the_task_as_taken(comet: CometSession, dog: Path) -> None:
+    """A submission is not waited for, and carries an external id of ours."""
+    task = await comet.submit(ExpandRequest(image=dog, margins=WIDE))
+    assert task.status == TaskStatus.SUBMITTED
+    assert task.external_task_id is not None
+    assert task.external_task_id.startswith("ce1-")
+
+
+async def test_what_the_wire_says(comet: CometSession, sandbox: Sandbox, dog: Path) -> None:
+    """All four ratios are numbers, the lower one is named down, n is an integer."""
+    await comet.submit(ExpandRequest(image=dog, margins=Margins(up=0.25), n=2, prompt="sea"))
+    body = dict(sandbox.ledger.posts[0].body)
+    assert body.pop("image")
+    assert body.pop("external_task_id").startswith("ce1-")
+    assert body == {
+        "up_expansion_ratio": 0.25,
+        "down_expansion_ratio": 0.0,
+        "left_expansion_ratio": 0.0,
+        "right_expansion_ratio": 0.0,
+        "n": 2,
+        "prompt": "sea",
+    }
+
+
+@pytest.mark.parametrize("make", [Path, str, Path.read_bytes])
+async def test_pictures_come_as_paths_text_or_bytes(
+    comet: CometSession, dog: Path, make: Callable[[Path], object]
+) -> None:
+    """A picture may be a path, text, or bytes."""
+    task = await comet.expand(make(dog), WIDE)  # type: ignore[arg-type]
+    assert task.succeeded
+
+
+async def test_find_and_get_show_the_same_task(comet: CometSession, dog: Path) -> None:
+    """A task is found by the server's id and by one's own."""
+    request = ExpandRequest(image=dog, margins=WIDE, external_task_id="order-17")
+    task = await comet.submit(request)
+    assert (await comet.get(task.id)).id == task.id
+    assert (await comet.find("order-17")).id == task.id
+    with pytest.raises(NotFoundError):
+        await comet.find("order-18")
+
+
+async def test_list_goes_over_all_pages(comet: CometSession, dog: Path) -> None:
+    """The list is read page by page to its end."""
+    made = [await comet.submit(ExpandRequest(image=dog, margins=WIDE)) for _ in range(5)]
+    listed = [task.id async for task in comet.list_tasks(page_size=2)]
+    assert sorted(listed) == sorted(task.id for task in made)
+
+
+async def test_n_pictures_come_in_order(comet: CometSession, dog: Path) -> None:
+    """A task of three variants has three pictures."""
+    task = await comet.expand(dog, WIDE, n=3)
+    assert [image.index for image in task.images] == [0, 1, 2]
+
+
+async def test_lost_answer_is_found_and_not_sent_again(
+    comet: CometSession, sandbox: Sandbox, dog: Path
+) -> None:
+    """A reply that is lost after the charge is made up for by looking the task up."""
+    sandbox.faults.add(Fault("drop_after_charge"))
+    task = await comet.submit(ExpandRequest(image=dog, margins=WIDE))
+    assert task.id == sandbox.ledger.charges[0].task_id
+    assert len(sandbox.ledger.posts) == 1
+
+
+async def test_unknown_outcome_carries_the_id(
+    comet: CometSession, sandbox: Sandbox, dog: Path
+) -> None:
+    """What can't be settled is said, with the id that finds it later; nothing is sent again."""
+    sandbox.faults.add(Fault("drop", on="create"))
+    with pytest.raises(OutcomeUnknownError) as caught:
+        await comet.submit(ExpandRequest(image=dog, margins=WIDE))
+    assert caught.value.external_task_id == sandbox.ledger.posts[0].external_task_id
+    assert len(sandbox.ledger.posts) == 1
+
+
+async def test_full_account_is_waited_for(
+    comet: CometSession, sandbox: Sandbox, dog: Path
+) -> None:
+    """A refusal for too many in flight is tried again: nothing was accepted."""
+    sandbox.faults.add(Fault("1303", on="create", times=4))
+    assert (await comet.expand(dog, WIDE)).succeeded
+    assert len(sandbox.ledger.charges) == 1
+
+
+async def test_account_that_stays_full_is_told(
+    comet: CometSession, sandbox: Sandbox, dog: Path
+) -> None:
+    """After five minutes of refusals the caller gets the refusal itself."""
+    sandbox.faults.add(Fault("1303", on="create", times=None))
+    with pytest.raises(ConcurrencyLimitError):
+        await comet.expand(dog, WIDE)
+
+
+async def test_failed_task_raises_its_reason(comet: CometSession, dog: Path) -> None:
+    """A task that fails raises what the server says, and carries the task."""
+    with pytest.raises(TaskFailedError, match="risk control") as caught:
+        await comet.expand(dog, WIDE, prompt="sandbox-risky")
+    assert caught.value.task.failed
+    assert caught.value.task_id == caught.value.task.id
+
+
+async def test_deadline_hands_back_the_id(comet: CometSession, dog: Path) -> None:
+    """A wait that is over says what resumes it, and the task goes on."""
+    with pytest.raises(WaitTimeoutError) as caught:
+        await comet.expand(dog, WIDE, timeout=2)
+    assert caught.value.task_id is not None
+    await asyncio.sleep(60)
+    assert (await comet.get(caught.value.task_id)).succeeded
+
+
+async def test_cancelled_submission_is_still_recorded(
+    sandbox: Sandbox, clock: VirtualClock, dog: Path, tmp_path: Path
+) -> None:
+    """A caller that leaves in the middle of a paid request loses nothing."""
+    async with CometSession(
+        DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=tmp_path / "j.sqlite3"
+    ) as comet:
+        sandbox.faults.add(Fault("slow", on="create", seconds=3))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await comet.expand(dog, WIDE)
+        task = await comet.expand(dog, WIDE)
+    assert task.succeeded
+    assert len(sandbox.ledger.posts) == 1
+
+
+async def test_journal_pays_once_across_sessions(
+    sandbox: Sandbox, clock: VirtualClock, dog: Path, tmp_path: Path
+) -> None:
+    """With a journal the same request in another session is the same purchase."""
+    tasks = []
+    for _ in range(2):
+        async with CometSession(
+            DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=tmp_path / "j.sqlite3"
+        ) as comet:
+            tasks.append(await comet.expand(dog, WIDE))
+            outcome = await comet.run_job(tasks[0].external_task_id or "")
+    assert tasks[0].id == tasks[1].id == (outcome.task and outcome.task.id)
+    assert len(sandbox.ledger.charges) == 1
+
+
+async def test_run_job_needs_a_journal_that_knows_it(
+    comet: CometSession, sandbox: Sandbox, clock: VirtualClock, tmp_path: Path
+) -> None:
+    """A job can be gone on with only where it was written down."""
+    with pytest.raises(ConfigError, match="journal"):
+        await comet.run_job("ce1-x")
+    async with CometSession(
+        DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=tmp_path / "j.sqlite3"
+    ) as other:
+        with pytest.raises(NotFoundError):
+            await other.run_job("ce1-x")
+
+
+@pytest.mark.parametrize(
+    ("request_", "width"),
+    [
+        (GenerationRequest(prompt="a lighthouse", aspect_ratio="1:1"), None),
+        (GenerationRequest(prompt="a lighthouse", n=2), None),
+    ],
+)
+async def test_generation_rides_on_the_same_rails(
+    comet: CometSession, request_: GenerationRequest, width: int | None
+) -> None:
+    """Another kind of task is submitted, waited for and listed like the first one."""
+    task = await comet.run(request_)
+    assert task.kind == "generation"
+    assert len(task.images) == request_.n
+    assert [listed.id async for listed in comet.list_tasks(kind="generation")] == [task.id]
+    assert width is None
+
+
+async def test_try_on_sends_both_pictures(
+    comet: CometSession, sandbox: Sandbox, photo: bytes
+) -> None:
+    """A kind with two pictures streams both."""
+    task = await comet.run(TryOnRequest(human=photo, cloth=photo))
+    body = sandbox.ledger.posts[0].body
+    assert task.succeeded
+    assert {"human_image", "cloth_image", "model_name"} <= set(body)
+
+
+async def test_expand_many_takes_any_iterable(
+    comet: CometSession, make_photo: Callable[..., bytes]
+) -> None:
+    """Requests may come from an async generator; outcomes come as they end."""
+
+    async def requests() -> AsyncIterator[ExpandRequest]:
+        for tint in range(4):
+            yield ExpandRequest(image=make_photo(320, 300, tint), margins=WIDE)
+
+    outcomes = [outcome async for outcome in comet.expand_many(requests())]
+    assert [outcome.status for outcome in outcomes] == ["done"] * 4
+    assert all(outcome.task and outcome.task.images for outcome in outcomes)
+
+
+async def test_expand_many_saves_below_a_folder(
+    comet: CometSession, dog: Path, tmp_path: Path
+) -> None:
+    """With ``out=`` the pictures are saved under their number and name."""
+    run = comet.expand_many([ExpandRequest(image=dog, margins=WIDE, n=2)], out=tmp_path / "out")
+    (outcome,) = [outcome async for outcome in run]
+    assert [path.name for path in outcome.files] == ["00001-dog-0.png", "00001-dog-1.png"]
+
+
+async def test_download_refuses_another_file_of_the_name(
+    comet: CometSession, dog: Path, tmp_path: Path
+) -> None:
+    """A file that is there is not written over, unless that is asked for."""
+    task = await comet.expand(dog, WIDE)
+    target = tmp_path / "mine.png"
+    target.write_bytes(b"mine")
+    with pytest.raises(DownloadError, match="another file"):
+        await comet.download(task.images[0], target)
+    assert target.read_bytes() == b"mine"
+    await comet.download(task.images[0], target, exists="replace")
+    assert target.read_bytes() != b"mine"
+
+
+async def test_download_gets_a_fresh_link(clock: VirtualClock, dog: Path, tmp_path: Path) -> None:
+    """A link that expired is asked for anew by the task's id."""
+    options = Options(url_lifetime=10)
+    async with Sandbox(clock=clock, engine="pillow", options=options) as sandbox:
+        async with CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock) as comet:
+            task = await comet.expand(dog, WIDE)
+            await asyncio.sleep(3600)
+            assert (await comet.download(task.images[0], tmp_path / "late.png")).is_file()
+
+
+async def test_result_that_is_gone_is_told(clock: VirtualClock, dog: Path, tmp_path: Path) -> None:
+    """After 30 days there is nothing to fetch, and the error says so."""
+    async with Sandbox(clock=clock, engine="pillow") as sandbox:
+        async with CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock) as comet:
+            task = await comet.expand(dog, WIDE)
+            await asyncio.sleep(31 * 86400)
+            with pytest.raises(ResultExpiredError):
+                await comet.download(task.images[0], tmp_path / "never.png")
+    assert list(tmp_path.glob("*.part")) == []
+
+
+async def test_watermark_is_asked_for_and_saved(
+    comet: CometSession, dog: Path, tmp_path: Path
+) -> None:
+    """The watermarked version is another picture, there only if asked for."""
+    task = await comet.expand(dog, WIDE, watermark=True)
+    plain = await comet.download(task.images[0], tmp_path / "plain.png")
+    marked = await comet.download(task.images[0], tmp_path / "marked.png", watermarked=True)
+    assert plain.read_bytes() != marked.read_bytes()
+    other = await comet.expand(dog, WIDE)
+    with pytest.raises(InputError):
+        await comet.download(other.images[0], tmp_path / "none.png", watermarked=True)
+
+
+@pytest.mark.parametrize(
+    ("image", "margins", "more", "field"),
+    [
+        ("nowhere.png", WIDE, {}, "image"),
+        (b"", WIDE, {}, "image"),
+        (b"text, not a picture", WIDE, {}, "image"),
+        ("http://user:secret@example.com/x.png", WIDE, {}, "image"),
+        ("https://example.com/x.png", Margins.for_aspect("16:9"), {}, "margins"),
+        (None, Margins(), {}, "margins"),
+        (None, Margins.for_size(100, 100), {}, "size"),
+        (None, Margins.for_aspect("1:4"), {}, "aspect"),
+        (None, WIDE, {"n": 0}, "n"),
+        (None, WIDE, {"n": 10}, "n"),
+        (None, WIDE, {"prompt": "x" * 2501}, "prompt"),
+        (None, WIDE, {"external_task_id": "a\nb"}, "external_task_id"),
+    ],
+)
+async def test_bad_input_is_refused_before_it_is_sent(  # noqa: PLR0913 - a table
+    comet: CometSession,
+    sandbox: Sandbox,
+    dog: Path,
+    image: object,
+    margins: Margins,
+    more: dict[str, object],
+    field: str,
+) -> None:
+    """Each rule of the API is checked here: which field, nothing sent."""
+    with pytest.raises(InputError) as caught:
+        await comet.expand(dog if image is None else image, margins, **more)  # type: ignore[arg-type]
+    assert caught.value.field == field
+    assert caught.value.sent is False
+    assert sandbox.ledger.posts == []
+
+
+async def test_wrong_key_is_an_error_of_the_key(sandbox: Sandbox, dog: Path) -> None:
+    """A key that the server refuses is told as such."""
+    async with CometSession("sk-wrong", gateway=sandbox.url) as comet:
+        with pytest.raises(AuthenticationError):
+            await comet.expand(dog, WIDE)
+
+
+async def test_unreachable_server_is_told_within_seconds(clock: VirtualClock, dog: Path) -> None:
+    """A wrong address is tried a few times, then told."""
+    begin = asyncio.get_running_loop().time()
+    async with CometSession("sk-x", gateway="http://127.0.0.1:9", clock=clock) as comet:
+        with pytest.raises(NotSentError):
+            await comet.expand(dog, WIDE)
+    assert asyncio.get_running_loop().time() - begin < 15
+
+
+async def test_refused_request_is_told(comet: CometSession, dog: Path) -> None:
+    """A prompt that the platform blocks is a rejection: nothing was paid."""
+    with pytest.raises(RejectedError):
+        await comet.expand(dog, WIDE, prompt="sandbox-blocked")
+
+
+@pytest.mark.parametrize("key", ["", " ", "sk-a\nb", "sk-ä"])
+def test_key_that_is_no_header_is_refused_at_once(key: str) -> None:
+    """A key with a line break could smuggle a header."""
+    with pytest.raises(ConfigError):
+        CometSession(key)
+
+
+def test_no_key_names_the_variable() -> None:
+    """Without a key the error says which variable to set."""
+    with pytest.raises(ConfigError, match="COMETAPI_KEY"):
+        CometSession()
+
+
+def test_environment_chooses_key_and_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Key and root come from the environment."""
+    monkeypatch.setenv("COMETAPI_KEY", "sk-env")
+    monkeypatch.setenv("COMETAPI_BASE_URL", "https://gate.example.com/v1")
+    comet = CometSession()
+    assert str(comet.gateway.root) == "https://gate.example.com"
+    assert "sk-env" not in repr(comet) + repr(vars(comet))
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_request_timeout_must_be_positive(timeout: float) -> None:
+    """A timeout that can't be is refused."""
+    with pytest.raises(ConfigError):
+        CometSession("sk-x", request_timeout=timeout)
+
+
+def test_request_timeout_is_seconds_or_limits() -> None:
+    """Seconds set the questions' limit and never shorten the wait for a paid answer."""
+    assert CometSession("sk-x", request_timeout=5)._api.transport.timeouts.answer == 60
+    limits = Timeouts(ask=3)
+    assert CometSession("sk-x", request_timeout=limits)._api.transport.timeouts is limits
+
+
+def test_two_runs_of_asyncio_share_a_session(dog: Path) -> None:
+    """The same session works in two loops one after the other, and leaves no warning."""
+    comet: list[CometSession] = []
+
+    async def once() -> bool:
+        async with Sandbox(engine="pillow", clock=VirtualClock()) as sandbox:
+            if not comet:
+                comet.append(CometSession(DEFAULT_KEY, gateway=sandbox.url))
+            else:
+                assert sandbox.url
+            return (await CometSession(DEFAULT_KEY, gateway=sandbox.url).expand(dog, WIDE)).done
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+                assert runner.run(once())
+        gc.collect()
+
+
+async def test_forgotten_session_warns(sandbox: Sandbox, dog: Path, clock: VirtualClock) -> None:
+    """A session that is dropped with open connections says so."""
+    comet = CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock)
+    await comet.submit(ExpandRequest(image=dog, margins=WIDE))
+    transport = comet._api.transport
+    with pytest.warns(ResourceWarning, match="unclosed <CometSession"):
+        comet.__del__()
+    await transport.aclose()
+    comet._closed = True
+
+
+def test_session_is_not_pickled() -> None:
+    """A session can't be sent to another process; ids can."""
+    with pytest.raises(TypeError, match="task ids"):
+        pickle.dumps(CometSession("sk-x"))
+
+
+async def test_unknown_kind_is_refused(comet: CometSession) -> None:
+    """A kind of task that nobody knows is refused before anything is asked."""
+    with pytest.raises(InputError, match="kind"):
+        await comet.get("1", kind="sculpture")
