@@ -1,0 +1,68 @@
+"""How the documentation is built: Sphinx, Furo, MyST; without a network, warnings are errors."""
+
+from __future__ import annotations
+
+import tomllib
+import zlib
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))["project"]
+
+project = "comet_async"
+author = PROJECT["authors"][0]["name"]
+project_copyright = f"2026, {author}"
+release = PROJECT["version"]
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.napoleon",
+]
+exclude_patterns = ["_build", "_inventories", "examples"]
+html_theme = "furo"
+html_title = f"comet_async {release}"
+html_show_sourcelink = False
+
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_class_signature = "mixed"
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # "Attributes:" sections describe fields; they are not listed twice
+
+default_role = "code"  # `words` in a docstring are code; a link is written as a role
+nitpicky = True
+nitpick_ignore = [("py:class", "JSON")]  # an alias that names itself; Sphinx can't follow it
+
+
+def _pack_inventory(table: Path, folder: Path) -> tuple[str, str]:
+    """Make Sphinx's inventory file of *table*; return the site's address and the file.
+
+    Sphinx would fetch inventories from the sites, but a build must not need a network. The
+    tables hold the few names that our pages link to: one ``name role page`` a line below a line
+    with the site's address.
+    """
+    address, *names = table.read_text("utf-8").splitlines()
+    entries = "".join(f"{name} {role} 1 {page} -\n" for name, role, page in map(str.split, names))
+    header = (
+        "# Sphinx inventory version 2\n"
+        f"# Project: {table.stem}\n"
+        "# Version:\n"
+        "# The remainder of this file is compressed using zlib.\n"
+    )
+    packed = folder / f"{table.stem}.inv"
+    packed.write_bytes(header.encode() + zlib.compress(entries.encode()))
+    return address.removeprefix("# "), str(packed)
+
+
+_folder = HERE / "_build" / "inventories"
+_folder.mkdir(parents=True, exist_ok=True)
+intersphinx_mapping = {
+    table.stem: _pack_inventory(table, _folder)
+    for table in sorted((HERE / "_inventories").glob("*.txt"))
+}
