@@ -6,7 +6,7 @@ import heapq
 import math
 from collections.abc import Iterator
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
@@ -30,35 +30,31 @@ def slim(task: Task) -> Task:
     return attrs.evolve(task, raw=_NOTHING, request_id=None)
 
 
-class Watch:
+class Watch(Protocol):
     """Somebody who waits for a task. Made by a waiter, held by a `Watched`.
 
     Attributes:
         entry: The task; None before the watch began and after it ended.
         timeout: The limit that was given, seconds; None for no limit.
-        deadline: When it ends, on the monotonic clock.
+        deadline: When it ends, on the monotonic clock; `NEVER` for no limit.
+        follows: True for one who wants to know of each change, not only of the end.
     """
 
-    __slots__ = ("deadline", "entry", "timeout")
+    entry: Watched | None
+    timeout: float | None
+    deadline: float
 
-    follows: ClassVar[bool] = False
-    """True for one who wants to know of each change, not only of the end."""
-
-    def __init__(self, timeout: float | None) -> None:
-        self.entry: Watched | None = None
-        self.timeout = timeout
-        self.deadline = NEVER
+    @property
+    def follows(self) -> bool: ...
 
     def changed(self, task: Task) -> None:
-        """Take the first snapshot, or one in another state."""
+        """Take the first snapshot, or one in another state, if it follows."""
 
     def ended(self, task: Task) -> None:
         """Take the last snapshot."""
-        raise NotImplementedError
 
     def failed(self, error: BaseException) -> None:
         """Take the reason why nothing more will come."""
-        raise NotImplementedError
 
 
 @attrs.define(eq=False)
@@ -108,7 +104,8 @@ class Watched:
         queued: Time of its live item in the agenda; None without one.
         polls: How often it was asked about.
         asked: When it was last asked about by itself; 0 before.
-        task: The newest snapshot, slim; None before the first.
+        status: Its newest state; None before the first.
+        task: A snapshot, if one was given or somebody follows; its state may be an older one.
         watches: Who waits: one `Watch`, or a list of them.
         deadline: The earliest of theirs.
         worker: The asyncio task that asks about it just now.
@@ -131,6 +128,7 @@ class Watched:
         "polls",
         "queued",
         "seen",
+        "status",
         "task",
         "trouble",
         "unlisted",
@@ -148,8 +146,9 @@ class Watched:
         self.queued: float | None = None
         self.polls = 0
         self.asked = 0.0
+        self.status: TaskStatus | str | None = None
         self.task: Task | None = None
-        self.watches: Watch | list[Watch] = []
+        self.watches: Watch | list[Watch] | None = None
         self.deadline = NEVER
         self.worker: asyncio.Task[None] | None = None
         self.trouble: Trouble | None = None
@@ -157,10 +156,15 @@ class Watched:
         self.unlisted = False
         self.gone = False
 
+    def __lt__(self, other: Watched) -> bool:
+        return self.id < other.id  # only to break ties in a heap
+
     @property
     def all(self) -> list[Watch]:
         """Everybody who waits, as a list of its own."""
-        return [self.watches] if isinstance(self.watches, Watch) else list(self.watches)
+        if isinstance(self.watches, list):
+            return list(self.watches)
+        return [] if self.watches is None else [self.watches]
 
     @property
     def followed(self) -> bool:
@@ -170,30 +174,48 @@ class Watched:
     @property
     def rank(self) -> int:
         """How far the task is on the way; -1 when nothing is known."""
-        return -1 if self.task is None else rank_of(self.task.status)
+        return -1 if self.status is None else rank_of(self.status)
+
+    def snapshot(self) -> Task | None:
+        """Return what is known about the task."""
+        if self.status is None or self.task is None:
+            return (
+                None
+                if self.status is None
+                else Task(id=self.id, status=self.status, kind=self.kind)
+            )
+        if self.task.status == self.status:
+            return self.task
+        return attrs.evolve(self.task, status=self.status, updated_at=None)
 
     def add(self, watch: Watch) -> None:
         """Let *watch* wait too."""
-        watches = self.all
-        self.watches = [*watches, watch] if watches else watch
+        others = self.all
+        self.watches = [*others, watch] if others else watch
         self.deadline = min(self.deadline, watch.deadline)
         watch.entry = self
 
     def remove(self, watch: Watch) -> bool:
         """Let *watch* go; True when nobody is left."""
         left = [other for other in self.all if other is not watch]
-        self.watches = left[0] if len(left) == 1 else left
+        self.watches = left if len(left) > 1 else left[0] if left else None
         self.deadline = min((other.deadline for other in left), default=NEVER)
         watch.entry = None
         return not left
+
+    def dismiss(self) -> list[Watch]:
+        """Let everybody go; return who it was."""
+        watches, self.watches = self.all, None
+        for watch in watches:
+            watch.entry = None
+        return watches
 
 
 class Agenda:
     """A heap with one live item for each entry; entries that left are dropped when met."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Watched]] = []
-        self._serial = 0
+        self._heap: list[tuple[float, Watched]] = []
         self._stale = 0
 
     def __len__(self) -> int:
@@ -210,8 +232,7 @@ class Agenda:
         if entry.queued is not None:
             self._stale += 1
         entry.queued = when
-        self._serial += 1
-        heapq.heappush(self._heap, (when, self._serial, entry))
+        heapq.heappush(self._heap, (when, entry))
 
     def drop(self, entry: Watched) -> None:
         """Forget *entry*."""
@@ -221,13 +242,13 @@ class Agenda:
         self._stale += 1
         # As asyncio does with its timers: rebuilt when most of the heap is waste.
         if self._stale > max(64, len(self._heap) // 2):
-            self._heap = [item for item in self._heap if item[2].queued == item[0]]
+            self._heap = [item for item in self._heap if item[1].queued == item[0]]
             heapq.heapify(self._heap)
             self._stale = 0
 
     def earliest(self) -> float:
         """Return when the next entry wakes; `NEVER` when there is none."""
-        while self._heap and self._heap[0][2].queued != self._heap[0][0]:
+        while self._heap and self._heap[0][1].queued != self._heap[0][0]:
             heapq.heappop(self._heap)
             self._stale -= 1
         return self._heap[0][0] if self._heap else NEVER
@@ -236,7 +257,7 @@ class Agenda:
         """Return an entry that wakes at *now* or before; None when there is none."""
         if self.earliest() > now:
             return None
-        entry = heapq.heappop(self._heap)[2]
+        entry = heapq.heappop(self._heap)[1]
         entry.queued = None
         return entry
 

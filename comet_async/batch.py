@@ -11,7 +11,6 @@ import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import ParamSpec
 
 import attrs
 
@@ -68,8 +67,6 @@ class Item:
             raise self.error or InputError("there is nothing to do", field="request")
         return self.request
 
-
-_P = ParamSpec("_P")
 
 LoadPicture = Callable[[ImageInput, str], Awaitable[Picture]]
 
@@ -150,12 +147,13 @@ class Batch:
         async for item in items:
             if self._ended():
                 return
-            yield functools.partial(self._guard, item.source, self._work, item)
+            yield self._guarded(item.source, functools.partial(self._work, item))
 
     async def _second_look(self) -> AsyncIterator[Work[Outcome | None]]:
         parked, self._parked = self._parked, []
         for item, record in parked:
-            yield functools.partial(self._guard, item.source, self._end_of, item, record, None)
+            work = functools.partial(self._end_of, item, record, None)
+            yield self._guarded(item.source, work)
 
     async def _left_over(self) -> AsyncIterator[Work[Outcome | None]]:
         """Go on with paid jobs of earlier runs whose pictures are no longer among the sources."""
@@ -164,7 +162,8 @@ class Batch:
             page = await self.journal.find(_LEFT_OVER, after=after)
             for record in page:
                 if record.key not in self._unfinished:
-                    yield functools.partial(self._guard, record.source, self.resume, record)
+                    work = functools.partial(self.resume, record)
+                    yield self._guarded(record.source, work)
             if not page:
                 return
             after = page[-1].key
@@ -172,15 +171,12 @@ class Batch:
     def _ended(self) -> bool:
         return self._halted or self.runner.stopped is not None
 
-    async def _guard(
-        self,
-        source: str,
-        work: Callable[_P, Awaitable[Outcome | None]],
-        *args: _P.args,
-        **kwargs: _P.kwargs,
-    ) -> Outcome | None:
+    def _guarded(self, source: str, work: Work[Outcome | None]) -> Work[Outcome | None]:
+        return lambda: self._guard(source, work)
+
+    async def _guard(self, source: str, work: Work[Outcome | None]) -> Outcome | None:
         """Turn the end of *work*, whatever it is, into an outcome."""
-        task = asyncio.ensure_future(work(*args, **kwargs))
+        task = asyncio.ensure_future(work())
         self._busy.add(task)
         try:
             return await task

@@ -147,12 +147,12 @@ class CallbackReceiver:
 
     @property
     def path(self) -> str:
-        """The last part of the address: ``/cb/`` and the token. Keep it out of logs."""
+        """The end of the address, ``/cb/`` and the token. Keep it out of logs."""
         return f"/cb/{self._token}"
 
     @property
     def url(self) -> str:
-        """The address to give to the server, token included. Keep it out of logs.
+        """What to give to the server as ``callback_url``. Keep it out of logs.
 
         Raises:
             ConfigError: The receiver does not listen, and no ``public_url`` was given.

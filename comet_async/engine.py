@@ -32,6 +32,12 @@ from comet_async.runs import JOURNAL_NAME, Run
 from comet_async.states import IN_FLIGHT
 from comet_async.waiter import TaskWaiter
 
+CONCURRENCY = 16
+"""Most images in flight at a time, unless told otherwise; Kling's packs allow 20 and more."""
+
+SETTLE = 60.0
+"""Seconds after a request of unknown outcome during which its task may still appear."""
+
 JournalLike = str | os.PathLike[str] | Journal | None
 
 
@@ -127,7 +133,7 @@ class Engine:
     async def batch(self, journal: Journal, root: Path | None, options: RunOptions) -> Batch:
         """Return a batch over *journal*; what is in flight there already is counted."""
         settings: RunOptions = {**self.defaults, **options}
-        concurrency = check_concurrency(settings["concurrency"])
+        concurrency = check_concurrency(settings.get("concurrency", CONCURRENCY))
         quota = InFlight(concurrency)
         await _seed(quota, journal)
         loader = self.loader(prepare=settings.get("prepare", False))
@@ -141,7 +147,7 @@ class Engine:
             load=loader.again,
             callback_url=self.callback_url,
             options=JobOptions(
-                settle=settings["settle"],
+                settle=settings.get("settle", SETTLE),
                 timeout=settings.get("timeout"),
                 limits=limits(settings),
                 run=secrets.token_hex(8),

@@ -18,7 +18,7 @@ from comet_async.errors import InputError
 from comet_async.geometry import MarginRule, Margins
 from comet_async.images import ImageInput, Picture
 from comet_async.keys import JSON
-from comet_async.kinds import TaskKind, check_n, check_own_id, check_prompt
+from comet_async.kinds import TaskKind, check_n, check_own_id, check_prompt, checked
 
 # Kling's price list: image expansion, 8 units of USD 0.0035 a picture
 # (https://kling.ai/document-api/pricing/base/image). Gateways charge prices of their own.
@@ -26,13 +26,12 @@ EXPAND = TaskKind(name="expand", path="images/editing/expand", price=Decimal("0.
 """The kind that `ExpandRequest` belongs to."""
 
 
-def _check_margins(margins: object) -> MarginRule:
+def _check_margins(margins: object) -> None:
     if not isinstance(margins, MarginRule):
         msg = f"margins must be Margins or a rule such as Margins.for_aspect, not {margins!r}"
         raise InputError(
             msg, field="margins", value=margins, limit="Margins, or an object with resolve()"
         )
-    return margins
 
 
 @attrs.frozen(kw_only=True)
@@ -54,12 +53,12 @@ class ExpandRequest:
     """
 
     image: ImageInput = attrs.field(repr=lambda image: f"<{type(image).__name__}>")
-    margins: MarginRule = attrs.field(converter=_check_margins)
-    prompt: str | None = attrs.field(default=None, converter=check_prompt)
-    n: int = attrs.field(default=1, converter=check_n)
+    margins: MarginRule = attrs.field(validator=checked(_check_margins))
+    prompt: str | None = attrs.field(default=None, validator=checked(check_prompt))
+    n: int = attrs.field(default=1, validator=checked(check_n))
     watermark: bool = False
     callback_url: str | None = attrs.field(default=None, repr=False)
-    external_task_id: str | None = attrs.field(default=None, converter=check_own_id)
+    external_task_id: str | None = attrs.field(default=None, validator=checked(check_own_id))
 
     kind: ClassVar[TaskKind] = EXPAND
 
@@ -110,7 +109,7 @@ class ExpandRequest:
             "right_expansion_ratio": margins.right,
             "n": self.n,
         }
-        if self.prompt is not None:
+        if self.prompt:
             fields["prompt"] = self.prompt
         if self.watermark:
             fields["watermark_info"] = {"enabled": True}

@@ -15,7 +15,7 @@ import attrs
 from comet_async.errors import InputError
 from comet_async.images import ImageInput, Picture
 from comet_async.keys import JSON
-from comet_async.kinds import TaskKind, check_n, check_own_id, check_prompt
+from comet_async.kinds import TaskKind, check_n, check_own_id, check_prompt, checked
 
 GENERATION = TaskKind(name="generation", path="images/generations")
 """The kind that `GenerationRequest` belongs to. Its price depends on the model."""
@@ -24,24 +24,21 @@ ASPECTS = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9")
 """The shapes that the API makes."""
 
 
-def _check_aspect(aspect: str) -> str:
+def _check_aspect(aspect: object) -> None:
     if aspect not in ASPECTS:
         limit = "one of " + ", ".join(ASPECTS)
         msg = f"aspect_ratio {aspect!r} is not made by the API"
         raise InputError(msg, field="aspect_ratio", value=aspect, limit=limit, hint=limit)
-    return aspect
 
 
-def _check_negative(prompt: object) -> str | None:
-    return check_prompt(prompt, field="negative_prompt")
+def _check_negative(prompt: object) -> None:
+    check_prompt(prompt, field="negative_prompt")
 
 
-def _required_prompt(prompt: object) -> str:
-    checked = check_prompt(prompt)
-    if checked is None:
+def _required_prompt(prompt: object) -> None:
+    if check_prompt(prompt) is None:
         msg = "a picture can't be generated without a prompt"
         raise InputError(msg, field="prompt", limit="1 to 2500 characters", hint="describe it")
-    return checked
 
 
 @attrs.frozen(kw_only=True)
@@ -63,15 +60,15 @@ class GenerationRequest:
         InputError: A field breaks a rule of the API; nothing was sent.
     """
 
-    prompt: str = attrs.field(converter=_required_prompt)
+    prompt: str = attrs.field(validator=checked(_required_prompt))
     model: str = "kling-v2-1"
-    negative_prompt: str | None = attrs.field(default=None, converter=_check_negative)
+    negative_prompt: str | None = attrs.field(default=None, validator=checked(_check_negative))
     image: ImageInput | None = attrs.field(default=None, repr=False)
     image_reference: Literal["subject", "face"] | None = None
-    aspect_ratio: str = attrs.field(default="16:9", converter=_check_aspect)
-    n: int = attrs.field(default=1, converter=check_n)
+    aspect_ratio: str = attrs.field(default="16:9", validator=checked(_check_aspect))
+    n: int = attrs.field(default=1, validator=checked(check_n))
     callback_url: str | None = attrs.field(default=None, repr=False)
-    external_task_id: str | None = attrs.field(default=None, converter=check_own_id)
+    external_task_id: str | None = attrs.field(default=None, validator=checked(check_own_id))
 
     kind: ClassVar[TaskKind] = GENERATION
 
@@ -91,7 +88,7 @@ class GenerationRequest:
             "aspect_ratio": self.aspect_ratio,
             "n": self.n,
         }
-        if self.negative_prompt is not None:
+        if self.negative_prompt:
             fields["negative_prompt"] = self.negative_prompt
         if self.image_reference is not None:
             fields["image_reference"] = self.image_reference

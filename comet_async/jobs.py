@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import attrs
@@ -114,7 +114,7 @@ class JobRunner:
         self._stopped = self._stopped or error
 
     @asynccontextmanager
-    async def alone(self, key: str) -> AsyncIterator[JobRecord | None]:
+    async def alone(self, key: str) -> AsyncGenerator[JobRecord | None, None]:
         """Work on *key* alone in this process; a second caller waits, then sees the result.
 
         Gives the record as it is now, or None when the journal does not know the key.

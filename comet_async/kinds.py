@@ -8,9 +8,9 @@ At the end stand the rules that several kinds share.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import attrs
 
@@ -112,6 +112,18 @@ class Body:
             return cls((text.encode(),))
         closing = b'"' if text == "{}" else b'",'
         return cls((*parts, closing + text[1:].encode()))
+
+
+def checked(check: Callable[[object], object]) -> Callable[[Any, Any, Any], None]:
+    """Return *check* as a validator of an attrs field.
+
+    Validators, not converters: with a converter type checkers no longer see a plain field.
+    """
+
+    def validate(_request: object, _field: object, value: object) -> None:
+        check(value)
+
+    return validate
 
 
 def check_n(n: object) -> int:

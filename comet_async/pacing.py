@@ -186,13 +186,13 @@ class Pacer:
     def told(self, entry: Watched, task: Task, now: float) -> None:
         """Learn about the server's clock, and from it about the task's age."""
         if task.updated_at is not None:
-            changed = entry.task is not None and entry.seen and entry.task.status != task.status
+            changed = entry.status is not None and entry.seen and entry.status != task.status
             self.server.told(
                 task.updated_at.timestamp(),
                 received=self._wall(now),
                 before=self._wall(entry.seen) if changed else None,
             )
-        if entry.task is None:
+        if entry.polls <= 1:
             self._date(entry, task, now)
 
     def lived(self, entry: Watched, sent: float) -> None:

@@ -152,7 +152,7 @@ def closed_error(entry: Watched) -> WaitTimeoutError:
 
 
 def _unfinished(entry: Watched, why: str) -> WaitTimeoutError:
-    task = entry.task
+    task = entry.snapshot()
     word = "in an unknown state" if task is None else str(task.status)
     return WaitTimeoutError(
         f"task {entry.id} is {word} {why}",

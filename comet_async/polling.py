@@ -81,14 +81,24 @@ class Poller:
             entry = entries[task_id] = Watched(task_id, kind, n, now)
             entry.add(watch)
             if snapshot is not None:
-                self._saw(entry, snapshot)
+                entry.status, entry.task = snapshot.status, snapshot
+                self.register.name(entry)
             self._begin(entry, snapshot, now)
         else:
-            entry.add(watch)
-            self._plan(entry, now, entry.due)
-            if entry.task is not None:
-                watch.changed(entry.task)
+            self._join(entry, watch, now)
         self._arm()
+
+    def _join(self, entry: Watched, watch: Watch, now: float) -> None:
+        """Let *watch* wait for a task that somebody waits for already."""
+        entry.add(watch)
+        when = entry.due
+        if watch.follows and entry.status is not None:
+            if entry.task is not None and entry.task.status == entry.status:
+                watch.changed(entry.task)
+            else:  # nobody followed so far: the state is known, its snapshot was not kept
+                entry.status = None
+                when = min(when, now)
+        self._plan(entry, now, when if entry.due != NEVER else NEVER)
 
     def _begin(self, entry: Watched, snapshot: Task | None, now: float) -> None:
         try:
@@ -118,11 +128,6 @@ class Poller:
         if entry.due != NEVER:  # else it is being asked about, and asked again at once
             self._plan(entry, now, min(entry.due, when))
             self._arm()
-
-    def _saw(self, entry: Watched, task: Task) -> None:
-        entry.task = slim(task)
-        if self.shared.named:
-            self.register.name(entry)
 
     def _forget(self, entry: Watched) -> None:
         entry.gone = True
@@ -339,7 +344,7 @@ class Poller:
             self._give_up(entry, strange)
             return
         pacer.told(entry, task, now)
-        previous = entry.task.status if entry.task is not None else None
+        previous = entry.status
         changed = task.status != previous and rank_of(task.status) >= entry.rank
         hinted = pacer.judge_hint(entry, sent, now, changed=changed)
         if task.done:
@@ -356,11 +361,15 @@ class Poller:
             self._plan(entry, now, when)
 
     def _change(self, entry: Watched, task: Task, previous: TaskStatus | str | None) -> None:
-        self._saw(entry, task)
+        entry.status = task.status
+        if self.shared.named or entry.followed:
+            entry.task = slim(task)
+            self.register.name(entry)
         if self.shared.teller.listening:
             self.shared.teller.tell(Changed(task_id=entry.id, task=task, previous=previous))
         for watch in entry.all:
-            watch.changed(task)
+            if watch.follows:
+                watch.changed(task)
 
     def _finish(
         self, entry: Watched, task: Task, previous: TaskStatus | str | None, delay: float
@@ -372,9 +381,8 @@ class Poller:
         if self.shared.teller.listening:
             event = Changed(task_id=entry.id, task=task, previous=previous, delay=delay)
             self.shared.teller.tell(event)
-        watches = entry.all
         self._forget(entry)
-        for watch in watches:
+        for watch in entry.dismiss():
             watch.ended(task)
 
     def _failed(self, entry: Watched, error: Exception) -> None:
@@ -403,9 +411,8 @@ class Poller:
 
     def _give_up(self, entry: Watched, error: Exception) -> None:
         """End everybody's wait for *entry* with *error*."""
-        watches = entry.all
         self._forget(entry)
-        for watch in watches:
+        for watch in entry.dismiss():
             watch.failed(parting_error(entry, error))
 
     def _expire(self, entry: Watched, now: float) -> None:

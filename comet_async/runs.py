@@ -5,7 +5,7 @@ A `Run` is what `CometSession.expand_many` and `CometSession.expand_folder` retu
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class Run:
                 yield item, planned
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[Batch]:
+    async def _opened(self) -> AsyncGenerator[Batch, None]:
         batch, journal, ours = await self._open()
         self._batch = batch
         try:

@@ -17,6 +17,8 @@ from comet_async.batch import Item
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.download import Downloader, Exists, place
 from comet_async.engine import (
+    CONCURRENCY,
+    SETTLE,
     Engine,
     Loader,
     RunOptions,
@@ -92,9 +94,9 @@ class CometSession(TaskReader):
         *,
         gateway: Gateway | str | None = None,
         journal: str | os.PathLike[str] | Journal | None = None,
-        concurrency: int = 16,
+        concurrency: int = CONCURRENCY,
         request_timeout: float | Timeouts | None = None,
-        settle: float = 60.0,
+        settle: float = SETTLE,
         schedule: ScheduleLike = None,
         callbacks: NoticeSource | None = None,
         network: Network | None = None,

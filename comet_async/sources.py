@@ -14,6 +14,7 @@ from comet_async.pacing import Pacer
 from comet_async.patience import Patience
 from comet_async.retrying import ScheduleLike
 
+
 class TaskSource(Protocol):
     """What a waiter asks; `CometSession` is one."""
 

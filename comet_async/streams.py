@@ -10,11 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    MutableSequence,
+)
 from types import TracebackType
 from typing import Protocol, Self, final
 
-from comet_async.agenda import Watch, rank_of
+from comet_async.agenda import NEVER, Watch, Watched, rank_of
 from comet_async.models import Task
 from comet_async.polling import Poller
 
@@ -33,23 +40,35 @@ def kind_of(task: Task | str, kind: str | None) -> str:
 
 
 class Inbox:
-    """What arrived and was not taken yet; any number may wait for it."""
+    """What arrived and was not taken yet; any number may wait for it.
+
+    Args:
+        items: Holds them: a deque where many may gather, a list where few do, which is lighter.
+    """
 
     __slots__ = ("_getters", "items")
 
-    def __init__(self) -> None:
-        self.items: deque[Task | BaseException] = deque()
-        self._getters: deque[asyncio.Future[None]] | None = None
+    def __init__(self, items: MutableSequence[Task | BaseException]) -> None:
+        self.items = items
+        self._getters: list[asyncio.Future[None]] = []
 
     def put(self, item: Task | BaseException) -> None:
         """Add an *item*."""
         self.items.append(item)
         self.wake()
 
+    def take(self) -> Task:
+        """Return the first item, or raise it."""
+        item = self.items[0]
+        del self.items[0]
+        if isinstance(item, Task):
+            return item
+        raise item
+
     def wake(self, *, everybody: bool = False) -> None:
         """Let one who waits look again, or everybody."""
         while self._getters:
-            getter = self._getters.popleft()
+            getter = self._getters.pop(0)
             if not getter.done():
                 getter.set_result(None)
                 if not everybody:
@@ -58,23 +77,21 @@ class Inbox:
     async def something(self) -> None:
         """Wait until there may be an item."""
         getter = asyncio.get_running_loop().create_future()
-        if self._getters is None:
-            self._getters = deque()
         self._getters.append(getter)
         try:
             await getter
         except BaseException:
-            if getter.done() and not getter.cancelled():
-                self.wake()  # this one was woken, and can't look
-            else:
+            if getter in self._getters:
                 self._getters.remove(getter)
+            else:
+                self.wake()  # this one was woken, and can't look
             raise
 
 
 class Feed(Protocol):
     """What a stream draws from."""
 
-    async def step(self) -> Task:
+    def step(self) -> Coroutine[object, object, Task]:
         """Return the next task; raise `StopAsyncIteration` at the end."""
         ...
 
@@ -106,8 +123,8 @@ class TaskStream(AsyncIterator[Task]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Task:
-        return await self._feed.step()
+    def __anext__(self) -> Coroutine[object, object, Task]:
+        return self._feed.step()
 
     async def aclose(self) -> None:
         """Stop waiting. The tasks themselves go on."""
@@ -134,23 +151,38 @@ class TaskStream(AsyncIterator[Task]):
                 loop.call_soon_threadsafe(self._feed.stop)
 
 
-class Transitions(Watch):
+class Transitions:
     """The states of one task; `TaskWaiter.transitions` describes them."""
 
-    __slots__ = ("_inbox", "_kind", "_n", "_over", "_poller", "_rank", "_start", "_task", "_words")
+    __slots__ = (
+        "_inbox",
+        "_kind",
+        "_n",
+        "_over",
+        "_poller",
+        "_rank",
+        "_start",
+        "_task",
+        "_words",
+        "deadline",
+        "entry",
+        "timeout",
+    )
 
     follows = True
 
     def __init__(
         self, start: Start, task: Task | str, timeout: float | None, *, kind: str, n: int
     ) -> None:
-        super().__init__(timeout)
+        self.entry: Watched | None = None
+        self.timeout = timeout
+        self.deadline = NEVER
         self._start = start
         self._task = task
         self._kind = kind
         self._n = n
         self._poller: Poller | None = None
-        self._inbox = Inbox()
+        self._inbox = Inbox([])
         self._rank = -1
         self._words: tuple[str, ...] = ()
         self._over = False
@@ -170,10 +202,7 @@ class Transitions(Watch):
             if self._over:
                 raise StopAsyncIteration
             await self._inbox.something()
-        item = self._inbox.items.popleft()
-        if isinstance(item, Task):
-            return item
-        raise item
+        return self._inbox.take()
 
     def stop(self) -> None:
         """Wait no more."""
@@ -206,14 +235,21 @@ class Transitions(Watch):
         self._inbox.put(error)
 
 
-class _Item(Watch):
+class _Item:
     """One task of an `AsCompleted`."""
 
-    __slots__ = ("_feed",)
+    __slots__ = ("_feed", "deadline", "entry", "timeout")
+
+    follows = False
 
     def __init__(self, feed: AsCompleted, timeout: float | None) -> None:
-        super().__init__(timeout)
+        self.entry: Watched | None = None
+        self.timeout = timeout
+        self.deadline = NEVER
         self._feed = feed
+
+    def changed(self, task: Task) -> None:
+        """Do nothing: the end counts."""
 
     def ended(self, task: Task) -> None:
         self._feed.arrived(self, task)
@@ -247,7 +283,7 @@ class AsCompleted:
         self._exhausted = False
         self._poller: Poller | None = None
         self._live: set[_Item] = set()
-        self._inbox = Inbox()
+        self._inbox = Inbox(deque())
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -269,12 +305,9 @@ class AsCompleted:
             if self._exhausted and not self._live:
                 raise StopAsyncIteration
             await self._inbox.something()
-        item = self._inbox.items.popleft()
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
-        if isinstance(item, Task):
-            return item
-        raise item
+        return self._inbox.take()
 
     def stop(self) -> None:
         """Wait no more."""

@@ -192,7 +192,7 @@ class Transport:
         )
 
     @asynccontextmanager
-    async def fetch(self, url: URL) -> AsyncIterator[Incoming]:
+    async def fetch(self, url: URL) -> AsyncGenerator[Incoming, None]:
         """Open one file for reading: no key, no cookies, no redirects, nothing unpacked.
 
         Raises:

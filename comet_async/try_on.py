@@ -14,7 +14,7 @@ import attrs
 
 from comet_async.images import ImageInput, Picture
 from comet_async.keys import JSON
-from comet_async.kinds import TaskKind, check_own_id
+from comet_async.kinds import TaskKind, check_own_id, checked
 
 TRY_ON = TaskKind(name="try-on", path="images/kolors-virtual-try-on")
 """The kind that `TryOnRequest` belongs to."""
@@ -39,7 +39,7 @@ class TryOnRequest:
     cloth: ImageInput = attrs.field(repr=False)
     model: str = "kolors-virtual-try-on-v1-5"
     callback_url: str | None = attrs.field(default=None, repr=False)
-    external_task_id: str | None = attrs.field(default=None, converter=check_own_id)
+    external_task_id: str | None = attrs.field(default=None, validator=checked(check_own_id))
 
     kind: ClassVar[TaskKind] = TRY_ON
 

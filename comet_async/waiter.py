@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from types import TracebackType
 from typing import Final, Protocol, Self, final
 
-from comet_async.agenda import Watch
+from comet_async.agenda import NEVER, Watch, Watched
 from comet_async.errors import InputError, TaskFailedError
 from comet_async.events import Event, Teller
 from comet_async.folding import ListFolder
@@ -53,22 +53,34 @@ class NoticeSource(Protocol):
         ...
 
 
-class _Wait(Watch):
-    """One who waits for the end."""
+class _Wait(asyncio.Future[Task]):
+    """The end of a task, as one who waits for it gets it.
 
-    __slots__ = ("future",)
+    A future and a `Watch` in one: 100,000 of them are 8 MB less than two objects each.
+    """
 
-    def __init__(self, timeout: float | None, future: asyncio.Future[Task]) -> None:
-        super().__init__(timeout)
-        self.future = future
+    __slots__ = ("deadline", "entry", "timeout")
+
+    follows = False
+
+    def __init__(self, timeout: float | None) -> None:
+        super().__init__()
+        self.entry: Watched | None = None
+        self.timeout = timeout
+        self.deadline = NEVER
+
+    def changed(self, task: Task) -> None:
+        """Do nothing: the end counts."""
 
     def ended(self, task: Task) -> None:
-        if not self.future.done():
-            self.future.set_result(task)
+        """Take the last snapshot."""
+        if not self.done():
+            self.set_result(task)
 
     def failed(self, error: BaseException) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+        """Take the reason why nothing more will come."""
+        if not self.done():
+            self.set_exception(error)
 
 
 @final
@@ -243,10 +255,10 @@ class TaskWaiter:
         """
         if isinstance(task, Task) and task.done:
             return _succeeded(task)
-        watch = _Wait(self._limit(timeout), asyncio.get_running_loop().create_future())
+        watch = _Wait(self._limit(timeout))
         poller = self._watch(watch, task, kind_of(task, kind), n)
         try:
-            return _succeeded(await watch.future)
+            return _succeeded(await watch)
         finally:
             poller.leave(watch)
 
