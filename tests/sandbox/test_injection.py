@@ -168,7 +168,7 @@ async def test_empty_list(start: Start) -> None:
     ("hang", aiohttp.SocketTimeoutError),
 ])  # fmt: skip
 @pytest.mark.parametrize("after", [False, True])
-async def test_breaks(start: Start, kind: str, error: type[Exception], after: bool) -> None:  # noqa: FBT001 - a case
+async def test_breaks(start: Start, kind: str, error: type[Exception], after: bool) -> None:
     """The connection breaks after the request is read: before charging, or after."""
     fault = Fault(kind + "_after_charge" * after, on="create")
     client = await start(faults=Faults(fault))
@@ -267,6 +267,16 @@ async def test_account_calls_fail(start: Start) -> None:
     client = await start(faults=Faults(Fault("502", on="account")))
     assert (await client.ask("GET", "/user/quota?key=sandbox-key")).status == 502
     assert (await client.ask("GET", "/user/quota?key=sandbox-key")).status == 200
+
+
+async def test_a_hanging_answer_ends_with_its_client(start: Start, clock: VirtualClock) -> None:
+    """Once the client gives up, nothing is left of its request."""
+    client = await start(faults=Faults(Fault("hang", on="create")))
+    before = len(asyncio.all_tasks())
+    with pytest.raises(aiohttp.SocketTimeoutError):
+        await client.create()
+    await clock.sleep(1)
+    assert len(asyncio.all_tasks()) == before
 
 
 async def test_hanging_connections_end_with_the_sandbox(start: Start) -> None:

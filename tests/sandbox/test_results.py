@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from comet_async.sandbox import Fault, Options
+from comet_async.sandbox.outgoing import is_loopback
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,6 +104,19 @@ async def test_fetches_ten_megabytes_at_most(start: Start) -> None:
     client.sandbox.faults.add(Fault("endless", on="result"))
     done = await client.finish((await client.create(image=url)).data["task_id"])
     assert done["task_status_msg"].startswith("Something went wrong when we tried to get")
+
+
+@pytest.mark.parametrize(("url", "here"), [
+    ("http://127.0.0.1:8000/a.png", True), ("https://127.9.9.9/", True),
+    ("http://[::1]:80/", True), ("http://localhost/x", True),
+    ("http://example.com/", False), ("http://10.0.0.1/", False), ("http://0.0.0.0/", False),
+    ("http://127.0.0.1.example.com/", False), ("http://localhost@example.com/", False),
+    ("ftp://127.0.0.1/", False), ("file:///etc/passwd", False), ("//127.0.0.1/", False),
+    ("", False), ("http://[::1/", False), ("http://127.0.0.1:99999/", False),
+])  # fmt: skip
+def test_reaches_this_machine_only(url: str, here: bool) -> None:
+    """Addresses elsewhere are not asked at all."""
+    assert is_loopback(url) is here
 
 
 @pytest.mark.parametrize(
