@@ -17,6 +17,7 @@ from comet_async.batch import Batch, Item
 from comet_async.catalog import KINDS
 from comet_async.clock import Clock
 from comet_async.delivery import Delivery
+from comet_async.desk import Desk
 from comet_async.download import Downloader
 from comet_async.errors import InputError
 from comet_async.expand import EXPAND, ExpandRequest
@@ -30,6 +31,7 @@ from comet_async.quota import InFlight
 from comet_async.records import JobRecord, Journal, Limits
 from comet_async.runs import JOURNAL_NAME, Run
 from comet_async.states import IN_FLIGHT
+from comet_async.turns import Turns
 from comet_async.waiter import TaskWaiter
 
 CONCURRENCY = 16
@@ -83,6 +85,7 @@ class Engine:
     callback_url: Callable[[], str | None]
     given: JournalLike
     _own: Batch | None = attrs.field(default=None, init=False)
+    _turns: Turns = attrs.field(factory=Turns, init=False)
 
     @property
     def has_journal(self) -> bool:
@@ -95,11 +98,9 @@ class Engine:
 
     async def own(self) -> Batch:
         """Return the batch over the session's own journal, opened at its first use."""
-        if self._own is None:
-            journal = await self._open(self.given)
-            # A second caller may have been faster while this one was opening.
+        async with self._turns.of("own"):  # opened once, however many ask at the same time
             if self._own is None:
-                self._own = await self.batch(journal, None, {})
+                self._own = await self.batch(await self._open(self.given), None, {})
         return self._own
 
     def run(
@@ -107,8 +108,6 @@ class Engine:
         items: Callable[[], AsyncIterator[Item]],
         root: Path | None,
         options: RunOptions,
-        *,
-        dry: bool = False,
     ) -> Run:
         """Return a run over *items* that saves below *root*.
 
@@ -117,31 +116,47 @@ class Engine:
         """
         limits(options)  # refused here, not at the first picture
 
-        async def open_batch() -> tuple[Batch, Journal, bool]:
+        async def open_batch(*, dry: bool) -> tuple[Batch, Journal, bool]:
             if self.given is not None:
-                journal = (await self.own()).journal
-                return await self.batch(journal, root, options), journal, False
+                own = await self.own()
+                desk = own.runner.desk
+                return await self.batch(own.journal, root, options, desk), own.journal, False
             path = None if root is None else root / JOURNAL_NAME
-            if path is None or (dry and not path.exists()):
-                journal = MemoryJournal()
-            else:
-                journal = await self._open(path)
+            kept = path is not None and (not dry or path.exists())
+            journal = await self._open(path if kept else None)
             return await self.batch(journal, root, options), journal, True
 
         return Run(open_batch, items)
 
-    async def batch(self, journal: Journal, root: Path | None, options: RunOptions) -> Batch:
-        """Return a batch over *journal*; what is in flight there already is counted."""
+    async def batch(
+        self,
+        journal: Journal,
+        root: Path | None,
+        options: RunOptions,
+        desk: Desk | None = None,
+    ) -> Batch:
+        """Return a batch over *journal*; what is in flight there already is counted.
+
+        Args:
+            journal: Where the jobs are.
+            root: Below which folder results are saved; None saves none.
+            options: What differs from the session's own.
+            desk: That of other runs over the same journal, if there are.
+        """
         settings: RunOptions = {**self.defaults, **options}
         concurrency = check_concurrency(settings.get("concurrency", CONCURRENCY))
-        quota = InFlight(concurrency)
-        await _seed(quota, journal)
+        if desk is None:
+            desk = Desk(InFlight(concurrency))
+            await _seed(desk.places, journal)
+            left_over = root is not None
+        else:
+            left_over = False  # another run may be at work on them
         loader = self.loader(prepare=settings.get("prepare", False))
         runner = JobRunner(
             api=self.api,
             journal=journal,
             waiter=self.waiter,
-            quota=quota,
+            desk=desk,
             clock=self.clock,
             kinds=KINDS,
             load=loader.again,
@@ -175,7 +190,7 @@ class Engine:
             workers=2 * concurrency,
             salt=settings.get("salt", ""),
             retry_failed=settings.get("retry_failed", False),
-            finish_left_over=root is not None,
+            finish_left_over=left_over,
         )
 
     async def aclose(self) -> None:
@@ -183,7 +198,7 @@ class Engine:
         own, self._own = self._own, None
         if own is None:
             return
-        await own.runner.settle_in_flight()
+        await own.runner.desk.settle()
         if own.journal is not self.given:
             await own.journal.aclose()
 

@@ -21,6 +21,7 @@ import attrs
 
 from comet_async.api import Api
 from comet_async.clock import Clock
+from comet_async.desk import Desk
 from comet_async.errors import (
     CometError,
     ConcurrencyLimitError,
@@ -45,7 +46,6 @@ from comet_async.records import Changes, JobRecord, Journal, Limits, Refusal, St
 from comet_async.recovery import Lookup, Verdict
 from comet_async.resolving import Resolver
 from comet_async.states import JobState
-from comet_async.turns import Turns
 from comet_async.waiter import TaskWaiter
 
 logger = logging.getLogger("comet_async.jobs")
@@ -84,15 +84,13 @@ class JobRunner:
     api: Api
     journal: Journal
     waiter: TaskWaiter
-    quota: InFlight
+    desk: Desk
     clock: Clock
     kinds: Mapping[str, TaskKind]
     load: Load
     options: JobOptions
     callback_url: Callable[[], str | None] = lambda: None
     _resolver: Resolver = attrs.field(init=False)
-    _sending: set[asyncio.Task[JobRecord]] = attrs.field(factory=set, init=False)
-    _turns: Turns = attrs.field(factory=Turns, init=False)
     _stopped: CometError | None = attrs.field(default=None, init=False)
     _persistence: Persistence = attrs.field(factory=Persistence, init=False)
 
@@ -103,6 +101,11 @@ class JobRunner:
             clock=self.clock,
             settle=self.options.settle,
         )
+
+    @property
+    def quota(self) -> InFlight:
+        """The places for images in flight."""
+        return self.desk.places
 
     @property
     def stopped(self) -> CometError | None:
@@ -119,7 +122,7 @@ class JobRunner:
 
         Gives the record as it is now, or None when the journal does not know the key.
         """
-        async with self._turns.of(key):
+        async with self.desk.turns.of(key):
             yield await self.journal.get(key)
 
     async def run(
@@ -165,11 +168,6 @@ class JobRunner:
                     self.quota.release(record.key)
                     break
         return record
-
-    async def settle_in_flight(self, timeout: float | None = None) -> None:
-        """Wait until each request that is being sent has been recorded."""
-        if self._sending:
-            await asyncio.wait(self._sending, timeout=timeout)
 
     async def give_up(self, record: JobRecord) -> JobRecord:
         """Mark an unknown outcome as uncertain: nothing that is at hand can settle it."""
@@ -217,12 +215,12 @@ class JobRunner:
             msg = f"not sent, because this run has stopped: {self._stopped.message}"
             raise LimitReachedError(msg, hint="run again to go on")
         task = asyncio.create_task(self._post(record, kind, body), name=f"send {record.key}")
-        self._sending.add(task)
+        self.desk.sending.add(task)
         task.add_done_callback(self._sent)
         return await asyncio.shield(task)
 
     def _sent(self, task: asyncio.Task[JobRecord]) -> None:
-        self._sending.discard(task)
+        self.desk.sending.discard(task)
         if not task.cancelled():
             task.exception()  # a caller that was cancelled never asks for it
 
@@ -281,7 +279,7 @@ class JobRunner:
             raise error
 
     async def _join(self, record: JobRecord) -> JobRecord:
-        for task in list(self._sending):
+        for task in list(self.desk.sending):
             if task.get_name() == f"send {record.key}":
                 await asyncio.wait({task})
         current = await self._current(record)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import attrs
 
@@ -147,19 +147,19 @@ class Lookup:
     async def _scan(self, kind: TaskKind, key: str, since: datetime | None) -> Task | None:
         """Return the task of *key* from the list, or None when the list lacks it.
 
-        A list that shows the newest first is read only as far back as *since*.
+        A list that shows the newest first is read only as far back as *since*; whole pages
+        only, because the order of a few tasks proves nothing.
 
         Raises:
             CometError: The list can't be read, or is too long to be read to its end.
         """
-        newest_first, last = True, None
+        made: list[datetime] = []
         async for task in self.tasks(kind):
             if task.external_task_id == key:
                 return task
-            made = task.created_at
-            newest_first = newest_first and made is not None and (last is None or made <= last)
-            last = made
-            if since and newest_first and made and made < since - CLOCK_SLACK:
+            made.append(task.created_at or datetime.max.replace(tzinfo=UTC))
+            whole_page = len(made) % LIST_SIZE == 0
+            if since and whole_page and _goes_back_to(since - CLOCK_SLACK, made):
                 return None
         return None
 
@@ -169,11 +169,20 @@ class Lookup:
         Raises:
             CometError: A page can't be read, or the list is longer than that.
         """
+        shown: tuple[Task, ...] = ()
         for number in range(1, LIST_PAGES + 1):
             page = await self.api.page(number, LIST_SIZE, kind=kind)
-            for task in page.tasks:
-                yield task
-            if page.last:
+            if not page.tasks:  # a short page proves nothing: a gateway may cap their size
                 return
-        msg = f"the list is longer than {LIST_PAGES * LIST_SIZE} tasks"
+            if page.tasks == shown:  # it ignores the page's number: nobody knows what follows
+                break
+            shown = page.tasks
+            for task in shown:
+                yield task
+        msg = f"the list has no end, or is longer than {LIST_PAGES * LIST_SIZE} tasks"
         raise RouteUnavailableError(msg)
+
+
+def _goes_back_to(moment: datetime, made: list[datetime]) -> bool:
+    """Tell whether *made* surely runs from the newest to before *moment*."""
+    return made[-1] < moment and made[-1] < made[0] and made == sorted(made, reverse=True)

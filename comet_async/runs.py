@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 import attrs
 
@@ -19,7 +20,13 @@ from comet_async.records import Journal
 JOURNAL_NAME = Path(".comet-async") / "journal.sqlite3"
 """Where a folder's journal lies, below the folder."""
 
-OpenBatch = Callable[[], Awaitable[tuple[Batch, Journal, bool]]]
+
+class OpenBatch(Protocol):
+    """Opens what a run works with: a batch, its journal, and whether to close that."""
+
+    def __call__(self, *, dry: bool) -> Awaitable[tuple[Batch, Journal, bool]]:
+        """Open; *dry* makes nothing that is not there yet."""
+        ...
 
 
 @attrs.define(eq=False)
@@ -66,7 +73,7 @@ class Run:
 
     async def plan(self) -> AsyncIterator[tuple[Item, Planned | CometError]]:
         """Yield what a run would do with each picture; nothing is written, sent or paid."""
-        async with self._opened() as batch:
+        async with self._opened(dry=True) as batch:
             async for item in self._items():
                 try:
                     planned: Planned | CometError = await batch.plan(item)
@@ -75,13 +82,13 @@ class Run:
                 yield item, planned
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncGenerator[Batch, None]:
-        batch, journal, ours = await self._open()
+    async def _opened(self, *, dry: bool = False) -> AsyncGenerator[Batch, None]:
+        batch, journal, ours = await self._open(dry=dry)
         self._batch = batch
         try:
             yield batch
         finally:
             self._stopped, self._batch = batch.stopped, None
-            await batch.runner.settle_in_flight()
+            await batch.runner.desk.settle()
             if ours:
                 await journal.aclose()

@@ -21,7 +21,7 @@ FLOORS = (
     "records memory schema statements journalfile salvage writer journal",
     "api",
     "account events agenda patience pacing sources polling folding streams waiter download",
-    "quota recovery resolving purchase reading jobs outcomes",
+    "quota desk recovery resolving purchase reading jobs outcomes",
     "folder delivery batch runs engine",
     "session",
     "callbacks report preview doctor testing sandbox cli __main__",

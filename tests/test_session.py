@@ -447,3 +447,97 @@ async def test_unknown_kind_is_refused(comet: CometSession) -> None:
     """A kind of task that nobody knows is refused before anything is asked."""
     with pytest.raises(InputError, match="kind"):
         await comet.get("1", kind="sculpture")
+
+
+async def test_two_runs_over_one_journal_pay_once(
+    sandbox: Sandbox, clock: VirtualClock, photos: Path, tmp_path: Path
+) -> None:
+    """Runs at the same time over the session's journal share turns and places."""
+    async with CometSession(
+        DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=tmp_path / "j.sqlite3"
+    ) as comet:
+
+        async def once(out: str) -> list[str]:
+            run = comet.expand_folder(photos, tmp_path / out, WIDE)
+            return [str(outcome.status) async for outcome in run]
+
+        first, second = await asyncio.gather(once("a"), once("b"))
+    assert first == second == ["done"] * 3
+    assert len(sandbox.ledger.posts) == 3
+    assert len(list((tmp_path / "b").rglob("*.png"))) == 3
+
+
+async def test_plan_shows_and_makes_nothing(
+    comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path
+) -> None:
+    """A plan is made without sending or writing anything."""
+    out = tmp_path / "out"
+    (photos / "bad.png").write_bytes(b"no picture")
+    planned = [what async for _, what in comet.expand_folder(photos, out, WIDE).plan()]
+    assert sum(isinstance(what, InputError) for what in planned) == 1
+    assert len(planned) == 4
+    assert not out.exists()
+    assert sandbox.ledger.posts == []
+
+
+async def test_limits_of_a_run_are_kept(
+    comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path
+) -> None:
+    """A run buys no more than it may; the next one goes on with the rest."""
+    out = tmp_path / "out"
+    run = comet.expand_folder(photos, out, WIDE, max_spend="0.06", concurrency=1)
+    statuses = [outcome.status async for outcome in run]
+    assert statuses.count("done") == len(sandbox.ledger.charges) == 2
+    again = [outcome.status async for outcome in comet.expand_folder(photos, out, WIDE)]
+    assert again == ["done"] * 3
+    assert len(sandbox.ledger.charges) == 3
+
+
+async def test_interrupted_run_goes_on_later(
+    comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path
+) -> None:
+    """An interruption records what was sent, and the next run pays nothing again."""
+    out = tmp_path / "out"
+    run = comet.expand_folder(photos, out, WIDE)
+    asyncio.get_running_loop().call_later(5, run.interrupt)
+    assert [outcome.status async for outcome in run] == ["pending"] * 3
+    again = [outcome.status async for outcome in comet.expand_folder(photos, out, WIDE)]
+    assert again == ["done"] * 3
+    assert len(sandbox.ledger.posts) == 3
+
+
+async def test_paid_jobs_of_lost_pictures_are_finished(
+    comet: CometSession, photos: Path, tmp_path: Path
+) -> None:
+    """What was paid is fetched even if its picture is no longer there."""
+    out = tmp_path / "out"
+    run = comet.expand_folder(photos, out, WIDE)
+    asyncio.get_running_loop().call_later(5, run.interrupt)
+    _ = [outcome async for outcome in run]
+    (photos / "dog.png").unlink()
+    again = {Path(o.source).name: o.status async for o in comet.expand_folder(photos, out, WIDE)}
+    assert again == {"dog.png": "done", "cat.png": "done", "sea.png": "done"}
+
+
+async def test_picture_of_the_wanted_shape_is_copied(
+    comet: CometSession, sandbox: Sandbox, dog: Path, tmp_path: Path
+) -> None:
+    """Where a rule adds nothing, nothing is paid."""
+    run = comet.expand_folder(dog, tmp_path / "out", Margins.for_aspect("4:3"))
+    (outcome,) = [outcome async for outcome in run]
+    assert outcome.files[0].read_bytes() == dog.read_bytes()
+    assert "nothing was paid" in outcome.notes[0]
+    assert sandbox.ledger.posts == []
+
+
+async def test_leaving_a_run_early_is_clean(
+    comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path
+) -> None:
+    """A loop that is left at the first outcome leaves a journal that goes on."""
+    out = tmp_path / "out"
+    async for _ in comet.expand_folder(photos, out, WIDE):
+        break
+    await asyncio.sleep(5)
+    again = [outcome.status async for outcome in comet.expand_folder(photos, out, WIDE)]
+    assert again == ["done"] * 3
+    assert len(sandbox.ledger.posts) == 3
