@@ -72,7 +72,7 @@ def test_private(address: str) -> None:
     ],
 )
 @pytest.mark.parametrize(("inner", "public"), [("10.0.0.1", False), ("8.8.8.8", True)])
-def test_ipv4_at_the_end_of_ipv6(template: str, inner: str, public: bool) -> None:  # noqa: FBT001
+def test_ipv4_at_the_end_of_ipv6(template: str, inner: str, public: bool) -> None:
     """An IPv6 address that ends in an IPv4 one is judged as that one."""
     assert is_public(template.format(inner)) is public
 
@@ -86,7 +86,7 @@ def test_ipv4_at_the_end_of_ipv6(template: str, inner: str, public: bool) -> Non
         ("2001:0:4136:e378:8000:63bf:f7f7:f7f7", True),  # Teredo, client 8.8.8.8
     ],
 )
-def test_ipv4_inside_a_tunnel(address: str, public: bool) -> None:  # noqa: FBT001 - the column
+def test_ipv4_inside_a_tunnel(address: str, public: bool) -> None:
     """A tunnel's address is judged as the IPv4 address at its end."""
     assert is_public(address) is public
 

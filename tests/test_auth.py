@@ -60,7 +60,7 @@ def test_token_is_what_kling_asks_for() -> None:
         (-86_400, True),
     ],
 )
-def test_signed_anew_before_it_ends(later: float, signed_anew: bool) -> None:  # noqa: FBT001
+def test_signed_anew_before_it_ends(later: float, signed_anew: bool) -> None:
     """A token is used again while it is good for five more minutes, and then signed anew."""
     credentials = token()
     first = credentials.header(NOW)

@@ -303,7 +303,7 @@ async def test_status(status: int, error: type[CometError], tmp_path: Path, phot
     ],
 )
 @pytest.mark.parametrize("loopback", [False, True], ids=["public-root", "loopback-root"])
-def test_refused_address(url: str, loopback: bool) -> None:  # noqa: FBT001 - the column
+def test_refused_address(url: str, loopback: bool) -> None:
     """Only https, public hosts, and no passwords; this machine when the API runs on it."""
     address = URL(url)
     if loopback and address.host in {"localhost", "127.0.0.1", "::1"}:
@@ -647,7 +647,7 @@ def image(
 
 
 @pytest.mark.parametrize("watermarked", [False, True])
-async def test_version(cdn: Server, watermarked: bool, tmp_path: Path) -> None:  # noqa: FBT001
+async def test_version(cdn: Server, watermarked: bool, tmp_path: Path) -> None:
     """Either version of a picture can be saved, without asking for the task."""
     renew, asked = renewing()
     wanted = image(cdn.url / "plain", mark=cdn.url / "marked")
@@ -660,7 +660,7 @@ async def test_version(cdn: Server, watermarked: bool, tmp_path: Path) -> None: 
 @pytest.mark.parametrize("watermarked", [False, True])
 async def test_expired_link_is_asked_for_anew(
     cdn: Server,
-    watermarked: bool,  # noqa: FBT001 - the column
+    watermarked: bool,
     tmp_path: Path,
 ) -> None:
     """A link that is no longer good is replaced by the task's new one for the same picture."""

@@ -113,7 +113,7 @@ def test_rule_needs_a_size(picture: Picture) -> None:
     ],
     ids=str,
 )
-def test_needless(margins: MarginRule, needless: bool) -> None:  # noqa: FBT001 - the column
+def test_needless(margins: MarginRule, needless: bool) -> None:
     """A picture that has the wanted shape already need not be paid for."""
     assert request(margins=margins).needless({"image": PICTURE}) is needless
 

@@ -188,7 +188,7 @@ def test_other_kinds_have_no_lower_margin() -> None:
 @pytest.mark.parametrize(
     ("text", "loopback"), [("http://127.0.0.1:1", True), ("comet", False), ("kling", False)]
 )
-def test_loopback(text: str, loopback: bool) -> None:  # noqa: FBT001 - the column
+def test_loopback(text: str, loopback: bool) -> None:
     """Only a gateway on this machine counts as a sandbox."""
     assert Gateway.parse(text).loopback is loopback
 

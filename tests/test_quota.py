@@ -210,7 +210,7 @@ def test_loop_that_ended() -> None:
     quota.release("a")
     assert not quota.holds("lost")
     asyncio.run(quota.acquire("b", 1))
-    lost._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - on purpose
+    lost._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
 class Places(RuleBasedStateMachine):
@@ -226,7 +226,7 @@ class Places(RuleBasedStateMachine):
         self.most_used = 0
 
     @rule(n=st.integers(1, 9), at_once=st.booleans())
-    def ask(self, n: int, at_once: bool) -> None:  # noqa: FBT001 - drawn
+    def ask(self, n: int, at_once: bool) -> None:
         """Ask for places."""
         key = f"job-{self.asked:04}"
         self.asked += 1

@@ -177,7 +177,7 @@ class Options:
     results_root: str | None = None
 
     access_key: str = "sandbox-access-key"
-    secret_key: str = attrs.field(default="sandbox-secret-key", repr=False)
+    secret_key: str = attrs.field(default="sandbox-secret-key-of-32-characters", repr=False)
     balance_usd: float = 10.0
     pack_units: int = 2_000
     callbacks: CallbackOptions = CallbackOptions()

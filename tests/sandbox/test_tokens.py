@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Start = Any  # the fixture `start`
 
-SECRET = "sandbox-secret-key"  # noqa: S105 - what the sandbox takes by default
+SECRET = "sandbox-secret-key-of-32-characters"  # noqa: S105 - what the sandbox takes by default
 
 
 def packed(value: object) -> str:
