@@ -68,6 +68,7 @@ class Item:
         return self.request
 
 
+Pictures = Mapping[str, Picture] | None
 LoadPicture = Callable[[ImageInput, str], Awaitable[Picture]]
 
 
@@ -111,7 +112,7 @@ class Batch:
     salt: str = ""
     retry_failed: bool = False
     finish_left_over: bool = False
-    _parked: list[tuple[Item, JobRecord]] = attrs.field(factory=list, init=False)
+    _parked: list[tuple[Item, JobRecord, Pictures]] = attrs.field(factory=list, init=False)
     _unfinished: set[str] = attrs.field(factory=set, init=False)
     _halted: bool = attrs.field(default=False, init=False)
     _busy: set[asyncio.Future[Outcome | None]] = attrs.field(factory=set, init=False)
@@ -151,8 +152,8 @@ class Batch:
 
     async def _second_look(self) -> AsyncIterator[Work[Outcome | None]]:
         parked, self._parked = self._parked, []
-        for item, record in parked:
-            work = functools.partial(self._end_of, item, record, None)
+        for item, record, pictures in parked:
+            work = functools.partial(self._end_of, item, record, pictures)
             yield self._guarded(item.source, work)
 
     async def _left_over(self) -> AsyncIterator[Work[Outcome | None]]:
@@ -310,7 +311,7 @@ class Batch:
                 # Its places must not keep the others from running: one of them may supply
                 # the proof that this one needs.
                 self.runner.quota.release(record.key)
-                self._parked.append((item, record))
+                self._parked.append((item, record, pictures))
                 return None
             return await self._deliver(item, record, pictures)
 
@@ -338,7 +339,8 @@ class Batch:
         if record.state in _PAID_FOR and item.dest is not None and self.delivery is not None:
             kind = self.kinds[record.kind]
             record, files = await self.delivery.deliver(record, item.dest, kind)
-        self._unfinished.discard(record.key)
+        if record.state not in _LEFT_OVER:
+            self._unfinished.discard(record.key)
         notes = tuple(note for picture in (pictures or {}).values() for note in picture.notes)
         return from_record(item.source, record, files, notes)
 
