@@ -138,11 +138,11 @@ def examples(session: nox.Session) -> None:
     )
     try:
         until_it_answers(port, sandbox)
-        env = {"COMETAPI_KEY": "sandbox", "COMETAPI_API_ROOT": f"http://127.0.0.1:{port}"}
+        env = {"COMETAPI_KEY": "sandbox-key", "COMETAPI_API_ROOT": f"http://127.0.0.1:{port}"}
         for program in programs:
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree("examples/photos", folder)
-            with session.chdir(folder):
+            with session.chdir(folder.parent):
                 session.run("python", str(HERE / program), env=env)
     finally:
         sandbox.terminate()
