@@ -1,0 +1,103 @@
+"""From ``--gateway`` and the environment to an open session, or to a sandbox of our own."""
+
+# ruff: noqa: PLC0415 - aiohttp and all that needs it is imported when a command runs: `--help`
+# must be there at once
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+
+from comet_async.cli.options import Connection
+from comet_async.cli.output import Screen
+from comet_async.errors import ConfigError
+
+if TYPE_CHECKING:
+    from comet_async.auth import Credentials
+    from comet_async.gateways import Gateway
+    from comet_async.sandbox import Sandbox
+
+SPEED = 20.0
+"""How many times faster than the service the sandbox of this process is: its tasks take 0.4 to
+2 s, which is as long as painting a picture takes."""
+
+
+@attrs.frozen(kw_only=True)
+class Door:
+    """Where requests go, and what signs them.
+
+    Attributes:
+        gateway: The API.
+        credentials: The key.
+        sandbox: The server, if it runs in this process.
+    """
+
+    gateway: Gateway
+    credentials: Credentials = attrs.field(repr=False)
+    sandbox: Sandbox | None = None
+
+
+@asynccontextmanager
+async def open_door(connection: Connection, screen: Screen) -> AsyncGenerator[Door, None]:
+    """Find the API and its key, and start the sandbox if that is what is wanted.
+
+    Raises:
+        ConfigError: There is no key, or a setting can't be used.
+        MissingExtraError: The sandbox needs a library that is not installed.
+    """
+    from comet_async.auth import ApiKey
+    from comet_async.gateways import Gateway
+    from comet_async.secret import Secret
+
+    if not connection.is_sandbox:
+        door = find_door(connection.gateway)
+        screen.hide(door.credentials.secrets)
+        yield door
+        return
+    from comet_async.sandbox import DEFAULT_KEY, Sandbox
+
+    async with Sandbox(speed=SPEED) as sandbox:
+        yield Door(
+            gateway=Gateway.comet(sandbox.url),
+            credentials=ApiKey(Secret(DEFAULT_KEY)),
+            sandbox=sandbox,
+        )
+
+
+def offline_door(connection: Connection) -> Door:
+    """Return a door that nobody goes through: enough to plan, without a key or a server.
+
+    Raises:
+        ConfigError: A setting can't be used.
+    """
+    from comet_async.auth import ApiKey
+    from comet_async.gateways import Gateway
+    from comet_async.secret import Secret
+    from comet_async.settings import Config, choose_gateway, config_path
+
+    nobody = ApiKey(Secret("no-key-is-needed-to-plan"))
+    if connection.is_sandbox:
+        return Door(gateway=Gateway.comet("http://127.0.0.1:9"), credentials=nobody)
+    config = Config.read(config_path(os.environ))
+    return Door(gateway=choose_gateway(connection.gateway, os.environ, config), credentials=nobody)
+
+
+def find_door(gateway: str | None) -> Door:
+    """Return where *gateway*, the environment and the config file lead.
+
+    Raises:
+        ConfigError: There is no key, or a setting can't be used.
+    """
+    from comet_async.settings import Config, choose_credentials, choose_gateway, config_path
+
+    if gateway == "sandbox":
+        msg = "the sandbox of another command is not here"
+        raise ConfigError(msg, hint="start one with: comet-async sandbox, and give its address")
+    config = Config.read(config_path(os.environ))
+    chosen = choose_gateway(gateway, os.environ, config)
+    credentials = choose_credentials(None, chosen, os.environ, config)
+    return Door(gateway=chosen, credentials=credentials)

@@ -1,0 +1,130 @@
+"""The journal of an output folder, as commands need it."""
+
+# ruff: noqa: PLC0415 - imported when a command runs: `--help` must be there at once
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comet_async.errors import ConfigError, InputError, JournalBusyError
+
+if TYPE_CHECKING:
+    from comet_async.records import JobRecord, Journal
+
+_PURPOSE = "sandbox"  # the fact in the journal that says whether its pictures were for practice
+
+
+def path_of(folder: Path) -> Path:
+    """Return where the journal of *folder* is.
+
+    Raises:
+        InputError: There is none.
+    """
+    from comet_async.runs import JOURNAL_NAME
+
+    path = folder / JOURNAL_NAME
+    if not path.is_file():
+        msg = f"{folder} has no journal"
+        hint = "give the folder that --out named; a journal is there after its first run"
+        raise InputError(msg, field="folder", value=str(folder), hint=hint)
+    return path
+
+
+@asynccontextmanager
+async def reading(path: Path) -> AsyncGenerator[tuple[Journal, bool], None]:
+    """Open the journal at *path* to read it, and tell whether it is in use.
+
+    One that is in use is read from a copy, as it stood a moment ago.
+    """
+    from comet_async.journal import SqliteJournal
+
+    try:
+        journal = await SqliteJournal.open(path)
+    except JournalBusyError:
+        async with copied(path) as copy:
+            yield copy, True
+        return
+    async with journal:
+        yield journal, False
+
+
+@asynccontextmanager
+async def copied(path: Path) -> AsyncGenerator[Journal, None]:
+    """Open a copy of the journal at *path*; an empty one if there is none. Changes nothing."""
+    from comet_async.journal import SqliteJournal
+    from comet_async.memory import MemoryJournal
+
+    there = await asyncio.get_running_loop().run_in_executor(None, path.exists)
+    if not there:
+        yield MemoryJournal()
+        return
+    with tempfile.TemporaryDirectory(prefix="comet-async-") as folder:
+        copy = Path(folder) / path.name
+        await asyncio.get_running_loop().run_in_executor(None, _copy, path, copy)
+        async with await SqliteJournal.open(copy) as journal:
+            yield journal
+
+
+def _copy(path: Path, copy: Path) -> None:
+    shutil.copyfile(path, copy)
+    wal = path.with_name(f"{path.name}-wal")
+    if wal.exists():  # what was committed last
+        shutil.copyfile(wal, copy.with_name(f"{copy.name}-wal"))
+
+
+async def all_jobs(journal: Journal) -> AsyncGenerator[JobRecord, None]:
+    """Yield every job, in the order in which they were planned."""
+    after = ""
+    while page := await journal.find(after=after):
+        for record in page:
+            yield record
+        after = page[-1].key
+
+
+async def check_purpose(journal: Journal, *, sandbox: bool, write: bool = True) -> None:
+    """Refuse to mix practice with bought pictures in one folder.
+
+    Both have the same names, and the journal takes a picture that the sandbox painted for
+    done: the real one would never be bought.
+
+    Args:
+        journal: The folder's.
+        sandbox: What is wanted now.
+        write: Whether an unmarked journal is marked.
+
+    Raises:
+        ConfigError: The folder is for the other purpose.
+    """
+    marked = await journal.read_meta(_PURPOSE)
+    if marked is None and write:
+        await journal.write_meta(_PURPOSE, sandbox)
+    if marked is not None and marked is not sandbox:
+        has, wants = ("the sandbox's", "real") if marked else ("real", "the sandbox's")
+        msg = f"the output folder holds {has} pictures, not {wants} ones"
+        raise ConfigError(msg, hint="choose another folder with --out")
+
+
+async def bury(journal: Journal, *, now: float) -> None:
+    """Give up what sandboxes that have ended were working on: it was free, and is lost.
+
+    Jobs that were under way become ``failed``, so that ``retry_failed`` paints them anew.
+    """
+    from comet_async.states import JobState
+
+    ways = {
+        JobState.UNKNOWN: (JobState.PLANNED,),
+        JobState.UNCERTAIN: (JobState.PLANNED,),
+        JobState.SUBMITTED: (JobState.FAILED,),
+        JobState.STRANDED: (JobState.SUBMITTED, JobState.FAILED),
+        JobState.SUCCEEDED: (JobState.EXPIRED,),
+    }
+    async for found in all_jobs(journal):
+        record = found
+        for state in ways.get(record.state, ()):
+            record = await journal.move(record, state, now=now, why="its sandbox has ended")

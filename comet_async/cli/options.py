@@ -1,0 +1,166 @@
+"""Options that several commands share, in the groups in which ``--help`` shows them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+import attrs
+from cyclopts import Group, Parameter, Token
+
+from comet_async.errors import InputError
+from comet_async.geometry import Anchor, MarginRule, Margins
+
+SHAPE = Group("Shape: margins, or --to, or --size", sort_key=1)
+REQUEST = Group("Request", sort_key=2)
+SERVICE = Group("Service", sort_key=3)
+MONEY = Group("Money", sort_key=4)
+AGAIN = Group("Running again", sort_key=5)
+OUTPUT = Group("Output", sort_key=0)
+
+_SIZE = re.compile(r"\s*([0-9]{1,6})\s*[xX×]\s*([0-9]{1,6})\s*")
+
+
+def whole(_type: object, tokens: Sequence[Token]) -> int:
+    """Return the whole number that was typed; cyclopts itself would round 1.5 to 2.
+
+    Raises:
+        ValueError: It is none.
+    """
+    text = tokens[0].value
+    if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        return int(text)
+    raise ValueError(f"{text} is not a whole number")
+
+
+@Parameter(name="*", group=SHAPE)
+@attrs.frozen(kw_only=True)
+class Geometry:
+    """How far pictures grow: four margins, a shape, or a size."""
+
+    up: Annotated[
+        float | None, Parameter(help="Add above, as a share of the height: 0.5 adds half of it.")
+    ] = None
+    down: Annotated[float | None, Parameter(help="Add below, as a share of the height.")] = None
+    left: Annotated[float | None, Parameter(help="Add at the left, as a share of the width.")] = (
+        None
+    )
+    right: Annotated[float | None, Parameter(help="Add at the right, as a share of the width.")] = (
+        None
+    )
+    to: Annotated[
+        str | None, Parameter(help="Grow to this shape, adding as little as possible: 16:9, 1.5.")
+    ] = None
+    size: Annotated[
+        str | None, Parameter(help="Grow to a canvas of this many pixels: 1920x1080.")
+    ] = None
+    anchor: Annotated[
+        Anchor | None,
+        Parameter(help="Where the picture sits, with --to or --size; center by default."),
+    ] = None
+
+    def rule(self) -> MarginRule:
+        """Return the margins, or the rule that makes them.
+
+        Raises:
+            InputError: None or several of the three ways are used, or a value is out of range.
+        """
+        sides = {
+            name: value
+            for name in ("up", "down", "left", "right")
+            if (value := getattr(self, name)) is not None
+        }
+        ways = [f"--{name}" for name in sides]
+        ways += [f"--{name}" for name in ("to", "size") if getattr(self, name) is not None]
+        self._check(ways, by_sides=bool(sides))
+        if self.to is not None:
+            return Margins.for_aspect(self.to, anchor=self.anchor or "center")
+        if self.size is not None:
+            return _canvas(self.size, self.anchor or "center")
+        margins = Margins(**sides)
+        if margins.empty:
+            raise _wrong("nothing would be added: all margins are 0", "give one above 0")
+        return margins
+
+    def _check(self, ways: list[str], *, by_sides: bool) -> None:
+        if not ways:
+            hint = "give --to 16:9, or --size 1920x1080, or one of --up --down --left --right"
+            raise _wrong("how far should the pictures grow?", hint)
+        if len(ways) > 1 and not (by_sides and self.to is None and self.size is None):
+            raise _wrong(
+                f"{' and '.join(ways)} can't be used together",
+                "margins, --to and --size are three ways to say one thing: choose one",
+            )
+        if by_sides and self.anchor is not None:
+            raise _wrong(
+                "--anchor needs --to or --size", "margins say already where the picture sits"
+            )
+
+
+def _canvas(text: str, anchor: Anchor) -> MarginRule:
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise _wrong(f"size {text!r} is not a width and a height", "write it like 1920x1080")
+    return Margins.for_size(int(found[1]), int(found[2]), anchor=anchor)
+
+
+def _wrong(message: str, hint: str) -> InputError:
+    return InputError(message, field="margins", limit="one way to say it", hint=hint)
+
+
+@Parameter(name="*", group=SERVICE)
+@attrs.frozen(kw_only=True)
+class Connection:
+    """Where the API is."""
+
+    gateway: Annotated[
+        str | None,
+        Parameter(
+            help="comet, kling, sandbox, or an address. By default as the environment and the "
+            "config file say, else CometAPI."
+        ),
+    ] = None
+    sandbox: Annotated[
+        bool,
+        Parameter(
+            help="Use a local server that paints the new edges itself: no key, no cost. The "
+            "same as --gateway sandbox."
+        ),
+    ] = False
+
+    @property
+    def is_sandbox(self) -> bool:
+        """True when the sandbox of this process is wanted.
+
+        Raises:
+            InputError: The two options contradict each other.
+        """
+        if self.sandbox and self.gateway not in {None, "sandbox"}:
+            msg = f"--sandbox and --gateway {self.gateway} can't be used together"
+            raise InputError(msg, field="gateway", value=self.gateway, hint="choose one")
+        return self.sandbox or self.gateway == "sandbox"
+
+
+def check_seconds(name: str, value: float | None, *, zero: bool = False) -> float | None:
+    """Return *value* if it is a usable number of seconds.
+
+    Args:
+        name: The option, without its dashes.
+        value: What was given; None if nothing was.
+        zero: Whether 0 is a usable number.
+
+    Raises:
+        InputError: It is not finite, negative, or 0 where that makes no sense.
+    """
+    if value is None or (math.isfinite(value) and (value > 0 or (zero and value == 0))):
+        return value
+    limit = "0 or more" if zero else "more than 0"
+    msg = f"--{name} {value} must be a number of seconds, {limit}"
+    raise InputError(msg, field=name, value=value, limit=limit, hint=f"write it like --{name} 60")
+
+
+# Defaults of commands: frozen, so that all can share them.
+NO_GEOMETRY = Geometry()
+USUAL_CONNECTION = Connection()

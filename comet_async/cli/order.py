@@ -1,0 +1,206 @@
+"""What ``expand`` is asked to do: its options in groups, and the order that they make."""
+
+# ruff: noqa: PLC0415 - aiohttp and all that needs it is imported when the command runs: `--help`
+# must be there at once
+
+from __future__ import annotations
+
+import contextlib
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import attrs
+from cyclopts import Parameter
+
+from comet_async.cli.options import (
+    AGAIN,
+    MONEY,
+    OUTPUT,
+    REQUEST,
+    SERVICE,
+    Geometry,
+    check_seconds,
+    whole,
+)
+from comet_async.errors import InputError
+
+if TYPE_CHECKING:
+    from comet_async.engine import RunOptions
+    from comet_async.geometry import MarginRule
+    from comet_async.runs import Run
+    from comet_async.session import CometSession
+
+
+@Parameter(name="*", group=REQUEST)
+@attrs.frozen(kw_only=True)
+class Wish:
+    """What is asked for, besides the shape."""
+
+    prompt: Annotated[
+        str | None, Parameter(help="What to draw in the new area; at most 2500 characters.")
+    ] = None
+    n: Annotated[
+        int,
+        Parameter(
+            name="-n",
+            converter=whole,
+            help="How many variants of each picture, 1 to 9, each paid; 1 by default.",
+        ),
+    ] = 1
+    prepare: Annotated[
+        bool,
+        Parameter(
+            help="Mend pictures that would be refused: rotation, WebP, HEIC, TIFF or CMYK, too "
+            "large a file, too small a picture."
+        ),
+    ] = False
+
+
+@Parameter(name="*", group=SERVICE)
+@attrs.frozen(kw_only=True)
+class Pace:
+    """How fast, and how patiently."""
+
+    concurrency: Annotated[
+        int,
+        Parameter(converter=whole, help="Most pictures in flight at a time; 16 by default."),
+    ] = 16
+    timeout: Annotated[
+        float | None,
+        Parameter(
+            help="Seconds to wait for one picture, which goes on without us; no limit by default."
+        ),
+    ] = None
+    settle: Annotated[
+        float,
+        Parameter(
+            help="Seconds after a request whose answer was lost during which its task may still "
+            "appear; 60 by default."
+        ),
+    ] = 60.0
+
+
+@Parameter(name="*", group=MONEY)
+@attrs.frozen(kw_only=True)
+class Purse:
+    """What may be spent."""
+
+    max_jobs: Annotated[
+        int | None, Parameter(converter=whole, help="Most requests that this run may pay.")
+    ] = None
+    max_spend: Annotated[
+        str | None, Parameter(help="Most USD that this run may spend, as --price estimates it.")
+    ] = None
+    price: Annotated[
+        str | None, Parameter(help="USD for one picture, for estimates; the list price by default.")
+    ] = None
+
+
+@Parameter(name="*", group=AGAIN)
+@attrs.frozen(kw_only=True)
+class Again:
+    """What a further run does differently."""
+
+    retry_failed: Annotated[
+        bool, Parameter(help="Buy pictures whose task failed in an earlier run once more.")
+    ] = False
+    verify_remote: Annotated[
+        bool,
+        Parameter(
+            help="Look for each new picture on the server before buying it: for a folder whose "
+            "journal was lost."
+        ),
+    ] = False
+    fresh: Annotated[
+        str,
+        Parameter(help="A name for another purchase of the same pictures; each name is one."),
+    ] = ""
+
+
+@Parameter(name="*", group=OUTPUT)
+@attrs.frozen(kw_only=True)
+class Shown:
+    """What is written besides the pictures."""
+
+    dry_run: Annotated[
+        bool, Parameter(help="Show what a run would do and cost; send and write nothing.")
+    ] = False
+    json: Annotated[
+        bool, Parameter(help="One JSON object a line on standard output for each source.")
+    ] = False
+    report: Annotated[
+        bool, Parameter(help="Write a page of all pictures before and after: DIR/report.html.")
+    ] = False
+
+
+@attrs.frozen(kw_only=True)
+class Order:
+    """A checked command: nothing in it can be refused before pictures are looked at."""
+
+    sources: tuple[str, ...]
+    out: Path
+    rule: MarginRule
+    wish: Wish
+    options: RunOptions
+    price: Decimal
+
+    def on(self, comet: CometSession) -> Run:
+        """Return the run of this order in the session *comet*."""
+        wish = self.wish
+        return comet.expand_folder(
+            self.sources, self.out, self.rule, prompt=wish.prompt, n=wish.n, **self.options
+        )
+
+
+def make_order(  # noqa: PLR0913 - the groups of options, by name
+    *,
+    sources: tuple[str, ...],
+    out: Path,
+    geometry: Geometry,
+    wish: Wish,
+    pace: Pace,
+    purse: Purse,
+    again: Again,
+) -> Order:
+    """Return the order that the command's arguments make.
+
+    Raises:
+        InputError: An argument can't be used.
+    """
+    from comet_async.engine import check_concurrency, limits
+    from comet_async.expand import EXPAND, ExpandRequest
+
+    for source in sources:
+        if source.startswith("-") and source != "-":
+            msg, hint = f"unknown option: {source}", f"a file of that name is ./{source}"
+            raise InputError(msg, field="sources", value=source, hint=hint)
+    rule = geometry.rule()
+    ExpandRequest(image=b"", margins=rule, prompt=wish.prompt, n=wish.n)  # refuses what can't be
+    options: RunOptions = {
+        "concurrency": check_concurrency(pace.concurrency),
+        "prepare": wish.prepare,
+        "settle": check_seconds("settle", pace.settle, zero=True) or 0.0,
+        "timeout": check_seconds("timeout", pace.timeout),
+        "max_jobs": purse.max_jobs,
+        "max_spend": purse.max_spend,
+        "price": purse.price,
+        "retry_failed": again.retry_failed,
+        "verify_remote": again.verify_remote,
+        "salt": again.fresh,
+    }
+    limits(options)
+    if out.exists() and not out.is_dir():
+        msg = f"--out {out} is a file, not a folder"
+        raise InputError(msg, field="out", value=str(out), hint="name a folder")
+    price = _price(purse.price, EXPAND.price or Decimal(0))
+    return Order(sources=sources, out=out, rule=rule, wish=wish, options=options, price=price)
+
+
+def _price(text: str | None, default: Decimal) -> Decimal:
+    with contextlib.suppress(InvalidOperation):
+        price = default if text is None else Decimal(text)
+        if price.is_finite() and price >= 0:
+            return price
+    msg = f"--price {text} is no price"
+    raise InputError(msg, field="price", value=text, limit="0 or more", hint="write it like 0.028")

@@ -1,0 +1,156 @@
+"""``expand --dry-run``: what a run would do with each picture, and what it would cost."""
+
+# ruff: noqa: PLC0415 - imported when the command runs: `--help` must be there at once
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import attrs
+
+from comet_async.cli import journals
+from comet_async.cli.connecting import Door
+from comet_async.cli.order import Order
+from comet_async.cli.output import DONE, NOT_DONE, Screen, counted, error_record, money
+from comet_async.cli.progress import shown
+from comet_async.errors import CometError
+from comet_async.states import JobState
+
+if TYPE_CHECKING:
+    from comet_async.batch import Planned
+
+_LISTED = 100  # rows; a longer table helps nobody
+
+_MEANINGS = {
+    "new": "will be sent and paid",
+    "resume": "paid earlier: goes on, free",
+    "done": "paid and saved earlier",
+    "copy": "has this shape already: copied, free",
+    "uncertain": "may be paid: looked up first, free",
+    "failed": "ended badly earlier: left alone",
+    "invalid": "refused before sending",
+}
+_FREE = {"new": "will be painted", "done": "painted and saved earlier"}
+_STATES = {
+    JobState.PLANNED: "new",
+    JobState.REJECTED: "new",
+    JobState.UNCERTAIN: "uncertain",
+    JobState.DONE: "done",
+    JobState.FAILED: "failed",
+    JobState.EXPIRED: "failed",
+    JobState.ABANDONED: "failed",
+}
+_OUTCOMES = {"done": "done", "uncertain": "uncertain", "failed": "failed", "invalid": "invalid"}
+
+
+@attrs.define(eq=False)
+class _Plan:
+    """The plan so far."""
+
+    free: bool
+    counts: Counter[str] = attrs.field(factory=Counter)
+    images: int = 0
+    jobs: int = 0
+    rows: list[tuple[str, str, str]] = attrs.field(factory=list)
+    keys: set[str] = attrs.field(factory=set)
+
+    def add(self, source: str, planned: Planned | CometError) -> tuple[str, int]:
+        """Take one picture in; return the word of the plan, and how many it would buy."""
+        word, images = word_of(planned), 0
+        if word == "new" and not isinstance(planned, CometError) and planned.key not in self.keys:
+            self.keys.add(planned.key)  # equal pictures are bought once
+            images = planned.item.request.n if planned.item.request is not None else 1
+        self.counts[word] += 1
+        self.images += images
+        self.jobs += bool(images)
+        if len(self.rows) < _LISTED:
+            meaning = (_FREE if self.free else {}).get(word, _MEANINGS[word])
+            why = planned.message if isinstance(planned, CometError) else meaning
+            self.rows.append((word, shown(source), why))
+        return word, images
+
+
+def word_of(planned: Planned | CometError) -> str:
+    """Return the plan for one picture in a word."""
+    if isinstance(planned, CometError):
+        return "invalid"
+    if planned.needless:
+        return "copy"
+    return "new" if planned.record is None else _STATES.get(planned.record.state, "resume")
+
+
+async def show(order: Order, door: Door, screen: Screen, *, free: bool) -> int:
+    """Show the plan of *order*, and return the exit status. Sends and writes nothing.
+
+    Args:
+        order: The command.
+        door: Where a run would send it.
+        screen: Where to write.
+        free: Whether a run would use the sandbox.
+    """
+    from comet_async.runs import JOURNAL_NAME
+    from comet_async.session import CometSession
+
+    plan = _Plan(free=free)
+    async with journals.copied(order.out / JOURNAL_NAME) as journal:
+        await journals.check_purpose(journal, sandbox=free, write=False)
+        if free:
+            await journals.bury(journal, now=time.time())
+            order = attrs.evolve(order, options={**order.options, "retry_failed": True})
+        async with CometSession(door.credentials, gateway=door.gateway, journal=journal) as comet:
+            async for item, planned in order.on(comet).plan():
+                word, images = plan.add(item.source, planned)
+                if screen.json:
+                    screen.emit(_record(item.source, planned, word, order.price * images, screen))
+    _summary(plan, order, screen, free=free)
+    return NOT_DONE if plan.counts["invalid"] else DONE
+
+
+def _record(
+    source: str, planned: Planned | CometError, word: str, usd: Decimal, screen: Screen
+) -> dict[str, object]:
+    error = planned if isinstance(planned, CometError) else None
+    record = None if isinstance(planned, CometError) else planned.record
+    return {
+        "source": screen.clean(source) if "://" in source else source,
+        "outcome": _OUTCOMES.get(word, "planned"),
+        "task_id": record.task_id if record is not None else None,
+        "external_task_id": None if isinstance(planned, CometError) else planned.key or None,
+        "files": [],
+        "error": error_record(error, screen),
+        "plan": word,
+        "estimate_usd": str(usd),
+    }
+
+
+def _summary(plan: _Plan, order: Order, screen: Screen, *, free: bool) -> None:
+    if not screen.json:
+        titles = ("plan", "source", "what it means")
+        screen.table(titles, plan.rows, long=titles)
+        if plan.counts.total() > len(plan.rows):
+            screen.say(f"… and {plan.counts.total() - len(plan.rows):,} more")
+    counts = [f"{plan.counts[word]:,} {word}" for word in _MEANINGS if plan.counts[word]]
+    screen.say(f"plan: {', '.join(counts)}; nothing was sent and nothing was written")
+    if free:
+        screen.say("the sandbox is free of charge")
+        return
+    cost = money(order.price * plan.images)
+    each = f"{money(order.price)} each, an estimate, not a bill"
+    screen.say(f"a run would buy {counted(plan.images, 'picture')}: about {cost} ({each})")
+    for line in _limits(plan, order):
+        screen.say(line)
+
+
+def _limits(plan: _Plan, order: Order) -> list[str]:
+    from comet_async.engine import limits
+
+    most = limits(order.options)
+    lines = []
+    if most.jobs is not None and plan.jobs > most.jobs:
+        lines.append(f"--max-jobs lets it send {most.jobs:,} of {plan.jobs:,}")
+    if most.images is not None and plan.images > most.images:
+        lines.append(f"--max-spend lets it buy {most.images:,} of {plan.images:,}")
+    return lines

@@ -1,0 +1,84 @@
+"""``comet-async preview``: pictures of the canvas before anything is paid."""
+
+# ruff: noqa: PLC0415 - imported when the command runs: `--help` must be there at once
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from comet_async.cli.invocation import CURRENT
+from comet_async.cli.options import NO_GEOMETRY, OUTPUT, REQUEST, Geometry
+from comet_async.cli.output import DONE, NOT_DONE, Screen
+from comet_async.errors import InputError
+
+if TYPE_CHECKING:
+    from comet_async.folder import Found
+    from comet_async.geometry import MarginRule
+
+
+async def preview(
+    sources: Annotated[tuple[str, ...], Parameter(help="Files or folders.")],
+    /,
+    *,
+    out: Annotated[
+        Path,
+        Parameter(group=OUTPUT, help="The folder for the previews; the current one by default."),
+    ] = Path(),
+    geometry: Geometry = NO_GEOMETRY,
+    prepare: Annotated[
+        bool, Parameter(group=REQUEST, help="Mend pictures as `expand --prepare` does.")
+    ] = False,
+) -> int:
+    """Draw the canvases."""
+    from comet_async.folder import scan
+
+    screen = CURRENT.get().screen
+    rule = geometry.rule()
+    loop = asyncio.get_running_loop()
+    # Not `out`: the current folder may hold the sources.
+    found = scan(sources, out=out / ".comet-async")
+    many = failed = 0
+    while (each := await loop.run_in_executor(None, next, found, None)) is not None:
+        many += 1
+        failed += not await _draw(each, rule, out, screen, prepare=prepare)
+    if not many:
+        raise InputError("no picture was found", field="sources", hint="name a file or a folder")
+    return NOT_DONE if failed else DONE
+
+
+async def _draw(
+    found: Found, rule: MarginRule, out: Path, screen: Screen, *, prepare: bool
+) -> bool:
+    """Draw one preview, and say where it is; False when the picture can't be drawn."""
+    from comet_async.images import load
+    from comet_async.preview import render
+
+    target = out / f"{found.stem}-preview.png"
+    try:
+        if found.error is not None:
+            raise found.error
+        picture = await load(found.image, prepare=prepare)
+        loop = asyncio.get_running_loop()
+        data = await loop.run_in_executor(None, render, picture, rule)
+        await loop.run_in_executor(None, _save, data, target)
+    except InputError as error:
+        screen.complain(error)
+        return False
+    screen.tell(str(target))
+    return True
+
+
+def _save(data: bytes, target: Path) -> None:
+    refusal = ""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    except OSError as error:
+        refusal = error.strerror or type(error).__name__
+    if refusal:
+        msg = f"{target} can't be written: {refusal}"
+        raise InputError(msg, field="out", value=str(target), hint="choose another --out")

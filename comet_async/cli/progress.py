@@ -1,0 +1,149 @@
+"""How far a run has come: a bar that lives on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import attrs
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+from comet_async.cli.output import STYLES, Screen, counted, duration, money
+from comet_async.cli.tally import Tally
+
+if TYPE_CHECKING:
+    from comet_async.outcomes import Outcome
+
+QUIET = 10.0
+"""Seconds without a line after which a line about the whole run is written."""
+
+_WIDE = max(map(len, STYLES))
+
+
+@attrs.define(eq=False)
+class RunProgress:
+    """Shows a run while it goes on; a context manager.
+
+    Attributes:
+        screen: Where.
+        tally: What to show.
+        free: True when nothing is paid.
+    """
+
+    screen: Screen
+    tally: Tally
+    free: bool = False
+    _bar: Progress | None = attrs.field(default=None, init=False)
+    _row: TaskID = attrs.field(default=TaskID(0), init=False)
+    _spoke: float = attrs.field(init=False)
+    _hints: set[str] = attrs.field(factory=set, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._spoke = self.tally.clock()
+        if self.screen.live:
+            self._bar = Progress(
+                SpinnerColumn(),
+                BarColumn(),
+                TextColumn("{task.description}"),
+                console=self.screen.console,
+                transient=True,
+                # Standard output is a program's business; ours stays above the bar by itself.
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._row = self._bar.add_task(self.facts(), total=None)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def ended(self, outcome: Outcome) -> None:
+        """Write the line of one source."""
+        self._spoke = self.tally.clock()
+        source = shown(outcome.source)
+        if outcome.error is None:
+            text = f"{source} → {', '.join(map(str, outcome.files))}" if outcome.files else source
+        else:
+            text = f"{source}: {_short(outcome.error.message, outcome.source)}"
+        word = str(outcome.status)
+        self.screen.say(text, word=f"{word:<{_WIDE}}", style=STYLES.get(word, ""))
+        hint = outcome.error.hint if outcome.error is not None else None
+        for line in (*outcome.notes, *([hint] if hint and hint not in self._hints else [])):
+            self.screen.say(f"{' ' * _WIDE} {line}", style="dim")
+        self._hints |= {hint} if hint else set()  # a thousand equal hints help nobody
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show the newest numbers, if it is time."""
+        if self._bar is not None:
+            total = self.tally.total
+            self._bar.update(
+                self._row, completed=self.tally.count, total=total, description=self.facts()
+            )
+        elif self.tally.clock() - self._spoke >= QUIET:
+            self._spoke = self.tally.clock()
+            self.screen.say(f"… {self.facts()}")
+
+    def facts(self) -> str:
+        """Return the numbers in a few words."""
+        tally = self.tally
+        words = [f"{tally.count:,} of {'…' if tally.total is None else f'{tally.total:,}'} ended"]
+        if tally.in_flight:
+            words.append(f"{tally.in_flight:,} in flight")
+        words += [f"{many:,} {word}" for word, many in tally.ended.items() if word != "done"]
+        if not self.free and tally.cost:
+            words.append(f"about {money(tally.cost)}")
+        if tally.left:
+            words.append(f"about {duration(tally.left)} left")
+        return " · ".join(words)
+
+
+def shown(source: str) -> str:
+    """Return *source* as it is shown: a data URI is endless."""
+    return "data URI" if source.startswith("data:") else source
+
+
+def _short(message: str, source: str) -> str:
+    """Return *message* without the source that stands before it on the line."""
+    for name in (source, Path(source).name):
+        for prefix in (f"image: {name} ", f"{name} "):
+            if name and message.startswith(prefix):
+                return message[len(prefix) :]
+    return message
+
+
+def summary(tally: Tally, *, out: Path, free: bool) -> list[str]:
+    """Return what came of a run, a line each."""
+    parts = [f"{many:,} {word}" for word, many in sorted(tally.ended.items())]
+    of = f" of {tally.total:,}" if tally.total and tally.total > tally.count else ""
+    lines = [f"{', '.join(parts) or 'nothing ended'}{of} in {duration(tally.seconds)}"]
+    if tally.ended["done"]:
+        lines.append(f"the files are in {out}")
+    if not free:
+        lines.append(cost_line(tally))
+    return lines
+
+
+def cost_line(tally: Tally) -> str:
+    """Return what a run has cost, as far as we can tell."""
+    if not (tally.bought or tally.doubtful):
+        return "nothing was bought by this run"
+    parts = []
+    if tally.bought:
+        cost = money(tally.price * tally.bought)
+        parts.append(f"bought {counted(tally.bought, 'picture')}, about {cost}")
+    if tally.doubtful:
+        cost = money(tally.price * tally.doubtful)
+        parts.append(f"{counted(tally.doubtful, 'picture')} may have been paid, about {cost}")
+    return f"{'; '.join(parts)} (an estimate, not a bill)"

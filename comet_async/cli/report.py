@@ -1,0 +1,25 @@
+"""``comet-async report``: a page of all pictures of a folder, before and after."""
+
+# ruff: noqa: PLC0415 - imported when the command runs: `--help` must be there at once
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from comet_async.cli import journals
+from comet_async.cli.invocation import CURRENT
+from comet_async.cli.output import DONE
+
+
+async def report(folder: Annotated[Path, Parameter(help="The folder that --out named.")], /) -> int:
+    """Write the page."""
+    from comet_async.report import write_report
+
+    path = journals.path_of(folder)
+    async with journals.reading(path) as (journal, _busy):
+        written = await write_report(folder, journal)
+    CURRENT.get().screen.tell(str(written))
+    return DONE

@@ -1,0 +1,99 @@
+"""What a run has come to so far, in numbers."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import attrs
+
+from comet_async.states import JobState
+
+if TYPE_CHECKING:
+    from comet_async.outcomes import Outcome
+    from comet_async.records import JobRecord
+
+_BOUGHT = frozenset(
+    {
+        JobState.SUBMITTED,
+        JobState.STRANDED,
+        JobState.SUCCEEDED,
+        JobState.SAVING,
+        JobState.DONE,
+        JobState.EXPIRED,
+    }
+)  # failed tasks are not billed, as a rule
+_OPEN_QUESTION = frozenset({JobState.UNKNOWN, JobState.UNCERTAIN})
+_RECENT = 50
+_ENOUGH = 3  # outcomes from which a pace can be told
+
+
+@attrs.define(eq=False, kw_only=True)
+class Tally:
+    """Counts of one run.
+
+    Attributes:
+        price: USD for one picture; an estimate.
+        since: When the run began, in seconds since 1970.
+        clock: A clock that never goes back, in seconds.
+        total: How many sources there are, once that is known.
+        in_flight: Pictures that the service is working on.
+        ended: Outcomes by their status.
+        bought: Pictures bought by this run.
+        doubtful: Pictures that this run may have bought.
+    """
+
+    price: Decimal
+    since: float
+    clock: Callable[[], float] = time.monotonic
+    total: int | None = None
+    in_flight: int = 0
+    ended: Counter[str] = attrs.field(factory=Counter, init=False)
+    bought: int = attrs.field(default=0, init=False)
+    doubtful: int = attrs.field(default=0, init=False)
+    _begin: float = attrs.field(init=False)
+    _counted: set[str] = attrs.field(factory=set, init=False)
+    _moments: deque[float] = attrs.field(factory=lambda: deque(maxlen=_RECENT), init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._begin = self.clock()
+
+    def add(self, outcome: Outcome, record: JobRecord | None) -> None:
+        """Count one outcome, with its job as the journal has it now."""
+        self.ended[outcome.status] += 1
+        self._moments.append(self.clock())
+        if record is None or record.key in self._counted or (record.sent_at or 0) < self.since:
+            return
+        self._counted.add(record.key)  # equal pictures share a job, and its price
+        if record.state in _BOUGHT:
+            self.bought += record.n
+        elif record.state in _OPEN_QUESTION:
+            self.doubtful += record.n
+
+    @property
+    def count(self) -> int:
+        """How many sources have ended."""
+        return self.ended.total()
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has lasted."""
+        return self.clock() - self._begin
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the end at the pace of late, or None when that can't be told."""
+        many = len(self._moments)
+        if self.total is None or many < _ENOUGH:
+            return None
+        begin = self._moments[0] if many == _RECENT else self._begin
+        pace = many / max(self.clock() - begin, 1e-3)
+        return max(0, self.total - self.count) / pace
+
+    @property
+    def cost(self) -> Decimal:
+        """USD for what this run has bought, what is in flight included; an estimate."""
+        return self.price * (self.bought + self.in_flight)

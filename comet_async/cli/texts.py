@@ -1,0 +1,110 @@
+"""The words of ``--help``, in one place: what each command is for, with examples.
+
+Rule of this file: it imports nothing, so that help is there at once.
+"""
+
+PROGRAM = """Make photos wider or taller with a paid image expansion API (CometAPI, Kling).
+
+It never pays twice for the same picture and never loses a paid result, whatever breaks: \
+running the same command again goes on where the last one ended.
+
+[bold]Examples[/bold]
+
+  [cyan]comet-async expand photos --out wide --to 16:9 --sandbox[/cyan]  try it, no key
+  [cyan]comet-async expand photos --out wide --to 16:9 --dry-run[/cyan]  what it would cost
+  [cyan]comet-async expand photos --out wide --to 16:9[/cyan]            do it
+  [cyan]comet-async jobs wide[/cyan]                                     what became of it
+
+The key is read from COMETAPI_KEY, for Kling itself from KLING_API_KEY.
+
+[bold]Exit status[/bold]
+  0 all done · 1 some not done · 2 wrong usage or settings, nothing sent
+  3 stopped by the account (key, credit, rights) · 130 interrupted
+"""
+
+EXPAND = """Expand pictures, and save the results under the names of their sources.
+
+Running the same command again goes on where the last run ended, whatever ended it.
+
+[bold]Examples[/bold]
+
+  [cyan]comet-async expand photos --out wide --to 16:9[/cyan]
+  [cyan]comet-async expand dog.png --out wide --left 0.6 --right 0.6 --prompt "snow"[/cyan]
+  [cyan]comet-async expand photos --out wide --size 1920x1080 --dry-run[/cyan]
+  [cyan]find . -name '*.jpg' | comet-async expand - --out wide --to 3:2 --json[/cyan]
+"""
+
+PREVIEW = """Draw each picture on its canvas, with the new area hatched. Free: nothing is sent.
+
+[bold]Examples[/bold]
+
+  [cyan]comet-async preview dog.png --to 16:9[/cyan]
+  [cyan]comet-async preview photos --up 0.3 --anchor top --out previews[/cyan]
+"""
+
+JOBS = """Show what the journal of an output folder knows, or decide about a job by hand.
+
+A job is [bold]uncertain[/bold] when its request was sent, the answer was lost, and the gateway \
+has no way to look it up. Each run looks again, free of charge. Nothing is bought twice on a \
+guess, so what looking can't settle is yours to decide:
+
+  [bold]attach[/bold] KEY TASK_ID   you found the task, say in the provider's console: go on with it
+  [bold]resubmit[/bold] KEY         send it again, at the risk of paying twice
+  [bold]abandon[/bold] KEY          give it up
+
+[bold]Examples[/bold]
+
+  [cyan]comet-async jobs wide[/cyan]
+  [cyan]comet-async jobs wide --uncertain[/cyan]
+  [cyan]comet-async jobs wide attach ce1-q5c… 878106242831892487[/cyan]
+  [cyan]comet-async jobs wide resubmit ce1-q5c… --i-accept-double-charge[/cyan]
+"""
+
+REPORT = """Write DIR/report.html: every picture of a folder before and after, on one page.
+
+[bold]Example[/bold]
+
+  [cyan]comet-async report wide[/cyan]
+"""
+
+STATUS = """Show how a task stands.
+
+[bold]Example[/bold]
+
+  [cyan]comet-async status 878106242831892487[/cyan]
+"""
+
+WAIT = """Wait for a task, show each change, and save its pictures if a folder is named.
+
+Giving up the wait does not end the task: it goes on there, and can be waited for again.
+
+[bold]Example[/bold]
+
+  [cyan]comet-async wait 878106242831892487 --timeout 600 --out wide[/cyan]
+"""
+
+LIST = """List the account's tasks, newest first. CometAPI documents no list; Kling has one.
+
+[bold]Example[/bold]
+
+  [cyan]comet-async list --pages 3[/cyan]
+"""
+
+SANDBOX = """Serve a local stand-in for CometAPI and Kling until Ctrl-C. Nothing leaves the machine.
+
+It speaks both APIs, keeps an account, really paints the new edges, and goes wrong on demand. \
+Its front page shows tasks, charges and pictures.
+
+[bold]Examples[/bold]
+
+  [cyan]comet-async sandbox --port 8765 --speed 20[/cyan]
+  [cyan]comet-async sandbox --fault drop_after_charge=0.05,429=0.03 --seed 7[/cyan]
+"""
+
+DOCTOR = """Check key, address, route, lookups, list and clock, and say what to do. Nothing is paid.
+
+[bold]Examples[/bold]
+
+  [cyan]comet-async doctor[/cyan]
+  [cyan]comet-async doctor --gateway kling[/cyan]
+"""

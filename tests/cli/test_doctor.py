@@ -1,0 +1,161 @@
+"""`comet-async doctor`: free questions, and what to do about the answers."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comet_async.auth import ApiKey
+from comet_async.doctor import Check, examine
+from comet_async.gateways import Gateway
+from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
+from comet_async.secret import Secret
+from comet_async.testing import VirtualClock
+
+Command = Callable[..., Awaitable[Any]]  # the fixture `comet`
+
+
+async def checks(sandbox: Sandbox, key: str = DEFAULT_KEY, **more: Any) -> dict[str, Check]:
+    """Return the checks of *sandbox*, by name."""
+    gateway, credentials = Gateway.comet(sandbox.url), ApiKey(Secret(key))
+    return {check.name: check async for check in examine(gateway, credentials, **more)}
+
+
+async def test_all_is_well(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+    """After a first task even the lookups are proven; nothing was paid for the questions."""
+    await comet("expand", photos / "dog.png", "--out", photos.parent / "wide", "--to", "16:9")
+    ended = await comet("doctor")
+    assert ended.status == 0
+    assert "tasks are found by our own id (path, query, flag)" in ended.err
+    assert "ready; nothing was paid" in ended.err
+    assert len(sandbox.ledger.posts) == 1
+
+
+async def test_a_new_account(comet: Command, sandbox: Sandbox) -> None:
+    """Without any task the lookups can't be proven yet, which is no problem."""
+    ended = await comet("doctor", "--json")
+    verdicts = {line["check"]: line["verdict"] for line in ended.lines if line["check"][0] != "["}
+    assert verdicts == {
+        "address": "ok",
+        "key": "ok",
+        "clock": "ok",
+        "route": "ok",
+        "list": "ok",
+        "lookups": "note",
+    }
+    assert not sandbox.ledger.posts
+
+
+async def test_a_refused_key_is_an_account_problem(
+    comet: Command, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its status is 3, and further questions are left out."""
+    monkeypatch.setenv("COMETAPI_KEY", "wrong-key")
+    ended = await comet("doctor")
+    assert ended.status == 3
+    assert "refuses the key" in ended.err
+    assert "1 to mend" in ended.err
+    assert "route" not in ended.err
+    assert not sandbox.ledger.posts
+
+
+async def test_nobody_answers(comet: Command, sandbox: Sandbox) -> None:
+    """An address where nobody listens is a problem of the connection."""
+    await sandbox.aclose()
+    ended = await comet("doctor")
+    assert ended.status == 1
+    assert "the server can't be reached" in ended.err
+
+
+async def test_in_a_sandbox_of_its_own(comet: Command) -> None:
+    """It shows what a healthy service looks like, without a key."""
+    ended = await comet("doctor", "--sandbox")
+    assert ended.status == 0
+
+
+@pytest.fixture
+async def odd(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
+    """Return a sandbox with the options of the test's parameter."""
+    async with Sandbox(options=request.param, engine="pillow") as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "odd", [Options(route_missing="null"), Options(route_missing="html")], indirect=True
+)
+async def test_a_missing_route(odd: Sandbox) -> None:
+    """It names the route, says that it is the account's problem, and what else there is."""
+    route = (await checks(odd))["route"]
+    assert route.verdict == "problem"
+    assert route.account_wide
+    assert "images/editing/expand is not offered here" in route.text
+    assert route.hint
+
+
+@pytest.mark.parametrize("odd", [Options(list_tasks=False)], indirect=True)
+async def test_no_list(odd: Sandbox) -> None:
+    """It is worth a note, and not needed."""
+    seen = await checks(odd)
+    assert seen["list"].verdict == "note"
+    assert seen["lookups"].verdict == "note"
+
+
+@pytest.mark.parametrize("odd", [Options(lookups="")], indirect=True)
+async def test_lookups_that_find_nothing(
+    odd: Sandbox, comet: Command, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that does not look tasks up is a warning: the list stands in."""
+    monkeypatch.setenv("COMETAPI_API_ROOT", odd.url)
+    monkeypatch.setenv("COMETAPI_KEY", DEFAULT_KEY)
+    await comet("expand", photos / "dog.png", "--out", photos.parent / "wide", "--to", "16:9")
+    lookups = (await checks(odd))["lookups"]
+    assert lookups.verdict == "warning"
+    assert "only in the list" in lookups.text
+
+
+@pytest.mark.parametrize(("skew", "way"), [(500, "ahead of"), (-500, "behind")])
+async def test_a_wrong_clock(sandbox: Sandbox, skew: float, way: str) -> None:
+    """It says by how much, and in which direction."""
+    clock = VirtualClock(start=time.time() + skew)
+    clock.time()
+    seen = (await checks(sandbox, clock=clock))["clock"]
+    assert seen.verdict == "warning"
+    assert way in seen.text
+
+
+@pytest.mark.parametrize(("fault", "verdict"), [("html", "warning"), ("other_task", "warning")])
+async def test_odd_answers(
+    comet: Command, sandbox: Sandbox, photos: Path, fault: str, verdict: str
+) -> None:
+    """An answer that is none, or about another task, is told as such."""
+    await comet("expand", photos / "dog.png", "--out", photos.parent / "wide", "--to", "16:9")
+    sandbox.faults.add(Fault(fault, on="find", times=None))
+    assert (await checks(sandbox))["route"].verdict == verdict
+
+
+async def test_a_missing_library_is_a_note(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an extra would bring is said, and how to install it."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "jinja2" else find(name)
+    )
+    check = (await checks(sandbox))["[report]"]
+    assert check.verdict == "note"
+    assert "pip install 'comet-async[report]'" in (check.hint or "")
+
+
+async def test_a_server_without_a_clock(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Date header, no comparison."""
+    monkeypatch.setattr("comet_async.doctor.parsedate_to_datetime", _unreadable)
+    assert (await checks(sandbox))["clock"].verdict == "note"
+
+
+def _unreadable(text: str) -> None:
+    raise ValueError(text)

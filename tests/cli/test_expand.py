@@ -1,0 +1,370 @@
+"""`comet-async expand`: files, JSON lines, exit statuses, and what it says to people."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comet_async.cli import invocation
+from comet_async.cli.app import run
+from comet_async.errors import JournalError
+from comet_async.journal import SqliteJournal
+from comet_async.runs import JOURNAL_NAME
+from comet_async.sandbox import Fault, Sandbox
+
+Command = Callable[..., Awaitable[Any]]  # the fixture `comet`
+
+SHAPE = ("--to", "16:9")
+
+
+async def test_expands_a_folder(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+    """Every picture is there under its name, one JSON line each, and the status is 0."""
+    out = photos.parent / "wide"
+    ended = await comet("expand", photos, "--out", out, *SHAPE, "--json")
+    assert ended.status == 0
+    assert ended.outcomes == {"done": 3}
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == {
+        "dog.png",
+        "cat.png",
+        "trip/sea.png",
+    }
+    assert len(sandbox.ledger.charges) == 3
+
+
+async def test_a_json_line_is_as_promised(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+    """Names of its fields and forms of its values are fixed."""
+    out = photos.parent / "wide"
+    ended = await comet("expand", photos / "dog.png", "--out", out, *SHAPE, "--json")
+    (task,) = sandbox.tasks.all()
+    assert ended.lines == [
+        {
+            "source": str(photos / "dog.png"),
+            "outcome": "done",
+            "task_id": task.id,
+            "external_task_id": task.external_id,
+            "files": [str(out / "dog.png")],
+            "error": None,
+        }
+    ]
+
+
+async def test_speaks_to_people_on_standard_error(
+    comet: Command, sandbox: Sandbox, photos: Path
+) -> None:
+    """Without --json standard output stays empty: lines, costs and files go to the other one."""
+    ended = await comet("expand", photos, "--out", photos.parent / "wide", *SHAPE)
+    assert ended.out == ""
+    assert ended.err.count("done  ") == 3
+    assert "bought 3 pictures, about $0.084 (an estimate, not a bill)" in ended.err
+    assert f"the files are in {photos.parent / 'wide'}" in ended.err
+    assert sandbox.ledger.charges
+
+
+async def test_again_buys_nothing(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+    """The same command again ends done, and pays nothing."""
+    words = ("expand", photos, "--out", photos.parent / "wide", *SHAPE)
+    await comet(*words)
+    ended = await comet(*words)
+    assert ended.status == 0
+    assert "nothing was bought by this run" in ended.err
+    assert len(sandbox.ledger.charges) == 3
+
+
+async def test_fresh_buys_again(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+    """A name for another purchase is one, in another folder."""
+    for name in ("one", "two"):
+        out = photos.parent / name
+        await comet("expand", photos / "dog.png", "--out", out, *SHAPE, "--fresh", name)
+    assert len(sandbox.ledger.charges) == 2
+
+
+async def test_a_bad_picture_stops_nothing(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+    """It is invalid with its reason, the others are done, and the status is 1."""
+    (photos / "bad.png").write_bytes(b"no picture")
+    ended = await comet("expand", photos, "--out", photos.parent / "w", *SHAPE, "--json")
+    assert ended.status == 1
+    assert ended.outcomes == {"done": 3, "invalid": 1}
+    (error,) = [line["error"] for line in ended.lines if line["outcome"] == "invalid"]
+    assert set(error) == {"type", "message", "code", "hint"}
+    assert error["type"] == "InputError"
+    assert "mend these pictures and run again" in ended.err
+    assert len(sandbox.ledger.posts) == 3
+
+
+async def test_a_missing_source_is_an_outcome(
+    comet: Command, sandbox: Sandbox, photos: Path
+) -> None:
+    """A name that leads nowhere is invalid like any bad picture; the others go on."""
+    out = photos.parent / "wide"
+    ended = await comet("expand", "nowhere.png", photos / "dog.png", "--out", out, *SHAPE, "--json")
+    assert ended.status == 1
+    assert ended.outcomes == {"done": 1, "invalid": 1}
+    assert len(sandbox.ledger.posts) == 1
+
+
+async def test_an_empty_folder_is_wrong_usage(
+    comet: Command, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Where no picture is, nothing is made, and the status says so."""
+    (tmp_path / "empty").mkdir()
+    ended = await comet("expand", tmp_path / "empty", "--out", tmp_path / "wide", *SHAPE)
+    assert ended.status == 2
+    assert "no picture was found" in ended.err
+    assert not (tmp_path / "wide").exists()
+    assert not sandbox.ledger.posts
+
+
+async def test_sources_from_standard_input(
+    comet: Command, sandbox: Sandbox, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dash stands for the lines of the input."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{photos / 'dog.png'}\n\n{photos / 'cat.png'}"))
+    ended = await comet("expand", "-", "--out", photos.parent / "wide", *SHAPE, "--json")
+    assert ended.status == 0
+    assert ended.outcomes == {"done": 2}
+    assert len(sandbox.ledger.charges) == 2
+
+
+async def test_an_empty_input_is_wrong_usage(
+    comet: Command, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No line, no picture: nothing is sent."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    ended = await comet("expand", "-", "--out", tmp_path / "wide", *SHAPE)
+    assert ended.status == 2
+    assert not sandbox.ledger.posts
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "outcome"),
+    [("401", 3, "rejected"), ("1101", 3, "rejected"), ("1201", 1, "rejected")],
+)
+async def test_refusals(
+    comet: Command, sandbox: Sandbox, photos: Path, fault: str, status: int, outcome: str
+) -> None:
+    """An account problem stops everything with status 3, a refused picture only itself."""
+    sandbox.faults.add(Fault(fault, on="create", times=None))
+    out = photos.parent / "wide"
+    words = ("expand", photos, "--out", out, *SHAPE, "--json", "--concurrency", 1)
+    ended = await comet(*words)
+    assert ended.status == status
+    assert set(ended.outcomes) >= {outcome}
+    assert not sandbox.ledger.charges
+    assert ("the account stopped it" in ended.err) is (status == 3)
+
+
+async def test_a_failed_task_is_bought_again_only_when_asked(
+    comet: Command, sandbox: Sandbox, photos: Path
+) -> None:
+    """It is left alone by a further run, and bought once more with --retry-failed."""
+    words = ("expand", photos / "dog.png", "--out", photos.parent / "wide", *SHAPE)
+    risky = (*words, "--prompt", "sandbox-risky")
+    ended = await comet(*risky)
+    assert (ended.status, len(sandbox.ledger.charges)) == (1, 1)
+    assert "only if you add --retry-failed" in ended.err
+    assert (await comet(*risky)).status == 1
+    assert len(sandbox.ledger.charges) == 1
+    await comet(*risky, "--retry-failed")
+    assert len(sandbox.ledger.charges) == 2
+
+
+@pytest.mark.parametrize("limit", [("--max-jobs", "2"), ("--max-spend", "0.06")])
+async def test_limits_hold(
+    comet: Command, sandbox: Sandbox, photos: Path, limit: tuple[str, str]
+) -> None:
+    """What is over the limit is pending, and a further run can go on with it."""
+    words = ("expand", photos, "--out", photos.parent / "wide", *SHAPE, "--json")
+    ended = await comet(*words, *limit)
+    assert ended.status == 1
+    assert ended.outcomes == {"done": 2, "pending": 1}
+    assert len(sandbox.ledger.charges) == 2
+    assert (await comet(*words)).status == 0
+
+
+async def test_a_lost_answer_is_found_again(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+    """A picture whose answer was lost after it was charged is paid once."""
+    sandbox.faults.add(Fault("drop_after_charge", times=3))
+    ended = await comet("expand", photos, "--out", photos.parent / "wide", *SHAPE, "--json")
+    assert ended.outcomes == {"done": 3}
+    assert len(sandbox.ledger.charges) == 3
+
+
+async def test_a_first_signal_stops_gently(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+    """What was sent is recorded, the status is 130, and a further run finishes what is paid."""
+    words = ("expand", photos, "--out", photos.parent / "wide", *SHAPE, "--json")
+    running = asyncio.ensure_future(comet(*words))
+    while len(sandbox.ledger.charges) < 3:  # noqa: ASYNC110 - the ledger tells nobody
+        await asyncio.sleep(0.05)
+    signal_now()
+    ended = await running
+    assert ended.status == 130
+    assert ended.outcomes == {"pending": 3}
+    assert "to go on, run the same command:\n  comet-async expand" in ended.err
+    assert (await comet(*words)).outcomes == {"done": 3}
+    assert len(sandbox.ledger.charges) == 3
+
+
+async def test_a_signal_before_the_run(
+    comet: Command, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """While the input is still being read there is nothing to record: it just ends."""
+    monkeypatch.setattr("comet_async.cli.expand._Census.any", lambda _: asyncio.sleep(60))
+    running = asyncio.ensure_future(comet("expand", tmp_path, "--out", tmp_path / "w", *SHAPE))
+    await asyncio.sleep(1)
+    signal_now()
+    signal_now()  # at the same moment: the same signal, heard twice
+    ended = await running
+    assert (ended.status, ended.err) == (130, "comet-async: interrupted\n")
+    assert not sandbox.ledger.posts
+
+
+async def test_nobody_answers(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+    """A server that can't be reached stops the run; nothing is lost and nothing is paid."""
+    await sandbox.aclose()
+    words = ("expand", photos, "--out", photos.parent / "wide", *SHAPE, "--json")
+    ended = await comet(*words)
+    assert ended.status == 1
+    assert set(ended.outcomes) == {"pending"}
+    assert "a problem of the whole run stopped it" in ended.err
+    assert "can't connect" in ended.err
+
+
+async def test_in_a_sandbox_of_its_own(comet: Command, photos: Path) -> None:
+    """Without a key pictures are painted here, and a further run finds them done."""
+    words = ("expand", photos / "dog.png", "--out", photos.parent / "wide", *SHAPE, "--sandbox")
+    ended = await comet(*words)
+    assert ended.status == 0
+    assert "the prompt is checked, not followed" in ended.err
+    assert "painted here by" in ended.err
+    ended = await comet(*words)
+    assert ended.status == 0
+    assert "painted here by" not in ended.err
+
+
+async def test_a_broken_sandbox_run_goes_on(comet: Command, photos: Path) -> None:
+    """What a sandbox was painting is lost with it, and painted anew by the next run."""
+    words = ("expand", photos / "dog.png", "--out", photos.parent / "wide", *SHAPE, "--sandbox")
+    running = asyncio.ensure_future(comet(*words))
+    journal = photos.parent / "wide" / JOURNAL_NAME
+    while not journal.exists() or b"submitted" not in wal(journal):  # noqa: ASYNC110 - no event
+        await asyncio.sleep(0.01)
+    signal_now()
+    assert (await running).status == 130
+    assert (await comet(*words)).status == 0
+
+
+def wal(journal: Path) -> bytes:
+    """Return what was written to the journal last."""
+    log = journal.with_name(f"{journal.name}-wal")
+    return log.read_bytes() if log.exists() else b""
+
+
+async def test_a_journal_that_breaks(
+    comet: Command, sandbox: Sandbox, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it can't be read while the run goes on, that is said, and the status is 1."""
+
+    async def broken(*_: object) -> None:
+        raise JournalError("the journal can't be read")
+
+    monkeypatch.setattr(SqliteJournal, "in_flight", broken)
+    monkeypatch.setattr(SqliteJournal, "get", broken)
+    ended = await comet("expand", photos, "--out", photos.parent / "wide", *SHAPE)
+    assert ended.status == 1
+    assert "the journal can't be read" in ended.err
+    assert not sandbox.ledger.posts
+
+
+def signal_now() -> None:
+    """Do what the running loop does when a signal comes."""
+    handlers = asyncio.get_running_loop()._signal_handlers  # type: ignore[attr-defined]  # no API
+    next(iter(handlers.values()))._run()
+
+
+async def test_a_closed_reader_stops_the_run(
+    sandbox: Sandbox, photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """When nobody reads the JSON lines any more, nothing more is bought."""
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(text)
+
+        def fileno(self) -> int:
+            return spare.fileno()
+
+    with (tmp_path / "spare").open("w") as spare:
+        monkeypatch.setattr(sys, "stdout", Closed())
+        words = ["expand", str(photos), "--out", str(tmp_path / "wide"), *SHAPE, "--json"]
+        status = await run([*words, "--concurrency", "1"])
+    assert status == 1
+    assert len(sandbox.ledger.charges) < 3
+
+
+async def test_writes_a_report(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+    """The page of all pictures stands beside them."""
+    out = photos.parent / "wide"
+    ended = await comet("expand", photos, "--out", out, *SHAPE, "--report")
+    assert ended.status == 0
+    page = (out / "report.html").read_text()
+    assert page.count("<section>") == len(sandbox.ledger.charges) == 3
+
+
+async def test_no_text_holds_the_key(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+    """Neither with --debug nor in the journal."""
+    sandbox.faults.add(Fault("500", on="query", times=2))
+    out = photos.parent / "wide"
+    ended = await comet("expand", photos, "--out", out, *SHAPE, "--debug", "--json")
+    assert ended.status == 0
+    assert "sandbox-key" not in ended.out + ended.err
+    assert "token=" not in ended.err.replace("token=…", "")
+    assert b"sandbox-key" not in b"".join(
+        path.read_bytes() for path in out.rglob("*") if path.is_file()
+    )
+
+
+async def test_a_busy_journal_is_said(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+    """A second run into the same folder is refused before anything is sent."""
+    out = photos.parent / "wide"
+    async with await SqliteJournal.open(out / JOURNAL_NAME):
+        ended = await comet("expand", photos, "--out", out, *SHAPE)
+    assert ended.status == 2
+    assert "is in use" in ended.err
+    assert not sandbox.ledger.posts
+
+
+async def test_json_survives_odd_names(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+    """A name with a line break or an escape code breaks neither a line nor a terminal."""
+    odd = photos / "a\nb\x1b[31m.png"
+    (photos / "dog.png").rename(odd)
+    ended = await comet("expand", odd, "--out", photos.parent / "w", *SHAPE, "--json")
+    assert ended.lines[0]["source"] == str(odd)
+    ended = await comet("expand", odd, "--out", photos.parent / "w", *SHAPE)
+    assert "\x1b" not in ended.err
+    assert json.dumps(str(odd))[-20:-1] not in ended.err
+    assert len(sandbox.ledger.charges) == 1
+
+
+def test_the_second_signal_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It flushes what was written and ends the process with 130, whatever runs."""
+    left: list[int] = []
+    monkeypatch.setattr("comet_async.cli.invocation.os._exit", left.append)
+    monkeypatch.setattr(invocation, "_ECHO", -1.0)
+
+    async def command() -> None:
+        call = invocation.Invocation(("expand",))
+        call.on_signal = lambda: None
+        with call.listening():
+            assert invocation.CURRENT.get() is call
+            signal_now()
+            signal_now()
+
+    asyncio.run(command())
+    assert left == [130]

@@ -1,0 +1,223 @@
+"""`comet-async jobs`: what the journal knows, and decisions by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from comet_async.cli import journals
+from comet_async.journal import SqliteJournal
+from comet_async.records import JobRecord, Limits, NewJob
+from comet_async.runs import JOURNAL_NAME
+from comet_async.states import JobState
+
+Command = Callable[..., Awaitable[Any]]  # the fixture `comet`
+
+NOW = 1_767_225_600.0
+
+# The moves that lead from "planned" to a state, besides the first one through "sending".
+WAYS: dict[JobState, tuple[JobState, ...]] = {
+    JobState.PLANNED: (),
+    JobState.UNKNOWN: (JobState.UNKNOWN,),
+    JobState.UNCERTAIN: (JobState.UNKNOWN, JobState.UNCERTAIN),
+    JobState.SUBMITTED: (JobState.SUBMITTED,),
+    JobState.STRANDED: (JobState.SUBMITTED, JobState.STRANDED),
+    JobState.FAILED: (JobState.SUBMITTED, JobState.FAILED),
+    JobState.SUCCEEDED: (JobState.SUBMITTED, JobState.SUCCEEDED),
+    JobState.DONE: (JobState.SUBMITTED, JobState.SUCCEEDED, JobState.SAVING, JobState.DONE),
+}
+
+
+@attrs.define
+class Folder:
+    """An output folder with a journal in it."""
+
+    path: Path
+
+    async def add(self, name: str, state: JobState) -> JobRecord:
+        """Write down a job in *state*."""
+        async with await SqliteJournal.open(self.path / JOURNAL_NAME) as journal:
+            job = NewJob(
+                key=f"ce1-{name}",
+                kind="expand",
+                account="account",
+                params={},
+                n=1,
+                source=f"{name}.png",
+                image_sha=name,
+                dest=name,
+            )
+            (record,) = await journal.plan([job], now=NOW)
+            if WAYS[state]:
+                sent = await journal.send(
+                    record, now=NOW, post_deadline=NOW + 60, limits=Limits(), run="run"
+                )
+                assert isinstance(sent, JobRecord)
+                record = sent
+            for step in WAYS[state]:
+                task = {"task_id": f"task-{name}"} if step is JobState.SUBMITTED else {}
+                record = await journal.move(record, step, now=NOW, why="test", **task)  # type: ignore[arg-type]  # one key
+            return record
+
+    async def state(self, name: str) -> JobState:
+        """Return how the job stands."""
+        async with await SqliteJournal.open(self.path / JOURNAL_NAME) as journal:
+            record = await journal.get(f"ce1-{name}")
+            assert record is not None
+            return record.state
+
+
+@pytest.fixture
+async def folder(tmp_path: Path) -> Folder:
+    """Return a folder with a job that is done and one that is uncertain."""
+    made = Folder(tmp_path / "wide")
+    await made.add("dog", JobState.DONE)
+    await made.add("cat", JobState.UNCERTAIN)
+    return made
+
+
+async def test_shows_what_is_not_done(comet: Command, folder: Folder) -> None:
+    """Finished jobs are a number, the others a row each, with what they mean."""
+    ended = await comet("jobs", folder.path)
+    assert ended.status == 0
+    assert "cat.png\tce1-cat" in ended.out
+    assert "dog.png" not in ended.out
+    assert "1 job done: The pictures are saved." in ended.err
+    assert "1 job uncertain: Whether it was paid can't be found out; you decide." in ended.err
+
+
+async def test_shows_all(comet: Command, folder: Folder) -> None:
+    """--all shows the finished ones as well."""
+    assert "dog.png\tce1-dog\ttask-dog" in (await comet("jobs", folder.path, "--all")).out
+
+
+async def test_shows_uncertain_ones(comet: Command, folder: Folder) -> None:
+    """--uncertain leaves out all that need no decision."""
+    await folder.add("owl", JobState.SUBMITTED)
+    ended = await comet("jobs", folder.path, "--uncertain", "--json")
+    assert [line["key"] for line in ended.lines] == ["ce1-cat"]
+    assert ended.lines[0]["state"] == "uncertain"
+    assert ended.err == ""
+
+
+async def test_shows_a_job_step_by_step(comet: Command, folder: Folder) -> None:
+    """--events tells the moves of one job, oldest first."""
+    ended = await comet("jobs", folder.path, "--events", "ce1-cat")
+    words = [line.split("\t")[2] for line in ended.out.splitlines()]
+    assert words == ["to", "planned", "sending", "unknown", "uncertain"]
+    ended = await comet("jobs", folder.path, "--events", "ce1-cat", "--json")
+    assert [line["new"] for line in ended.lines] == words[1:]
+
+
+async def test_attach(comet: Command, folder: Folder) -> None:
+    """A task that you found makes the job submitted: the next run waits for it."""
+    ended = await comet("jobs", folder.path, "attach", "ce1-cat", "878")
+    assert ended.status == 0
+    assert "the next run waits for it" in ended.err
+    assert await folder.state("cat") is JobState.SUBMITTED
+    assert "\t878\t" in (await comet("jobs", folder.path)).out
+
+
+async def test_attach_refuses_the_task_of_another_job(comet: Command, folder: Folder) -> None:
+    """One task can't be two jobs' results."""
+    ended = await comet("jobs", folder.path, "attach", "ce1-cat", "task-dog")
+    assert ended.status == 2
+    assert "belongs to the job ce1-dog" in ended.err
+    assert await folder.state("cat") is JobState.UNCERTAIN
+
+
+async def test_resubmit_asks_for_consent(comet: Command, folder: Folder) -> None:
+    """It may pay twice, so it needs the long option."""
+    words = ("jobs", folder.path, "resubmit", "ce1-cat")
+    ended = await comet(*words)
+    assert ended.status == 2
+    assert "--i-accept-double-charge" in ended.err
+    assert await folder.state("cat") is JobState.UNCERTAIN
+    assert (await comet(*words, "--i-accept-double-charge")).status == 0
+    assert await folder.state("cat") is JobState.PLANNED
+
+
+async def test_abandon(comet: Command, folder: Folder) -> None:
+    """It is given up for good."""
+    assert (await comet("jobs", folder.path, "abandon", "ce1-cat")).status == 0
+    assert await folder.state("cat") is JobState.ABANDONED
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("attach",), "attach which job?"),
+        (("attach", "ce1-cat"), "attach needs a task id"),
+        (("abandon", "ce1-cat", "878"), "abandon needs no task id"),
+        (("abandon", "ce1-nobody"), "the journal has no job ce1-nobody"),
+        (("abandon", "ce1-dog"), "ce1-dog is done, not uncertain"),
+        (("--events", "ce1-nobody"), "the journal has no job ce1-nobody"),
+        (("burn", "ce1-cat"), "burn"),
+    ],
+)
+async def test_refuses(comet: Command, folder: Folder, words: tuple[str, ...], said: str) -> None:
+    """A decision that makes no sense is refused with what would."""
+    ended = await comet("jobs", folder.path, *words)
+    assert ended.status == 2
+    assert said in ended.err
+
+
+async def test_an_unknown_job_is_looked_up_first(comet: Command, folder: Folder) -> None:
+    """As long as a run can find out for free, there is nothing to decide."""
+    await folder.add("owl", JobState.UNKNOWN)
+    ended = await comet("jobs", folder.path, "abandon", "ce1-owl")
+    assert ended.status == 2
+    assert "looks the job up, free of charge" in ended.err
+
+
+async def test_shows_a_journal_in_use(comet: Command, folder: Folder) -> None:
+    """While a run holds the journal, it is shown as it stood a moment ago."""
+    async with await SqliteJournal.open(folder.path / JOURNAL_NAME):
+        ended = await comet("jobs", folder.path)
+        refused = await comet("jobs", folder.path, "abandon", "ce1-cat")
+    assert ended.status == 0
+    assert "a run is using this journal" in ended.err
+    assert "ce1-cat" in ended.out
+    assert refused.status == 2
+
+
+async def test_an_empty_journal(comet: Command, tmp_path: Path) -> None:
+    """A run that was broken off before its first picture leaves one."""
+    async with await SqliteJournal.open(tmp_path / JOURNAL_NAME):
+        pass
+    ended = await comet("jobs", tmp_path)
+    assert ended.status == 0
+    assert "the journal is empty" in ended.err
+
+
+async def test_no_journal(comet: Command, tmp_path: Path) -> None:
+    """A folder that no run wrote to is named as such."""
+    ended = await comet("jobs", tmp_path)
+    assert ended.status == 2
+    assert "has no journal" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (JobState.UNKNOWN, JobState.PLANNED),
+        (JobState.UNCERTAIN, JobState.PLANNED),
+        (JobState.SUBMITTED, JobState.FAILED),
+        (JobState.STRANDED, JobState.FAILED),
+        (JobState.SUCCEEDED, JobState.EXPIRED),
+        (JobState.DONE, JobState.DONE),
+    ],
+)
+async def test_what_a_dead_sandbox_left_is_buried(
+    tmp_path: Path, before: JobState, after: JobState
+) -> None:
+    """Its tasks ended with it: they are planned anew or failed, and done ones stay."""
+    made = Folder(tmp_path)
+    await made.add("owl", before)
+    async with await SqliteJournal.open(tmp_path / JOURNAL_NAME) as journal:
+        await journals.bury(journal, now=NOW)
+    assert await made.state("owl") is after

@@ -1,0 +1,273 @@
+"""`comet-async preview` and `sandbox`, and the small parts that they stand on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import urllib.request
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comet_async.cli.output import Screen, duration, money, printable
+from comet_async.cli.progress import RunProgress, summary
+from comet_async.cli.tally import Tally
+from comet_async.errors import InputError
+from comet_async.outcomes import Outcome, OutcomeStatus
+from comet_async.secret import Secret
+
+Command = Callable[..., Awaitable[Any]]  # the fixture `comet`
+
+
+# ---------------------------------------------------------------------------- preview
+
+
+async def test_preview_draws_each_picture(comet: Command, photos: Path) -> None:
+    """Each one's file is named on standard output; no key is needed."""
+    out = photos.parent / "previews"
+    ended = await comet("preview", photos, "--to", "16:9", "--out", out)
+    assert ended.status == 0
+    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png"))
+    assert names == ["cat-preview.png", "dog-preview.png", "trip/sea-preview.png"]
+    assert len(ended.out.splitlines()) == 3
+
+
+@pytest.mark.parametrize("source", ["nowhere.png", "https://example.org/a.png"])
+async def test_preview_of_what_cannot_be_drawn(comet: Command, tmp_path: Path, source: str) -> None:
+    """The reason is told, and the status is 1."""
+    ended = await comet("preview", source, "--to", "16:9", "--out", tmp_path)
+    assert ended.status == 1
+    assert ended.err.startswith("comet-async: ")
+
+
+async def test_preview_of_a_linked_picture(comet: Command, photos: Path, tmp_path: Path) -> None:
+    """A link out of its folder is refused as it would be by a run."""
+    (tmp_path / "secret.png").write_bytes((photos / "dog.png").read_bytes())
+    (photos / "link.png").symlink_to(tmp_path / "secret.png")
+    ended = await comet("preview", photos, "--to", "16:9", "--out", tmp_path / "previews")
+    assert ended.status == 1
+    assert "is a link out of its folder" in ended.err
+
+
+async def test_preview_of_nothing(comet: Command, tmp_path: Path) -> None:
+    """A folder without pictures is wrong usage."""
+    (tmp_path / "empty").mkdir()
+    assert (await comet("preview", tmp_path / "empty", "--to", "16:9")).status == 2
+
+
+async def test_preview_that_cannot_be_saved(comet: Command, photos: Path) -> None:
+    """What the disk refuses is told."""
+    out = photos / "dog.png"
+    ended = await comet("preview", photos / "cat.png", "--to", "16:9", "--out", out)
+    assert ended.status == 1
+    assert "can't be written" in ended.err
+
+
+# ---------------------------------------------------------------------------- sandbox
+
+
+async def test_sandbox_serves_until_a_signal(
+    comet: Command, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It says what to export, answers, and ends with status 0."""
+    serving = asyncio.ensure_future(comet("sandbox", "--port", 0, "--key", "k", "--speed", 9))
+    out = ""
+    while "COMETAPI_KEY" not in out:
+        await asyncio.sleep(0.05)
+        out += capfd.readouterr().out
+    root = out.split("COMETAPI_API_ROOT=")[1].split("\n")[0]
+    page = await asyncio.to_thread(lambda: urllib.request.urlopen(root).read())  # noqa: S310 - loopback
+    assert b"<html" in page.lower()
+    assert "export COMETAPI_KEY=k\n" in out
+    handlers = asyncio.get_running_loop()._signal_handlers  # type: ignore[attr-defined]  # no API
+    next(iter(handlers.values()))._run()
+    ended = await serving
+    assert ended.status == 0
+    assert "0 tasks charged, none of them for real" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--port", "99999"), "--port 99999"),
+        (("--speed", "nan"), "--speed nan"),
+        (("--speed", "0"), "--speed 0"),
+        (("--fault", "bogus"), "'bogus' is unknown"),
+        (("--host", "192.0.2.1"), "can't listen on 192.0.2.1"),
+    ],
+)
+async def test_sandbox_that_cannot_start(comet: Command, words: tuple[str, ...], said: str) -> None:
+    """The reason is told in a line, with status 2."""
+    ended = await comet("sandbox", *words)
+    assert ended.status == 2
+    assert said in ended.err
+
+
+# ---------------------------------------------------------------------------- the small parts
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [("0", "$0.00"), ("0.028", "$0.028"), ("0.1", "$0.10"), ("1234.5", "$1,234.50")],
+)
+def test_money(amount: str, text: str) -> None:
+    """Small prices keep their tenth of a cent."""
+    assert money(Decimal(amount)) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"), (7260, "2 h 01 min")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    """Two units are enough."""
+    assert duration(seconds) == text
+
+
+def test_printable() -> None:
+    """Nothing that steers a terminal gets through; letters of all languages do."""
+    assert printable("Grüße\t漢字") == "Grüße\t漢字"
+    assert printable("a\x1b[2Jb\nc\u202ed") == "a\\x1b[2Jb\\nc\\u202ed"
+
+
+def test_the_screen_hides_secrets(capfd: pytest.CaptureFixture[str]) -> None:
+    """The key itself and what looks like one are hidden on both streams."""
+    screen = Screen()
+    screen.hide([Secret("canary-key"), Secret("x")])
+    screen.say("canary-key sk-abcdef https://x/y?token=abc")
+    screen.tell("canary-key")
+    assert capfd.readouterr() == ("…\n", "… sk-… https://x/y?token=…\n")
+
+
+@pytest.mark.parametrize("raised", [BrokenPipeError, SystemExit])
+def test_a_reader_of_messages_that_went_away(
+    monkeypatch: pytest.MonkeyPatch, raised: type[BaseException]
+) -> None:
+    """Paid work does not end because nobody reads what is said about it."""
+    screen = Screen()
+
+    def broken(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(screen.console, "print", broken)
+    screen.say("hello")
+    assert screen.console.quiet
+
+
+async def test_log_lines_become_lines(comet: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warning of any library is one redacted line, whatever traceback it carries."""
+
+    async def noisy(**_: object) -> int:
+        error = ValueError("sk-canary")
+        logging.getLogger("somebody").error("it broke\nwith sk-canary", exc_info=error)
+        return 0
+
+    monkeypatch.setattr("comet_async.cli.app._parse", lambda *_: noisy)
+    ended = await comet("list")
+    assert ended.err == "error: it broke with sk-…\n"
+
+
+class Ticks:
+    """A clock that is set by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+def test_a_table_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Empty columns are left out, and what is to be copied is not broken."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    key = "ce1-" + 26 * "x"
+    rows = [("done", "a name that is long enough to be broken", key, "-")]
+    Screen().table(("state", "source", "key", "task"), rows, long=("source",))
+    out = capfd.readouterr().out
+    assert key in out
+    assert "task" not in out
+    assert len(out.splitlines()) > 2
+
+
+def tally(clock: Ticks, total: int | None = None) -> Tally:
+    """Return an empty tally."""
+    return Tally(price=Decimal("0.028"), since=0, clock=clock, total=total)
+
+
+def test_the_pace_tells_what_is_left() -> None:
+    """After a few outcomes the rest is estimated by their pace."""
+    clock = Ticks()
+    counts = tally(clock, total=10)
+    outcome = Outcome(source="a.png", status=OutcomeStatus.DONE)
+    for _ in range(5):
+        assert clock.now > 4 or counts.left is None
+        clock.now += 2
+        counts.add(outcome, None)
+    assert counts.left == 10
+
+
+def test_plain_progress_speaks_every_ten_seconds(capfd: pytest.CaptureFixture[str]) -> None:
+    """Where no bar can be drawn, a line about the whole comes when nothing else did."""
+    clock = Ticks()
+    counts = tally(clock)
+    counts.in_flight = 3
+    with RunProgress(Screen(), counts) as progress:
+        progress.refresh()
+        clock.now = 11
+        progress.refresh()
+        progress.refresh()
+    assert capfd.readouterr().err == "… 0 of … ended · 3 in flight · about $0.084\n"
+
+
+def test_equal_hints_are_said_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """A thousand pictures with one defect fill no screen with advice."""
+    error = InputError("image: a.png is text, no picture", hint="the content decides")
+    outcome = Outcome(source="a.png", status=OutcomeStatus.INVALID, error=error)
+    with RunProgress(Screen(), tally(Ticks())) as progress:
+        progress.ended(outcome)
+        progress.ended(outcome)
+    err = capfd.readouterr().err
+    assert err.count("invalid   a.png: is text, no picture\n") == 2
+    assert err.count("the content decides") == 1
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal a bar lives below the lines, and is gone at the end."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    clock = Ticks()
+    counts = tally(clock, total=2)
+    screen = Screen()
+    assert screen.live
+    with screen.console.capture() as captured, RunProgress(screen, counts) as progress:
+        counts.add(Outcome(source="a.png", status=OutcomeStatus.DONE), None)
+        progress.ended(Outcome(source="a.png", status=OutcomeStatus.DONE))
+    assert "1 of 2 ended" in captured.get()
+
+
+def test_a_data_uri_is_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its text is the whole picture."""
+    outcome = Outcome(source="data:image/png;base64,AAAA", status=OutcomeStatus.DONE)
+    with RunProgress(Screen(), tally(Ticks())) as progress:
+        progress.ended(outcome)
+    assert capfd.readouterr().err == "done      data URI\n"
+
+
+def test_the_summary_names_doubtful_money() -> None:
+    """What may have been paid is said apart from what was."""
+    counts = tally(Ticks())
+    counts.bought, counts.doubtful = 2, 1
+    counts.ended = Counter(done=2, uncertain=1)
+    lines = summary(counts, out=Path("wide"), free=False)
+    assert lines[0].startswith("2 done, 1 uncertain in")
+    assert lines[-1] == (
+        "bought 2 pictures, about $0.056; 1 picture may have been paid, about $0.028 "
+        "(an estimate, not a bill)"
+    )

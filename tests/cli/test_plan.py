@@ -1,0 +1,117 @@
+"""`comet-async expand --dry-run`: the plan, its price, and that nothing happens."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from comet_async.cli.plan import _LISTED
+from comet_async.journal import SqliteJournal
+from comet_async.runs import JOURNAL_NAME
+from comet_async.sandbox import Sandbox
+
+Command = Callable[..., Awaitable[Any]]  # the fixture `comet`
+
+SHAPE = ("--to", "16:9")
+
+
+async def test_sends_and_writes_nothing(comet: Command, photos: Path) -> None:
+    """Not even a key is needed to learn the price."""
+    out = photos.parent / "wide"
+    ended = await comet("expand", photos, "--out", out, *SHAPE, "--dry-run")
+    assert ended.status == 0
+    assert "plan: 3 new; nothing was sent and nothing was written" in ended.err
+    assert "would buy 3 pictures: about $0.084 ($0.028 each, an estimate, not a bill)" in ended.err
+    assert ended.out.splitlines()[0] == "plan\tsource\twhat it means"
+    assert not out.exists()
+
+
+async def test_json(comet: Command, photos: Path) -> None:
+    """One line each, in the form of a run, with the plan and the estimate."""
+    out = photos.parent / "wide"
+    ended = await comet(
+        "expand", photos / "dog.png", "--out", out, *SHAPE, "-n", 2, "--dry-run", "--json"
+    )
+    (line,) = ended.lines
+    assert line.pop("external_task_id").startswith("ce1-")
+    assert line == {
+        "source": str(photos / "dog.png"),
+        "outcome": "planned",
+        "task_id": None,
+        "files": [],
+        "error": None,
+        "plan": "new",
+        "estimate_usd": "0.056",
+    }
+
+
+async def test_knows_what_is_done(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+    """What the journal knows is not bought again; the journal stays as it is, byte by byte."""
+    out = photos.parent / "wide"
+    await comet("expand", photos / "dog.png", "--out", out, *SHAPE)
+    journal = (out / JOURNAL_NAME).read_bytes()
+    ended = await comet("expand", photos, "--out", out, *SHAPE, "--dry-run")
+    assert "plan: 2 new, 1 done" in ended.err
+    assert (out / JOURNAL_NAME).read_bytes() == journal
+    assert len(sandbox.ledger.charges) == 1
+
+
+async def test_plans_beside_a_run(comet: Command, photos: Path) -> None:
+    """A journal that is in use can be planned with: the plan works on a copy."""
+    out = photos.parent / "wide"
+    async with await SqliteJournal.open(out / JOURNAL_NAME):
+        ended = await comet("expand", photos, "--out", out, *SHAPE, "--dry-run")
+    assert ended.status == 0
+
+
+async def test_bad_pictures_are_in_the_plan(comet: Command, photos: Path) -> None:
+    """They are invalid, with the reason, and the status is 1."""
+    (photos / "bad.png").write_bytes(b"no picture")
+    out = photos.parent / "wide"
+    ended = await comet("expand", photos, "--out", out, *SHAPE, "--dry-run", "--json")
+    assert ended.status == 1
+    assert ended.outcomes == {"planned": 3, "invalid": 1}
+
+
+async def test_equal_pictures_cost_once(comet: Command, photos: Path) -> None:
+    """Two names of one picture are one purchase."""
+    (photos / "copy.png").write_bytes((photos / "dog.png").read_bytes())
+    out = photos.parent / "wide"
+    ended = await comet("expand", photos, "--out", out, *SHAPE, "--dry-run")
+    assert "plan: 4 new" in ended.err
+    assert "would buy 3 pictures" in ended.err
+
+
+async def test_needless_pictures_cost_nothing(comet: Command, photos: Path) -> None:
+    """A picture that has the shape already is copied."""
+    out = photos.parent / "wide"
+    ended = await comet("expand", photos, "--out", out, "--to", "320:300", "--dry-run")
+    assert "plan: 3 copy" in ended.err
+    assert "would buy 0 pictures" in ended.err
+
+
+async def test_limits_are_in_the_plan(comet: Command, photos: Path) -> None:
+    """It says how far the limits of the run reach."""
+    words = ("expand", photos, "--out", photos.parent / "wide", *SHAPE, "--dry-run")
+    ended = await comet(*words, "--max-jobs", 1, "--max-spend", 0.06)
+    assert "--max-jobs lets it send 1 of 3" in ended.err
+    assert "--max-spend lets it buy 2 of 3" in ended.err
+
+
+async def test_long_tables_are_cut(comet: Command, photos: Path) -> None:
+    """A hundred rows are enough for a person; programs read --json."""
+    picture = (photos / "dog.png").read_bytes()
+    for number in range(_LISTED):
+        (photos / f"{number}.png").write_bytes(picture)
+    ended = await comet("expand", photos, "--out", photos.parent / "w", *SHAPE, "--dry-run")
+    assert len(ended.out.splitlines()) == _LISTED + 1
+    assert "… and 3 more" in ended.err
+
+
+async def test_the_sandbox_is_free(comet: Command, photos: Path) -> None:
+    """Its plan has no price, and what an earlier sandbox left unfinished is painted anew."""
+    out = photos.parent / "wide"
+    ended = await comet("expand", photos, "--out", out, *SHAPE, "--dry-run", "--sandbox")
+    assert "the sandbox is free of charge" in ended.err
+    assert "will be painted" in ended.out

@@ -1,0 +1,144 @@
+"""The program itself, in processes of its own: what only shows there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROGRAM = (sys.executable, "-m", "comet_async")
+
+# A package of this name that can't be imported stands for one that isn't installed.
+MISSING = "raise ModuleNotFoundError(f'No module named {__name__}', name=__name__)"
+
+
+def call(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run the program to its end."""
+    return subprocess.run(
+        [*PROGRAM, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **more},
+    )
+
+
+@pytest.fixture
+def server() -> Iterator[dict[str, str]]:
+    """Start a slow sandbox in another process; return the environment that leads to it."""
+    process = subprocess.Popen(
+        [*PROGRAM, "sandbox", "--port", "0", "--speed", "10"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = [process.stdout.readline(), process.stdout.readline()]
+    yield dict(line.removeprefix("export ").strip().split("=", 1) for line in lines)
+    process.terminate()
+    assert process.wait(10) == 0
+    process.stdout.close()
+
+
+@pytest.mark.slow
+def test_a_folder_in_the_sandbox(photos: Path) -> None:
+    """The first command of a new user: no key, no settings, and the pictures are there."""
+    out = photos.parent / "wide"
+    ended = call("expand", photos, "--out", out, "--to", "16:9", "--sandbox", "--json")
+    assert ended.returncode == 0, ended.stderr
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [line["outcome"] for line in lines] == ["done"] * 3
+    assert all(Path(name).is_file() for line in lines for name in line["files"])
+    assert "painted on this machine" in ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_and_a_second_run(
+    photos: Path, server: dict[str, str], sent: signal.Signals
+) -> None:
+    """The first run ends with 130 and says how to go on; the second pays nothing twice."""
+    words = ("expand", photos, "--out", photos.parent / "wide", "--to", "16:9")
+    first = subprocess.Popen(
+        [*PROGRAM, *map(str, words), "--debug"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **server},
+    )
+    assert first.stderr is not None
+    for line in first.stderr:
+        if re.search(r"is (submitted|processing)", line):
+            break
+    first.send_signal(sent)
+    rest = first.stderr.read()
+    first.stderr.close()
+    assert first.wait(30) == 130
+    assert "to go on, run the same command:" in rest
+    second = call(*words, **server)
+    assert second.returncode == 0, second.stderr
+    tasks = call("list", "--json", **server).stdout.splitlines()
+    keys = {json.loads(line)["external_task_id"] for line in tasks}
+    assert len(tasks) == len(keys) == 3
+
+
+@pytest.mark.slow
+def test_a_reader_that_stops_reading(photos: Path, server: dict[str, str]) -> None:
+    """A closed pipe is no traceback."""
+    words = ("expand", str(photos), "--out", str(photos.parent / "wide"), "--to", "16:9", "--json")
+    process = subprocess.Popen(
+        [*PROGRAM, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **server},
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(30) == 1
+    assert "Traceback" not in said
+    assert "BrokenPipe" not in said
+
+
+@pytest.mark.parametrize("package", ["cyclopts", "rich"])
+def test_a_missing_extra(tmp_path: Path, package: str) -> None:
+    """One line says what to install, with status 2."""
+    (tmp_path / f"{package}.py").write_text(MISSING)
+    ended = call("--help", PYTHONPATH=str(tmp_path))
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"comet-async: the command line needs {package}: pip install 'comet-async[cli]'\n"
+    )
+
+
+def test_another_missing_package_is_not_hidden(tmp_path: Path) -> None:
+    """Only the extra's own packages are explained; a broken installation is shown as it is."""
+    (tmp_path / "attrs.py").write_text(MISSING)
+    ended = call("--help", PYTHONPATH=str(tmp_path))
+    assert ended.returncode == 1
+    assert "ModuleNotFoundError: No module named attrs" in ended.stderr
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """What a command needs is imported when it runs, so that help is there at once."""
+    code = (
+        "import sys\n"
+        "from comet_async.cli.app import launch\n"
+        "launch(['expand', '--help'])\n"
+        "heavy = {'aiohttp', 'tenacity', 'yarl', 'sqlite3', 'PIL', 'numpy', 'jinja2'}\n"
+        "print('loaded:', sorted(heavy & set(sys.modules)))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout.endswith("loaded: []\n")

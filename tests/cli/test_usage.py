@@ -1,0 +1,208 @@
+"""What is refused before anything is sent: status 2, one or two lines, no traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comet_async import errors
+from comet_async.cli import main
+from comet_async.cli.app import launch
+from comet_async.cli.output import status_of
+from comet_async.errors import CometError
+from comet_async.sandbox import Sandbox
+
+Command = Callable[..., Awaitable[Any]]  # the fixture `comet`
+
+TO = ("--to", "16:9")
+WRONG = {
+    "no shape": ((), "how far should the pictures grow?"),
+    "two shapes": ((*TO, "--up", "1"), "can't be used together"),
+    "three shapes": ((*TO, "--size", "900x900"), "can't be used together"),
+    "anchor without shape": (("--up", "1", "--anchor", "top"), "--anchor needs --to or --size"),
+    "unknown anchor": ((*TO, "--anchor", "middle"), "middle"),
+    "ratio too large": (("--up", "2.1"), "up=2.1 is outside 0 to 2"),
+    "ratio negative": (("--up", "-0.1"), "up=-0.1 is outside 0 to 2"),
+    "ratio not a number": (("--left", "nan"), "left=nan is outside 0 to 2"),
+    "ratio infinite": (("--left", "inf"), "left=inf is outside 0 to 2"),
+    "ratio a word": (("--left", "far"), "far"),
+    "area too large": (("--up", "1", "--left", "1"), "4 times the area; at most 3"),
+    "nothing to add": (("--up", "0"), "nothing would be added"),
+    "aspect unreadable": (("--to", "wide"), "'wide' is not a ratio"),
+    "size too small": (("--size", "0x900"), "width=0"),
+    "size unreadable": (("--size", "900"), "'900' is not a width and a height"),
+    "n too small": ((*TO, "-n", "0"), "n=0 must be"),
+    "n too large": ((*TO, "-n", "10"), "n=10 must be"),
+    "n not whole": ((*TO, "-n", "1.5"), "1.5"),
+    "prompt too long": ((*TO, "--prompt", "x" * 2501), "2501 characters"),
+    "no concurrency": ((*TO, "--concurrency", "0"), "concurrency=0"),
+    "timeout infinite": ((*TO, "--timeout", "inf"), "--timeout inf"),
+    "timeout zero": ((*TO, "--timeout", "0"), "--timeout 0"),
+    "settle negative": ((*TO, "--settle", "-1"), "--settle -1"),
+    "settle not a number": ((*TO, "--settle", "nan"), "--settle nan"),
+    "spend unreadable": ((*TO, "--max-spend", "much"), "max_spend='much'"),
+    "price unreadable": ((*TO, "--price", "dear"), "--price dear"),
+    "price negative": ((*TO, "--price", "-1"), "--price -1"),
+    "jobs negative": ((*TO, "--max-jobs", "-1"), "max_jobs=-1"),
+    "unknown gateway": ((*TO, "--gateway", "moon"), "'moon' is unknown"),
+    "gateway unencrypted": ((*TO, "--gateway", "http://example.org"), "unencrypted"),
+    "two gateways": ((*TO, "--sandbox", "--gateway", "kling"), "can't be used together"),
+    "unknown option": ((*TO, "--bogus"), "--bogus"),
+    "a name like an option": ((*TO, "--", "-x.png"), "unknown option: -x.png"),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), WRONG.values(), ids=WRONG)
+async def test_wrong_usage(
+    comet: Command, sandbox: Sandbox, photos: Path, words: tuple[str, ...], said: str
+) -> None:
+    """It is said in a line what is wrong; nothing is sent and nothing written."""
+    out = photos.parent / "wide"
+    ended = await comet("expand", photos, "--out", out, *words)
+    assert ended.status == 2
+    assert said in ended.err
+    assert ended.err.count("\n") <= 2
+    assert ended.out == ""
+    assert not sandbox.ledger.posts
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("words", [("bogus",), ("expand",), ("expand", "x"), ("jobs",)])
+async def test_incomplete_commands(comet: Command, words: tuple[str, ...]) -> None:
+    """What is missing is named, and where help is to be found."""
+    ended = await comet(*words)
+    assert ended.status == 2
+    assert ended.err.startswith("comet-async: ")
+    assert "--help says how it is used" in ended.err
+
+
+async def test_no_key(comet: Command, photos: Path) -> None:
+    """Without a key it says which variable holds it, and how to try without one."""
+    ended = await comet("expand", photos, "--out", photos.parent / "wide", *TO)
+    assert ended.status == 2
+    assert "no API key" in ended.err
+    assert "--sandbox" in ended.err
+    assert not (photos.parent / "wide").exists()
+
+
+async def test_a_key_with_a_line_break(
+    comet: Command, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused, and not shown."""
+    monkeypatch.setenv("COMETAPI_KEY", "canary\nX-Evil: 1")
+    ended = await comet("expand", photos, "--out", photos.parent / "wide", *TO)
+    assert ended.status == 2
+    assert "canary" not in ended.err
+
+
+async def test_out_is_a_file(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+    """An output folder that is a file is refused."""
+    ended = await comet("expand", photos, "--out", photos / "dog.png", *TO)
+    assert ended.status == 2
+    assert "is a file, not a folder" in ended.err
+    assert not sandbox.ledger.posts
+
+
+async def test_practice_and_purchase_do_not_mix(
+    comet: Command, sandbox: Sandbox, photos: Path
+) -> None:
+    """A folder of bought pictures takes none of the sandbox's: both would have one name."""
+    words = ("expand", photos, "--out", photos.parent / "wide", *TO)
+    await comet(*words)
+    ended = await comet(*words, "--sandbox")
+    assert ended.status == 2
+    assert "the output folder holds real pictures, not the sandbox's ones" in ended.err
+    assert len(sandbox.ledger.charges) == 3
+
+
+async def test_a_surprise_is_one_line(
+    comet: Command, sandbox: Sandbox, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defect of ours shows no traceback, unless asked for."""
+
+    def broken(**_: object) -> None:
+        raise KeyError("sk-secret-canary")
+
+    monkeypatch.setattr("comet_async.cli.expand.make_order", broken)
+    words = ("expand", photos, "--out", photos.parent / "wide", *TO)
+    ended = await comet(*words)
+    assert ended.status == 1
+    assert "this should not happen: KeyError" in ended.err
+    assert "Traceback" not in ended.err
+    assert "canary" not in ended.err
+    ended = await comet(*words, "--debug")
+    assert "Traceback" in ended.err
+    assert "canary" not in ended.err
+    assert not sandbox.ledger.posts
+
+
+async def test_an_error_shows_its_traceback_when_asked(comet: Command, tmp_path: Path) -> None:
+    """--debug shows where an ordinary error came from."""
+    ended = await comet("jobs", tmp_path, "--debug")
+    assert ended.status == 2
+    assert "Traceback" in ended.err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["expand", "--help"], ["--version"], []])
+def test_help(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    """Help and version go to standard output, with status 0."""
+    assert launch(words) == 0
+    out, err = capfd.readouterr()
+    assert out
+    assert err == ""
+
+
+def test_unknown_words_before_a_command(capfd: pytest.CaptureFixture[str]) -> None:
+    """An option that no command has is refused without a loop."""
+    assert launch(["--bogus"]) == 2
+    assert "--bogus" in capfd.readouterr().err
+
+
+def test_a_command_through_launch(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """`launch` runs a command on a loop of its own."""
+    assert launch(["jobs", str(tmp_path)]) == 2
+    assert "has no journal" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [(KeyboardInterrupt, 130, "comet-async: interrupted\n"), (BrokenPipeError, 1, "")],
+)
+def test_ends_that_come_too_early(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    raised: type[BaseException],
+    status: int,
+    said: str,
+) -> None:
+    """Ctrl-C while the program starts, or a reader of help that went away, is no traceback."""
+
+    def broken(_words: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("comet_async.cli.app.launch", broken)
+    monkeypatch.setattr("comet_async.cli.os.dup2", lambda *_: None)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == status
+    assert capsys.readouterr().err == said
+
+
+def test_every_error_has_a_status() -> None:
+    """Usage, account and the rest are told apart by the error's class alone."""
+    statuses = {
+        name: status_of(kind("x"))
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, CometError)
+    }
+    assert {name for name, status in statuses.items() if status == 3} == {
+        "AuthenticationError",
+        "AccountError",
+        "RouteUnavailableError",
+    }
+    assert statuses["InputError"] == statuses["MissingExtraError"] == 2
+    assert statuses["JournalBusyError"] == 2
+    assert statuses["TaskFailedError"] == statuses["NotSentError"] == 1
