@@ -148,9 +148,9 @@ class Engine:
         if desk is None:
             desk = Desk(InFlight(concurrency))
             await _seed(desk.places, journal)
-            left_over = root is not None
-        else:
-            left_over = False  # another run may be at work on them
+        # Only in the folder's own journal do all jobs belong to this folder.
+        path = None if root is None else (root / JOURNAL_NAME).absolute()
+        left_over = path is not None and path == getattr(journal, "path", None)
         loader = self.loader(prepare=settings.get("prepare", False))
         runner = JobRunner(
             api=self.api,

@@ -71,15 +71,7 @@ class Purchase:
         fields = self.api.gateway.adapt(request.fields(pictures)) | {"external_task_id": key}
         if callback := request.callback_url or self.callback_url():
             fields["callback_url"] = callback
-        kind, body = request.kind, Body.build(fields, pictures)
-        task = asyncio.create_task(self._submit(kind, body, key), name=f"submit {key}")
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(_log_orphan)
-            raise
+        return await self._submit(request.kind, Body.build(fields, pictures), key)
 
     async def settle_in_flight(self) -> None:
         """Wait until each request that is being sent has been answered."""
@@ -91,7 +83,7 @@ class Purchase:
         while True:
             lost: CometError
             try:
-                return await self.api.create(kind, body, external_task_id=key)
+                return await self._create(kind, body, key)
             except (NotSentError, RateLimitedError, ServerError) as error:
                 pause = persistence.pause(error, attempt)
                 limit = UNREACHED if isinstance(error, NotSentError) else BUSY
@@ -104,12 +96,27 @@ class Purchase:
             await self.clock.sleep(pause)
         return await self._look_for(kind, key, lost)
 
+    async def _create(self, kind: TaskKind, body: Body, key: str) -> Task:
+        """Send once, to the end whoever leaves; another try is made for a caller who is there."""
+        create = self.api.create(kind, body, external_task_id=key)
+        task = asyncio.create_task(create, name=f"submit {key}")
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_log_orphan)
+            raise
+
     async def _look_for(self, kind: TaskKind, key: str, lost: CometError) -> Task:
         """Ask for the task until the settle time is over; absence proves nothing here."""
         lookup = Lookup(self.api)
         begin, pause = self.clock.monotonic(), 1.0
         while True:
-            finding = await lookup.look(kind, key, known=None)
+            try:
+                finding = await lookup.look(kind, key, known=None)
+            except CometError:  # the key is refused by now, which undoes no purchase
+                break
             if finding.task is not None:
                 return finding.task
             left = self.settle - (self.clock.monotonic() - begin)

@@ -40,11 +40,12 @@ class Resolver:
     clock: Clock
     settle: float
     _known: dict[tuple[str, str], Known] = attrs.field(factory=dict, init=False)
+    _fresh: dict[tuple[str, str], Known] = attrs.field(factory=dict, init=False)
 
     def acknowledged(self, record: JobRecord, task: Task) -> None:
         """Remember a task that surely exists: lookups can be tried on it."""
         known = Known(key=record.key, task_id=task.id)
-        self._known.setdefault((record.account, record.kind), known)
+        self._fresh.setdefault((record.account, record.kind), known)
 
     async def resolve(self, record: JobRecord, kind: TaskKind) -> Finding:
         """Return what became of the request of *record*.
@@ -78,6 +79,8 @@ class Resolver:
     async def _find_known(self, record: JobRecord) -> Known | None:
         """Return a task of this account and kind that is known to exist, if there is one."""
         slot = record.account, record.kind
+        if slot in self._fresh:  # the journal's may be old, and cleared by the server since
+            return self._fresh[slot]
         if slot not in self._known:
             rows = await self.journal.find(_ACKNOWLEDGED)
             for row in sorted(rows, key=lambda row: row.created_at, reverse=True):

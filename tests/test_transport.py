@@ -13,6 +13,8 @@ import os
 import socket
 import ssl
 import struct
+import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,9 +23,10 @@ import aiohttp
 import attrs
 import pytest
 import trustme
+from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
-from comet_async import mishaps
+from comet_async import mishaps, upload
 from comet_async.auth import ApiKey
 from comet_async.clock import SystemClock
 from comet_async.errors import (
@@ -40,7 +43,7 @@ from comet_async.kinds import Body
 from comet_async.network import Network, Timeouts
 from comet_async.secret import Secret
 from comet_async.testing import VirtualLoop
-from comet_async.transport import Transport
+from comet_async.transport import Transport, _GuardedResolver
 from comet_async.wire import Reply
 
 KEY = "sk-canary-0123456789"
@@ -387,3 +390,216 @@ async def test_another_process_is_refused() -> None:
         made._pid = -1
         with pytest.raises(ForeignProcessError, match="another process"):
             await made.ask(URL("http://127.0.0.1:9/"), None, timeout=1)
+
+
+async def test_unreachable_question_is_not_sent() -> None:
+    """A GET to where nobody listens says that nothing was sent."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with transport() as made:
+        with pytest.raises(NotSentError):
+            await made.ask(URL(f"http://127.0.0.1:{port}/"), None, timeout=5)
+
+
+async def test_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer is read up to a limit; what is beyond can't fill the memory."""
+    monkeypatch.setattr("comet_async.transport.MAX_REPLY", 100_000)
+    answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + bytes(5_000_000)
+    async with raw_server(answer) as server, transport() as made:
+        reply = await made.ask(server.url, None, timeout=5)
+    assert 100_000 < len(reply.body) < 1_000_000
+
+
+@asynccontextmanager
+async def lazy_server(read: asyncio.Event, answer: asyncio.Event) -> AsyncIterator[RawServer]:
+    """Read bodies above 1 MB once *read* is set, and answer once *answer* is set."""
+    seen = RawServer()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.writers.append(writer)
+        head = await reader.readuntil(b"\r\n\r\n")
+        seen.requests.append(head)
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        if length > 1_000_000:
+            await read.wait()
+            await reader.readexactly(length)
+            await answer.wait()
+        writer.write(OK)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    seen.port = server.sockets[0].getsockname()[1]
+    try:
+        yield seen
+    finally:
+        server.close()
+        read.set()
+        answer.set()
+        await asyncio.sleep(1)
+
+
+LARGE = Body((bytes(16_000_000),))  # more than the system's buffers take
+
+
+async def test_few_large_bodies_at_once() -> None:
+    """Large bodies wait for a place on the wire; small ones go by."""
+    read, answer = asyncio.Event(), asyncio.Event()
+    answer.set()
+    async with lazy_server(read, answer) as server, transport(Network(uploads=2)) as made:
+        tasks = [asyncio.create_task(post(made, server.url, LARGE)) for _ in range(4)]
+        await asyncio.sleep(1)
+        assert len(server.requests) == 2
+        assert (await post(made, server.url)).status == 200
+        read.set()
+        assert [(await task).status for task in tasks] == [200] * 4
+    assert len(server.requests) == 5
+
+
+async def test_place_ends_with_the_body() -> None:
+    """A server that is slow to answer does not hold up the other uploads."""
+    read, answer = asyncio.Event(), asyncio.Event()
+    read.set()
+    async with lazy_server(read, answer) as server, transport(Network(uploads=1)) as made:
+        tasks = [asyncio.create_task(post(made, server.url, LARGE)) for _ in range(2)]
+        await asyncio.sleep(5)
+        assert len(server.requests) == 2
+        answer.set()
+        await asyncio.gather(*tasks)
+
+
+async def test_failed_upload_gives_its_place_back() -> None:
+    """Neither a failure nor a cancellation keeps a place on the wire."""
+    read, answer = asyncio.Event(), asyncio.Event()
+    async with lazy_server(read, answer) as server, transport(Network(uploads=1)) as made:
+        with pytest.raises(NotSentError):
+            await post(made, URL("https://nowhere.invalid/"), LARGE)
+        first = asyncio.create_task(post(made, server.url, LARGE))
+        second = asyncio.create_task(post(made, server.url, LARGE))
+        await asyncio.sleep(1)
+        for task in (second, first):  # one waits for a place, the other holds it
+            task.cancel()
+        await asyncio.wait([first, second])
+        read.set()
+        answer.set()
+        assert (await post(made, server.url, LARGE)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("found", "trusted", "allowed"),
+    [
+        (["8.8.8.8"], False, ["8.8.8.8"]),
+        (["10.0.0.1", "8.8.8.8", "::ffff:10.0.0.1"], False, ["8.8.8.8"]),
+        (["127.0.0.1"], True, ["127.0.0.1"]),
+        ([], False, []),
+        (["127.0.0.1"], False, None),
+        (["169.254.169.254", "fe80::1%eth0", "64:ff9b::a00:1"], False, None),
+    ],
+    ids=["public", "mixed", "trusted", "nothing", "private", "all-private"],
+)
+async def test_resolver_gives_public_addresses_only(
+    found: list[str],
+    trusted: bool,
+    allowed: list[str] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of what a name resolves to, only public addresses are connected to."""
+
+    async def resolve(*_: object) -> list[dict[str, str]]:
+        return [{"host": host} for host in found]
+
+    monkeypatch.setattr(ThreadedResolver, "resolve", resolve)
+    resolver = _GuardedResolver(frozenset({"x.example"} if trusted else ()))
+    if allowed is None:
+        with pytest.raises(OSError, match="private address"):
+            await resolver.resolve("x.example", 443)
+    else:
+        assert [each["host"] for each in await resolver.resolve("x.example", 443)] == allowed
+    await resolver.close()
+
+
+async def test_unclosed() -> None:
+    """A transport knows whether connections of its own are open, so that one can warn."""
+    made = Transport(network=Network(), timeouts=Timeouts(), clock=SystemClock())
+    states = [made.unclosed]
+    async with raw_server(OK) as server:
+        await made.ask(server.url, None, timeout=5)
+        states.append(made.unclosed)
+        await made.aclose()
+    states.append(made.unclosed)
+    assert states == [False, True, False]
+
+
+async def test_use_after_closing() -> None:
+    """A transport that was closed opens anew, and can be closed again."""
+    async with raw_server(OK) as server, transport() as made:
+        for _ in range(2):
+            await made.ask(server.url, None, timeout=5)
+            await made.aclose()
+
+
+async def test_other_threads_loop_is_closed_too() -> None:
+    """Closing reaches the connections of a loop that runs in another thread."""
+    made = Transport(network=Network(), timeouts=Timeouts(), clock=SystemClock())
+    asked, closed = threading.Event(), threading.Event()
+
+    async def other() -> bool:
+        async with raw_server(OK) as server:
+            await made.ask(server.url, None, timeout=5)
+            asked.set()
+            await asyncio.to_thread(closed.wait, 10)
+        return made.unclosed
+
+    thread = asyncio.create_task(asyncio.to_thread(asyncio.run, other()))
+    await asyncio.to_thread(asked.wait, 10)
+    await made.aclose()
+    closed.set()
+    assert await thread is False
+
+
+def test_loop_that_stands_still_closes_its_own() -> None:
+    """The connections of a loop that does not run are left to that loop's end."""
+    made = Transport(network=Network(), timeouts=Timeouts(), clock=SystemClock())
+
+    async def once() -> None:
+        async with raw_server(OK) as server:
+            await made.ask(server.url, None, timeout=5)
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as first:
+        first.run(once())
+        with asyncio.Runner(loop_factory=VirtualLoop) as second:
+            second.run(made.aclose())
+
+
+def test_encoders_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Base64 is the same with the [speed] extra and without it."""
+    encoders = [upload._encoder()]
+    monkeypatch.setitem(sys.modules, "pybase64", None)
+    encoders.append(upload._encoder())
+    data = bytes(range(256)) * 5
+    assert {encode(data) for encode in encoders} == {base64.b64encode(data)}
+
+
+@pytest.mark.parametrize(
+    ("given", "ask", "answer"),
+    [(None, 20, 60), (5, 5, 60), (120.5, 120.5, 120.5), (Timeouts(ask=1, answer=2), 1, 2)],
+    ids=repr,
+)
+def test_timeouts(given: float | Timeouts | None, ask: float, answer: float) -> None:
+    """One number is for questions; it never shortens the wait for a paid answer."""
+    made = Timeouts.of(given)
+    assert (made.ask, made.answer) == (ask, answer)
+
+
+@pytest.mark.parametrize("given", [0, -1, float("inf"), float("nan")])
+def test_timeouts_that_are_none(given: float) -> None:
+    """A limit of time is a positive number of seconds."""
+    with pytest.raises(ConfigError, match="positive"):
+        Timeouts.of(given)
+
+
+def test_post_has_time_for_its_body() -> None:
+    """A large body on a slow line is given the time that it takes."""
+    assert Timeouts().post(0) == 90
+    assert Timeouts().post(10_000_000) == 290
