@@ -36,6 +36,7 @@ _LEFT_OVER = frozenset(
         JobState.SAVING,
     }
 )
+_LOST = frozenset({JobState.FAILED, JobState.EXPIRED})
 _PAID_FOR = frozenset({JobState.SUCCEEDED, JobState.SAVING, JobState.DONE})
 
 
@@ -219,7 +220,7 @@ class Batch:
             )
             record = await self.journal.get(key)
             again = self.retry_failed and record is not None and own is None
-            if not again or record is None or record.state is not JobState.FAILED:
+            if not again or record is None or record.state not in _LOST:
                 break
             attempt += 1
         return Planned(item=item, pictures=pictures, fields=fields, key=key, record=record)
@@ -273,7 +274,8 @@ class Batch:
     async def _check_free(self, planned: Planned) -> None:
         """Refuse a name that is taken, before anything is paid."""
         if self.delivery is not None and planned.item.dest is not None:
-            await self.delivery.check_free(planned.item.dest, planned.key)
+            n = planned.item.wanted.n
+            await self.delivery.check_free(planned.item.dest, planned.key, n)
 
     async def _write_down(self, planned: Planned) -> JobRecord:
         item = planned.item

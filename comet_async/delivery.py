@@ -83,26 +83,36 @@ class Delivery:
             record = await self._move(record, JobState.DONE, "files are in place")
         return record, tuple(self.root / kept[index].name for index in sorted(kept))
 
-    async def check_free(self, dest: str, key: str) -> None:
+    async def check_free(self, dest: str, key: str, n: int) -> None:
         """Refuse a name that a file of somebody else's has, before anything is paid.
 
+        Args:
+            dest: The result's name, without extension.
+            key: The job that wants it.
+            n: How many pictures the job makes.
+
         Raises:
-            InputError: A file of that name is there, and this journal knows nothing of it.
+            InputError: A file of that name is there, and it is not of this job.
         """
-        for suffix in ("png", "jpg", "webp"):
-            name = f"{dest}.{suffix}"
-            there = await _off_loop(os.path.lexists, self.root / name)
-            if there and await self.journal.owner_of(name) is None:
-                msg = f"{self.root / name} exists already, and the journal does not know it"
-                raise InputError(
-                    msg,
-                    field="out",
-                    value=name,
-                    limit="a name that is free",
-                    hint="move it away or choose another folder; if the journal was lost, "
-                    "run with --verify-remote",
-                    external_task_id=key,
-                )
+        for format_ in ("png", "jpeg", "webp"):
+            name = output_name(dest, 0, n, format_)
+            if not await _off_loop(os.path.lexists, self.root / name):
+                continue
+            owner = await self.journal.owner_of(name)
+            if owner == key:
+                continue
+            known = "is the result of another request" if owner else "the journal does not know it"
+            hint = "nothing was sent: move it away, or choose another folder"
+            if owner is None:
+                hint += "; if the journal was lost, run with --verify-remote"
+            raise InputError(
+                f"{self.root / name} exists already, and {known}",
+                field="out",
+                value=name,
+                limit="a name that is free",
+                hint=hint,
+                external_task_id=key,
+            )
 
     async def copy(self, picture: Picture, dest: str) -> Path:
         """Save *picture* as it is under the name *dest*, and return the file.

@@ -12,6 +12,7 @@ from typing import Literal
 
 import attrs
 
+from comet_async.account import balance
 from comet_async.api import Api
 from comet_async.auth import Credentials
 from comet_async.clock import SYSTEM_CLOCK, Clock
@@ -102,6 +103,7 @@ async def examine(
                 yield check
             yield await doctor.tasks()
             yield await doctor.lookups()
+            yield await doctor.money()
         for check in _extras():
             yield check
     finally:
@@ -178,6 +180,16 @@ class _Doctor:
         many = len(page.tasks)
         text = f"{many}{' or more' if not page.last else ''} tasks"
         return Check(name="list", verdict="ok", text=text)
+
+    async def money(self) -> Check:
+        """Tell what is left in the account, where the gateway tells."""
+        left = await balance(self.api)
+        if left is None:
+            return Check(name="balance", verdict="note", text="this gateway does not tell")
+        if left.left is not None and left.left <= 0:
+            hint = "top up the account, or buy a pack"
+            return Check(name="balance", verdict="warning", text=str(left), hint=hint)
+        return Check(name="balance", verdict="ok", text=str(left))
 
     async def lookups(self) -> Check:
         """Try each way to ask for a task by our own id on one that is known to exist."""

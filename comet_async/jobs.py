@@ -192,7 +192,7 @@ class JobRunner:
             except (NotSentError, RateLimitedError, ServerError) as error:
                 attempt += 1
                 pause = self._persistence.pause(error, attempt)
-                self._check_persistence(error, begin)
+                self._check_persistence(error, begin, pause)
                 logger.info("%s: %s; again in %.1f s", record.key, type(error).__name__, pause)
                 record = await self._current(record)
             finally:
@@ -265,13 +265,13 @@ class JobRunner:
             self.stop(error)
         raise error
 
-    def _check_persistence(self, error: CometError, begin: float) -> None:
+    def _check_persistence(self, error: CometError, begin: float, pause: float) -> None:
         """Give up when the server can't be reached, or the job's own time is over.
 
         Raises:
             CometError: *error*; the job stays planned, nothing was paid.
         """
-        now, timeout = self.clock.monotonic(), self.options.timeout
+        now, timeout = self.clock.monotonic() + pause, self.options.timeout
         if self._persistence.over(error, now):
             self.stop(error)
             raise error

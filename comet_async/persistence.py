@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import random
 
 import attrs
 
 from comet_async.errors import CometError, NotSentError
+
+logger = logging.getLogger("comet_async.persistence")
 
 FIRST_CONTACT = 20.0
 """Seconds after which a server that was never reached is given up: a wrong address."""
@@ -38,7 +41,7 @@ class Persistence:
         self._reached, self._failing_since = True, None
 
     def over(self, error: CometError, now: float) -> bool:
-        """Tell whether *error*, met at *now* (seconds), is one too many.
+        """Tell whether *error* is one too many, if the next try is at *now* (seconds).
 
         Only a server that can't be reached is given up: one that answers "not now" will have
         room again.
@@ -48,6 +51,7 @@ class Persistence:
             return False
         if self._failing_since is None:
             self._failing_since = now
+            logger.warning("the server can't be reached: %s; trying on", error.message)
         limit = self.lasting if self._reached else self.first_contact
         return now - self._failing_since > limit
 

@@ -58,7 +58,7 @@ class Run:
         if self._batch is not None:
             self._batch.interrupt()
 
-    async def __aiter__(self) -> AsyncIterator[Outcome]:
+    async def __aiter__(self) -> AsyncGenerator[Outcome, None]:
         """Yield the outcomes in the order of completion.
 
         Raises:
@@ -71,7 +71,7 @@ class Run:
                 async for outcome in outcomes:
                     yield outcome
 
-    async def plan(self) -> AsyncIterator[tuple[Item, Planned | CometError]]:
+    async def plan(self) -> AsyncGenerator[tuple[Item, Planned | CometError], None]:
         """Yield what a run would do with each picture; nothing is written, sent or paid."""
         async with self._opened(dry=True) as batch:
             async for item in self._items():

@@ -28,6 +28,10 @@ _PATTERNS = (
 )
 
 
+SHORTEST = 8
+"""A shorter key is no secret, and removing it would empty every text."""
+
+
 @final
 class Secret:
     """A key that does not show itself.
@@ -80,7 +84,8 @@ class Secret:
 def redact(text: str, *secrets: Secret) -> str:
     """Return *text* without keys, tokens, signed query strings and long Base64 runs."""
     for secret in secrets:
-        text = text.replace(secret.reveal(), "…")
+        if len(secret.reveal()) >= SHORTEST:
+            text = text.replace(secret.reveal(), "…")
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return text

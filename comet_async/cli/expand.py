@@ -154,13 +154,34 @@ async def _run(
         try:
             async with _session(order, door, journal) as comet:
                 run = order.on(comet)
-                await _follow(run, journal, tally, invocation, census, door)
+                async with _telling_balance(comet, screen, door):
+                    await _follow(run, journal, tally, invocation, census, door)
         except JournalError as error:  # while it ran, so something may have been sent
             screen.complain(error)
             return NOT_DONE
         if report and tally.ended["done"]:
             await _report(order.out, journal, screen)
     return _end(order, run, tally, invocation, door)
+
+
+@asynccontextmanager
+async def _telling_balance(
+    comet: CometSession, screen: Screen, door: Door
+) -> AsyncGenerator[None, None]:
+    """Say what is left in the account, if the gateway tells; nothing waits for it."""
+
+    async def tell() -> None:
+        left = await comet.balance()
+        if left is not None:
+            screen.say(f"left in the account: {left}", style="dim")
+
+    telling = asyncio.create_task(tell()) if door.sandbox is None else None
+    try:
+        yield
+    finally:
+        if telling is not None:
+            telling.cancel()
+            await asyncio.wait({telling})
 
 
 def _session(order: Order, door: Door, journal: Journal) -> CometSession:
@@ -199,7 +220,7 @@ async def _follow(
     with RunProgress(screen, tally, free=door.sandbox is not None) as progress:
         watching = asyncio.create_task(_watch(journal, tally, progress, census))
         try:
-            async with aclosing(aiter(run)) as outcomes:  # type: ignore[type-var]  # a generator
+            async with aclosing(run.__aiter__()) as outcomes:
                 async for outcome in outcomes:
                     if screen.json:
                         screen.emit(as_record(outcome, screen))

@@ -101,10 +101,14 @@ Its front page shows tasks, charges and pictures.
   [cyan]comet-async sandbox --fault drop_after_charge=0.05,429=0.03 --seed 7[/cyan]
 """
 
-DOCTOR = """Check key, address, route, lookups, list and clock, and say what to do. Nothing is paid.
+DOCTOR = """Check key, address, route, lookups, list, clock and balance, and say what to do.
+
+Nothing is paid, unless [cyan]--paid[/cyan] asks to buy one small picture: that proves what no
+free question can. The price is shown first, and you are asked.
 
 [bold]Examples[/bold]
 
   [cyan]comet-async doctor[/cyan]
   [cyan]comet-async doctor --gateway kling[/cyan]
+  [cyan]comet-async doctor --paid[/cyan]
 """

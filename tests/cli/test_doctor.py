@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -47,6 +48,7 @@ async def test_a_new_account(comet: Command, sandbox: Sandbox) -> None:
         "route": "ok",
         "list": "ok",
         "lookups": "note",
+        "balance": "ok",
     }
     assert not sandbox.ledger.posts
 
@@ -159,3 +161,41 @@ async def test_a_server_without_a_clock(sandbox: Sandbox, monkeypatch: pytest.Mo
 
 def _unreadable(text: str) -> None:
     raise ValueError(text)
+
+
+async def test_the_paid_check_is_agreed_to_beforehand(comet: Command, sandbox: Sandbox) -> None:
+    """With --paid and --yes one picture is bought, and what it proves is told."""
+    ended = await comet("doctor", "--paid", "--yes")
+    assert ended.status == 0
+    assert "lookup (path): finds the task" in ended.err
+    assert "one picture was paid" in ended.err
+    assert len(sandbox.ledger.charges) == 1
+
+
+async def test_nothing_is_bought_where_nobody_can_be_asked(
+    comet: Command, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a terminal, and without --yes, the answer is no."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    ended = await comet("doctor", "--paid")
+    assert ended.status == 0
+    assert "not bought" in ended.err
+    assert sandbox.ledger.posts == []
+
+
+@pytest.mark.parametrize(("answer", "charges"), [("y\n", 1), ("\n", 0), ("no\n", 0)])
+async def test_the_person_at_the_terminal_is_asked(
+    comet: Command, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, answer: str, charges: int
+) -> None:
+    """The price is shown, and only a yes buys."""
+    terminal = io.StringIO(answer)
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    ended = await comet("doctor", "--paid")
+    assert "about $0.028" in ended.err
+    assert len(sandbox.ledger.charges) == charges
+
+
+async def test_agreeing_to_nothing_is_wrong_usage(comet: Command) -> None:
+    """--yes alone is a mistake."""
+    assert (await comet("doctor", "--yes")).status == 2
