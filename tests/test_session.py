@@ -541,3 +541,15 @@ async def test_leaving_a_run_early_is_clean(
     again = [outcome.status async for outcome in comet.expand_folder(photos, out, WIDE)]
     assert again == ["done"] * 3
     assert len(sandbox.ledger.posts) == 3
+
+
+async def test_another_request_into_the_same_folder_is_refused_before_paying(
+    comet: CometSession, sandbox: Sandbox, dog: Path, tmp_path: Path
+) -> None:
+    """A name that holds the result of other margins is not written over, and nothing is sent."""
+    out = tmp_path / "out"
+    _ = [outcome async for outcome in comet.expand_folder(dog, out, WIDE)]
+    (again,) = [o async for o in comet.expand_folder(dog, out, Margins(up=0.5))]
+    assert again.status == "invalid"
+    assert "another request" in str(again.error)
+    assert len(sandbox.ledger.posts) == 1
