@@ -21,7 +21,7 @@ from comet_async.images import ImageInput, Picture
 from comet_async.jobs import JobRunner
 from comet_async.keys import JSON, content_key
 from comet_async.kinds import TaskKind, TaskRequest
-from comet_async.outcomes import Outcome, OutcomeStatus, from_error, from_record
+from comet_async.outcomes import Outcome, OutcomeStatus, as_task, from_error, from_record
 from comet_async.parallel import Work, in_parallel
 from comet_async.records import JobRecord, Journal, NewJob
 from comet_async.states import JobState
@@ -115,6 +115,7 @@ class Batch:
     finish_left_over: bool = False
     _parked: list[tuple[Item, JobRecord, Pictures]] = attrs.field(factory=list, init=False)
     _unfinished: set[str] = attrs.field(factory=set, init=False)
+    _keys: dict[str, str] = attrs.field(factory=dict, init=False)
     _halted: bool = attrs.field(default=False, init=False)
     _busy: set[asyncio.Future[Outcome | None]] = attrs.field(factory=set, init=False)
 
@@ -185,8 +186,7 @@ class Batch:
         except asyncio.CancelledError:
             if not self._halted or not task.cancelled():
                 raise
-            why = LimitReachedError("interrupted", hint="run the same command again to go on")
-            return Outcome(source=source, status=OutcomeStatus.PENDING, error=why)
+            return await self._interrupted(source)
         except CometError as error:
             if isinstance(error, JournalError):
                 self.runner.stop(error)
@@ -194,6 +194,31 @@ class Batch:
         finally:
             self._busy.discard(task)
             await _end(task)
+            self._keys.pop(source, None)
+
+    async def _interrupted(self, source: str) -> Outcome:
+        """Tell how far the job of *source* came; what was being sent is recorded first."""
+        await self.runner.desk.settle()
+        key = self._keys.get(source)
+        record = await self.journal.get(key) if key is not None else None
+        task = None if record is None else as_task(record)
+        hint = "run the same command again to go on"
+        if task is not None:
+            hint = f"it is accepted and billed: {hint}, and nothing is paid again"
+        why = LimitReachedError(
+            "interrupted",
+            hint=hint,
+            sent=task is not None,
+            task_id=None if task is None else task.id,
+            external_task_id=key,
+        )
+        return Outcome(
+            source=source,
+            status=OutcomeStatus.PENDING,
+            task=task,
+            error=why,
+            external_task_id=key,
+        )
 
     # One item ---------------------------------------------------------------------------
 
@@ -302,11 +327,15 @@ class Batch:
             files = (await self.delivery.copy(next(iter(planned.pictures.values())), item.dest),)
         return Outcome(source=item.source, status=OutcomeStatus.DONE, files=files, notes=(note,))
 
+    def _begin(self, item: Item, record: JobRecord) -> None:
+        self._unfinished.add(record.key)
+        self._keys[item.source] = record.key
+
     async def _finish(
         self, item: Item, record: JobRecord, pictures: Mapping[str, Picture] | None
     ) -> Outcome | None:
         """Run a job as far as it goes; None when it is put aside for a second look."""
-        self._unfinished.add(record.key)
+        self._begin(item, record)
         async with self.runner.alone(record.key) as current:
             record = await self.runner.run(current or record, pictures)
             if record.state is JobState.UNKNOWN and not self._ended():
@@ -326,7 +355,7 @@ class Batch:
         timeout: float | None = None,
     ) -> Outcome:
         """Run a job to its end; nothing that comes later can help it."""
-        self._unfinished.add(record.key)
+        self._begin(item, record)
         async with self.runner.alone(record.key) as current:
             record = await self.runner.run(current or record, pictures, timeout=timeout)
             return await self._deliver(item, record, pictures)

@@ -279,9 +279,9 @@ class JobRunner:
             raise error
 
     async def _join(self, record: JobRecord) -> JobRecord:
-        for task in list(self.desk.sending):
-            if task.get_name() == f"send {record.key}":
-                await asyncio.wait({task})
+        name = f"send {record.key}"
+        while any(task.get_name() == name for task in list(self.desk.sending)):
+            await self.clock.sleep(0.05)  # perhaps another loop's task: not to be awaited here
         current = await self._current(record)
         if current.state is JobState.SENDING:
             return await self._move(current, JobState.UNKNOWN, "sent, and never recorded")

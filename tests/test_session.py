@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
+import threading
 import warnings
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -136,9 +137,7 @@ async def test_unknown_outcome_carries_the_id(
     assert len(sandbox.ledger.posts) == 1
 
 
-async def test_full_account_is_waited_for(
-    comet: CometSession, sandbox: Sandbox, dog: Path
-) -> None:
+async def test_full_account_is_waited_for(comet: CometSession, sandbox: Sandbox, dog: Path) -> None:
     """A refusal for too many in flight is tried again: nothing was accepted."""
     sandbox.faults.add(Fault("1303", on="create", times=4))
     assert (await comet.expand(dog, WIDE)).succeeded
@@ -331,7 +330,7 @@ async def test_watermark_is_asked_for_and_saved(
         (None, WIDE, {"external_task_id": "a\nb"}, "external_task_id"),
     ],
 )
-async def test_bad_input_is_refused_before_it_is_sent(  # noqa: PLR0913 - a table
+async def test_bad_input_is_refused_before_it_is_sent(
     comet: CometSession,
     sandbox: Sandbox,
     dog: Path,
@@ -500,7 +499,9 @@ async def test_interrupted_run_goes_on_later(
     out = tmp_path / "out"
     run = comet.expand_folder(photos, out, WIDE)
     asyncio.get_running_loop().call_later(5, run.interrupt)
-    assert [outcome.status async for outcome in run] == ["pending"] * 3
+    first = [outcome async for outcome in run]
+    assert [outcome.status for outcome in first] == ["pending"] * 3
+    assert all(outcome.task and "billed" in str(outcome.error) for outcome in first)
     again = [outcome.status async for outcome in comet.expand_folder(photos, out, WIDE)]
     assert again == ["done"] * 3
     assert len(sandbox.ledger.posts) == 3
@@ -553,3 +554,38 @@ async def test_another_request_into_the_same_folder_is_refused_before_paying(
     assert again.status == "invalid"
     assert "another request" in str(again.error)
     assert len(sandbox.ledger.posts) == 1
+
+
+def test_loops_in_threads_share_a_journal(tmp_path: Path, make_photo: Callable[..., bytes]) -> None:
+    """A session with a journal serves several loops at once."""
+    over, url, errors = threading.Event(), list[str](), list[BaseException]()
+    ready = threading.Event()
+
+    async def serve() -> None:
+        async with Sandbox(engine="pillow", speed=200) as sandbox:
+            url.append(sandbox.url)
+            ready.set()
+            while not over.is_set():  # noqa: ASYNC110 - set by another thread
+                await asyncio.sleep(0.01)
+            assert len(sandbox.ledger.charges) == 4
+
+    server = threading.Thread(target=lambda: asyncio.run(serve()))
+    server.start()
+    ready.wait()
+    comet = CometSession(DEFAULT_KEY, gateway=url[0], journal=tmp_path / "j.sqlite3")
+
+    def use(number: int) -> None:
+        try:
+            asyncio.run(comet.expand(make_photo(320, 300, number % 4), WIDE))
+        except BaseException as error:  # noqa: BLE001 - told to the test's own thread
+            errors.append(error)
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    asyncio.run(comet.aclose())
+    over.set()
+    server.join()
+    assert errors == []

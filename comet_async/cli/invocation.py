@@ -82,6 +82,8 @@ class Invocation:
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                 for each in signals:
                     loop.remove_signal_handler(each)
+                    if self.interrupted:  # the command is ending: a second one changes nothing
+                        signal.signal(each, signal.SIG_IGN)
 
 
 CURRENT: ContextVar[Invocation] = ContextVar("CURRENT")
