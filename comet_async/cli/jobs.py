@@ -16,7 +16,7 @@ from cyclopts import Group, Parameter
 from comet_async.cli import journals
 from comet_async.cli.invocation import CURRENT
 from comet_async.cli.output import DONE, Screen, counted
-from comet_async.errors import InputError
+from comet_async.errors import InputError, NotFoundError
 from comet_async.states import MEANINGS, JobState, check_move
 
 if TYPE_CHECKING:
@@ -212,11 +212,36 @@ async def _decide(path: Path, decision: _Decision, screen: Screen) -> int:
             if owner is not None and owner.key != record.key:
                 msg = f"task {decision.task_id} belongs to the job {owner.key}"
                 raise _wrong(msg, "look at its time and picture in the provider's console")
+            await _check_task(decision.task_id, record, screen)
             changes = {"task_id": decision.task_id}
         now = time.time()
         await journal.move(record, decision.state, now=now, why=decision.why, **changes)
     screen.say(f"{record.source}: {decision.done}")
     return DONE
+
+
+async def _check_task(task_id: str, record: JobRecord, screen: Screen) -> None:
+    """Ask the server for the task, free of charge: a slip would lose the real one.
+
+    Raises:
+        InputError: There is no such task, or it is another job's.
+        CometError: The server can't be asked.
+    """
+    from comet_async.cli.connecting import find_door
+    from comet_async.session import CometSession
+
+    door = find_door(None)
+    screen.hide(door.credentials.secrets)
+    try:
+        async with CometSession(door.credentials, gateway=door.gateway) as comet:
+            task = await comet.get(task_id, kind=record.kind)
+    except NotFoundError:
+        task = None
+    if task is None:
+        raise _wrong(f"the server knows no task {task_id}", "nothing was changed: check the id")
+    if task.external_task_id not in {None, record.key}:
+        msg = f"task {task_id} belongs to another request ({task.external_task_id})"
+        raise _wrong(msg, "nothing was changed: look for the task that carries the job's key")
 
 
 def _check_state(record: JobRecord, decision: _Decision) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 import attrs
 import pytest
 
+from comet_async import CometSession, ExpandRequest, Margins
 from comet_async.cli import journals
 from comet_async.journal import SqliteJournal
 from comet_async.records import JobRecord, Limits, NewJob
 from comet_async.runs import JOURNAL_NAME
+from comet_async.sandbox import DEFAULT_KEY, Sandbox
 from comet_async.states import JobState
 
 Command = Callable[..., Awaitable[Any]]  # the fixture `comet`
@@ -113,13 +115,33 @@ async def test_shows_a_job_step_by_step(comet: Command, folder: Folder) -> None:
     assert [line["new"] for line in ended.lines] == words[1:]
 
 
-async def test_attach(comet: Command, folder: Folder) -> None:
+async def _submit(sandbox: Sandbox, own_id: str | None, photo: bytes) -> str:
+    """Return the id of a task that exists on the server."""
+    async with CometSession(DEFAULT_KEY, gateway=sandbox.url) as session:
+        request = ExpandRequest(image=photo, margins=Margins(up=0.5), external_task_id=own_id)
+        return (await session.submit(request)).id
+
+
+async def test_attach(comet: Command, sandbox: Sandbox, folder: Folder, photo: bytes) -> None:
     """A task that you found makes the job submitted: the next run waits for it."""
-    ended = await comet("jobs", folder.path, "attach", "ce1-cat", "878")
+    task_id = await _submit(sandbox, "ce1-cat", photo)
+    ended = await comet("jobs", folder.path, "attach", "ce1-cat", task_id)
     assert ended.status == 0
     assert "the next run waits for it" in ended.err
     assert await folder.state("cat") is JobState.SUBMITTED
-    assert "\t878\t" in (await comet("jobs", folder.path)).out
+    assert f"\t{task_id}\t" in (await comet("jobs", folder.path)).out
+
+
+async def test_attach_refuses_a_slip(
+    comet: Command, sandbox: Sandbox, folder: Folder, photo: bytes
+) -> None:
+    """An id that the server does not know, or another request's, changes nothing."""
+    ended = await comet("jobs", folder.path, "attach", "ce1-cat", "878")
+    assert (ended.status, "knows no task 878" in ended.err) == (2, True)
+    other = await _submit(sandbox, None, photo)
+    ended = await comet("jobs", folder.path, "attach", "ce1-cat", other)
+    assert (ended.status, "another request" in ended.err) == (2, True)
+    assert await folder.state("cat") is JobState.UNCERTAIN
 
 
 async def test_attach_refuses_the_task_of_another_job(comet: Command, folder: Folder) -> None:
