@@ -10,7 +10,7 @@ Rules of this file:
 * No exception of aiohttp's leaves: they carry the request's headers, and so the key. Ours are
   raised after the ``except`` block has ended; ``raise … from None`` would still keep the
   other one in ``__context__``.
-* The key is put into the headers of the one request, never into the session's demishaps, which
+* The key is put into the headers of the one request, never into the session's defaults, which
   would also reach the hosts that serve the results.
 """
 

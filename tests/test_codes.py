@@ -130,7 +130,7 @@ def test_words_are_found_in_any_case() -> None:
     [(1303, True), (1399, True), (5099, True), (0, False), (404, False), (1400, False),
      ("invalid_request", True), ("odd", False), (None, False)],
 )  # fmt: skip
-def test_known_codes(code: int | str | None, known: bool) -> None:  # noqa: FBT001 - a table
+def test_known_codes(code: int | str | None, known: bool) -> None:
     """A number that Kling added later is still seen to be an error."""
     assert codes.is_known(code) is known
 
@@ -167,7 +167,7 @@ def test_paid_requests_are_repeated_only_on_proof(
     status: int,
     code: int | str | None,
     message: str,
-    envelope: bool,  # noqa: FBT001 - drawn
+    envelope: bool,
 ) -> None:
     """Another request needs a parsed refusal; what is lost track of is open."""
     verdict = judge(status, code, message, envelope=envelope, paid=True)

@@ -213,7 +213,7 @@ NASTY = st.lists(
 
 
 @given(st.lists(NASTY, max_size=8), st.booleans())
-def test_names_stay_inside_and_apart(names: list[str], as_urls: bool) -> None:  # noqa: FBT001 - drawn
+def test_names_stay_inside_and_apart(names: list[str], as_urls: bool) -> None:
     """Whatever sources are called, each has a name of its own below the output folder."""
     sources = [f"https://h/{name}" if as_urls else f"/none/{name}" for name in names]
     found = list(scan(sources, out="out"))

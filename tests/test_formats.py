@@ -236,7 +236,7 @@ def test_damaged_headers_give_none(data: bytes) -> None:
         ("gif", GIF, True),
     ],
 )
-def test_is_complete_looks_for_the_end_mark(name: str, data: bytes, expected: bool) -> None:  # noqa: FBT001 - a table
+def test_is_complete_looks_for_the_end_mark(name: str, data: bytes, expected: bool) -> None:
     """A PNG ends with IEND, a JPEG with EOI, whatever follows."""
     assert is_complete(name, data[-200:]) is expected
 
@@ -270,7 +270,7 @@ MOTION = jpeg(640, 427, THUMBNAIL) + b"\0\0\0\x18ftypmp42" + bytes(5000)
         (b"nothing of the kind", False),
     ],
 )
-def test_inspector_sees_the_end_pass_by(data: bytes, complete: bool, step: int) -> None:  # noqa: FBT001 - a table
+def test_inspector_sees_the_end_pass_by(data: bytes, complete: bool, step: int) -> None:
     """Wherever the pieces are cut, a whole picture is told from a part of one."""
     inspector = inspect(data, step)
     assert inspector.complete is complete
@@ -329,7 +329,7 @@ def test_inspector_does_not_keep_the_file() -> None:
     """Once the header is known, what passes by is forgotten."""
     inspector = inspect(jpeg(640, 427, end=False), 100_000)
     inspector.feed(bytes(1_000_000))
-    kept = len(inspector._head) + len(inspector._tail)  # noqa: SLF001 - memory has no public face
+    kept = len(inspector._head) + len(inspector._tail)
     assert kept < 70_000
 
 

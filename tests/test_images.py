@@ -1,6 +1,6 @@
 """From what a user names to a picture that may be sent."""
 
-# ruff: noqa: ASYNC240, ANN401 - a test may touch its small files; wrong types are a subject here
+# ruff: noqa: ANN401 - a test may touch its small files; wrong types are a subject here
 
 from __future__ import annotations
 

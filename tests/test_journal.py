@@ -169,7 +169,7 @@ async def test_commits_survive_a_power_cut(path: Path) -> None:
 
     async with await SqliteJournal.open(path, hook=look) as journal:
         await journal.write_meta("fact", 1)
-        writer = journal._writer  # noqa: SLF001 - no caller can ask for a connection's settings
+        writer = journal._writer
         level = await writer.run("", lambda db: list(db.execute("PRAGMA synchronous")))
     assert seen == [[("wal",)]]
     assert level == [(2,)]

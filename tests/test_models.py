@@ -63,7 +63,7 @@ def test_rank_goes_from_submission_to_the_end() -> None:
         (TaskStatus.FAILED, True, False, True),
     ],
 )
-def test_ends(status: TaskStatus, done: bool, succeeded: bool, failed: bool) -> None:  # noqa: FBT001 - a table
+def test_ends(status: TaskStatus, done: bool, succeeded: bool, failed: bool) -> None:
     """Only the two ends are done."""
     snapshot = task(status=status)
     assert (snapshot.done, snapshot.succeeded, snapshot.failed) == (done, succeeded, failed)
@@ -112,6 +112,6 @@ def test_signed_addresses_do_not_show() -> None:
 
 
 @pytest.mark.parametrize(("size", "last"), [(1, False), (2, True)])
-def test_last_page(size: int, last: bool) -> None:  # noqa: FBT001 - a table
+def test_last_page(size: int, last: bool) -> None:
     """A page is the last one when it is short."""
     assert TaskPage(tasks=(task(),), number=1, size=size).last is last

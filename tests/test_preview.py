@@ -68,7 +68,7 @@ async def test_photo_lies_where_it_will(
     assert image.width == 1200
     left, top, right, bottom = red_box(image)
     assert (right - left) / (bottom - top) == pytest.approx(1.5, rel=0.02)
-    layout = preview._Layout.of((600, 400), margins.resolve(600, 400), 1200)  # noqa: SLF001 - the frame
+    layout = preview._Layout.of((600, 400), margins.resolve(600, 400), 1200)
     frame = layout.canvas
     wide, tall = right - left, bottom - top
     strips = (left - frame[0], frame[2] - right), (top - frame[1], frame[3] - bottom)

@@ -205,7 +205,7 @@ async def test_rows_that_make_no_sense_become_unknown(path: Path) -> None:
     """A row may be readable and yet be rubbish."""
     await fill(path)
     async with await SqliteJournal.open(path) as journal:
-        writer = journal._writer  # noqa: SLF001 - damage of this kind can't be made otherwise
+        writer = journal._writer
         for row, change in ((NUMBER - 1, "images = '['"), (NUMBER, "state = 'blue'")):
             sql = f"UPDATE job SET {change} WHERE id = {row}"  # noqa: S608 - our own words
             await writer.run("", lambda db, sql=sql: db.execute(sql))

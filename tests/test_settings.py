@@ -86,6 +86,11 @@ def test_argument_wins_over_the_environment(given: Gateway | str, expected: str)
     assert door(given, env, Config(gateway="kling")) == expected
 
 
+def test_comet_is_comet_whatever_the_file_says() -> None:
+    """CometAPI that was asked for is not replaced by the config file's gateway."""
+    assert door("comet", {}, Config(gateway="kling")) == COMET
+
+
 @pytest.mark.parametrize(
     ("env", "expected"),
     [
@@ -189,16 +194,23 @@ def test_no_key(gateway: str, env: dict[str, str], words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "\ufeff", "two words", "sk-canary\n", "sk-\r\nX-Evil: 1", "sk-\ufeffx", "ké"]
+    ("text", "words"),
+    [
+        *((text, "the API key is empty") for text in ("", " ", "\ufeff")),
+        *(
+            (text, "holds a space, a line break or")
+            for text in ("two words", "sk-canary\n", "sk-\r\nX-Evil: 1", "sk-\ufeffx", "ké")
+        ),
+    ],
 )
-def test_key_that_can_not_be_a_header(text: str) -> None:
+def test_key_that_can_not_be_a_header(text: str, words: str) -> None:
     """A broken key is refused before anything is sent, wherever it comes from, and not shown."""
     for given, env, config in (
         (text, {}, NOTHING),
         (None, {"COMETAPI_KEY": text}, NOTHING),
         (None, {}, Config(api_key=text)),
     ):
-        with pytest.raises(ConfigError, match="key") as caught:
+        with pytest.raises(ConfigError, match=words) as caught:
             key(given, env, config=config)
         assert "canary" not in str(caught.value)
 

@@ -402,6 +402,16 @@ async def test_unreachable_question_is_not_sent() -> None:
             await made.ask(URL(f"http://127.0.0.1:{port}/"), None, timeout=5)
 
 
+@pytest.mark.parametrize("status", [301, 302, 307])
+async def test_redirected_question_is_not_followed(status: int) -> None:
+    """A redirect of a question is its answer: the key goes nowhere else."""
+    async with raw_server(OK) as other:
+        head = f"HTTP/1.1 {status} Moved\r\nLocation: {other.url}\r\nContent-Length: 0\r\n\r\n"
+        async with raw_server(head.encode()) as server, transport() as made:
+            reply = await made.ask(server.url, ApiKey(Secret(KEY)), timeout=5)
+    assert (reply.status, other.requests) == (status, [])
+
+
 async def test_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer is read up to a limit; what is beyond can't fill the memory."""
     monkeypatch.setattr("comet_async.transport.MAX_REPLY", 100_000)
@@ -425,7 +435,7 @@ async def lazy_server(read: asyncio.Event, answer: asyncio.Event) -> AsyncIterat
             await read.wait()
             await reader.readexactly(length)
             await answer.wait()
-        writer.write(OK)
+        writer.write(OK.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
         await writer.drain()
         writer.close()
 
@@ -443,18 +453,45 @@ async def lazy_server(read: asyncio.Event, answer: asyncio.Event) -> AsyncIterat
 LARGE = Body((bytes(16_000_000),))  # more than the system's buffers take
 
 
+@asynccontextmanager
+async def uploads(
+    made: Transport, url: URL, number: int
+) -> AsyncIterator[list[asyncio.Task[Reply]]]:
+    """Send so many large bodies at once; none goes on after the block."""
+    tasks = [asyncio.create_task(post(made, url, LARGE)) for _ in range(number)]
+    await asyncio.sleep(1)
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
 async def test_few_large_bodies_at_once() -> None:
     """Large bodies wait for a place on the wire; small ones go by."""
     read, answer = asyncio.Event(), asyncio.Event()
     answer.set()
     async with lazy_server(read, answer) as server, transport(Network(uploads=2)) as made:
-        tasks = [asyncio.create_task(post(made, server.url, LARGE)) for _ in range(4)]
-        await asyncio.sleep(1)
-        assert len(server.requests) == 2
-        assert (await post(made, server.url)).status == 200
-        read.set()
-        assert [(await task).status for task in tasks] == [200] * 4
+        async with uploads(made, server.url, 4) as tasks:
+            assert len(server.requests) == 2
+            assert (await post(made, server.url)).status == 200
+            read.set()
+            assert [(await task).status for task in tasks] == [200] * 4
     assert len(server.requests) == 5
+
+
+async def test_place_is_given_back_once() -> None:
+    """Uploads that ended leave as many places as before, and not more."""
+    read, answer = asyncio.Event(), asyncio.Event()
+    read.set()
+    answer.set()
+    async with lazy_server(read, answer) as server, transport(Network(uploads=1)) as made:
+        for _ in range(3):
+            await post(made, server.url, LARGE)
+        read.clear()
+        async with uploads(made, server.url, 3):
+            assert len(server.requests) == 3 + 1
 
 
 async def test_place_ends_with_the_body() -> None:
@@ -462,27 +499,23 @@ async def test_place_ends_with_the_body() -> None:
     read, answer = asyncio.Event(), asyncio.Event()
     read.set()
     async with lazy_server(read, answer) as server, transport(Network(uploads=1)) as made:
-        tasks = [asyncio.create_task(post(made, server.url, LARGE)) for _ in range(2)]
-        await asyncio.sleep(5)
-        assert len(server.requests) == 2
-        answer.set()
-        await asyncio.gather(*tasks)
+        async with uploads(made, server.url, 2) as tasks:
+            await asyncio.sleep(5)
+            assert len(server.requests) == 2
+            answer.set()
+            await asyncio.gather(*tasks)
 
 
 async def test_failed_upload_gives_its_place_back() -> None:
     """Neither a failure nor a cancellation keeps a place on the wire."""
     read, answer = asyncio.Event(), asyncio.Event()
+    answer.set()
     async with lazy_server(read, answer) as server, transport(Network(uploads=1)) as made:
         with pytest.raises(NotSentError):
             await post(made, URL("https://nowhere.invalid/"), LARGE)
-        first = asyncio.create_task(post(made, server.url, LARGE))
-        second = asyncio.create_task(post(made, server.url, LARGE))
-        await asyncio.sleep(1)
-        for task in (second, first):  # one waits for a place, the other holds it
-            task.cancel()
-        await asyncio.wait([first, second])
+        async with uploads(made, server.url, 2):  # one holds the place, the other waits for it
+            assert len(server.requests) == 1
         read.set()
-        answer.set()
         assert (await post(made, server.url, LARGE)).status == 200
 
 
@@ -540,22 +573,23 @@ async def test_use_after_closing() -> None:
 
 
 async def test_other_threads_loop_is_closed_too() -> None:
-    """Closing reaches the connections of a loop that runs in another thread."""
+    """Closing reaches the connections of a loop that runs in another thread, and waits."""
     made = Transport(network=Network(), timeouts=Timeouts(), clock=SystemClock())
     asked, closed = threading.Event(), threading.Event()
 
-    async def other() -> bool:
+    async def other() -> None:
         async with raw_server(OK) as server:
             await made.ask(server.url, None, timeout=5)
             asked.set()
             await asyncio.to_thread(closed.wait, 10)
-        return made.unclosed
 
     thread = asyncio.create_task(asyncio.to_thread(asyncio.run, other()))
     await asyncio.to_thread(asked.wait, 10)
+    (pool,) = made._pools.values()
     await made.aclose()
+    assert pool.closed
     closed.set()
-    assert await thread is False
+    await thread
 
 
 def test_loop_that_stands_still_closes_its_own() -> None:

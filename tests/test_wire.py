@@ -776,7 +776,7 @@ def test_only_failed_tasks_have_a_reason() -> None:
 
 
 @pytest.mark.parametrize(("inner", "failed"), [("processing", True), ("succeed", False)])
-def test_gateway_that_gave_up(inner: str, failed: bool) -> None:  # noqa: FBT001 - a table
+def test_gateway_that_gave_up(inner: str, failed: bool) -> None:
     """A wrapper's failure ends a task that Kling's last seen object shows as running."""
     wrapper = {"task_id": "7", "status": "FAILURE", "fail_reason": "timeout"}
     answer = {"code": "success", "data": wrapper | {"data": {"task_status": inner}}}

@@ -158,7 +158,7 @@ async def test_a_failure_half_way_is_undone_alone(journal: SqliteJournal, gate: 
 async def test_a_fault_of_ours_reaches_its_caller_only(journal: SqliteJournal, gate: Gate) -> None:
     """Whatever an operation raises is raised where it was asked for."""
     async with gate.closed(journal):
-        bad = asyncio.create_task(journal._writer.run("", lambda _db: 1 // 0))  # noqa: SLF001
+        bad = asyncio.create_task(journal._writer.run("", lambda _db: 1 // 0))
         good = asyncio.create_task(planned(journal))
     with pytest.raises(ZeroDivisionError):
         await bad
@@ -242,14 +242,14 @@ async def test_closing_ends_although_its_caller_is_cancelled(path: Path, gate: G
         task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    journal._writer._thread.shutdown()  # noqa: SLF001 - wait for its end, without closing
+    journal._writer._thread.shutdown()
     await (await SqliteJournal.open(path)).aclose()
 
 
 async def test_a_forgotten_journal_warns(path: Path) -> None:
     """Never closing it is a mistake; its file is freed all the same."""
     journal = await SqliteJournal.open(path)
-    thread = journal._writer._thread  # noqa: SLF001 - to wait for its end
+    thread = journal._writer._thread
     with pytest.warns(ResourceWarning, match=r"unclosed journal .*journal\.sqlite3"):  # noqa: PT031
         del journal
         gc.collect()
@@ -275,7 +275,7 @@ async def test_a_full_disk_fails_the_write(journal: SqliteJournal, path: Path) -
 async def test_on_a_full_disk_small_writes_may_pass(journal: SqliteJournal, gate: Gate) -> None:
     """What does not fit fails alone, also when it was to share a commit."""
     jobs = await records(journal, 3)
-    await journal._writer.run("", lambda db: db.execute("PRAGMA max_page_count = 30"))  # noqa: SLF001
+    await journal._writer.run("", lambda db: db.execute("PRAGMA max_page_count = 30"))
     async with gate.closed(journal):
         moves = [
             asyncio.create_task(journal.note(job, now=NOW, note="x " * size))

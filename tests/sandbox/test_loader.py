@@ -148,7 +148,7 @@ def test_sixteen_bit_grey(extra: tuple[bytes, ...]) -> None:
     ("space", "mode", "kept"),
     [(b"RGB ", "RGB", True), (b"CMYK", "CMYK", False), (b"GRAY", "L", False)],
 )
-def test_only_rgb_profiles_are_kept(space: bytes, mode: str, kept: bool) -> None:  # noqa: FBT001
+def test_only_rgb_profiles_are_kept(space: bytes, mode: str, kept: bool) -> None:
     """A colour profile that doesn't describe RGB is dropped with its colours."""
     profile = bytes(16) + space + bytes(108)
     data = saved(picture().convert(mode), "JPEG", icc_profile=profile)
