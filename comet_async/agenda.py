@@ -45,7 +45,9 @@ class Watch(Protocol):
     deadline: float
 
     @property
-    def follows(self) -> bool: ...
+    def follows(self) -> bool:
+        """True to be told of each change."""
+        ...
 
     def changed(self, task: Task) -> None:
         """Take the first snapshot, or one in another state, if it follows."""
@@ -81,12 +83,14 @@ class Hints:
     """What callbacks did to a task's polls.
 
     Attributes:
-        came: When the last one came; None when the poll it asks for was made.
+        waiting: True when one came and the poll that it asks for was not sent yet.
+        obeyed: True when the poll that is on its way was asked for by one.
         useless: How many such polls in a row showed nothing new.
         after: When the next one may be obeyed.
     """
 
-    came: float | None = None
+    waiting: bool = False
+    obeyed: bool = False
     useless: int = 0
     after: float = 0.0
 

@@ -1,32 +1,30 @@
-"""Callbacks: hints that make a waiter ask now, and nothing else.
+"""`CallbackReceiver`: hears from the server that a task may have changed.
 
-A callback may be forged, repeated, late, out of order, or never come. So nothing in it is
-believed: it moves the task's next question forward, and the answer to that question counts. The
-polling goes on slowly beneath, and a lost callback costs time, not a result.
-
-The address holds a random token. Whoever guesses it could only make us ask a free question.
+A callback is a hint to ask now, and nothing else, whatever it says: nobody signs those that come
+through a gateway, so anybody may have sent it. What it claims is never taken for an answer.
+Kling's page on callbacks: https://klingai.com/document-api/api/get-started/callbacks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
+import ipaddress
 import logging
 import secrets as random_secrets
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar, final
 
 import attrs
 from yarl import URL
 
-from comet_async.addresses import is_loopback
 from comet_async.clock import SYSTEM_CLOCK, Clock
-from comet_async.errors import ConfigError, DecodeError
+from comet_async.errors import ConfigError, DecodeError, InputError
+from comet_async.models import TaskStatus
 from comet_async.secret import Secret
-from comet_async.webhooks import TOLERANCE, WebhookVerifier
+from comet_async.webhooks import WebhookSecret, verify
 from comet_async.wire import Notice, decode_notice
 
 if TYPE_CHECKING:
@@ -34,63 +32,50 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("comet_async.callbacks")
 
-MAX_BODY = 256 * 1024
-"""The largest callback that is read, bytes; real ones have a few hundred."""
+MAX_BODY: Final = 256 * 1024
+"""Most bytes of a callback. Real ones have about one kilobyte."""
 
-READ_TIMEOUT = 5.0
-"""Seconds for a callback's body."""
+LONGEST_ID: Final = 256
+"""Most characters of an id: what is remembered for strangers must be small."""
 
-_EARLY = 1000  # notices kept for tasks that nobody waits for yet
-_PEERS = 1000  # senders whose pace is remembered
-_BURST, _PACE = 200.0, 50.0  # callbacks at once, and a second, that one sender may send
-_OK, _BAD, _UNSIGNED, _UNKNOWN, _TOO_LARGE, _TOO_MANY = 200, 400, 401, 404, 413, 429
+READ_TIMEOUT: Final = 5.0
+"""Seconds in which a callback's body has to arrive."""
 
+# Of each kind of memory so many entries are kept, the newest ones.
+_REMEMBERED = 1024
+# How many callbacks one peer may send at once, and how many a second go on.
+_BURST, _RATE = 200.0, 50.0
 
-def _check_public(url: str | None, *, allow_http: bool) -> str | None:
-    if url is None:
-        return None
-    parsed = URL(url)
-    plain = parsed.scheme == "http" and (allow_http or is_loopback(parsed.host))
-    if not parsed.host or not (parsed.scheme == "https" or plain) or parsed.query_string:
-        msg = f"public_url {url[:60]!r} must be an https address without a query"
-        raise ConfigError(msg, hint="or pass allow_http=True for a network that you trust")
-    return url.rstrip("/")
+_OK, _BAD, _FORBIDDEN, _UNKNOWN = 200, 400, 401, 404
+_SLOW, _LARGE, _FLOOD = 408, 413, 429
+
+V = TypeVar("V")
 
 
-@attrs.define
-class _Pace:
-    """How many callbacks a sender may send now."""
-
-    left: float
-    at: float
-
-    def takes(self, now: float) -> bool:
-        self.left = min(_BURST, self.left + (now - self.at) * _PACE)
-        self.at = now
-        if self.left < 1:
-            return False
-        self.left -= 1
-        return True
-
-
+@final
 class CallbackReceiver:
-    """Takes the server's callbacks and hints them to waiters.
+    """Receives callbacks, and tells waiters to ask at once.
 
-    Three ways to use it: let it listen by itself (``async with CallbackReceiver(port=8080)``),
-    mount `app` in an aiohttp application, or call `handle` from any other framework.
+    Three ways to run it. As a server of its own, inside ``async with``: give it a port. As part
+    of an aiohttp application: mount `app`. In any other framework: pass headers and body to
+    `handle`. Give it to a `TaskWaiter`, and to a `CometSession` so that the server learns the
+    address of what it submits.
+
+    The address holds a random token of 256 bits, which is new for each receiver: who does not
+    know it gets an empty 404.
 
     Args:
-        host: Address to listen on; this machine only by default.
-        port: Port to listen on; 0 takes a free one.
-        secret: The webhook secret (``whsec_…``) or, during a rotation, several. With one,
-            callbacks without a good signature are refused.
-        public_url: Where the server reaches us, up to and without the token; by default the
-            address that is listened on.
-        allow_http: Take a ``public_url`` that is not https.
+        host: Where its own server listens. ``127.0.0.1`` by default.
+        port: On which port; 0, the default, for any free one.
+        secret: The webhook secret of the Kling console (``whsec_…``), or several while one is
+            rotated. When given, unsigned callbacks are refused. CometAPI has none for you.
+        public_url: How the outside reaches the server, or the application that it is mounted in:
+            ``https://example.org/hooks``. By default the server's own address.
+        allow_http: Take a *public_url* that is not https. False by default.
         clock: For tests.
 
     Raises:
-        ConfigError: The secret is no webhook secret, or ``public_url`` can't be used.
+        ConfigError: *public_url* or *secret* can't be used.
     """
 
     def __init__(
@@ -98,36 +83,70 @@ class CallbackReceiver:
         host: str = "127.0.0.1",
         port: int = 0,
         *,
-        secret: str | Secret | tuple[str | Secret, ...] | None = None,
-        public_url: str | None = None,
+        secret: str | Secret | Iterable[str | Secret] | None = None,
+        public_url: str | URL | None = None,
         allow_http: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._address = host, port
-        self._public = _check_public(public_url, allow_http=allow_http)
-        given = secret if isinstance(secret, tuple) else () if secret is None else (secret,)
-        self._verifier = WebhookVerifier(given) if given else None
+        self._host = host
+        self._port = port
+        self._secrets = _secrets(secret)
+        self._public = None if public_url is None else _public(public_url, allow_http=allow_http)
+        self._bound: str | None = None
         self._clock = clock
         self._token = random_secrets.token_urlsafe(32)
-        self._listeners: dict[object, Callable[[Notice], object]] = {}
-        self._early: OrderedDict[str, Notice] = OrderedDict()
-        self._seen: OrderedDict[str, float] = OrderedDict()
-        self._paces: OrderedDict[str, _Pace] = OrderedDict()
         self._runner: web.AppRunner | None = None
-        self._port: int | None = None
+        self._listeners: list[Callable[[Notice], object]] = []
+        self._early: OrderedDict[str, Notice] = OrderedDict()
+        self._seen: OrderedDict[str, bool] = OrderedDict()
+        self._peers: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def __repr__(self) -> str:
-        return f"<CallbackReceiver on {self._address[0]}:{self._port or self._address[1]}>"
+        return f"<CallbackReceiver at {self._public or self._bound or 'no address yet'}>"
+
+    @property
+    def path(self) -> str:
+        """Where callbacks are taken, below the application's root; holds the token."""
+        return f"/cb/{self._token}"
+
+    @property
+    def url(self) -> str:
+        """The address for ``callback_url``; holds the token, so keep it out of logs.
+
+        Raises:
+            ConfigError: No *public_url* was given, and the server was not started, or listens on
+                all addresses of the machine.
+        """
+        base = self._public or self._bound
+        if base is None:
+            raise ConfigError(
+                "the callback receiver has no address that it could tell",
+                hint="use 'async with receiver' and a host of its own, or pass public_url=",
+            )
+        return f"{base}{self.path}"
 
     async def __aenter__(self) -> Self:
-        """Listen."""
-        from aiohttp import web  # noqa: PLC0415 - the server half, for this way of use only
+        """Start a server of its own.
 
-        self._runner = web.AppRunner(self.app(), access_log=None)  # a log would hold the token
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, *self._address)
-        await site.start()
-        self._port = self._runner.addresses[0][1]
+        Raises:
+            ConfigError: The port can't be used.
+        """
+        from aiohttp import web  # noqa: PLC0415  # half of the import time of the library
+
+        # No access log: it would hold the token.
+        runner = web.AppRunner(self.app(), access_log=None, handle_signals=False)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self._host, self._port).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise ConfigError(
+                f"can't listen on {self._host}:{self._port}: {error.strerror}"
+            ) from error
+        self._runner = runner
+        host, port = runner.addresses[0][:2]
+        if not ipaddress.ip_address(host).is_unspecified:
+            self._bound = str(URL.build(scheme="http", host=host, port=port))
         return self
 
     async def __aexit__(
@@ -136,126 +155,180 @@ class CallbackReceiver:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop listening."""
+        """Stop the server."""
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop listening. It may be called again."""
-        runner, self._runner = self._runner, None
+        """Stop the server. Waiters go on without callbacks."""
+        runner, self._runner, self._bound = self._runner, None, None
         if runner is not None:
             await runner.cleanup()
 
-    @property
-    def path(self) -> str:
-        """The end of the address, ``/cb/`` and the token. Keep it out of logs."""
-        return f"/cb/{self._token}"
+    def app(self) -> web.Application:
+        """Return a new aiohttp application for ``parent.add_subapp("/hooks", receiver.app())``.
 
-    @property
-    def url(self) -> str:
-        """What to give to the server as ``callback_url``. Keep it out of logs.
-
-        Raises:
-            ConfigError: The receiver does not listen, and no ``public_url`` was given.
+        Then *public_url* has to be the parent's address with ``/hooks``.
         """
-        if self._public is not None:
-            return self._public + self.path
-        if self._port is None:
-            raise ConfigError("the callback receiver is not listening", hint="use async with")
-        host = self._address[0]
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}{self.path}"
+        from aiohttp import web  # noqa: PLC0415  # half of the import time of the library
 
-    def subscribe(self, listener: Callable[[Notice], object]) -> Callable[[], None]:
-        """Call *listener* with each notice from now on; return what ends that."""
-        ticket = object()
-        self._listeners[ticket] = listener
+        application = web.Application()
+        application.router.add_post("/cb/{token}", self._serve)
+        return application
 
-        def end() -> None:
-            self._listeners.pop(ticket, None)
+    async def _serve(self, request: web.Request) -> web.Response:
+        from aiohttp import web  # noqa: PLC0415  # loaded long ago, by whoever serves
 
-        return end
+        if not self.knows(request.match_info["token"]):
+            return web.Response(status=_UNKNOWN)
+        try:
+            async with asyncio.timeout(READ_TIMEOUT):
+                body = await _read(request)
+        except TimeoutError:
+            return web.Response(status=_SLOW)
+        status = self.handle(request.headers, body, peer=request.remote or "")
+        return web.Response(status=status)
 
-    def early(self, task_id: str, external_task_id: str | None = None) -> Notice | None:
-        """Return the last notice about a task, if one came before anybody waited for it."""
-        return self._early.get(task_id) or (
-            self._early.get(external_task_id) if external_task_id else None
-        )
+    def knows(self, token: str) -> bool:
+        """Tell whether *token* is the last part of `path`, in constant time."""
+        return hmac.compare_digest(token.encode(errors="replace"), self._token.encode())
 
-    def handle(self, headers: Mapping[str, str], body: bytes) -> int:
-        """Take one callback, from whatever framework; return the HTTP status to answer with.
+    def handle(self, headers: Mapping[str, str], body: bytes, *, peer: str = "") -> int:
+        """Take one callback; return the HTTP status of the answer, which has no body.
+
+        For frameworks other than aiohttp. It never raises and never waits. Serve it below `path`
+        only, or check the token by `knows`.
 
         Args:
-            headers: The request's headers.
-            body: The request's raw body; not parsed and written again.
+            headers: The request's headers, in any case.
+            body: The raw body. Stop reading beyond 256 KiB.
+            peer: Who sent it: floods are stopped for each peer.
 
         Returns:
-            200; 400 for what is no callback, 401 for a missing or wrong signature, 413 for a
-            body that is too large.
+            200 when it was taken (also when it was known before, or about no task of ours),
+            400 when it names no task, 401 for a bad signature, 413 when it is too large, 429 for
+            a flood.
         """
         if len(body) > MAX_BODY:
-            return _TOO_LARGE
-        if self._verifier is not None:
-            now = self._clock.time()
-            delivery = self._verifier.verify(headers, body, now=now)
-            if delivery is None:
-                return _UNSIGNED
-            if not self._is_new(delivery, now):
-                return _OK  # delivered before: the sender has done its part
+            return _LARGE
+        if not self._admits(peer):
+            return _FLOOD
         try:
-            notice = decode_notice(body)
-        except DecodeError:
+            if self._secrets and self._repeated(headers, body):
+                return _OK
+            notice = _short(decode_notice(body))
+        except InputError as error:
+            logger.warning("callback refused: %s", error.message)
+            return _FORBIDDEN
+        except (DecodeError, RecursionError):
             return _BAD
-        self._tell(notice)
+        self._pass_on(notice)
         return _OK
 
-    def app(self) -> web.Application:
-        """Return an aiohttp application with the one route, to be mounted or run."""
-        from aiohttp import web  # noqa: PLC0415 - the server half, for this way of use only
+    def subscribe(self, listener: Callable[[Notice], object]) -> Callable[[], None]:
+        """Call *listener* with each notice from now on; return what ends that.
 
-        app = web.Application(client_max_size=MAX_BODY + 1)
-        app.router.add_post("/cb/{token}", self._receive)
-        return app
+        It is called in the event loop of the server, or wherever `handle` is called.
+        """
+        self._listeners.append(listener)
 
-    async def _receive(self, request: web.Request) -> web.Response:
-        from aiohttp import web  # noqa: PLC0415 - as above
+        def unsubscribe() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
 
-        token = request.match_info["token"].encode()
-        if not hmac.compare_digest(token, self._token.encode()):
-            return web.Response(status=_UNKNOWN)
-        if not self._in_pace(request.remote or ""):
-            return web.Response(status=_TOO_MANY)
-        body = None
-        with contextlib.suppress(TimeoutError, web.HTTPRequestEntityTooLarge):
-            async with asyncio.timeout(READ_TIMEOUT):
-                body = await request.read()
-        if body is None:
-            return web.Response(status=_TOO_LARGE)
-        return web.Response(status=self.handle(request.headers, body))
+        return unsubscribe
 
-    def _tell(self, notice: Notice) -> None:
+    def early(self, task_id: str | None, external_task_id: str | None = None) -> Notice | None:
+        """Return the last notice about a task, and forget it.
+
+        A callback may overtake the answer that tells the task's id: the last 1,024 are kept.
+        """
+        found = [self._early.pop(name, None) for name in (task_id, external_task_id) if name]
+        return next((notice for notice in found if notice is not None), None)
+
+    def _pass_on(self, notice: Notice) -> None:
         for name in (notice.task_id, notice.external_task_id):
             if name:
-                self._early[name] = notice
-                self._early.move_to_end(name)
-        while len(self._early) > _EARLY:
-            self._early.popitem(last=False)
-        for listener in list(self._listeners.values()):
+                _remember(self._early, name, notice)
+        for listener in list(self._listeners):
             try:
                 listener(notice)
-            except Exception:  # one listener must not keep the hint from the others
-                logger.exception("a listener of callbacks failed")
+            except Exception:
+                logger.exception("a listener for callbacks raised")
 
-    def _is_new(self, delivery: str, now: float) -> bool:
-        while self._seen and next(iter(self._seen.values())) < now - 2 * TOLERANCE:
-            self._seen.popitem(last=False)
-        if delivery in self._seen:
-            return False
-        self._seen[delivery] = now
-        return True
+    def _repeated(self, headers: Mapping[str, str], body: bytes) -> bool:
+        """Check the signature; tell whether this delivery was taken before."""
+        message_id = verify(headers, body, self._secrets, now=self._clock.time())
+        if message_id in self._seen:
+            return True
+        _remember(self._seen, message_id, value=True)
+        return False
 
-    def _in_pace(self, peer: str) -> bool:
+    def _admits(self, peer: str) -> bool:
+        """Take a token from the peer's bucket, if there is one."""
         now = self._clock.monotonic()
-        pace = self._paces.setdefault(peer, _Pace(_BURST, now))
-        self._paces.move_to_end(peer)
-        if len(self._paces) > _PEERS:
-            self._paces.popitem(last=False)
-        return pace.takes(now)
+        tokens, since = self._peers.get(peer, (_BURST, now))
+        tokens = min(_BURST, tokens + (now - since) * _RATE)
+        _remember(self._peers, peer, (max(0.0, tokens - 1.0), now))
+        return tokens >= 1.0
+
+
+async def _read(request: web.Request) -> bytes:
+    """Return the body, or a little more than is allowed of it.
+
+    Read by hand: aiohttp's own limit is that of the application which this one is mounted in.
+    """
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > MAX_BODY:
+            break
+    return bytes(body)
+
+
+def _short(notice: Notice) -> Notice:
+    """Return *notice* without words of the sender's own, which may be long.
+
+    Raises:
+        DecodeError: Its ids are no ids.
+    """
+    if max(map(len, filter(None, (notice.task_id, notice.external_task_id)))) > LONGEST_ID:
+        raise DecodeError("the callback's id is too long", path="$.task_id")
+    known = isinstance(notice.status, TaskStatus)
+    return notice if known else attrs.evolve(notice, status=None)
+
+
+def _remember(memory: OrderedDict[str, V], name: str, value: V) -> None:
+    """Keep *value* under *name*, and the newest of the others."""
+    memory[name] = value
+    memory.move_to_end(name)
+    while len(memory) > _REMEMBERED:
+        memory.popitem(last=False)
+
+
+def _secrets(given: str | Secret | Iterable[str | Secret] | None) -> tuple[WebhookSecret, ...]:
+    if given is None:
+        return ()
+    if isinstance(given, str | Secret):
+        given = (given,)
+    secrets = tuple(map(WebhookSecret, given))
+    if not secrets:
+        # An empty list is more likely a mistake than the wish to let everything in.
+        raise ConfigError("secret= holds no webhook secret", hint="leave it out for none")
+    return secrets
+
+
+def _public(given: str | URL, *, allow_http: bool) -> str:
+    """Return *given* without a final slash, if callbacks may be sent there."""
+    try:
+        url = URL(str(given))
+    except ValueError:
+        url = URL()
+    plain = url.scheme == "http" and (allow_http or url.host in {"localhost", "127.0.0.1", "::1"})
+    if not url.host or not (url.scheme == "https" or plain):
+        raise ConfigError(
+            "public_url is no https address",
+            hint="pass allow_http=True if plain http is meant",
+        )
+    if url.user or url.password or url.query_string or url.fragment:
+        raise ConfigError("public_url holds more than scheme, host, port and path")
+    return str(url).rstrip("/")

@@ -140,7 +140,7 @@ class Pacer:
         age = max(0.0, now - entry.born)
         wait = self._relaxed(entry, age)
         wait = wait or _sane(self.schedule.next(age, max(1, entry.polls), entry.n)) / pace
-        if entry.hints is not None and entry.hints.came is not None:
+        if entry.hints is not None and entry.hints.waiting:
             wait = min(wait, max(0.0, entry.hints.after - now))
         return now + wait
 
@@ -205,9 +205,11 @@ class Pacer:
     def ended(self, entry: Watched, task: Task, now: float, *, hinted: bool) -> float:
         """Learn how long a task took; return how long ago it ended."""
         duration, delay = self._measure(entry, task, now)
-        if entry.seen and isinstance(self.schedule, LearnedSchedule):
-            self.schedule.alive(max(0.0, entry.seen - entry.born), duration, entry.n)
-        self.schedule.learn(duration, entry.n)
+        if isinstance(self.schedule, LearnedSchedule):
+            since = max(0.0, entry.seen - entry.born) if entry.seen else 0.0
+            self.schedule.learn(duration, entry.n, since=since)
+        else:
+            self.schedule.learn(duration, entry.n)
         if not hinted and self.trust.share and delay > _PUNCTUAL:
             self.trust.lost()
         return delay
@@ -238,19 +240,26 @@ class Pacer:
     def hinted(self, entry: Watched, now: float) -> float:
         """Take note of a callback; return when it may be obeyed."""
         entry.hints = hints = entry.hints or Hints()
-        hints.came = now
+        hints.waiting = True
         return max(now, hints.after)
 
-    def judge_hint(self, entry: Watched, sent: float, now: float, *, changed: bool) -> bool:
+    def asking(self, entry: Watched, now: float) -> None:
+        """Take note that a poll is being sent."""
+        entry.asked = now
+        entry.polls += 1
+        if entry.hints is not None:
+            entry.hints.obeyed, entry.hints.waiting = entry.hints.waiting, False
+
+    def judge_hint(self, entry: Watched, now: float, *, changed: bool) -> bool:
         """Learn from an answer whether a callback told the truth; return whether one led to it.
 
         One that tells of nothing new makes the next ones wait longer, so that a flood of them
         does not become a flood of polls.
         """
         hints = entry.hints
-        if hints is None or hints.came is None or hints.came > sent:
+        if hints is None or not hints.obeyed:
             return False
-        hints.came = None
+        hints.obeyed = False
         if changed:
             hints.useless = 0
             self.trust.delivered()

@@ -109,19 +109,19 @@ class Parking:
         """Take note of a good answer: the server is well, at least with somebody."""
         self._good_at = now
         self._patience.budget.earn(now)
-        self._call_next(now)
+        self.call_next(now)
 
     def admits(self, entry: Watched, trouble: Trouble, now: float) -> bool:
         """Take a retry for *entry* from the budget; else park it."""
         if not trouble.count or self._patience.budget.spend(now):
             trouble.parked = False
-            self._call_next(now)
+            self.call_next(now)
             return True
         entry.due = self._patience.end(trouble)
         if not trouble.parked:
             trouble.parked = True
             self._row.append(entry)
-        self._call_next(now)
+        self.call_next(now)
         return False
 
     def hopeless(self, trouble: Trouble, now: float) -> bool:
@@ -132,7 +132,8 @@ class Parking:
         over = trouble.parked and now >= self._patience.end(trouble)
         return over and self._good_at <= trouble.at
 
-    def _call_next(self, now: float) -> None:
+    def call_next(self, now: float) -> None:
+        """Wake the first in the row when there is a retry for it."""
         row = self._row
         while row and (row[0].gone or row[0].trouble is None or not row[0].trouble.parked):
             row.popleft()

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections import deque
 from collections.abc import Callable
 
 from comet_async.agenda import NEVER, Agenda, Register, Watch, Watched, rank_of, slim
+from comet_async.crew import AFTERMATH, Crew
 from comet_async.events import Changed, Hinted, Polled, Retried
 from comet_async.models import Task, TaskStatus
 from comet_async.patience import (
@@ -34,8 +34,6 @@ _BATCH = 500
 _REPLANNED = 1000
 # A deadline this near cuts the exchange short; a far one leaves it to the session's limit.
 _NEAR = 20.0
-# Somebody who cancels all tasks of a loop, ours too, may be closing it.
-_AFTERMATH = 1.0
 
 
 class Poller:
@@ -56,8 +54,7 @@ class Poller:
         self.context = contextvars.Context()
         self._agenda = Agenda()
         self._parking = Parking(shared.patience, self._agenda)
-        self._ready: deque[Watched] = deque()
-        self._workers: set[asyncio.Task[None]] = set()
+        self._crew = Crew(shared.concurrency, self._ask, self._answered, self.context)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = NEVER
         self._version = shared.pacer.version
@@ -114,6 +111,7 @@ class Poller:
         if entry is not None and entry.remove(watch):
             self._forget(entry)
             self._rest()
+            self._arm()
 
     def hint(self, notice: Notice) -> None:
         """Move a task's next poll to now, because a callback may be about it."""
@@ -135,12 +133,14 @@ class Poller:
         self.register.remove(entry)
         if entry.worker is not None:
             entry.worker.cancel()
+        if entry.trouble is not None and entry.trouble.parked:
+            self._parking.call_next(self.now())
 
     def _rest(self) -> None:
         """Leave nothing in the loop when nobody waits."""
         if len(self.register):
             return
-        self._ready.clear()
+        self._crew.clear()
         self._parking.clear()
         if self._shortcut is not None:
             self._shortcut.cancel()
@@ -157,10 +157,9 @@ class Poller:
 
     async def stop(self) -> None:
         """End all waits, and the questions on their way."""
-        workers = [worker for worker in self._workers if worker is not asyncio.current_task()]
         self.dismiss()
-        if workers:
-            await asyncio.wait(workers)
+        await self._crew.finish()
+        await asyncio.sleep(0)  # a list call that was cancelled leaves, too
 
     # ------------------------------------------------------------------ when
 
@@ -211,7 +210,7 @@ class Poller:
             if entry is None:
                 break
             self._wake_entry(entry, now + _MOMENT)
-        self._staff()
+        self._crew.staff()
         self._rest()
         self._arm()
 
@@ -231,95 +230,63 @@ class Poller:
             entry.due = NEVER
             self._agenda.put(entry)  # its deadline holds while it is asked about, too
             if self._shortcut is None or not self._shortcut.takes(entry, now):
-                self._ready.append(entry)
+                self._crew.add(entry)
 
     def ask_singly(self, entry: Watched) -> None:
         """Ask about a task by itself, as soon as a worker is free."""
         entry.due = NEVER
-        self._ready.append(entry)
-        self._staff()
+        self._crew.add(entry)
+        self._crew.staff()
 
     def ask_later(self, entry: Watched) -> None:
         """Ask about a task a moment later: whoever had it in hand was cancelled."""
         if not entry.gone:
             now = self.now()
-            self._plan(entry, now, now + _AFTERMATH)
+            self._plan(entry, now, now + AFTERMATH)
             self._arm()
 
     # ------------------------------------------------------------------ asking
 
-    def _staff(self) -> None:
-        """See to it that there are workers for what is ready."""
-        for _ in range(min(len(self._ready), self.shared.concurrency - len(self._workers))):
-            worker = self.loop.create_task(self._work(), context=self.context)
-            self._workers.add(worker)
-            worker.add_done_callback(self._worked)
-
-    def _worked(self, worker: asyncio.Task[None]) -> None:
-        self._workers.discard(worker)
-        if worker.cancelled():
-            self.loop.call_later(_AFTERMATH, self._resume, context=self.context)
-            return
-        worker.result()
-        self._staff()
-
-    def _resume(self) -> None:
-        self._staff()
-        self._arm()
-
-    async def _work(self) -> None:
-        me = asyncio.current_task()
-        while self._ready:
-            entry = self._ready.popleft()
-            if entry.gone:
-                continue
-            entry.worker = me
-            try:
-                await self._ask(entry)
-            except asyncio.CancelledError:
-                # Either nobody waits for this answer any more, or somebody else cancels us.
-                if not self._dropped(entry) or me is None or me.uncancel():
-                    raise
-            finally:
-                entry.worker = None
-            self.catch_up()
-
-    @staticmethod
-    def _dropped(entry: Watched) -> bool:
-        return entry.gone
-
-    async def _ask(self, entry: Watched) -> None:
+    async def _ask(self, entry: Watched) -> Task | Exception:
         shared = self.shared
-        entry.asked = sent = self.now()
-        entry.polls += 1
+        sent = self.now()
+        shared.pacer.asking(entry, sent)
         shared.counters.polls += 1
         left = max((watch.deadline for watch in entry.all), default=NEVER) - sent
         timeout = max(_MOMENT, left) if left < _NEAR else None
         try:
-            task = await shared.source.poll(entry.id, kind=entry.kind, timeout=timeout)
+            return await shared.source.poll(entry.id, kind=entry.kind, timeout=timeout)
         except asyncio.CancelledError:
             self.ask_later(entry)
             raise
         except Exception as error:  # noqa: BLE001  # whoever waits gets it, sooner or later
-            entry.worker = None
-            self._failed(entry, error)
+            return error
+
+    def _answered(self, entry: Watched, answer: Task | Exception) -> None:
+        if entry.gone:
             return
-        entry.worker = None
+        if isinstance(answer, Task):
+            self._note(entry, answer)
+            self.heard(entry, answer, entry.asked)
+        else:
+            self._failed(entry, answer)
+        self.catch_up()
+
+    def _note(self, entry: Watched, task: Task) -> None:
+        sent, shared = entry.asked, self.shared
         took = self.now() - sent
         shared.pacer.round_trip += 0.2 * (took - shared.pacer.round_trip)
-        if shared.teller.listening:
-            shared.teller.tell(
-                Polled(
-                    task_id=entry.id,
-                    kind=entry.kind,
-                    status=task.status,
-                    age=sent - entry.born,
-                    seconds=took,
-                )
-            )
         if self._shortcut is not None:
             self._shortcut.asked(entry, task, sent)
-        self.heard(entry, task, sent)
+        if shared.teller.listening:
+            event = Polled(
+                task_id=entry.id,
+                kind=entry.kind,
+                status=task.status,
+                age=sent - entry.born,
+                seconds=took,
+            )
+            shared.teller.tell(event)
 
     # ------------------------------------------------------------------ answers
 
@@ -346,7 +313,7 @@ class Poller:
         pacer.told(entry, task, now)
         previous = entry.status
         changed = task.status != previous and rank_of(task.status) >= entry.rank
-        hinted = pacer.judge_hint(entry, sent, now, changed=changed)
+        hinted = pacer.judge_hint(entry, now, changed=changed)
         if task.done:
             delay = pacer.ended(entry, task, now, hinted=hinted)
             self._finish(entry, task, previous, delay)

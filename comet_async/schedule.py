@@ -14,15 +14,14 @@ import bisect
 import itertools
 import math
 import random
-from collections.abc import Sequence
 from typing import Protocol
 
 import attrs
 
 from comet_async.errors import InputError
+from comet_async.hazards import BINS, EDGES, MIDDLES, SHORTEST, WIDTHS, Durations, Numbers, bin_of
 
-SHORTEST = 0.05
-"""No schedule asks about one task more often than this, whatever it was told."""
+__all__ = ["SHORTEST", "FixedSchedule", "LearnedSchedule", "Plan", "Schedule"]
 
 
 class Schedule(Protocol):
@@ -86,133 +85,6 @@ class FixedSchedule:
         """Do nothing: the interval is fixed."""
 
 
-# --------------------------------------------------------------------------- hazards
-
-# Bins of age: 0 to 0.05 s, then each 12 % longer, up to a day. Wide enough that 64 tasks say
-# something about a bin, narrow enough to see two humps that lie a factor of two apart.
-_START = SHORTEST
-_STEP = math.log(1.12)
-_BINS = 127
-_EDGES: Sequence[float] = (0.0, *(_START * math.exp(_STEP * k) for k in range(_BINS)))
-_WIDTHS: Sequence[float] = tuple(b - a for a, b in itertools.pairwise(_EDGES))
-_MIDDLES: Sequence[float] = tuple((a + b) / 2 for a, b in itertools.pairwise(_EDGES))
-
-
-def _bin(age: float) -> int:
-    """Return the number of the bin that holds *age*."""
-    if age <= _START:
-        return 0
-    return min(_BINS - 1, int(math.log(age / _START) / _STEP) + 1)
-
-
-# What is believed before the first task has ended: half of them within 20 s, with tails so
-# wide that 2 % end within half a second and 3 % take over 10 minutes. Seen in the wild: 8, 12
-# and 41 s for images and 1.7 s for a refusal (captured answers in CometAPI's and Kling's
-# documents); 32 s for images and 164 to 455 s for videos (ComfyUI's built-in averages,
-# https://github.com/comfyanonymous/ComfyUI, comfy_api_nodes).
-_PRIOR_MEDIAN = 20.0
-
-
-def _believed_survival(age: float) -> float:
-    return _PRIOR_MEDIAN / (_PRIOR_MEDIAN + age)
-
-
-_BELIEVED: Sequence[float] = tuple(
-    1.0 - _believed_survival(b) / _believed_survival(a) for a, b in itertools.pairwise(_EDGES)
-)
-
-_Numbers = Sequence[float]
-
-
-def _spread(values: _Numbers, reach: int) -> list[float]:
-    """Return the moving average of *values* over *reach* bins on both sides."""
-    sums = [0.0, *itertools.accumulate(values)]
-    last = len(values)
-    width = 2 * reach + 1
-    return [(sums[min(last, k + reach + 1)] - sums[max(0, k - reach)]) / width for k in range(last)]
-
-
-def _soften(values: _Numbers, passes: int) -> _Numbers:
-    """Return *values* smoothed *passes* times with the weights 1, 2, 1."""
-    for _ in range(passes):
-        padded = (values[0], *values, values[-1])
-        values = [
-            (a + 2 * b + c) / 4 for a, b, c in zip(padded, padded[1:], padded[2:], strict=False)
-        ]
-    return values
-
-
-class Durations:
-    """What is known about how long tasks take: ends and survivals per bin of age.
-
-    Tasks that still run count too, up to the age at which they were last seen. Without them the
-    first tasks of a batch to end, which are its fastest, would pass for typical.
-    """
-
-    # What the neighbourhood and the belief above weigh, in tasks. The belief counts for less the
-    # more tasks were there: one poll then tells about all of them, so each needs fewer.
-    _BELIEF = 2.0
-    _CROWD = 2.0
-    _NEIGHBOURS = 1.0
-    _REACH = 5
-    # Old records fade: at this many ends all counts are halved.
-    _ENOUGH = 4096
-
-    def __init__(self) -> None:
-        self.count = 0.0
-        self.total = 0.0
-        self._ends = [0.0] * _BINS
-        # Difference array of "how many were seen alive in this bin": two updates a record.
-        self._alive = [0.0] * (_BINS + 1)
-
-    @property
-    def mean(self) -> float:
-        """Mean duration of the tasks that ended; 0 while none has."""
-        return self.total / self.count if self.count else 0.0
-
-    def survived(self, since: float, age: float) -> None:
-        """Take note that a task, seen alive at *since*, was alive at *age* too."""
-        if age > since:
-            self._alive[_bin(since)] += 1.0
-            self._alive[_bin(age)] -= 1.0
-
-    def ended(self, duration: float) -> None:
-        """Take note that a task ended at the age of *duration*."""
-        self.count += 1.0
-        self.total += duration
-        self._ends[_bin(duration)] += 1.0
-        if self.count >= self._ENOUGH:
-            self._fade()
-
-    def _fade(self) -> None:
-        self.count /= 2
-        self.total /= 2
-        self._ends = [value / 2 for value in self._ends]
-        self._alive = [value / 2 for value in self._alive]
-
-    def chances(self) -> list[float]:
-        """Return for each bin the chance that a task alive at its start ends in it.
-
-        Each bin leans on its own record, where that is thin on its neighbourhood's, and where
-        nobody has been yet on what was believed at first. The step in the middle matters for a
-        batch: when 64 tasks of the same age have not ended so far, the next bin is not much
-        likelier to see an end than the last ones were.
-        """
-        alive = list(itertools.accumulate(self._alive[:-1]))
-        risk: _Numbers = [max(0.0, a) + e for a, e in zip(alive, self._ends, strict=True)]
-        wide_ends = _spread(_spread(self._ends, self._REACH), self._REACH)
-        wide_risk = _spread(_spread(risk, self._REACH), self._REACH)
-        passes = 3 if self.count < 200 else 2 if self.count < 1000 else 1  # noqa: PLR2004
-        ends, risk = _soften(self._ends, passes), _soften(risk, passes)
-        chances = []
-        for k, believed in enumerate(_BELIEVED):
-            belief = self._BELIEF / (1.0 + wide_risk[k] / self._CROWD)
-            near = (wide_ends[k] + belief * believed) / (wide_risk[k] + self._BELIEF)
-            own = (ends[k] + self._NEIGHBOURS * near) / (risk[k] + self._NEIGHBOURS)
-            chances.append(min(0.95, own))
-        return chances
-
-
 @attrs.frozen
 class Plan:
     """Where the polls lie: their density per bin of age, and its running sum.
@@ -223,19 +95,19 @@ class Plan:
         late: The age that one task in ten outlives.
     """
 
-    rates: _Numbers
-    polls: _Numbers
+    rates: Numbers
+    polls: Numbers
     late: float
 
     def polls_at(self, age: float) -> float:
         """Return how many polls lie before *age*."""
-        k = _bin(age)
-        return self.polls[k] + self.rates[k] * (age - _EDGES[k])
+        k = bin_of(age)
+        return self.polls[k] + self.rates[k] * (age - EDGES[k])
 
     def age_after(self, polls: float) -> float:
         """Return the age before which *polls* lie."""
-        k = min(_BINS - 1, bisect.bisect_right(self.polls, polls) - 1)
-        return _EDGES[k] + (polls - self.polls[k]) / self.rates[k]
+        k = min(BINS - 1, bisect.bisect_right(self.polls, polls) - 1)
+        return EDGES[k] + (polls - self.polls[k]) / self.rates[k]
 
 
 # --------------------------------------------------------------------------- the schedule
@@ -258,8 +130,7 @@ class LearnedSchedule:
     # Density of the polls while nothing is known, and how many ends it takes to know as much as
     # was believed. `benchmarks/waiting.py` prints what that means for tasks of half a second to
     # ten minutes.
-    _PRICE = 5.0 / 5.5
-    _BLEND = 8.0
+    _PRICE = 6.0 / 5.5
     _YOUNG = 64
 
     def __init__(
@@ -310,7 +181,8 @@ class LearnedSchedule:
         """
         scale = self._scale(n)
         left = self._past.polls_at(due / scale) - self._past.polls_at(age / scale)
-        return self._after(age, max(0.0, left), n)
+        polls = self._plan.polls_at(age / scale) + max(0.0, left)
+        return min(self._ceiling, max(0.0, self._plan.age_after(polls) * scale - age))
 
     def backstop(self, age: float, n: int = 1) -> float:
         """Return the wait until the next poll of a task whose end will be announced.
@@ -326,11 +198,13 @@ class LearnedSchedule:
         self._durations.survived(since / scale, age / scale)
         self._recorded()
 
-    def learn(self, duration: float, n: int = 1) -> None:
-        """Take note that a task took *duration*."""
+    def learn(self, duration: float, n: int = 1, *, since: float = 0.0) -> None:
+        """Take note that a task took *duration*; `alive` told of it up to the age *since*."""
         duration = max(duration, SHORTEST)
         self._scales.setdefault(n, _Scale()).learn(duration)
-        self._durations.ended(duration / self._scale(n))
+        scale = self._scale(n)
+        self._durations.survived(since / scale, duration / scale)
+        self._durations.ended(duration / scale)
         self._recorded()
 
     def _after(self, age: float, polls: float, n: int) -> float:
@@ -361,24 +235,22 @@ class LearnedSchedule:
             self.version += 1
 
     def _make_plan(self) -> Plan:
-        known = self._durations
+        known, polls = self._durations, 0.0
         weights: list[float] = []
         survivors = [1.0]
-        polls = 0.0
         for k, chance in enumerate(known.chances()):
             # While the scale is unknown a second counts for a short task more than for a long.
-            scale = (_MIDDLES[k] + known.total) / (1.0 + known.count)
-            hazard = -math.log1p(-chance) / _WIDTHS[k]
+            scale = (MIDDLES[k] + known.total) / (1.0 + known.count)
+            hazard = -math.log1p(-chance) / WIDTHS[k]
             weights.append(math.sqrt(hazard / scale))
-            polls += survivors[-1] * (1.0 - chance / 2) * weights[-1] * _WIDTHS[k]
+            polls += survivors[-1] * (1.0 - chance / 2) * weights[-1] * WIDTHS[k]
             survivors.append(survivors[-1] * (1.0 - chance))
-        trust = known.count / (known.count + self._BLEND)
-        price = self._aim * polls**-trust * self._PRICE ** (1.0 - trust)
+        price = self._aim * polls**-known.trust * self._PRICE ** (1.0 - known.trust)
         most, least = 1.0 / self._floor, 1.0 / self._ceiling
         rates = [min(most, max(least, price * weight)) for weight in weights]
-        sums = itertools.accumulate(map(float.__mul__, rates, _WIDTHS), initial=0.0)
+        sums = itertools.accumulate(map(float.__mul__, rates, WIDTHS), initial=0.0)
         late = bisect.bisect_left([-value for value in survivors], -0.1)
-        return Plan(rates, tuple(sums)[:-1], _EDGES[min(late, _BINS)])
+        return Plan(rates, tuple(sums)[:-1], EDGES[min(late, BINS)])
 
 
 class _Scale:

@@ -57,10 +57,12 @@ class Inbox:
         self.items.append(item)
         self.wake()
 
-    def take(self) -> Task:
-        """Return the first item, or raise it."""
+    def take(self, *, last: bool) -> Task:
+        """Return the first item, or raise it; if it is the *last*, nobody waits any longer."""
         item = self.items[0]
         del self.items[0]
+        if last and not self.items:
+            self.wake(everybody=True)
         if isinstance(item, Task):
             return item
         raise item
@@ -202,7 +204,7 @@ class Transitions:
             if self._over:
                 raise StopAsyncIteration
             await self._inbox.something()
-        return self._inbox.take()
+        return self._inbox.take(last=self._over)
 
     def stop(self) -> None:
         """Wait no more."""
@@ -307,7 +309,7 @@ class AsCompleted:
             await self._inbox.something()
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
-        return self._inbox.take()
+        return self._inbox.take(last=self._exhausted and not self._live)
 
     def stop(self) -> None:
         """Wait no more."""

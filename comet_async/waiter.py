@@ -344,8 +344,15 @@ class TaskWaiter:
                 poller.hint(early)
         return poller
 
-    def _hear(self, notice: Notice) -> None:
-        """Pass a callback on to whoever may wait for its task, in whatever loop."""
+    def hint(self, notice: Notice) -> None:
+        """Ask about a task now instead of later, if it is waited for: a callback may be about it.
+
+        A `CallbackReceiver` does this by itself; this is for programs that hear otherwise. It may
+        be called from any thread. What the notice claims is not believed.
+
+        Args:
+            notice: Which task.
+        """
         try:
             here = asyncio.get_running_loop()
         except RuntimeError:
@@ -384,6 +391,6 @@ def _listener(ref: weakref.ref[TaskWaiter]) -> Callable[[Notice], None]:
     def listen(notice: Notice) -> None:
         waiter = ref()
         if waiter is not None:
-            waiter._hear(notice)  # noqa: SLF001  # the waiter's own function
+            waiter.hint(notice)
 
     return listen

@@ -1,7 +1,7 @@
-"""Signatures of callbacks: Standard Webhooks, as Kling sends them when a secret is set.
+"""Signatures of callbacks by the Standard Webhooks rules, without I/O.
 
-Kling, "Callbacks": https://klingai.com/document-api/api/get-started/callbacks. The scheme:
-https://github.com/standard-webhooks/standard-webhooks.
+https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md, as
+Kling uses them: https://klingai.com/document-api/api/get-started/callbacks.
 """
 
 from __future__ import annotations
@@ -11,68 +11,123 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
+from typing import NoReturn, final
 
-import attrs
-
-from comet_async.errors import ConfigError
+from comet_async.errors import ConfigError, InputError
 from comet_async.secret import Secret
 
 TOLERANCE = 300.0
-"""Seconds that a delivery's time may differ from ours, either way."""
+"""Seconds that a signature's time may be off; the specification's five minutes."""
 
 _PREFIX = "whsec_"
-_VERSION = "v1"
+_ID, _TIME, _SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
 
 
-def _key_of(secret: str | Secret) -> bytes:
-    text = secret.reveal() if isinstance(secret, Secret) else secret.strip()
-    try:
-        key = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if not key:
-        raise ConfigError("the webhook secret is not Base64", hint="copy it whole: whsec_…")
-    return key
-
-
-def _keys_of(secrets: Iterable[str | Secret]) -> tuple[bytes, ...]:
-    return tuple(_key_of(secret) for secret in secrets)
-
-
-@attrs.frozen
-class WebhookVerifier:
-    """Tells whether a delivery was signed with one of our secrets.
+@final
+class WebhookSecret:
+    """A secret that callbacks are signed with; it does not show itself.
 
     Args:
-        secrets: ``whsec_…`` texts; two during the seven days of a key's rotation.
+        value: As the console shows it: ``whsec_`` and Base64. The prefix may be missing.
 
     Raises:
-        ConfigError: A secret is not Base64.
+        ConfigError: It is no such secret.
     """
 
-    _keys: tuple[bytes, ...] = attrs.field(converter=_keys_of, repr=False, alias="secrets")
+    __slots__ = ("__key",)
 
-    def verify(self, headers: Mapping[str, str], body: bytes, *, now: float) -> str | None:
-        """Return the delivery's id, or None when the signature is missing, wrong or stale.
+    def __init__(self, value: str | Secret) -> None:
+        text = Secret(value).reveal() if isinstance(value, str) else value.reveal()
+        try:
+            key = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
+        except binascii.Error:
+            key = b""
+        if not key:
+            raise ConfigError(
+                "the webhook secret is not Base64 text",
+                hint="copy it from the console as it is: whsec_…",
+            )
+        self.__key = key
+
+    def __repr__(self) -> str:
+        return "WebhookSecret('…')"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a WebhookSecret can't be pickled; read it again where it is needed")
+
+    def sign(self, message_id: str, timestamp: int, body: bytes) -> str:
+        """Return the signature of a callback, as its header holds it.
 
         Args:
-            headers: The delivery's headers, in any case.
-            body: The body's raw bytes: the signature is over these, not over their meaning.
-            now: The wall clock, seconds.
+            message_id: The header ``webhook-id``.
+            timestamp: The header ``webhook-timestamp``: seconds since 1970.
+            body: The body, as it travels.
         """
-        found = {name.lower(): value for name, value in headers.items()}
-        delivery = found.get("webhook-id", "")
-        moment = found.get("webhook-timestamp", "")
-        if not delivery or not moment.isascii() or not moment.isdigit():
-            return None
-        if abs(now - int(moment)) > TOLERANCE:
-            return None
-        signed = f"{delivery}.{moment}.".encode() + body
-        offered = found.get("webhook-signature", "").split()
-        good = False
-        for key in self._keys:
-            digest = base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
-            for signature in offered:
-                # No early end: the time taken tells nothing about how near a guess is.
-                good |= hmac.compare_digest(f"{_VERSION},{digest}".encode(), signature.encode())
-        return delivery if good else None
+        signed = f"{message_id}.{timestamp}.".encode() + body
+        digest = hmac.new(self.__key, signed, hashlib.sha256).digest()
+        return f"v1,{base64.b64encode(digest).decode()}"
+
+
+def signed_headers(
+    secret: WebhookSecret, body: bytes, *, message_id: str, now: float
+) -> dict[str, str]:
+    """Return the headers of a signed callback: for tests of your own receiver.
+
+    Args:
+        secret: What to sign with.
+        body: The body, as it travels.
+        message_id: A unique id of the delivery.
+        now: The wall clock.
+    """
+    timestamp = int(now)
+    return {
+        _ID: message_id,
+        _TIME: str(timestamp),
+        _SIGNATURE: secret.sign(message_id, timestamp, body),
+    }
+
+
+def verify(
+    headers: Mapping[str, str],
+    body: bytes,
+    secrets: Iterable[WebhookSecret],
+    *,
+    now: float,
+    tolerance: float = TOLERANCE,
+) -> str:
+    """Check a callback's signature; return its ``webhook-id``.
+
+    Any of the signatures in the header may match any of the secrets: there are two of each while
+    a secret is rotated.
+
+    Args:
+        headers: The callback's headers, in any case.
+        body: The body, as it came: parsing and writing it again would change it.
+        secrets: The secrets that are valid now.
+        now: The wall clock.
+        tolerance: Seconds that the signature's time may be off, either way. 300 by default.
+
+    Raises:
+        InputError: The signature is missing, too old, or of another secret.
+    """
+    known = {name.lower(): value for name, value in headers.items()}
+    message_id = known.get(_ID, "")
+    if not message_id:
+        raise _refused(_ID, "is missing")
+    stamp = known.get(_TIME, "")
+    if not (stamp.isascii() and stamp.isdigit() and len(stamp) <= 12):  # noqa: PLR2004  # seconds
+        raise _refused(_TIME, "is no number of seconds")
+    timestamp = int(stamp)
+    if abs(now - timestamp) > tolerance:
+        raise _refused(_TIME, f"is more than {tolerance:g} s off")
+    given = [word.encode() for word in known.get(_SIGNATURE, "").split()[:16]]
+    right = [secret.sign(message_id, timestamp, body).encode() for secret in secrets]
+    # All are compared: the time taken tells nothing.
+    matches = [hmac.compare_digest(one, other) for one in given for other in right]
+    if not any(matches):
+        raise _refused(_SIGNATURE, "does not match")
+    return message_id
+
+
+def _refused(field: str, why: str) -> InputError:
+    return InputError(f"the callback's {field} {why}", field=field, limit="Standard Webhooks")

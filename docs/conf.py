@@ -49,6 +49,7 @@ nitpick_ignore = [
             "NoticeSource",
             "ScheduleLike",
             "TaskSource",
+            "URL",
             "comet_async.clock.Clock",
             "comet_async.records.Changes",
             "comet_async.records.JobRecord",
@@ -56,6 +57,7 @@ nitpick_ignore = [
             "comet_async.records.Refusal",
             "comet_async.states.JobState",
             "comet_async.waiter._Unset",
+            "comet_async.wire.Notice",
         )
     ),
 ]

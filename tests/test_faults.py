@@ -153,7 +153,7 @@ ALONE = (
 async def test_a_picture_alone_is_never_guessed_at(
     row: Row, photo: bytes, tmp_path: Path, clock: VirtualClock
 ) -> None:
-    """With no other task to try the lookups on, "not found" proves nothing: it is not sent again."""
+    """With no task to try the lookups on, "not found" proves nothing: it is not sent again."""
     (tmp_path / "dog.png").write_bytes(photo)
     out = tmp_path / "out"
     outcomes, sandbox = await run(row, tmp_path / "dog.png", out, clock)

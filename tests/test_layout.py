@@ -15,16 +15,16 @@ import comet_async
 FLOORS = (
     "errors clock secret addresses parallel turns",
     "geometry models",
-    "formats codes envelope snapshots wire schedule webhooks states keys",
+    "formats codes envelope snapshots wire hazards schedule webhooks states keys",
     "checks prepare images kinds expand generation try_on catalog auth gateways settings",
     "network mishaps upload transport retrying persistence",
     "records memory schema statements journalfile salvage writer journal",
     "api",
-    "account events agenda patience pacing sources polling folding streams waiter download",
+    "account events agenda patience pacing sources crew polling folding streams waiter download",
     "quota desk recovery resolving purchase reading jobs outcomes",
     "folder delivery batch runs engine",
     "session",
-    "callbacks report preview doctor testing sandbox cli __main__",
+    "callbacks report preview doctor trial testing sandbox cli __main__",
 )
 ORDER = [(floor, name) for floor, names in enumerate(FLOORS) for name in names.split()]
 ROOMS = [name for _floor, name in ORDER]

@@ -1,0 +1,86 @@
+"""The one command: ``python -m benchmarks [--quick] [--only NAME]``.
+
+A full run takes about half an hour and writes ``docs/benchmarks.md`` with its pictures; a part
+that was not run keeps its old section there. A quick run only prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from benchmarks.bench import Bench, scratch
+from benchmarks.decode import decode
+from benchmarks.faults import faults
+from benchmarks.journal import journal
+from benchmarks.polls import polls
+from benchmarks.programs import ROOT, output
+from benchmarks.report import Section, say, write
+from benchmarks.startup import startup
+from benchmarks.where import where
+from benchmarks.whole import growth, lag, large, small
+
+HERE = ROOT / "benchmarks"
+PAGE = ROOT / "docs" / "benchmarks.md"
+PLOTS = ROOT / "docs" / "_static" / "bench"
+
+_PROGRAMS = {"waiting", "waiting_tasks"}
+
+
+def _program(name: str, title: str, words: str, bench: Bench) -> Section:
+    """Run a part that is a program of its own, and take what it prints."""
+    printed = output(name, *(["--quick"] if bench.quick else []), timeout=1800)
+    # Colours belong to terminals.
+    text = re.sub(r"\x1b\[[0-9;]*m", "", printed)
+    return Section(name=name, title=title, words=words, text=text)
+
+
+PARTS: Mapping[str, Callable[[Bench], Section]] = {
+    "small": small,
+    "large": large,
+    "growth": growth,
+    "lag": lag,
+    "where": where,
+    "polls": polls,
+    "waiting": partial(
+        _program,
+        "waiting",
+        "When to ask again",
+        "Simulated: requests for each task and the delay between its end and our noticing.",
+    ),
+    "waiting_tasks": partial(
+        _program, "waiting_tasks", "Many tasks waiting", "100,000 tasks waiting in one process."
+    ),
+    "journal": journal,
+    "decode": decode,
+    "startup": startup,
+    "faults": faults,
+}
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
+    parser.add_argument("--only", action="append", choices=PARTS, help="one part; repeatable")
+    given = parser.parse_args()
+    there = [name for name in PARTS if name not in _PROGRAMS or (HERE / f"{name}.py").exists()]
+    wanted = given.only or there
+    words = " ".join(["nox -s bench", *(f"--only {name}" for name in given.only or ())])
+    command = words.replace("bench --", "bench -- --", 1)
+    os.chdir(ROOT)
+    with scratch() as folder:
+        bench = Bench(quick=given.quick, plots=None if given.quick else PLOTS, scratch=folder)
+        for name in wanted:
+            say(f"\n-- {name}")
+            section = PARTS[name](bench)
+            say("\n" + section.plain())
+            if not given.quick:  # at once: a later part that fails takes nothing along
+                write(PAGE, [section], list(PARTS), command)
+
+
+if __name__ == "__main__":
+    main()

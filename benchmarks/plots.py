@@ -1,0 +1,96 @@
+"""Pictures that can be read at a glance: ours in one colour, all others in grey."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+OURS = "#d1495b"
+OTHERS = "#9aa5b1"
+LIMITS = "#30638e"
+
+
+def _colour(name: str) -> str:
+    if name.startswith("comet_async"):
+        return OURS
+    return LIMITS if name.startswith(("raw", "floor")) else OTHERS
+
+
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any] | None:
+    if importlib.util.find_spec("matplotlib") is None:
+        return None
+    import matplotlib as mpl  # noqa: PLC0415 - a library of the benchmark's group only
+
+    mpl.use("Agg")
+    from matplotlib import pyplot  # noqa: PLC0415 - after the choice of the backend
+
+    figure, axes = pyplot.subplots(1, columns, figsize=(width, height), layout="constrained")
+    return figure, axes
+
+
+def _dress(axis: Any, title: str) -> None:  # noqa: ANN401 - matplotlib is there or not
+    axis.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    axis.tick_params(labelsize=9)
+
+
+def _save(figure: Any, path: Path) -> None:  # noqa: ANN401 - the same
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # No time stamp: the same figures make the same file.
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def bars(
+    path: Path, panels: Sequence[tuple[str, Mapping[str, float]]], *, form: str = "{:.3g}"
+) -> bool:
+    """Draw one panel of horizontal bars for each (title, figures by name), smallest on top."""
+    longest = max(len(figures) for _, figures in panels)
+    drawn = _figure(5.2 * len(panels), 0.9 + 0.32 * longest, len(panels))
+    if drawn is None:
+        return False
+    figure, axes = drawn
+    for axis, (title, figures) in zip(axes if len(panels) > 1 else [axes], panels, strict=True):
+        names = sorted(figures, key=lambda name: -figures[name])
+        values = [figures[name] for name in names]
+        shown = axis.barh(names, values, color=[_colour(name) for name in names], height=0.72)
+        axis.bar_label(shown, [form.format(value) for value in values], padding=4, fontsize=9)
+        axis.set_xlim(0, max(values) * 1.17)
+        axis.xaxis.set_visible(False)
+        axis.spines["bottom"].set_visible(False)
+        axis.spines["left"].set_visible(False)
+        axis.tick_params(axis="y", length=0)
+        _dress(axis, title)
+    _save(figure, path)
+    return True
+
+
+def lines(
+    path: Path,
+    title: str,
+    figures: Mapping[str, Mapping[int, float]],
+    *,
+    across: str,
+    up: str,
+) -> bool:
+    """Draw a line for each name through its figures, over a logarithmic axis."""
+    drawn = _figure(6.4, 3.4)
+    if drawn is None:
+        return False
+    figure, axis = drawn
+    styles = ["-", "--", ":", "-."]
+    for place, (name, points) in enumerate(figures.items()):
+        style = styles[place % len(styles)]
+        axis.plot(
+            list(points), list(points.values()), style, marker="o", color=_colour(name), label=name
+        )
+    axis.set_xscale("log")
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel(across, fontsize=9)
+    axis.set_ylabel(up, fontsize=9)
+    axis.legend(fontsize=9, frameon=False)
+    _dress(axis, title)
+    _save(figure, path)
+    return True

@@ -1,0 +1,218 @@
+"""Whole jobs, upload to file: small, large, many at a time, and what they do to the loop."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+
+from benchmarks import pictures, plots
+from benchmarks.bench import Bench, in_rounds, installed, ratio, table
+from benchmarks.child import Sample, Spec, measure
+from benchmarks.clients import BASE, PEERS
+from benchmarks.report import Section, Table, median
+from benchmarks.server import Server, running
+
+SMALL = 20_000
+LARGE = 5_000_000
+_WARM = 20_001  # another size, so that no warm-up picture is one of those measured
+_CRAMPED = 128
+
+
+@attrs.frozen(kw_only=True)
+class Load:
+    """A number of jobs.
+
+    Attributes:
+        size: Bytes of each picture, up and down.
+        count: How many jobs.
+        concurrency: How many at a time.
+        lag: Look at the event loop too.
+    """
+
+    size: int
+    count: int
+    concurrency: int = 32
+    lag: bool = False
+
+    @property
+    def words(self) -> str:
+        """What it is, in words."""
+        size = f"{self.size / 1e6:g} MB" if self.size >= 1e6 else f"{self.size / 1e3:g} kB"  # noqa: PLR2004 - a megabyte
+        return f"{self.count:,} × {size} up and down, {self.concurrency} at a time"
+
+
+@contextlib.contextmanager
+def prepared(bench: Bench, load: Load) -> Iterator[tuple[Server, Spec]]:
+    """Have pictures and a server for *load*; the spec lacks only the client."""
+    sources = bench.scratch / f"pictures-{load.size}"
+    warm = bench.scratch / "warm"
+    pictures.make(sources, load.count, load.size)
+    pictures.make(warm, max(_CRAMPED, load.concurrency) + 1, _WARM)
+    result = bench.scratch / f"result-{load.size}.png"
+    result.write_bytes(pictures.png(load.size, -1))
+    with running(result) as server:
+        yield (
+            server,
+            Spec(
+                client="",
+                root=server.root,
+                sources=str(sources),
+                count=load.count,
+                warm=str(warm),
+                concurrency=load.concurrency,
+                lag=load.lag,
+            ),
+        )
+
+
+def _checked(server: Server, spec: Spec) -> Sample:
+    """Measure, and make sure that the server saw what was meant."""
+    server.counts(reset=True)
+    sample = measure(spec)
+    counts = server.counts()
+    jobs = spec.count + spec.concurrency + 1  # and those of the warm-up
+    if counts["POST"] != jobs or counts["files"] != jobs or counts["GET"] < 3 * jobs:
+        message = f"{spec.client}: the server saw {counts} for {jobs} jobs"
+        raise RuntimeError(message)
+    return attrs.evolve(sample, connections=counts["connections"])
+
+
+def compared(
+    bench: Bench, load: Load, names: Sequence[str], *, rounds: int, peer_rounds: int = 2
+) -> dict[str, dict[int, Sample]]:
+    """Measure *load* with each client that is installed."""
+    with prepared(bench, load) as (server, spec):
+        return in_rounds(
+            installed(names),
+            lambda name: _checked(server, attrs.evolve(spec, client=name)),
+            rounds=bench.count(rounds, 1),
+            peer_rounds=peer_rounds,
+            what=load.words,
+        )
+
+
+def _figures(samples: dict[str, dict[int, Sample]]) -> dict[str, Mapping[str, float]]:
+    def medians(name: str) -> dict[str, float]:
+        found = list(samples[name].values())
+        facts = [attrs.asdict(sample) for sample in found]
+        return {key: median([fact[key] for fact in facts]) for key in facts[0]}
+
+    return {name: medians(name) for name in samples}
+
+
+def _cost_table(title: str, samples: dict[str, dict[int, Sample]]) -> Table:
+    figures = _figures(samples)
+    rows = []
+    for name, found in figures.items():
+        times = ratio(samples, name, lambda sample: sample.cpu)
+        cells = [f"{found['cpu']:.2f}", f"{times:.2f}", f"{found['growth']:,.0f}"]
+        rows.append([name, *cells, f"{found['connections']:.0f}", str(len(samples[name]))])
+    head = ("client", "CPU ms a job", "× raw", "memory growth MiB", "connections", "rounds")
+    return table(title, head, rows)
+
+
+def _drawn(
+    bench: Bench, file: str, samples: dict[str, dict[int, Sample]], alt: str
+) -> list[tuple[str, str]]:
+    if bench.plots is None:
+        return []
+    figures = _figures(samples)
+    panels = [
+        ("CPU, ms a job", {name: found["cpu"] for name, found in figures.items()}),
+        ("Memory growth, MiB", {name: max(0.0, f["growth"]) for name, f in figures.items()}),
+    ]
+    return [(file, alt)] if plots.bars(bench.plots / file, panels) else []
+
+
+_OWN = ("comet_async", "comet_async, journal", "comet_async, folder")
+
+
+def small(bench: Bench) -> Section:
+    """Small pictures: what a job costs beside its bytes."""
+    load = Load(size=SMALL, count=bench.count(1000, 100))
+    names = ["floor", BASE, "plain aiohttp", *_OWN, *PEERS]
+    samples = compared(bench, load, names, rounds=5, peer_rounds=1)
+    return Section(
+        name="small",
+        title="Small pictures",
+        words=f"Whole jobs: {load.words}, each 1 upload, 3 questions and 1 download into a file. "
+        "Ours also hashes, checks both pictures and puts results safely on the disk; "
+        "*journal* is `expand` and `download` with a journal at full durability, *folder* is "
+        "`expand_folder`, which also scans, names, and records every file.",
+        tables=[_cost_table("", samples)],
+        plots=_drawn(bench, "small.png", samples, "Small pictures: CPU and memory by client"),
+    )
+
+
+def large(bench: Bench) -> Section:
+    """Large pictures, 32 and 128 at a time: what the bytes cost."""
+    ours = ("comet_async", "comet_async, no pybase64", "comet_async, folder")
+    names = ["floor", BASE, "plain aiohttp", *ours, *PEERS]
+    tables, drawn = [], []
+    for concurrency in (32, 128):
+        load = Load(size=LARGE, count=bench.count(200, 8), concurrency=concurrency)
+        samples = compared(bench, load, names, rounds=3, peer_rounds=1)
+        tables.append(_cost_table(load.words, samples))
+        file, alt = f"large-{concurrency}.png", f"{load.words}: CPU and memory by client"
+        drawn += _drawn(bench, file, samples, alt)
+    return Section(
+        name="large",
+        title="Large pictures",
+        words="The same with large pictures. Bodies are encoded while they are sent and results "
+        "written while they come, so memory follows neither the size nor the number of "
+        "pictures; `pybase64` is the extra `speed`.",
+        tables=tables,
+        plots=drawn,
+    )
+
+
+def lag(bench: Bench) -> Section:
+    """How long others wait for the event loop while large pictures go up and down."""
+    load = Load(size=LARGE, count=bench.count(100, 8), lag=True)
+    names = ["floor", BASE, "plain aiohttp", "comet_async", "comet_async, no pybase64", "httpx"]
+    samples = compared(bench, load, [*names, "openai"], rounds=3, peer_rounds=1)
+    figures = _figures(samples)
+    rows = [[n, f"{f['worst']:.0f}", f"{f['p99']:.1f}"] for n, f in figures.items()]
+    drawn = []
+    if bench.plots is not None:
+        panel = ("Worst delay of the event loop, ms", {n: f["worst"] for n, f in figures.items()})
+        if plots.bars(bench.plots / "lag.png", [panel], form="{:.0f}"):
+            drawn.append(("lag.png", "Worst delay of the event loop by client"))
+    return Section(
+        name="lag",
+        title="What else runs in the loop",
+        words=f"How late a task that sleeps 5 ms wakes up meanwhile: {load.words}. Medians of the "
+        "rounds; a busy machine adds its own delays to every line.",
+        tables=[table("", ("client", "worst ms", "p99 ms"), rows)],
+        plots=drawn,
+    )
+
+
+def growth(bench: Bench) -> Section:
+    """Memory over the number of jobs."""
+    counts = (10, 20, 40) if bench.quick else (100, 1000, 10_000)
+    names = [BASE, *_OWN]
+    found: dict[str, dict[int, float]] = {name: {} for name in names}
+    for count in counts:
+        load = Load(size=SMALL, count=count)
+        samples = compared(bench, load, names, rounds=1 if count > 1000 else 3)  # noqa: PLR2004 - minutes
+        for name, figures in _figures(samples).items():
+            found[name][count] = max(0.0, figures["growth"])
+    rows = [[name, *(f"{found[name][count]:.1f}" for count in counts)] for name in names]
+    head = ("client", *(f"{count:,} jobs: MiB" for count in counts))
+    drawn = []
+    title = "Memory growth over the number of jobs"
+    if bench.plots is not None and plots.lines(
+        bench.plots / "growth.png", title, found, across="jobs", up="MiB"
+    ):
+        drawn.append(("growth.png", title))
+    return Section(
+        name="growth",
+        title="Memory and the number of jobs",
+        words="Growth of the peak, 20 kB pictures, 32 at a time: a folder of 10,000 must cost the "
+        "memory of a hundred.",
+        tables=[table("", head, rows)],
+        plots=drawn,
+    )
