@@ -156,7 +156,8 @@ class ListFolder:
                 page, sent = await self._read(state, number)
                 shown |= self._hear(state, page, sent)
                 missing = [entry for entry in due if not entry.gone and entry.id not in shown]
-                if page.last or not self._goes_on(page, missing):
+                # A further page has to be worth more than single questions.
+                if page.last or len(missing) < _FEWEST or not self._goes_on(page, missing):
                     break
         except asyncio.CancelledError:
             for entry in (*due, *state.due):
@@ -215,7 +216,7 @@ class ListFolder:
         """Tell whether a page after *page* may show one of the *missing* tasks."""
         moments = [task.created_at for task in page.tasks if task.created_at is not None]
         if not moments:
-            return bool(missing)
+            return True
         now = self._poller.now()
         oldest = now - self._poller.shared.pacer.age_of(min(moments), now)
         return any(entry.born < oldest + _LAG for entry in missing)

@@ -82,9 +82,18 @@ class Resolver:
         if slot in self._fresh:  # the journal's may be old, and cleared by the server since
             return self._fresh[slot]
         if slot not in self._known:
-            rows = await self.journal.find(_ACKNOWLEDGED)
-            for row in sorted(rows, key=lambda row: row.created_at, reverse=True):
-                if row.task_id is not None and (row.account, row.kind) == slot:
-                    self._known[slot] = Known(key=row.key, task_id=row.task_id)
-                    break
+            row = await self._newest(slot)
+            if row is not None and row.task_id is not None:
+                self._known[slot] = Known(key=row.key, task_id=row.task_id)
         return self._known.get(slot)
+
+    async def _newest(self, slot: tuple[str, str]) -> JobRecord | None:
+        """Return the job planned last that the server surely has: old ones it may have cleared."""
+        newest: JobRecord | None = None
+        after = ""
+        while rows := await self.journal.find(_ACKNOWLEDGED, after=after):
+            after = rows[-1].key
+            for row in rows:
+                if row.task_id is not None and (row.account, row.kind) == slot:
+                    newest = row
+        return newest
