@@ -60,7 +60,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Types: the library and what a user's program sees of it, by two checkers."""
-    session.install(ALL_EXTRAS, *group("typing"), *group("test"))
+    session.install(ALL_EXTRAS, *group("typing"), *group("test"), "nox")  # this file, too
     session.run("mypy")
     session.run("pyright")
 
