@@ -98,7 +98,9 @@ async def examine_paid(session: CometSession) -> AsyncGenerator[Check, None]:
     margins = Margins(right=0.1)
     task = await session.submit(ExpandRequest(image=sample(), margins=margins))
     yield Check(name="submit", verdict="ok", text=f"task {task.id} was accepted")
-    trial = _Trial(session._api, task)  # noqa: SLF001 - a room of the same house
+    # The questions one by one, as no program needs them: not a part of the public session.
+    api = session._api  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    trial = _Trial(api, task)
     for form in session.gateway.lookup_forms:
         yield await trial.lookup(form)
     yield await trial.listed()
