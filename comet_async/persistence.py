@@ -11,13 +11,14 @@ from comet_async.errors import CometError, NotSentError
 
 logger = logging.getLogger("comet_async.persistence")
 
-FIRST_CONTACT = 20.0
+FIRST_CONTACT = 40.0
 """Seconds after which a server that was never reached is given up: a wrong address."""
 
 LASTING = 300.0
 """Seconds after which a server that was reached before, and no longer is, is given up."""
 
 _LONGEST_PAUSE = 30.0
+_UNREACHED_PAUSE = 5.0  # knocking costs the server nothing while it is away
 _RETRY_CAP = 60.0
 
 
@@ -64,4 +65,5 @@ class Persistence:
         """
         if error.retry_after is not None:
             return min(error.retry_after, _RETRY_CAP) + self._random.uniform(0, 0.5)
-        return min(2.0 ** (attempt - 1), _LONGEST_PAUSE) * self._random.uniform(1, 1.5)
+        longest = _UNREACHED_PAUSE if isinstance(error, NotSentError) else _LONGEST_PAUSE
+        return min(2.0 ** min(attempt - 1, 16), longest) * self._random.uniform(1, 1.5)

@@ -523,9 +523,10 @@ async def test_cancelled_while_it_is_written(
     async with serving(answering(web.Response(body=photo))) as server, downloading() as downloader:
         task = asyncio.create_task(downloader.fetch(str(server.url), tmp_path))
         while not slow_disk.reached.is_set():  # noqa: ASYNC110 - it is set in a thread
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
         task.cancel()
-        await asyncio.sleep(0.001)
+        for _ in range(20):
+            await asyncio.sleep(0)
         slow_disk.go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await task
