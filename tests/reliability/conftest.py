@@ -74,11 +74,15 @@ def volatile(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def forker() -> Iterator[subprocess.Popen[str]]:
+def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
     """Return the process that makes the processes."""
+    # The tests, and not the tree beside them: the library comes from where pytest has it.
+    path = tmp_path_factory.mktemp("path")
+    (path / "tests").symlink_to(Path(__file__).parent.parent)
+    (path / "comet_async").symlink_to(Path(comet_async.__file__).parent)
     with subprocess.Popen(
         [sys.executable, "-m", "tests.reliability.victim"],
-        cwd=Path(comet_async.__file__).parent.parent,
+        env={**os.environ, "PYTHONPATH": str(path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
