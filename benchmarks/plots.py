@@ -44,7 +44,7 @@ def _save(figure: Any, path: Path) -> None:  # noqa: ANN401 - the same
 
 
 def bars(
-    path: Path, panels: Sequence[tuple[str, Mapping[str, float]]], *, form: str = "{:.3g}"
+    path: Path, panels: Sequence[tuple[str, Mapping[str, float]]], *, form: str = "{:,.1f}"
 ) -> bool:
     """Draw one panel of horizontal bars for each (title, figures by name), smallest on top."""
     longest = max(len(figures) for _, figures in panels)

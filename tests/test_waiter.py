@@ -9,7 +9,6 @@ import gc
 import logging
 import random
 import threading
-import tracemalloc
 from datetime import timedelta
 
 import attrs
@@ -572,31 +571,3 @@ async def test_errors_are_each_waiters_own(server: TaskServer, waiter: TaskWaite
     assert str(one) == str(other)
     assert "look at the key" in str(one)
     assert "do not submit" in str(copy.copy(one))
-
-
-async def test_waiting_tasks_are_light(server: TaskServer) -> None:
-    """A wait and all that belongs to it take 1,500 bytes at most."""
-    waiter = TaskWaiter(server, schedule=1000)
-    tasks = [server.submit(1e6) for _ in range(5000)]
-    gc.collect()
-    tracemalloc.start()
-    waits = [asyncio.create_task(waiter.wait(task)) for task in tasks]
-    await asyncio.sleep(1.0)
-    gc.collect()
-    weight = tracemalloc.get_traced_memory()[0] / len(tasks)
-    tracemalloc.stop()
-    assert waiter.waiting == len(tasks)
-    assert weight < 1500
-    for wait in waits:
-        wait.cancel()
-    await asyncio.gather(*waits, return_exceptions=True)
-
-
-async def test_nothing_grows_with_the_tasks_that_were(server: TaskServer) -> None:
-    """Short waits with long deadlines leave nothing behind in the scheduler."""
-    waiter = TaskWaiter(server, timeout=1e6, fold=False)
-    for _ in range(40):
-        await asyncio.gather(*(waiter.wait(server.submit(0.5)) for _ in range(25)))
-    poller = waiter._pollers[asyncio.get_running_loop()]
-    assert len(poller._agenda) == 0
-    assert len(poller._agenda._heap) < 200
