@@ -123,17 +123,6 @@ async def test_a_list_that_fails_later_is_given_up(server: TaskServer) -> None:
     assert waiter.list_calls > 60
 
 
-async def test_a_list_that_is_out_of_date_is_found_out(server: TaskServer) -> None:
-    """It shows every task as it was at first: controls find the ends, and then nobody asks it."""
-    waiter = TaskWaiter(server, rng=random.Random(1))
-    await run(server, waiter, 60, 32)
-    server.lists = "stale"
-    tasks = [server.submit(duration) for duration in durations(60)]
-    await asyncio.gather(*map(waiter.wait, tasks))
-    assert waiter.longest_delay < 130.0
-    assert waiter.list_calls < 200
-
-
 async def test_many_pages_are_read(server: TaskServer) -> None:
     """1,300 tasks are on three pages: all are found, by fewer requests than tasks."""
     waiter = TaskWaiter(server, schedule=20, rng=random.Random(1))
