@@ -105,9 +105,9 @@ class Watched:
         born: When it was created, on our monotonic clock.
         seen: When it was last seen unfinished; 0 before.
         due: When to ask again; `NEVER` while somebody is asking.
-        queued: Time of its live item in the agenda; None without one.
+        queued: Its live item in the agenda; None without one.
         polls: How often it was asked about.
-        asked: When it was last asked about by itself; 0 before.
+        asked: When it was last asked about by itself; 0 before, and after a failure.
         status: Its newest state; None before the first.
         task: A snapshot, if one was given or somebody follows; its state may be an older one.
         watches: Who waits: one `Watch`, or a list of them.
@@ -147,7 +147,7 @@ class Watched:
         self.born = born
         self.seen = 0.0
         self.due = NEVER
-        self.queued: float | None = None
+        self.queued: tuple[float, Watched] | None = None
         self.polls = 0
         self.asked = 0.0
         self.status: TaskStatus | str | None = None
@@ -231,12 +231,11 @@ class Agenda:
         Putting it off costs nothing: it is met at its old time, and put again.
         """
         when = min(entry.due, entry.deadline)
-        if when == NEVER or (entry.queued is not None and entry.queued <= when):
+        if when == NEVER or (entry.queued is not None and entry.queued[0] <= when):
             return
-        if entry.queued is not None:
-            self._stale += 1
-        entry.queued = when
-        heapq.heappush(self._heap, (when, entry))
+        self.drop(entry)
+        entry.queued = when, entry
+        heapq.heappush(self._heap, entry.queued)
 
     def drop(self, entry: Watched) -> None:
         """Forget *entry*."""
@@ -246,13 +245,13 @@ class Agenda:
         self._stale += 1
         # As asyncio does with its timers: rebuilt when most of the heap is waste.
         if self._stale > max(64, len(self._heap) // 2):
-            self._heap = [item for item in self._heap if item[1].queued == item[0]]
+            self._heap = [item for item in self._heap if item[1].queued is item]
             heapq.heapify(self._heap)
             self._stale = 0
 
     def earliest(self) -> float:
         """Return when the next entry wakes; `NEVER` when there is none."""
-        while self._heap and self._heap[0][1].queued != self._heap[0][0]:
+        while self._heap and self._heap[0][1].queued is not self._heap[0]:
             heapq.heappop(self._heap)
             self._stale -= 1
         return self._heap[0][0] if self._heap else NEVER

@@ -38,8 +38,8 @@ _LONGEST_PAUSE = 3600.0
 _LAG = 5.0
 # Each so many list calls the oldest unfinished task is asked about by itself.
 _CONTROL = 30
-# And each task at this age, and again at each multiple.
-_OLD, _OLDER = 120.0, 4.0
+# And each task when most have ended, and again at each multiple of that age.
+_OLDER = 2.0
 
 
 @attrs.define(eq=False)
@@ -51,6 +51,7 @@ class _List:
         proven: True when the last call showed tasks of ours.
         pause: Seconds to leave the list alone after the next failure.
         not_before: When the next call may be made.
+        lied_at: When it was found to be out of date.
         calls: Calls since the last control.
         due: The due tasks.
         running: The call that is being made, or the timer of the next one.
@@ -60,6 +61,7 @@ class _List:
     proven: bool = False
     pause: float = _FIRST_PAUSE
     not_before: float = 0.0
+    lied_at: float = -NEVER
     calls: int = 0
     due: list[Watched] = attrs.field(factory=list)
     running: asyncio.Task[None] | asyncio.TimerHandle | None = None
@@ -113,13 +115,18 @@ class ListFolder:
             return 1.0
         return math.sqrt(min(_SIZES[-1], crowd))
 
-    def asked(self, entry: Watched, task: Task, now: float) -> None:
+    def asked(self, entry: Watched, task: Task) -> None:
         """Find out a list that shows tasks as unfinished that ended before."""
-        state = self._of(entry.kind)
+        state, now = self._of(entry.kind), self._poller.now()
         if state.proven and task.done and task.updated_at is not None:
             ended = now - self._poller.shared.pacer.age_of(task.updated_at, now)
             if ended + _LAG < entry.seen:
+                state.lied_at, state.pause = now, _LONGEST_PAUSE
                 state.failed(now)
+                if isinstance(state.running, asyncio.TimerHandle):  # a call to come
+                    state.running.cancel()
+                    state.running = None
+                    self._settle(state, [], set())
 
     def cancel(self) -> None:
         """Stop: nobody waits any more."""
@@ -136,19 +143,20 @@ class ListFolder:
         return self._poller.register.of_kind(state.kind)
 
     def _needs_control(self, entry: Watched, now: float) -> bool:
-        return now - entry.born > max(_OLD, _OLDER * (entry.asked - entry.born))
+        age = now - entry.born
+        return age > _OLDER * (entry.asked - entry.born) and age > self._poller.shared.pacer.late()
 
     # ------------------------------------------------------------------ calling
 
     def _start(self, state: _List) -> None:
         loop, context = self._poller.loop, self._poller.context
-        state.running = loop.create_task(self._call(state), context=context)
+        began = self._poller.now()
+        state.running = loop.create_task(self._call(state, began), context=context)
 
-    async def _call(self, state: _List) -> None:
+    async def _call(self, state: _List, began: float) -> None:
         """Read pages until each due task was shown or can't be; ask about the others singly."""
         due, state.due = state.due, []
         shown: set[str] = set()
-        began = self._poller.now()
         pages = 0
         try:
             for number in range(1, _MOST_PAGES + 1):
@@ -166,7 +174,8 @@ class ListFolder:
         except Exception:  # noqa: BLE001  # whatever it is: each task is asked about singly
             state.failed(self._poller.now())
         else:
-            self._judge(state, shown)
+            if began > state.lied_at:  # else it is as old as the lie
+                self._judge(state, shown)
         finally:
             if state.running is asyncio.current_task():
                 state.running = None

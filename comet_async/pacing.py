@@ -18,6 +18,8 @@ from comet_async.schedule import SHORTEST, LearnedSchedule, Schedule
 
 # A callback that is later than this after the end counts as lost.
 _PUNCTUAL = 5.0
+# What counts as a long time where nothing was learned.
+_LATE = 120.0
 # A schedule of the user's own may give anything.
 _LONGEST = 86_400.0
 
@@ -146,19 +148,22 @@ class Pacer:
 
     def again(self, entry: Watched, now: float) -> float:
         """Return when to ask, by what was learned since that was last decided."""
+        if not isinstance(self.schedule, LearnedSchedule):
+            return entry.due
         age = max(0.0, now - entry.born)
-        wait = self._relaxed(entry, age)
-        if not wait and isinstance(self.schedule, LearnedSchedule):
-            due = max(age, entry.due - entry.born)
-            return now + self.schedule.again(age, due, entry.n)
-        return now + wait if wait else entry.due
+        due = max(age, entry.due - entry.born)
+        wait = self._relaxed(entry, age) or self.schedule.again(age, due, entry.n)
+        # Planned anew again and again, a poll must not be put off for ever.
+        latest = max(entry.seen, entry.asked) + self.schedule.ceiling
+        return min(now + wait, max(now, latest))
 
     def last_look(self, entry: Watched, now: float, when: float) -> float:
         """Return *when*, or the moment of a last look if the deadline comes before it."""
         if not entry.deadline <= when < NEVER:
             return when
         look = entry.deadline - min(5.0, max(0.1, 3 * self.round_trip))
-        if max(entry.asked, entry.seen) >= look:
+        failed = entry.trouble.at if entry.trouble is not None else 0.0
+        if max(entry.asked, entry.seen, failed) >= look:
             return entry.deadline
         return max(now, look)
 
@@ -167,6 +172,12 @@ class Pacer:
         if self.trust.proven and isinstance(self.schedule, LearnedSchedule):
             return self.schedule.backstop(age, entry.n)
         return 0.0
+
+    def late(self) -> float:
+        """Return the age at which a task that is said to go on deserves a second look."""
+        if isinstance(self.schedule, LearnedSchedule):
+            return min(_LATE, self.schedule.backstop(0.0))
+        return _LATE
 
     # ------------------------------------------------------------------ learning
 

@@ -71,6 +71,7 @@ class Patience:
         if since is None and not early:
             since = now
         count = before.count + 1 if before is not None else 1
+        entry.asked = 0.0  # in vain
         entry.trouble = trouble = Trouble(since, now, error, count)
         if now >= self.end(trouble):
             return None

@@ -277,7 +277,7 @@ class Poller:
         took = self.now() - sent
         shared.pacer.round_trip += 0.2 * (took - shared.pacer.round_trip)
         if self._shortcut is not None:
-            self._shortcut.asked(entry, task, sent)
+            self._shortcut.asked(entry, task)
         if shared.teller.listening:
             event = Polled(
                 task_id=entry.id,

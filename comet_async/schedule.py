@@ -123,6 +123,10 @@ class LearnedSchedule:
         ceiling: Longest interval, seconds.
         rng: Source of the jitter. With a seeded one the schedule is deterministic.
 
+    Attributes:
+        ceiling: As given.
+        version: Counts up when waiting tasks should be planned anew; see `again`.
+
     Raises:
         InputError: *aim* is under 1, or *floor* and *ceiling* contradict each other.
     """
@@ -148,7 +152,7 @@ class LearnedSchedule:
                 limit=f"aim >= 1 and {SHORTEST} <= floor <= ceiling",
             )
         self._aim = aim - 0.5
-        self._floor, self._ceiling = floor, ceiling
+        self._floor, self.ceiling = floor, ceiling
         self._rng = rng or random.Random()  # noqa: S311  # spreads polls, guards nothing
         self._durations = Durations()
         self._scales: dict[int, _Scale] = {}
@@ -182,7 +186,7 @@ class LearnedSchedule:
         scale = self._scale(n)
         left = self._past.polls_at(due / scale) - self._past.polls_at(age / scale)
         polls = self._plan.polls_at(age / scale) + max(0.0, left)
-        return min(self._ceiling, max(0.0, self._plan.age_after(polls) * scale - age))
+        return min(self.ceiling, max(0.0, self._plan.age_after(polls) * scale - age))
 
     def backstop(self, age: float, n: int = 1) -> float:
         """Return the wait until the next poll of a task whose end will be announced.
@@ -190,7 +194,7 @@ class LearnedSchedule:
         Polls are a safety net then: the first where nine tasks in ten are over, and few after.
         """
         late = self._plan.late * self._scale(n) * (1.0 + 0.25 * self._rng.random())
-        return min(self._ceiling, max(late - age, 0.35 * age, 1.0))
+        return min(self.ceiling, max(late - age, 0.35 * age, 1.0))
 
     def alive(self, since: float, age: float, n: int = 1) -> None:
         """Take note that a task, seen unfinished at the age *since*, is unfinished at *age*."""
@@ -211,7 +215,7 @@ class LearnedSchedule:
         scale = self._scale(n)
         plan = self._plan
         wait = plan.age_after(plan.polls_at(age / scale) + polls) * scale - age
-        return min(self._ceiling, max(self._floor, wait))
+        return min(self.ceiling, max(self._floor, wait))
 
     def _scale(self, n: int) -> float:
         """Return how many times longer a task of *n* images takes than the usual one.
@@ -246,7 +250,7 @@ class LearnedSchedule:
             polls += survivors[-1] * (1.0 - chance / 2) * weights[-1] * WIDTHS[k]
             survivors.append(survivors[-1] * (1.0 - chance))
         price = self._aim * polls**-known.trust * self._PRICE ** (1.0 - known.trust)
-        most, least = 1.0 / self._floor, 1.0 / self._ceiling
+        most, least = 1.0 / self._floor, 1.0 / self.ceiling
         rates = [min(most, max(least, price * weight)) for weight in weights]
         sums = itertools.accumulate(map(float.__mul__, rates, WIDTHS), initial=0.0)
         late = bisect.bisect_left([-value for value in survivors], -0.1)

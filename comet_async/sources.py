@@ -61,7 +61,7 @@ class Shortcut(Protocol):
         """Return how many times denser than one by one the questions about it should be."""
         ...
 
-    def asked(self, entry: Watched, task: Task, now: float) -> None:
+    def asked(self, entry: Watched, task: Task) -> None:
         """Compare the answer about one task with what the shortcut showed before."""
         ...
 

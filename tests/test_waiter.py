@@ -9,6 +9,7 @@ import gc
 import logging
 import random
 import threading
+import tracemalloc
 from datetime import timedelta
 
 import attrs
@@ -293,6 +294,26 @@ async def test_questions_at_a_time_are_bounded(server: TaskServer) -> None:
     assert server.busiest == 7
 
 
+@pytest.mark.parametrize("schedule", [None, 10.0], ids=["learned", "fixed"])
+async def test_tasks_submitted_together_are_not_asked_about_together(
+    server: TaskServer, schedule: float | None
+) -> None:
+    """Five hundred of them: the busiest tenth of a second has 60 polls, and not 500."""
+    rng = random.Random(1)
+    known = LearnedSchedule(rng=rng)
+    for _ in range(64):
+        known.learn(30.0 * 2.0 ** rng.gauss(0.0, 0.5))
+    waiter = TaskWaiter(server, schedule=schedule or known, fold=False, concurrency=500, rng=rng)
+    tasks = [server.submit(30.0 * 2.0 ** rng.gauss(0.0, 0.5)) for _ in range(500)]
+    await asyncio.gather(*map(waiter.wait, tasks))
+    moments = [moment for moment, _ in server.asked]
+    busiest = max(
+        sum(other < moment + 0.1 for other in moments[at : at + 300])
+        for at, moment in enumerate(moments)
+    )
+    assert busiest <= 60
+
+
 # ------------------------------------------------------------------------------ schedules
 
 
@@ -571,3 +592,31 @@ async def test_errors_are_each_waiters_own(server: TaskServer, waiter: TaskWaite
     assert str(one) == str(other)
     assert "look at the key" in str(one)
     assert "do not submit" in str(copy.copy(one))
+
+
+async def test_waiting_tasks_are_light(server: TaskServer) -> None:
+    """A wait and all that belongs to it take 1,500 bytes at most."""
+    waiter = TaskWaiter(server, schedule=1000)
+    tasks = [server.submit(1e6) for _ in range(5000)]
+    gc.collect()
+    tracemalloc.start()
+    waits = [asyncio.create_task(waiter.wait(task)) for task in tasks]
+    await asyncio.sleep(1.0)
+    gc.collect()
+    weight = tracemalloc.get_traced_memory()[0] / len(tasks)
+    tracemalloc.stop()
+    assert waiter.waiting == len(tasks)
+    assert weight < 1500
+    for wait in waits:
+        wait.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def test_nothing_grows_with_the_tasks_that_were(server: TaskServer) -> None:
+    """Short waits with long deadlines leave nothing behind in the scheduler."""
+    waiter = TaskWaiter(server, timeout=1e6, fold=False)
+    for _ in range(40):
+        await asyncio.gather(*(waiter.wait(server.submit(0.5)) for _ in range(25)))
+    poller = waiter._pollers[asyncio.get_running_loop()]
+    assert len(poller._agenda) == 0
+    assert len(poller._agenda._heap) < 200

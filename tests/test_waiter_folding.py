@@ -53,6 +53,14 @@ async def test_one_call_serves_many(server: TaskServer) -> None:
     assert (waiter._counters.delay_total - delay) / 600 <= 0.7
 
 
+async def test_a_page_a_second(server: TaskServer) -> None:
+    """However many are due: on average, because a second page follows the first at once."""
+    waiter = TaskWaiter(server, rng=random.Random(1))
+    began = server.clock.monotonic()
+    await run(server, waiter, 300, 100)
+    assert waiter.list_calls <= server.clock.monotonic() - began + 3
+
+
 async def test_few_are_not_worth_a_list(server: TaskServer) -> None:
     """Three tasks are asked about one by one."""
     waiter = TaskWaiter(server, rng=random.Random(1))
@@ -65,6 +73,18 @@ async def test_folding_can_be_turned_off(server: TaskServer) -> None:
     waiter = TaskWaiter(server, fold=False, rng=random.Random(1))
     await run(server, waiter, 50, 50)
     assert waiter.list_calls == 0
+
+
+@pytest.mark.parametrize("lists", ["off", "empty", "broken", "hangs"])
+async def test_a_list_that_does_not_work_costs_next_to_nothing(
+    server: TaskServer, lists: str
+) -> None:
+    """It is tried seldom, beside the single questions, and delays none of them."""
+    server.lists = lists
+    waiter = TaskWaiter(server, rng=random.Random(1))
+    await run(server, waiter, 300, 50)
+    assert 1 <= waiter.list_calls <= 8
+    assert waiter.mean_delay < 3.0
 
 
 async def test_pauses_between_trials_grow(server: TaskServer) -> None:
@@ -121,6 +141,17 @@ async def test_a_list_that_fails_later_is_given_up(server: TaskServer) -> None:
     await breaker
     assert waiter.longest_delay < 20.0
     assert waiter.list_calls > 60
+
+
+async def test_a_list_that_is_out_of_date_is_found_out(server: TaskServer) -> None:
+    """It shows every task as it was at first: controls find the ends, and then nobody asks it."""
+    waiter = TaskWaiter(server, rng=random.Random(1))
+    await run(server, waiter, 60, 32)
+    server.lists = "stale"
+    tasks = [server.submit(duration) for duration in durations(60)]
+    await asyncio.gather(*map(waiter.wait, tasks))
+    assert waiter.longest_delay < 100.0
+    assert waiter.list_calls < 200
 
 
 async def test_many_pages_are_read(server: TaskServer) -> None:
@@ -189,6 +220,31 @@ async def test_kinds_have_lists_of_their_own(server: TaskServer) -> None:
     ]
     await asyncio.gather(*waits)
     assert {event.kind for event in told if isinstance(event, Folded)} == {"expand", "try-on"}
+
+
+async def test_leaving_ends_the_list_calls(clock: VirtualClock) -> None:
+    """Those that are planned, and the one on its way."""
+    called = asyncio.Event()
+
+    class Noisy(TaskServer):
+        async def poll_page(self, number: int, size: int, *, kind: str) -> TaskPage:
+            called.set()
+            return await super().poll_page(number, size, kind=kind)
+
+    server = Noisy(clock=clock, lists="on")
+    waiter = TaskWaiter(server, rng=random.Random(1))
+    waits = [asyncio.create_task(waiter.wait(server.submit(1e6).id)) for _ in range(40)]
+    for _ in range(3):
+        called.clear()
+        await called.wait()
+    for wait in waits:
+        wait.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)
+    await asyncio.sleep(0.01)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    calls = waiter.list_calls
+    await asyncio.sleep(100.0)
+    assert waiter.list_calls == calls
 
 
 async def test_somebody_elses_cancel_loses_no_task(server: TaskServer) -> None:
