@@ -13,7 +13,7 @@ import ipaddress
 import logging
 import secrets as random_secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeVar, final
 
@@ -46,6 +46,10 @@ _REMEMBERED = 1024
 # How many callbacks one peer may send at once, and how many a second go on.
 _BURST, _RATE = 200.0, 50.0
 
+# What aiohttp would log are requests, which hold the token, and whatever strangers send that is
+# no HTTP.
+_SILENCE: Final = logging.Logger("silence", logging.CRITICAL + 1)  # noqa: LOG001  # not by name
+
 _OK, _BAD, _FORBIDDEN, _UNKNOWN = 200, 400, 401, 404
 _SLOW, _LARGE, _FLOOD = 408, 413, 429
 
@@ -57,9 +61,9 @@ class CallbackReceiver:
     """Receives callbacks, and tells waiters to ask at once.
 
     Three ways to run it. As a server of its own, inside ``async with``: give it a port. As part
-    of an aiohttp application: mount `app`. In any other framework: pass headers and body to
-    `handle`. Give it to a `TaskWaiter`, and to a `CometSession` so that the server learns the
-    address of what it submits.
+    of an aiohttp application: mount `app`. In any other framework: pass each request to `receive`,
+    or its headers and body to `handle`. Give it to a `TaskWaiter`, and to a `CometSession` so that
+    the server learns the address of what it submits.
 
     The address holds a random token of 256 bits, which is new for each receiver: who does not
     know it gets an empty 404.
@@ -133,8 +137,14 @@ class CallbackReceiver:
         """
         from aiohttp import web  # noqa: PLC0415  # half of the import time of the library
 
-        # No access log: it would hold the token.
-        runner = web.AppRunner(self.app(), access_log=None, handle_signals=False)
+        runner = web.AppRunner(
+            self.app(),
+            access_log=None,
+            logger=_SILENCE,
+            handle_signals=False,
+            # A few bytes can unpack to gigabytes, and signatures are made over what travels.
+            auto_decompress=False,
+        )
         await runner.setup()
         try:
             await web.TCPSite(runner, self._host, self._port).start()
@@ -178,15 +188,45 @@ class CallbackReceiver:
     async def _serve(self, request: web.Request) -> web.Response:
         from aiohttp import web  # noqa: PLC0415  # loaded long ago, by whoever serves
 
-        if not self.knows(request.match_info["token"]):
-            return web.Response(status=_UNKNOWN)
+        # By chunks: aiohttp's own limit is that of the application which this one is mounted in.
+        status = await self.receive(
+            request.match_info["token"],
+            request.headers,
+            request.content.iter_any(),
+            peer=request.remote or "",
+        )
+        return web.Response(status=status)
+
+    async def receive(
+        self,
+        token: str,
+        headers: Mapping[str, str],
+        chunks: AsyncIterable[bytes],
+        *,
+        peer: str = "",
+    ) -> int:
+        """Check a request's token, read its body and take it; return the HTTP status to answer.
+
+        For frameworks that hand out a body piece by piece, as Starlette and FastAPI do. A body
+        that is too large or too slow is not read to its end.
+
+        Args:
+            token: The last part of the path.
+            headers: The request's headers, in any case.
+            chunks: The raw body.
+            peer: Who sent it: floods are stopped for each peer.
+
+        Returns:
+            What `handle` returns; 404 for a wrong token, 408 when the body takes over 5 s.
+        """
+        if not self.knows(token):
+            return _UNKNOWN
         try:
             async with asyncio.timeout(READ_TIMEOUT):
-                body = await _read(request)
+                body = await _read(chunks)
         except TimeoutError:
-            return web.Response(status=_SLOW)
-        status = self.handle(request.headers, body, peer=request.remote or "")
-        return web.Response(status=status)
+            return _SLOW
+        return self.handle(headers, body, peer=peer)
 
     def knows(self, token: str) -> bool:
         """Tell whether *token* is the last part of `path`, in constant time."""
@@ -195,12 +235,12 @@ class CallbackReceiver:
     def handle(self, headers: Mapping[str, str], body: bytes, *, peer: str = "") -> int:
         """Take one callback; return the HTTP status of the answer, which has no body.
 
-        For frameworks other than aiohttp. It never raises and never waits. Serve it below `path`
-        only, or check the token by `knows`.
+        For frameworks without ``async``, and for callbacks that another process took. It never
+        raises and never waits, and may be called in any thread. Check the token by `knows` first.
 
         Args:
             headers: The request's headers, in any case.
-            body: The raw body. Stop reading beyond 256 KiB.
+            body: The raw body. Don't read more than 256 KiB of it.
             peer: Who sent it: floods are stopped for each peer.
 
         Returns:
@@ -272,13 +312,10 @@ class CallbackReceiver:
         return tokens >= 1.0
 
 
-async def _read(request: web.Request) -> bytes:
-    """Return the body, or a little more than is allowed of it.
-
-    Read by hand: aiohttp's own limit is that of the application which this one is mounted in.
-    """
+async def _read(chunks: AsyncIterable[bytes]) -> bytes:
+    """Return the body, or a little more than is allowed of it."""
     body = bytearray()
-    async for chunk in request.content.iter_any():
+    async for chunk in chunks:
         body += chunk
         if len(body) > MAX_BODY:
             break
@@ -299,8 +336,8 @@ def _short(notice: Notice) -> Notice:
 
 def _remember(memory: OrderedDict[str, V], name: str, value: V) -> None:
     """Keep *value* under *name*, and the newest of the others."""
+    memory.pop(name, None)  # so that it comes last; move_to_end would mind another thread's pop
     memory[name] = value
-    memory.move_to_end(name)
     while len(memory) > _REMEMBERED:
         memory.popitem(last=False)
 

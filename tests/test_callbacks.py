@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
 import json
 import logging
 import random
@@ -241,6 +242,85 @@ async def test_a_slow_body_is_not_waited_for() -> None:
         assert b" 408 " in await reader.readline()
         writer.close()
         await writer.wait_closed()
+
+
+async def test_nothing_is_unpacked(client: aiohttp.ClientSession) -> None:
+    """A kilobyte may unpack to a megabyte; what is packed is no JSON."""
+    async with CallbackReceiver() as receiver:
+        notices = heard(receiver)
+        headers = {"Content-Encoding": "gzip"}
+        packed = gzip.compress(body())
+        async with client.post(receiver.url, data=packed, headers=headers) as answer:
+            assert answer.status == 400
+    assert not notices
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "HTTP/9.1\r\n\r\n",
+        "HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n",
+        "HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nno",
+    ],
+    ids=["no HTTP", "no chunks", "cut off"],
+)
+async def test_what_is_no_request_is_not_logged(
+    rest: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A port that is open to the world hears much, and the token is part of the line."""
+    caplog.set_level(logging.INFO)
+    async with CallbackReceiver() as receiver:
+        port = int(receiver.url.rpartition(":")[2].partition("/")[0])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"POST {receiver.path} {rest}".encode())
+        writer.write_eof()
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert not [record for record in caplog.records if record.name != "asyncio"]
+
+
+class Late:
+    """A body of which one piece comes, and no second one."""
+
+    def __init__(self, piece: bytes = b"{") -> None:
+        self.pieces = [piece]
+
+    def __aiter__(self) -> Late:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self.pieces:
+            await asyncio.sleep(3600)
+        return self.pieces.pop()
+
+
+async def pieces(*given: bytes) -> AsyncIterator[bytes]:
+    """Give a body piece by piece."""
+    for piece in given:
+        yield piece
+
+
+async def test_a_body_in_pieces() -> None:
+    """Other frameworks' way: token, headers and an iterator of bytes."""
+    receiver = CallbackReceiver()
+    notices = heard(receiver)
+    token = receiver.path.rpartition("/")[2]
+    sent = body()
+    assert await receiver.receive(token, {}, pieces(sent[:9], b"", sent[9:])) == 200
+    assert [notice.task_id for notice in notices] == ["t0"]
+
+
+async def test_pieces_are_as_guarded_as_a_server() -> None:
+    """Wrong tokens and bodies without an end or a limit get the answers that the server gives."""
+    receiver = CallbackReceiver()
+    token = receiver.path.rpartition("/")[2]
+    left = pieces(*[b" " * MAX_BODY] * 3)
+    assert await receiver.receive("x", {}, Late()) == 404
+    assert await receiver.receive("", {}, Late()) == 404
+    assert await receiver.receive(token, {}, Late()) == 408
+    assert await receiver.receive(token, {}, left) == 413
+    assert len(await anext(left)) == MAX_BODY  # it was not read to its end
 
 
 async def test_mounted_in_an_application(client: aiohttp.ClientSession) -> None:
