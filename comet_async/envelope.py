@@ -90,7 +90,9 @@ def identifier(value: JSON) -> str | None:
 
     A float is not: beyond 2**53 it is another task's id.
     """
-    found = text(value)
+    if value is None:
+        return None
+    found = value.strip() if isinstance(value, str) else text(value)
     return found if found and len(found) <= 256 and found.isprintable() else None  # noqa: PLR2004
 
 
@@ -188,8 +190,7 @@ def header_id(headers: Mapping[str, str]) -> str | None:
     """Return the answer's id among its headers."""
     # CometAPI's own name, that of the gateway family it belongs to, and the usual one.
     for name in ("x-cometapi-request-id", "x-oneapi-request-id", "x-request-id"):
-        found = identifier(headers.get(name))
-        if found:
+        if name in headers and (found := identifier(headers[name])):
             return tidy(found, limit=80)
     return None
 

@@ -10,7 +10,7 @@ dto/task.go).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from operator import attrgetter
@@ -90,6 +90,60 @@ def read_task(
     )
 
 
+# Kling's own words for the states that need no reason.
+_PLAIN: Mapping[str, TaskStatus] = {
+    state.value: state for state in TaskStatus if state is not TaskStatus.FAILED
+}
+
+
+def read_plain(
+    facts: JSON, outer: JSON, headers: Mapping[str, str], *, kind: str, asked: str | None = None
+) -> Task | None:
+    """Return what `read_task` does, in half the time, if *facts* are as Kling documents them.
+
+    A page shows 500 tasks, and is read beside whatever else runs in the event loop.
+
+    Args:
+        facts: What may be the task's own object.
+        outer: The object whose ``data`` it is; None if what is around it is not about it.
+        headers: The answer's headers, for its id.
+        kind: The task's kind.
+        asked: The id that was asked for; the task keeps it.
+
+    Returns:
+        None at any surprise: then `envelope.unwrap` and `read_task` look closer.
+    """
+    outer = outer if isinstance(outer, dict) else {}
+    if not isinstance(facts, dict) or "task_id" in outer or "task_status" in outer:
+        return None
+    get = facts.get
+    told, created, updated = get("task_status"), get("created_at"), get("updated_at")
+    status = _PLAIN.get(told) if isinstance(told, str) else None
+    task_id = asked or identifier(get("task_id"))
+    if status is None or task_id is None:
+        return None
+    if not isinstance(created, int) or not _LEAST_MILLISECONDS <= created < _MOST:
+        return None
+    if not isinstance(updated, int) or not _LEAST_MILLISECONDS <= updated < _MOST:
+        return None
+    images = _images(facts, kind, task_id)
+    if status is TaskStatus.SUCCEED and not images:
+        return None
+    request_id = identifier(outer.get("request_id")) or identifier(get("request_id"))
+    return Task(
+        id=task_id,
+        status=status,
+        external_task_id=external_id(facts),
+        images=images,
+        created_at=datetime.fromtimestamp(created / 1000, UTC),
+        updated_at=datetime.fromtimestamp(updated / 1000, UTC),
+        units=_units(get("final_unit_deduction")),
+        kind=kind,
+        request_id=request_id or header_id(headers),
+        raw=MappingProxyType(facts),
+    )
+
+
 def merge(chain: list[Object]) -> Object:
     """Return all that *chain* says about the task; what stands nearest to it wins."""
     for level in chain[:-1]:
@@ -158,23 +212,31 @@ def _images(facts: Object, kind: str, task_id: str) -> tuple[ResultImage, ...]:
     if not isinstance(items, list):
         return ()
     images: list[ResultImage] = []
-    for index, item in zip(_indexes(items), items, strict=True):
-        url = word(item.get("url")) if isinstance(item, dict) else ""
-        if isinstance(item, dict) and url:
-            marked = word(item.get("watermark_url")) or None
-            images.append(
-                ResultImage(index=index, url=url, watermark_url=marked, task_id=task_id, kind=kind)
-            )
+    for place, item in enumerate(items):
+        if not isinstance(item, dict) or item.get("index") != place:
+            return _numbered(items, kind, task_id)
+        if url := word(item.get("url")):
+            images.append(_image(item, place, url, kind, task_id))
+    return tuple(images)
+
+
+def _numbered(items: list[JSON], kind: str, task_id: str) -> tuple[ResultImage, ...]:
+    """Return the pictures by their own indexes, or by their places when those are no use."""
+    told = [_index(item.get("index")) if isinstance(item, dict) else -1 for item in items]
+    places = range(len(items)) if -1 in told or len(set(told)) < len(told) else told
+    images: list[ResultImage] = []
+    for place, item in zip(places, items, strict=True):
+        if isinstance(item, dict) and (url := word(item.get("url"))):
+            images.append(_image(item, place, url, kind, task_id))
     return tuple(sorted(images, key=_BY_INDEX))
 
 
 _BY_INDEX = attrgetter("index")
 
 
-def _indexes(items: list[JSON]) -> Sequence[int]:
-    """Return the pictures' own indexes, or their places when those are no use."""
-    told = [_index(item.get("index")) if isinstance(item, dict) else -1 for item in items]
-    return range(len(items)) if -1 in told or len(set(told)) < len(told) else told
+def _image(item: Object, index: int, url: str, kind: str, task_id: str) -> ResultImage:
+    marked = word(item.get("watermark_url")) or None
+    return ResultImage(index=index, url=url, watermark_url=marked, task_id=task_id, kind=kind)
 
 
 def _index(value: JSON) -> int:
@@ -203,10 +265,9 @@ _LEAST_SECONDS, _LEAST_MILLISECONDS, _MOST = 10**9, 10**11, 10**14
 def _moment(*values: JSON) -> datetime | None:
     """Return the first of *values* that is a moment."""
     for value in values:
-        if value is not None:
-            seconds = _seconds(value)
-            if seconds is not None:
-                return datetime.fromtimestamp(seconds, UTC)
+        seconds = None if value is None else _seconds(value)
+        if seconds is not None:
+            return datetime.fromtimestamp(seconds, UTC)
     return None
 
 
@@ -223,6 +284,8 @@ def _seconds(value: JSON) -> float | None:
 
 
 def _units(value: JSON) -> Decimal | None:
+    if value is None:
+        return None
     told = str(value) if isinstance(value, float) else text(value)
     if not 0 < len(told) < 40:  # noqa: PLR2004 - longer than any amount
         return None

@@ -32,6 +32,7 @@ from comet_async.snapshots import (
     external_id,
     first_id,
     merge,
+    read_plain,
     read_status,
     read_task,
     state,
@@ -138,6 +139,10 @@ def decode_task(
     """
     answer = parse(reply.body)
     if _ok(reply):
+        data = answer.get("data") if isinstance(answer, dict) else None
+        plain = read_plain(data, answer, reply.headers, kind=kind, asked=task_id)
+        if plain is not None:
+            return plain
         chain = _single(answer, task_id, external_task_id)
         task = read_task(chain, reply.headers, kind=kind, asked=task_id)
         if task is not None and not (task.status == UNTOLD and _refused(chain)):
@@ -172,7 +177,9 @@ def decode_page(
         raise _error(reply, answer, _Question(now=now, page=True))
     tasks: list[Task] = []
     for place, item in enumerate(items):
-        task = read_task(unwrap(item)[0], reply.headers, kind=kind)
+        task = read_plain(item, None, reply.headers, kind=kind)
+        if task is None:
+            task = read_task(unwrap(item)[0], reply.headers, kind=kind)
         if task is None:
             # A page is also evidence of what is absent, so a gap in it must not pass.
             path = f"{_path(chain)}[{place}].task_id"
