@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import glob
-import itertools
 import json
 import os
 import shutil
@@ -26,9 +25,16 @@ import attrs
 from comet_async import salvage, statements
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.errors import JournalCorruptError, JournalError
-from comet_async.journalfile import FileLock, make_file, make_folder, on_network, sync_folder
+from comet_async.journalfile import (
+    FileLock,
+    beside,
+    make_file,
+    make_folder,
+    on_network,
+    sync_folder,
+    unused,
+)
 from comet_async.keys import JSON
-from comet_async.memory import moved, new_boot, noted, sending
 from comet_async.records import (
     Changes,
     Destination,
@@ -39,6 +45,7 @@ from comet_async.records import (
     Refusal,
     SavedFile,
 )
+from comet_async.rules import moved, new_boot, noted, sending
 from comet_async.schema import APPLICATION_ID, MIGRATIONS
 from comet_async.secret import redact
 from comet_async.states import JobState
@@ -239,14 +246,20 @@ class SqliteJournal:
         *,
         now: float,
         why: str = "",
+        place: Destination | None = None,
         **changes: Unpack[Changes],
     ) -> JobRecord:
         """Move a job to another state; see `Journal.move`."""
         move, after = moved(record, new, now=now, changes=changes)
         work = partial(
-            statements.move, before=record, after=after, why=redact(why), unpaid=move.unpaid
+            statements.move,
+            before=record,
+            after=after,
+            why=redact(why),
+            unpaid=move.unpaid,
+            place=place,
         )
-        await self._writer.run(move.tag, work)
+        await self._writer.run(move.tag if place is None else f"file {move.tag}", work)
         return after
 
     async def send(
@@ -352,12 +365,12 @@ def _recover(path: Path, now: float) -> Recovered:
 
 
 def _rebuild(path: Path, now: float) -> Recovered:
-    fresh, damaged = path.with_name(f"{path.name}.new"), _unused(path)
+    fresh, damaged = path.with_name(f"{path.name}.new"), unused(path)
     fresh.unlink(missing_ok=True)  # of a recovery that was cut off
     for ending in ("", "-wal"):
-        if _beside(path, ending).exists():
-            make_file(_beside(damaged, ending))
-            shutil.copyfile(_beside(path, ending), _beside(damaged, ending))
+        if beside(path, ending).exists():
+            make_file(beside(damaged, ending))
+            shutil.copyfile(beside(path, ending), beside(damaged, ending))
     make_file(fresh)
     with contextlib.closing(_connect(str(fresh))) as db:
         db.execute("BEGIN IMMEDIATE")
@@ -370,7 +383,7 @@ def _rebuild(path: Path, now: float) -> Recovered:
         salvage.distrust(db, now)
         db.execute("COMMIT")
     for ending in ("-wal", "-shm"):  # they must never be read with the new file
-        _beside(path, ending).unlink(missing_ok=True)
+        beside(path, ending).unlink(missing_ok=True)
     fresh.replace(path)
     sync_folder(path.parent)
     return Recovered(jobs=jobs, lost=lost, damaged=damaged)
@@ -381,16 +394,7 @@ def _reading(path: Path) -> Generator[sqlite3.Connection, None, None]:
     """Open *path* so that it stays what it is."""
     with contextlib.closing(_connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
         yield db
-    _beside(path, "-shm").unlink(missing_ok=True)
-    wal = _beside(path, "-wal")
+    beside(path, "-shm").unlink(missing_ok=True)
+    wal = beside(path, "-wal")
     if wal.exists() and not wal.stat().st_size:  # SQLite made it just now
         wal.unlink()
-
-
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(path.name + ending)
-
-
-def _unused(path: Path) -> Path:
-    names = (_beside(path, f".damaged-{number}") for number in itertools.count(1))
-    return next(name for name in names if not name.exists())

@@ -6,6 +6,7 @@ Rule of this file: files and locks only; what is in the journal is not its busin
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 from pathlib import Path
 
@@ -108,6 +109,17 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def beside(path: Path, ending: str) -> Path:
+    """Return the file that belongs to *path* and has *ending* after its name."""
+    return path.with_name(path.name + ending)
+
+
+def unused(path: Path) -> Path:
+    """Return the first name for a damaged *path* that no file has."""
+    names = (beside(path, f".damaged-{number}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
 
 
 def on_network(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:

@@ -1,8 +1,7 @@
-"""The rules of a journal, and the journal that is nothing but them.
+"""The journal that is nothing but the rules of `comet_async.rules`, applied to a dictionary.
 
-Both journals change records by the functions here only, so they can't drift apart;
-`MemoryJournal` applies them to a dictionary. It serves programs that need no second run, and
-as the model that the journal on disk is tested against.
+It serves programs that need no second run, and as the model that the journal on disk is tested
+against.
 
 Rule of this file: no I/O and no clock.
 """
@@ -10,16 +9,14 @@ Rule of this file: no I/O and no clock.
 from __future__ import annotations
 
 import json
-import secrets
 from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import islice
-from typing import Any, Self, Unpack, cast
+from typing import Self, Unpack, cast
 
 import attrs
 
-from comet_async.errors import JournalError, KeyReuseError, StaleRecordError
-from comet_async.keys import JSON, canonical
+from comet_async.keys import JSON
 from comet_async.records import (
     Changes,
     Destination,
@@ -30,152 +27,21 @@ from comet_async.records import (
     Refusal,
     SavedFile,
 )
+from comet_async.rules import (
+    closed,
+    moved,
+    new_boot,
+    noted,
+    planned,
+    replanned,
+    sending,
+    stale,
+    taken,
+    unknown_destination,
+    unknown_key,
+)
 from comet_async.secret import redact
-from comet_async.states import IN_FLIGHT, JobState, Move, check_move
-
-
-def planned(job: NewJob, *, now: float) -> JobRecord:
-    """Return the first record of *job*."""
-    return JobRecord(
-        key=job.key,
-        kind=job.kind,
-        account=job.account,
-        state=JobState.PLANNED,
-        params=job.params,
-        n=job.n,
-        source=job.source,
-        image_sha=job.image_sha,
-        created_at=now,
-        updated_at=now,
-    )
-
-
-def replanned(known: JobRecord, job: NewJob, *, now: float) -> JobRecord:
-    """Return *known* after *job* was planned again: mostly *known* itself.
-
-    Raises:
-        KeyReuseError: *job* is another request under the same key.
-    """
-    if not known.kind:  # its journal was recovered and no more than the key was readable
-        return _next(
-            known,
-            now,
-            kind=job.kind,
-            account=job.account,
-            params=job.params,
-            n=job.n,
-            source=job.source,
-            image_sha=job.image_sha,
-        )
-    if _request(known) != _request(job):
-        raise KeyReuseError(
-            f"the key {job.key} was used for another request",
-            field="external_task_id",
-            value=job.key,
-            hint="choose another one, or repeat the request as it was",
-        )
-    if known.state is JobState.PLANNED and known.account != job.account:
-        return _next(known, now, account=job.account)
-    return known
-
-
-def moved(
-    record: JobRecord, new: JobState, *, now: float, changes: Changes
-) -> tuple[Move, JobRecord]:
-    """Return the move of *record* to *new* and the record after it.
-
-    Raises:
-        JournalError: There is no such move, or it is the one that `Journal.send` makes.
-    """
-    move = check_move(record.state, new)
-    if new is JobState.SENDING:
-        raise JournalError("only send() enters 'sending': it checks the limits")
-    # Whatever may be sent again counts anew.
-    run = None if new in {JobState.PLANNED, JobState.REJECTED} else record.run
-    return move, _next(record, now, state=new, run=run, **_cleaned(changes))
-
-
-def noted(record: JobRecord, *, now: float, changes: Changes) -> JobRecord:
-    """Return *record* with *changes*."""
-    return _next(record, now, **_cleaned(changes))
-
-
-def sending(
-    record: JobRecord, *, now: float, post_deadline: float, boot: str, run: str
-) -> JobRecord:
-    """Return *record* as it is while its request is on the way.
-
-    Raises:
-        JournalError: It is not planned.
-    """
-    check_move(record.state, JobState.SENDING)
-    return _next(
-        record,
-        now,
-        state=JobState.SENDING,
-        boot=boot,
-        run=run,
-        attempt=record.attempt + 1,
-        absent=0,
-        sent_at=now,
-        post_deadline=post_deadline,
-        # What was said about the attempt before must not be read as said about this one.
-        message="",
-        status=None,
-        code=None,
-        request_id=None,
-    )
-
-
-def stale(record: JobRecord, actual: JobRecord | None) -> StaleRecordError:
-    """Return the error of a change that was based on *record* while *actual* holds."""
-    found = f"{actual.state} ({actual.fence})" if actual else "nothing"
-    return StaleRecordError(
-        f"job {record.key} was expected as {record.state} ({record.fence}), found {found}",
-        hint="another part of the program moved it; read it again",
-        task_id=record.task_id,
-        external_task_id=record.key,
-    )
-
-
-def unknown_key(key: str) -> JournalError:
-    """Return the error of asking for a job that is not there."""
-    return JournalError(f"the journal has no job {key}", external_task_id=key)
-
-
-def unknown_destination(key: str, dest: str) -> JournalError:
-    """Return the error of saving a file where none was planned."""
-    return JournalError(f"job {key} has no destination {dest}", external_task_id=key)
-
-
-def closed() -> JournalError:
-    """Return the error of using a journal after its end."""
-    return JournalError("the journal is closed")
-
-
-def _request(job: JobRecord | NewJob) -> tuple[str, int, str, str]:
-    return job.kind, job.n, job.image_sha, canonical(job.params)
-
-
-def _next(record: JobRecord, now: float, **changes: Any) -> JobRecord:
-    return attrs.evolve(record, fence=record.fence + 1, updated_at=now, **changes)
-
-
-def _cleaned(changes: Changes) -> Changes:
-    """Return *changes* with texts from outside redacted."""
-    if unknown := changes.keys() - Changes.__annotations__.keys():
-        raise TypeError(f"not a change of a job: {', '.join(sorted(unknown))}")
-    cleaned = changes.copy()
-    if message := changes.get("message"):
-        cleaned["message"] = redact(message)
-    if note := changes.get("note"):
-        cleaned["note"] = redact(note)
-    return cleaned
-
-
-def new_boot() -> str:
-    """Return a name for one opening of a journal."""
-    return secrets.token_hex(8)
+from comet_async.states import IN_FLIGHT, JobState
 
 
 @attrs.define
@@ -267,13 +133,20 @@ class MemoryJournal:
         *,
         now: float,
         why: str = "",
+        place: Destination | None = None,
         **changes: Unpack[Changes],
     ) -> JobRecord:
         """Move a job to another state; see `Journal.move`."""
         move, after = moved(record, new, now=now, changes=changes)
+        self._check_current(record)
+        if place is not None:
+            self._check_place(record, place)
         self._swap(record, after, why)
         if move.unpaid and record.run:
             self._runs[record.run].add(-1, record.n)
+        if place is not None:
+            for file in place.files:
+                self._save(record.key, place.dest, file)
         return after
 
     async def send(
@@ -308,6 +181,9 @@ class MemoryJournal:
         self._check_open()
         if dest not in self._destinations.get(key, {}):
             raise unknown_destination(key, dest)
+        self._save(key, dest, file)
+
+    def _save(self, key: str, dest: str, file: SavedFile) -> None:
         if file.name in self._owners:
             self._drop(*self._owners.pop(file.name))
         self._drop(key, dest, file.index)
@@ -359,6 +235,13 @@ class MemoryJournal:
         actual = self._jobs.get(record.key)
         if actual is None or (actual.state, actual.fence) != (record.state, record.fence):
             raise stale(record, actual)
+
+    def _check_place(self, record: JobRecord, place: Destination) -> None:
+        if place.dest not in self._destinations[record.key]:
+            raise unknown_destination(record.key, place.dest)
+        for file in place.files:
+            if self._owners.get(file.name, (record.key,))[0] != record.key:
+                raise taken(record, file.name)
 
     def _swap(self, before: JobRecord, after: JobRecord, why: str) -> None:
         self._check_current(before)

@@ -1,12 +1,11 @@
 """What is known about a paid job, and what a journal promises.
 
 A journal is the memory that outlives the process: a job is written down before its request
-is sent, so that no crash can make anybody pay twice or lose what was paid. Two journals keep
-the one promise, `Journal`: `comet_async.journal.SqliteJournal` on disk and
-`comet_async.memory.MemoryJournal` for programs that need no second run.
+is sent, so that no crash can make anybody pay twice or lose what was paid. `SqliteJournal` of
+`comet_async.journal` and `MemoryJournal` of `comet_async.memory` keep the one promise, `Journal`.
 
-Rule of this file: frozen facts and one protocol. Nothing here holds a key, a
-header or a picture, so neither can a journal.
+Rule of this file: frozen facts and one protocol. Nothing here holds a key, a header or a
+picture, so neither can a journal.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from comet_async.keys import JSON
 from comet_async.secret import redact
 from comet_async.states import JobState
 
-# A request without its picture is below 3 kB (Kling's prompts end at 2,500 characters);
-# the smallest picture that the service takes, 300 x 300 pixels, is far above this.
+# A request without its picture is below 3 kB (Kling's prompts end at 2,500 characters); the
+# smallest picture that the service takes, 300 x 300 pixels, is far above this.
 MAX_PARAMS_BYTES = 16 * 1024
 
 
@@ -281,8 +280,8 @@ class Journal(Protocol):
     async def plan(self, jobs: Sequence[NewJob], *, now: float) -> list[JobRecord]:
         """Write *jobs* down, or find those that are known (T1); all of them or none.
 
-        A known job keeps its record; a new destination joins it. A planned job that another
-        account asks for goes to that account.
+        A known job keeps its record; a new destination joins it. A planned job goes to the
+        account that asks for it.
 
         Raises:
             KeyReuseError: A key is known for another request.
@@ -298,8 +297,7 @@ class Journal(Protocol):
     ) -> list[JobRecord]:
         """Return a page of jobs in the order in which they were planned.
 
-        *states* None means all; *after* is the last key of the page before. An *after*
-        that is not in the journal is an error.
+        *states* None means all; *after*, the last key of the page before, must be there.
         """
         ...
 
@@ -314,6 +312,7 @@ class Journal(Protocol):
         *,
         now: float,
         why: str = "",
+        place: Destination | None = None,
         **changes: Unpack[Changes],
     ) -> JobRecord:
         """Move a job to another state and return it as it is now.
@@ -323,26 +322,27 @@ class Journal(Protocol):
             new: The state to enter; not ``sending``, which `send` enters.
             now: Seconds since 1970.
             why: A few words for the list of events.
+            place: Files to write down in the same moment, as `save_file` does.
             **changes: Details to write with it. Messages and notes are redacted.
 
         Raises:
             StaleRecordError: *record* is not how the job stands; nothing was written.
-            JournalError: There is no such move.
+            DownloadError: Another job's file has one of the names; as above.
+            JournalError: There is no such move or destination.
         """
         ...
 
     async def send(
         self, record: JobRecord, *, now: float, post_deadline: float, limits: Limits, run: str
     ) -> JobRecord | Refusal:
-        """Enter ``sending`` (T2) if the limits let it; the request may leave after that.
+        """Enter ``sending`` (T2) if the limits let it; then the request may leave.
 
         Args:
             record: The planned job as last seen.
             now: Seconds since 1970.
-            post_deadline: When the request can't be on the wire any more.
+            post_deadline: When it can't be on the wire any more.
             limits: Guards, checked in the same transaction.
-            run: The name of the run whose jobs and pictures are counted. What proves to be
-                unpaid (T4, T5, T8) is not counted any more.
+            run: The run whose jobs and pictures are counted, until proven unpaid (T4, T5, T8).
 
         Returns:
             The job as it is now, or the limit that is reached.

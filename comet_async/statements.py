@@ -14,14 +14,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias, cast
 
 import attrs
 
-from comet_async.errors import JournalCorruptError
+from comet_async.errors import CometError, JournalCorruptError
 from comet_async.keys import JSON
-from comet_async.memory import planned, replanned, stale, unknown_destination, unknown_key
 from comet_async.records import (
     Destination,
     Event,
@@ -32,19 +32,35 @@ from comet_async.records import (
     SavedFile,
     StoredImage,
 )
+from comet_async.rules import (
+    FIELDS,
+    planned,
+    replanned,
+    stale,
+    taken,
+    unknown_destination,
+    unknown_key,
+)
 from comet_async.states import IN_FLIGHT, JobState
 
 RECOVER = "keep the file; comet_async.journal.recover(path) copies what is readable"
 
 # The columns of a job are the fields of `JobRecord`, by the same names.
-_FIELDS = tuple(field.name for field in attrs.fields(JobRecord))
-_SELECT = f"SELECT {', '.join(_FIELDS)} FROM job"
-_INSERT = f"INSERT INTO job ({', '.join(_FIELDS)}) VALUES ({', '.join('?' * len(_FIELDS))})"
+_SELECT = f"SELECT {', '.join(FIELDS)} FROM job"
+_INSERT = (
+    f"INSERT INTO job ({', '.join(FIELDS)}) VALUES ({', '.join('?' * len(FIELDS))})"
+    " ON CONFLICT (key) DO NOTHING"
+)
 _JOB_ID = "(SELECT id FROM job WHERE key = ?)"
+_AT = f"SELECT job FROM destination WHERE job = {_JOB_ID} AND dest = ?"
+_REPLACE_FILE = (
+    "REPLACE INTO file (job, dest, number, name, sha256, size, kept) VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
 _FLYING = f"state IN ({', '.join(repr(state.value) for state in sorted(IN_FLIGHT))})"
 
 
 Row: TypeAlias = tuple[Any, ...]
+_values = attrgetter(*FIELDS)
 
 
 class Cursor(Protocol):
@@ -85,11 +101,10 @@ def plan(db: Database, jobs: Sequence[NewJob], now: float) -> list[JobRecord]:
 
 
 def _plan(db: Database, job: NewJob, now: float) -> JobRecord:
-    known = get(db, job.key)
-    if known is None:
-        record = planned(job, now=now)
-        _run(db, _INSERT, *_encoded(record, _FIELDS))
+    record = planned(job, now=now)
+    if _run(db, _INSERT, *_encoded(record, FIELDS)).rowcount == 1:
         return record
+    known = cast("JobRecord", get(db, job.key))
     record = replanned(known, job, now=now)
     if record is not known:
         swap(db, known, record)
@@ -136,7 +151,8 @@ def swap(db: Database, before: JobRecord, after: JobRecord, why: str = "") -> No
     Raises:
         StaleRecordError: It is not; nothing was written.
     """
-    changed = tuple(name for name in _FIELDS if getattr(before, name) is not getattr(after, name))
+    pairs = zip(FIELDS, _values(before), _values(after), strict=True)
+    changed = tuple(name for name, old, new in pairs if old is not new)
     values = (*_encoded(after, changed), why, before.key, before.state, before.fence)
     if _run(db, _update(changed), *values).rowcount != 1:
         _check_current(db, before)
@@ -154,9 +170,21 @@ def _check_current(db: Database, record: JobRecord) -> None:
         raise stale(record, actual)
 
 
-def move(db: Database, before: JobRecord, after: JobRecord, why: str, *, unpaid: bool) -> None:
-    """Move a job; *unpaid* takes it out of its run's count."""
+def move(
+    db: Database,
+    before: JobRecord,
+    after: JobRecord,
+    why: str,
+    *,
+    unpaid: bool,
+    place: Destination | None = None,
+) -> None:
+    """Move a job and write down the files of *place*; *unpaid* takes it out of its run's count."""
+    job = None if place is None else _job_at(db, before, place)
     swap(db, before, after, why)
+    if place is not None:
+        for file in place.files:
+            _run(db, _REPLACE_FILE, job, place.dest, *_columns(file))
     if unpaid and before.run is not None:
         _run(
             db,
@@ -170,9 +198,10 @@ def send(
     db: Database, before: JobRecord, after: JobRecord, run: str, limits: Limits
 ) -> Refusal | None:
     """Enter ``sending`` unless a limit is reached; see `Journal.send`."""
-    row = _row(db, "SELECT jobs, images FROM run WHERE id = ?", run)
+    # Without a limit nobody needs the sums, the second of which takes a while with very many.
+    limited = limits.jobs is not None or limits.images is not None
+    row = _row(db, "SELECT jobs, images FROM run WHERE id = ?", run) if limited else None
     jobs, images = row or (0, 0)
-    # Without a limit nobody needs the sum, which takes a while with very many in flight.
     flying = in_flight(db) if limits.in_flight is not None else 0
     refusal = limits.refusal(before.n, jobs=jobs, images=images, in_flight=flying)
     if refusal:
@@ -235,22 +264,32 @@ def destinations(db: Database, key: str) -> tuple[Destination, ...]:
 
 def save_file(db: Database, key: str, dest: str, file: SavedFile) -> None:
     """Write down a file; it replaces those of its place and of its name."""
-    place = f"SELECT job FROM destination WHERE job = {_JOB_ID} AND dest = ?"
-    row = _row(db, place, key, dest)
+    row = _row(db, _AT, key, dest)
     if row is None:
         raise unknown_destination(key, dest)
-    _run(
-        db,
-        "REPLACE INTO file (job, dest, number, name, sha256, size, kept)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        row[0],
-        dest,
-        file.index,
-        file.name,
-        file.sha256,
-        file.size,
-        file.kept,
-    )
+    _run(db, _REPLACE_FILE, row[0], dest, *_columns(file))
+
+
+def _job_at(db: Database, record: JobRecord, place: Destination) -> object:
+    """Return the number of the job, if its files may be written down at *place*."""
+    row = _row(db, _AT, record.key, place.dest)
+    error: CometError | None = None
+    if row is None:
+        error = unknown_destination(record.key, place.dest)
+    elif names := [file.name for file in place.files if _is_taken(db, file.name, row[0])]:
+        error = taken(record, names[0])
+    if error is not None:
+        _check_current(db, record)  # that it is out of date says more
+        raise error
+    return row and row[0]
+
+
+def _is_taken(db: Database, name: str, job: object) -> bool:
+    return bool(_row(db, "SELECT 1 FROM file WHERE name = ? AND job <> ?", name, job))
+
+
+def _columns(file: SavedFile) -> Row:
+    return file.index, file.name, file.sha256, file.size, file.kept
 
 
 def owner_of(db: Database, name: str) -> str | None:
@@ -282,7 +321,7 @@ def write_meta(db: Database, name: str, text: str) -> None:
 
 
 def _run(db: Database, sql: str, *values: object) -> Cursor:
-    return db.execute(sql, [_plain(value) for value in values])
+    return db.execute(sql, [_plain(v) if isinstance(v, str) else v for v in values])
 
 
 def _rows(db: Database, sql: str, *values: object) -> list[Row]:
@@ -293,13 +332,11 @@ def _row(db: Database, sql: str, *values: object) -> Row | None:
     return next(iter(_rows(db, sql, *values)), None)
 
 
-def _plain(value: object) -> object:
+def _plain(value: str) -> str | bytes:
     """Return *value* as SQLite takes it: text that is no Unicode becomes bytes.
 
     File names and servers' messages may hold lone surrogates, which UTF-8 can't hold.
     """
-    if not isinstance(value, str):
-        return value
     if value.isascii():
         return str(value)  # a plain one: SQLite's adapters are slow with subclasses
     try:
@@ -331,8 +368,11 @@ _ENCODERS: Mapping[str, Callable[[Any], object]] = {
 
 
 def _encoded(record: JobRecord, names: Sequence[str]) -> list[object]:
-    values = [(name, getattr(record, name)) for name in names]
-    return [_ENCODERS[name](value) if name in _ENCODERS else value for name, value in values]
+    values = [getattr(record, name) for name in names]
+    for position, name in enumerate(names):
+        if name in _ENCODERS:
+            values[position] = _ENCODERS[name](values[position])
+    return values
 
 
 def _job(row: Row | None) -> JobRecord | None:
@@ -340,7 +380,7 @@ def _job(row: Row | None) -> JobRecord | None:
 
 
 def _decoded(row: Row) -> JobRecord:
-    values = dict(zip(_FIELDS, row, strict=True))
+    values = dict(zip(FIELDS, row, strict=True))
     try:
         values["state"] = JobState(values["state"])
         values["params"] = MappingProxyType(json.loads(values["params"]))

@@ -30,7 +30,7 @@ from typing import Any, Protocol, TypeVar, cast
 import attrs
 
 from comet_async.errors import CometError, ForeignProcessError
-from comet_async.memory import closed
+from comet_async.rules import closed
 from comet_async.statements import Database
 
 _T = TypeVar("_T")
@@ -116,8 +116,8 @@ class Writer:
     async def run(self, tag: str, work: Callable[[Connection], _T]) -> _T:
         """Have *work* done and committed, then return its result.
 
-        *tag* names the move to the hook; reading has none. A caller that is cancelled only
-        stops waiting.
+        *tag* names what is written to the hook, in one word or several; reading has none. A
+        caller that is cancelled only stops waiting.
         """
         if os.getpid() != self._pid:
             raise ForeignProcessError(
@@ -210,8 +210,9 @@ class Writer:
     def _tell(self, moment: str, batch: list[_Request]) -> None:
         if self._hook is not None:
             for request in batch:
-                if request.tag and request.error is None:
-                    self._hook(f"{moment}:{request.tag}")
+                if request.error is None:
+                    for tag in request.tag.split():
+                        self._hook(f"{moment}:{tag}")
 
     def _wake(self, batch: list[_Request]) -> None:
         loops: dict[asyncio.AbstractEventLoop, list[_Request]] = {}

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import attrs
 import pytest
 
-from comet_async.errors import JournalError, KeyReuseError, StaleRecordError
+from comet_async.errors import DownloadError, JournalError, KeyReuseError, StaleRecordError
 from comet_async.records import (
     Destination,
     Event,
@@ -88,6 +89,11 @@ def saved(name: str = "photos/0.png", **changes: Any) -> SavedFile:
     """Return a saved file."""
     fields: dict[str, Any] = {"index": 0, "name": name, "sha256": "ab" * 32, "size": 3}
     return SavedFile(**(fields | changes))
+
+
+def at(*files: SavedFile) -> Destination:
+    """Return the place of job 0 with *files*."""
+    return Destination(source="photos/0.png", dest="photos/0", files=files)
 
 
 class PlanningSuite:
@@ -474,6 +480,46 @@ class KeepingSuite:
         with pytest.raises(JournalError, match="no destination elsewhere"):
             await journal.save_file(record.key, "elsewhere", saved())
         assert await journal.owner_of("photos/0.png") is None
+
+    async def test_a_move_brings_its_files(self, journal: Journal) -> None:
+        """What is saved and where the job stands are written in one moment."""
+        record = await walked(journal, S.SUCCEEDED, n=2)
+        files = (saved(), saved("photos/0-1.png", index=1))
+        record = await journal.move(record, S.SAVING, now=NOW, place=at(*files))
+        assert (await journal.get(record.key), await journal.destinations(record.key)) == (
+            record,
+            (at(*files),),
+        )
+        kept = tuple(attrs.evolve(file, kept=True) for file in files)
+        record = await journal.move(record, S.DONE, now=NOW, place=at(*kept))
+        assert record.state is S.DONE
+        assert await journal.destinations(record.key) == (at(*kept),)
+        assert await journal.owner_of("photos/0-1.png") == record.key
+
+    async def test_a_move_takes_no_name_from_another_job(self, journal: Journal) -> None:
+        """Neither the job nor any of the files is written when one of them can't be."""
+        other, record = await planned(journal, 1), await walked(journal, S.SUCCEEDED)
+        await journal.save_file(other.key, "photos/1", saved("same.png"))
+        place = at(saved(), saved("same.png", index=1))
+        with pytest.raises(DownloadError, match=r"same\.png is the result of another picture"):
+            await journal.move(record, S.SAVING, now=NOW, place=place)
+        with pytest.raises(JournalError, match="no destination elsewhere"):
+            await journal.move(
+                record, S.SAVING, now=NOW, place=attrs.evolve(place, dest="elsewhere")
+            )
+        assert await journal.get(record.key) == record
+        assert await journal.destinations(record.key) == (at(),)
+        assert await journal.owner_of("same.png") == other.key
+
+    async def test_a_stale_move_brings_no_files(self, journal: Journal) -> None:
+        """Who missed a change must not write files either, and hears of that first."""
+        old = await walked(journal, S.SUCCEEDED)
+        await journal.note(old, now=NOW, note="newer")
+        for dest in ("photos/0", "elsewhere"):
+            place = attrs.evolve(at(saved()), dest=dest)
+            with pytest.raises(StaleRecordError):
+                await journal.move(old, S.SAVING, now=NOW, place=place)
+        assert await journal.destinations(old.key) == (at(),)
 
     async def test_facts_are_kept(self, journal: Journal) -> None:
         """Anything that is JSON can be kept by name, and is a copy."""

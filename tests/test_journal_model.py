@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from comet_async.errors import CometError
 from comet_async.journal import SqliteJournal
 from comet_async.memory import MemoryJournal
-from comet_async.records import JobRecord, Limits, Refusal, SavedFile
+from comet_async.records import Destination, JobRecord, Limits, Refusal, SavedFile
 from comet_async.states import JobState
 from comet_async.testing import VirtualLoop
 
@@ -60,6 +60,17 @@ CHANGES = st.fixed_dictionaries(
         "images_seen_at": st.none() | st.floats(0, 9),
         "code": st.none() | st.text(max_size=3),
     },
+)
+FILES = st.builds(
+    lambda index, name, kept: SavedFile(index=index, name=name, sha256="0", size=1, kept=kept),
+    st.integers(0, 1),
+    NAMES,
+    st.booleans(),
+)
+PLACES = st.none() | st.builds(
+    lambda dest, files: Destination(source="", dest=dest, files=tuple(files)),
+    st.sampled_from(["a", "b/c"]),
+    st.lists(FILES, max_size=2),
 )
 # Steps that lead somewhere come more often than any others.
 STATES = st.sampled_from([*JobState, JobState.SUBMITTED, JobState.SUBMITTED, JobState.UNKNOWN])
@@ -119,12 +130,16 @@ class TwoJournals(RuleBasedStateMachine):
         answer = self.both(lambda journal: journal.plan(jobs, now=now))
         return multiple(*answer) if isinstance(answer, list) else multiple()
 
-    @rule(target=records, record=records, state=STATES, changes=CHANGES)
-    def move(self, record: JobRecord, state: JobState, changes: Changes) -> Found:
-        """Try a move, legal or not, from a record that may be stale."""
+    @rule(target=records, record=records, state=STATES, changes=CHANGES, place=PLACES)
+    def move(
+        self, record: JobRecord, state: JobState, changes: Changes, place: Destination | None
+    ) -> Found:
+        """Try a move, legal or not, from a record that may be stale, perhaps with files."""
         now = self.tick()
         answer = self.both(
-            lambda journal: journal.move(record, state, now=now, why="because", **changes)
+            lambda journal: journal.move(
+                record, state, now=now, why="because", place=place, **changes
+            )
         )
         return answer if isinstance(answer, JobRecord) else multiple()
 

@@ -18,7 +18,7 @@ FLOORS = (
     "formats codes envelope snapshots wire hazards schedule webhooks states keys",
     "checks prepare images kinds expand generation try_on catalog auth gateways settings",
     "network mishaps upload transport retrying persistence",
-    "records memory schema statements journalfile salvage writer journal",
+    "records rules memory schema statements journalfile salvage writer journal",
     "api",
     "account events agenda patience pacing sources crew polling folding streams waiter download",
     "quota desk recovery resolving purchase reading jobs outcomes",
