@@ -1,21 +1,17 @@
-"""The program: its commands, and the way from the words of a command line to one of them.
+"""The way from the words of a command line to a command that runs.
 
-Rule of this file: commands and what they need are imported when they are called.
+Rule of this file: whatever takes time to import is imported when it is needed.
 """
 
 # ruff: noqa: PLC0415 - the rule above
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, CycloptsError, Group, Parameter
-
-from comet_async import __version__
-from comet_async.cli import texts
+from comet_async.cli.page import answer
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -24,31 +20,6 @@ Call = Callable[[], "Coroutine[Any, Any, int]"]
 """A command with its arguments; gives its exit status."""
 
 USAGE = 2
-
-app = App(
-    name="comet-async",
-    help=texts.PROGRAM,
-    help_format="rich",
-    version=__version__,
-    # Defaults stand in the help texts, where they can say more than "False" and "None".
-    default_parameter=Parameter(negative=(), show_default=False),
-)
-_FOLDERS = Group("Folders", sort_key=0)
-_TASKS = Group("Single tasks", sort_key=1)
-_REST = Group("Trying and checking", sort_key=2)
-_COMMANDS = (
-    ("expand", "expand:expand", texts.EXPAND, _FOLDERS),
-    ("preview", "preview:preview", texts.PREVIEW, _FOLDERS),
-    ("jobs", "jobs:jobs", texts.JOBS, _FOLDERS),
-    ("report", "report:report", texts.REPORT, _FOLDERS),
-    ("status", "tasks:status", texts.STATUS, _TASKS),
-    ("wait", "tasks:wait", texts.WAIT, _TASKS),
-    ("list", "tasks:list_tasks", texts.LIST, _TASKS),
-    ("sandbox", "sandbox:sandbox", texts.SANDBOX, _REST),
-    ("doctor", "doctor:doctor", texts.DOCTOR, _REST),
-)
-for _place, (_name, _where, _help, _group) in enumerate(_COMMANDS):
-    app.command(f"comet_async.cli.{_where}", name=_name, help=_help, group=_group, sort_key=_place)
 
 
 def launch(words: Sequence[str]) -> int:
@@ -84,10 +55,24 @@ def _cut(words: Sequence[str]) -> tuple[list[str], bool]:
 def _parse(words: Sequence[str]) -> Call | int:
     """Return the command with its arguments, or the exit status if there is nothing to run."""
     kept, _ = _cut(words)
+    if (said := answer(kept)) is not None:
+        print(said, end="", flush=True)  # noqa: T201 - what was asked for
+        return 0
+    return _bind(kept)
+
+
+def _bind(words: Sequence[str]) -> Call | int:
+    """Let cyclopts read the words."""
+    import inspect
+
+    from cyclopts import CycloptsError
+
+    from comet_async.cli.commands import app
+
     try:
-        command, bound, _ = app.parse_args(kept, print_error=False, exit_on_error=False)
+        command, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
     except CycloptsError as error:
-        return _refuse(kept, " ".join(str(error).split()))
+        return _refuse(words, " ".join(str(error).split()))
     call = partial(command, *bound.args, **bound.kwargs)
     if inspect.iscoroutinefunction(command):
         return call
@@ -97,8 +82,9 @@ def _parse(words: Sequence[str]) -> Call | int:
 
 def _refuse(words: Sequence[str], why: str) -> int:
     from comet_async.cli.output import Screen
+    from comet_async.cli.texts import COMMANDS
 
-    names = [name for name, *_ in _COMMANDS]
+    names = {name for commands in COMMANDS.values() for name, *_ in commands}
     named = f"{words[0]} " if words and words[0] in names else ""
     screen = Screen()
     screen.say(why, word="comet-async:", style="bold red")

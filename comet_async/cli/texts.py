@@ -1,12 +1,12 @@
-"""The words of ``--help``, in one place: what each command is for, with examples.
+"""The words of ``--help``, in one place: which commands there are, and what each is for.
 
 Rule of this file: it imports nothing, so that help is there at once.
 """
 
 PROGRAM = """Make photos wider or taller with a paid image expansion API (CometAPI, Kling).
 
-It never pays twice for the same picture and never loses a paid result, whatever breaks: \
-running the same command again goes on where the last one ended.
+It never pays twice for the same picture and never loses a paid result, whatever
+breaks: running the same command again goes on where the last one ended.
 
 [bold]Examples[/bold]
 
@@ -112,3 +112,29 @@ free question can. The price is shown first, and you are asked.
   [cyan]comet-async doctor --gateway kling[/cyan]
   [cyan]comet-async doctor --paid[/cyan]
 """
+
+OPTIONS = """\
+[bold]Options[/bold]
+  [cyan]-h, --help[/cyan]  Show this page; behind a command, what that one takes.
+  [cyan]--version[/cyan]   Show the version.
+  [cyan]--debug[/cyan]     Show tracebacks and all log lines; of every command.
+"""
+
+# By group: name, place below this package, and what it is for.
+COMMANDS = {
+    "Folders": (
+        ("expand", "expand:expand", EXPAND),
+        ("preview", "preview:preview", PREVIEW),
+        ("jobs", "jobs:jobs", JOBS),
+        ("report", "report:report", REPORT),
+    ),
+    "Single tasks": (
+        ("status", "tasks:status", STATUS),
+        ("wait", "tasks:wait", WAIT),
+        ("list", "tasks:list_tasks", LIST),
+    ),
+    "Trying and checking": (
+        ("sandbox", "sandbox:sandbox", SANDBOX),
+        ("doctor", "doctor:doctor", DOCTOR),
+    ),
+}

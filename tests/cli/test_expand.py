@@ -215,7 +215,7 @@ async def test_a_signal_before_the_run(
     comet: Command, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """While the input is still being read there is nothing to record: it just ends."""
-    monkeypatch.setattr("comet_async.cli.expand._Census.any", lambda _: asyncio.sleep(60))
+    monkeypatch.setattr("comet_async.cli.expanding._Census.any", lambda _: asyncio.sleep(60))
     running = asyncio.ensure_future(comet("expand", tmp_path, "--out", tmp_path / "w", *SHAPE))
     await asyncio.sleep(1)
     signal_now()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from comet_async import errors
 from comet_async.cli import main
 from comet_async.cli.app import launch
 from comet_async.cli.output import status_of
+from comet_async.cli.page import answer, page
+from comet_async.cli.texts import COMMANDS
 from comet_async.errors import CometError
 from comet_async.sandbox import Sandbox
 
@@ -153,6 +156,46 @@ def test_help(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     out, err = capfd.readouterr()
     assert out
     assert err == ""
+
+
+def test_the_first_page(capfd: pytest.CaptureFixture[str]) -> None:
+    """It names every command, with the first words of its help, and fits a small terminal."""
+    launch(["--help"])
+    page = capfd.readouterr().out
+    for name, _, words in (command for group in COMMANDS.values() for command in group):
+        assert f"\n  {name:9}{words[:20]}" in page
+    assert max(map(len, page.splitlines())) <= 80
+    assert "[/" not in page
+    assert "\x1b" not in page
+
+
+@pytest.mark.parametrize(
+    ("variables", "styled"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
+    ids=["terminal", "NO_COLOR", "dumb"],
+)
+def test_the_first_page_on_a_terminal(
+    variables: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    styled: bool,
+) -> None:
+    """It is coloured, unless the terminal or its user wants none; the words are the same."""
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    said = answer(["--help"])
+    assert said is not None
+    assert ("\x1b[1mExamples\x1b[0m" in said) == styled
+    assert re.sub("\x1b\\[[0-9]+m", "", said) == page(styled=False)
+
+
+@pytest.mark.parametrize("words", [["list"], ["--help", "expand"], ["--bogus"], ["expand", "-h"]])
+def test_the_first_page_is_for_nothing_else(words: list[str]) -> None:
+    """Where there is a command, cyclopts reads the line."""
+    assert answer(words) is None
 
 
 def test_unknown_words_before_a_command(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,295 @@
+"""What ``comet-async expand`` does: the sources counted, sent, followed, and summed up."""
+
+# ruff: noqa: PLC0415 - aiohttp and all that needs it is imported when it is needed: wrong usage
+# is told at once
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from comet_async.cli import journals, plan
+from comet_async.cli.connecting import Door, offline_door, open_door
+from comet_async.cli.invocation import CURRENT, INTERRUPTED, Invocation
+from comet_async.cli.options import Connection
+from comet_async.cli.order import Order, Shown
+from comet_async.cli.output import ACCOUNT, DONE, NOT_DONE, USAGE, Screen, counted, error_record
+from comet_async.cli.progress import RunProgress, summary
+from comet_async.cli.tally import Tally
+from comet_async.errors import CometError, InputError, JournalError
+
+if TYPE_CHECKING:
+    from comet_async.folder import Scan
+    from comet_async.outcomes import Outcome
+    from comet_async.records import Journal
+    from comet_async.runs import Run
+    from comet_async.session import CometSession
+
+
+_LOOK = 0.5  # seconds between two looks at what is in flight
+
+
+async def carry_out(order: Order, connection: Connection, shown: Shown) -> int:
+    """Expand the pictures of *order*, or show what that would do; return the exit status."""
+    invocation = CURRENT.get()
+    screen = invocation.screen
+    async with _counting(order) as census:
+        if census is not None and not await census.any():
+            raise _nothing(order)
+        if shown.dry_run:
+            door = offline_door(connection)
+            return await plan.show(order, door, screen, free=connection.is_sandbox)
+        async with open_door(connection, screen) as door:
+            return await _run(order, door, invocation, census, report=shown.report)
+
+
+def _nothing(order: Order) -> InputError:
+    msg = f"no picture was found in {' '.join(order.sources)}"
+    hint = "a folder's pictures are its files that end in .jpg, .png and the like"
+    return InputError(msg, field="sources", value=" ".join(order.sources), hint=hint)
+
+
+# ---------------------------------------------------------------------------- counting
+
+
+@attrs.define(eq=False)
+class _Census:
+    """Counts the sources, in a thread of its own."""
+
+    scan: Scan
+    _seen: int = 0
+
+    async def any(self) -> bool:
+        """Tell whether there is a source at all."""
+        found = await asyncio.get_running_loop().run_in_executor(None, next, self.scan, None)
+        self._seen += found is not None
+        return found is not None
+
+    async def count(self) -> int:
+        """Return how many sources there are."""
+        loop = asyncio.get_running_loop()
+        return self._seen + await loop.run_in_executor(None, lambda: sum(1 for _ in self.scan))
+
+
+@asynccontextmanager
+async def _counting(order: Order) -> AsyncGenerator[_Census | None, None]:
+    """Give a census of the sources; None if they can be read only once."""
+    from comet_async.folder import scan
+
+    if "-" in order.sources:
+        yield None
+        return
+    scanned = scan(order.sources, out=order.out)
+    try:
+        yield _Census(scanned)
+    finally:
+        scanned.close()
+
+
+# ---------------------------------------------------------------------------- running
+
+
+async def _run(
+    order: Order, door: Door, invocation: Invocation, census: _Census | None, *, report: bool
+) -> int:
+    from comet_async.journal import SqliteJournal
+    from comet_async.runs import JOURNAL_NAME
+
+    screen = invocation.screen
+    if door.sandbox is not None:
+        screen.say(
+            "sandbox: the new edges are painted on this machine; the prompt is checked, "
+            "not followed",
+            style="dim",
+        )
+    async with await SqliteJournal.open(order.out / JOURNAL_NAME) as journal:
+        await journals.check_purpose(journal, sandbox=door.sandbox is not None)
+        if door.sandbox is not None:
+            await journals.bury(journal, now=time.time())
+            order = attrs.evolve(order, options={**order.options, "retry_failed": True})
+        clock = asyncio.get_running_loop().time
+        tally = Tally(price=order.price, since=time.time(), clock=clock)
+        try:
+            async with _session(order, door, journal) as comet:
+                run = order.on(comet)
+                async with _telling_balance(comet, screen, door):
+                    await _follow(run, journal, tally, invocation, census, door)
+        except JournalError as error:  # while it ran, so something may have been sent
+            screen.complain(error)
+            return NOT_DONE
+        if report and tally.ended["done"]:
+            await _report(order.out, journal, screen)
+    return _end(order, run, tally, invocation, door)
+
+
+@asynccontextmanager
+async def _telling_balance(
+    comet: CometSession, screen: Screen, door: Door
+) -> AsyncGenerator[None, None]:
+    """Say what is left in the account, if the gateway tells; nothing waits for it."""
+
+    async def tell() -> None:
+        left = await comet.balance()
+        if left is not None:
+            screen.say(f"left in the account: {left}", style="dim")
+
+    telling = asyncio.create_task(tell()) if door.sandbox is None else None
+    try:
+        yield
+    finally:
+        if telling is not None:
+            telling.cancel()
+            await asyncio.wait({telling})
+
+
+def _session(order: Order, door: Door, journal: Journal) -> CometSession:
+    from comet_async.session import CometSession
+
+    return CometSession(
+        door.credentials,
+        gateway=door.gateway,
+        journal=journal,
+        concurrency=order.options.get("concurrency", 16),
+        # The sandbox is asked often: it is near, and its tasks are short.
+        schedule=0.25 if door.sandbox is not None else None,
+    )
+
+
+async def _follow(
+    run: Run,
+    journal: Journal,
+    tally: Tally,
+    invocation: Invocation,
+    census: _Census | None,
+    door: Door,
+) -> None:
+    """Go through the run, and show it."""
+    screen = invocation.screen
+
+    def stop() -> None:
+        run.interrupt()
+        screen.say(
+            "stopping: what is being sent is recorded first (once more: leave at once)",
+            word="comet-async:",
+            style="bold",
+        )
+
+    invocation.on_signal = stop
+    with RunProgress(screen, tally, free=door.sandbox is not None) as progress:
+        watching = asyncio.create_task(_watch(journal, tally, progress, census))
+        try:
+            async with aclosing(run.__aiter__()) as outcomes:
+                async for outcome in outcomes:
+                    if screen.json:
+                        screen.emit(as_record(outcome, screen))
+                    key = outcome.external_task_id
+                    tally.add(outcome, await journal.get(key) if key else None)
+                    if not screen.json:
+                        progress.ended(outcome)
+                    if screen.lost:
+                        run.interrupt()
+        finally:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+
+
+async def _watch(
+    journal: Journal, tally: Tally, progress: RunProgress, census: _Census | None
+) -> None:
+    """Keep the numbers of the run new."""
+    counting = None if census is None else asyncio.ensure_future(census.count())
+    try:
+        while True:
+            if counting is not None and counting.done():
+                tally.total = counting.result()
+            tally.in_flight = await journal.in_flight()
+            progress.refresh()
+            await asyncio.sleep(_LOOK)
+    finally:
+        if counting is not None:
+            counting.cancel()
+
+
+def as_record(outcome: Outcome, screen: Screen) -> dict[str, object]:
+    """Return *outcome* as it stands in a JSON line."""
+    source = outcome.source
+    return {
+        "source": screen.clean(source) if "://" in source else source,
+        "outcome": str(outcome.status),
+        "task_id": _task_id(outcome),
+        "external_task_id": outcome.external_task_id,
+        "files": [str(path) for path in outcome.files],
+        "error": error_record(outcome.error, screen),
+    }
+
+
+def _task_id(outcome: Outcome) -> str | None:
+    if outcome.task is not None:
+        return outcome.task.id
+    return outcome.error.task_id if outcome.error is not None else None
+
+
+async def _report(out: Path, journal: Journal, screen: Screen) -> None:
+    from comet_async.report import write_report
+
+    try:
+        path = await write_report(out, journal)
+    except CometError as error:  # the pictures are there; a page is no reason to fail
+        screen.complain(error)
+    else:
+        screen.say(f"the page of all pictures before and after is {path}")
+
+
+# ---------------------------------------------------------------------------- the end
+
+
+def _end(order: Order, run: Run, tally: Tally, invocation: Invocation, door: Door) -> int:
+    """Write the summary, and return the exit status."""
+    screen, stopped = invocation.screen, run.stopped
+    if not tally.count and not invocation.interrupted and stopped is None:
+        screen.complain(_nothing(order))
+        return USAGE
+    for line in summary(tally, out=order.out, free=door.sandbox is not None):
+        screen.say(line)
+    if door.sandbox is not None:
+        engines = sorted({task.engine for task in door.sandbox.tasks.all() if task.engine})
+        if engines:
+            screen.say(f"painted here by {', '.join(engines)}, free of charge")
+    if stopped is not None and not invocation.interrupted:
+        what = "the account" if stopped.account_wide else "a problem of the whole run"
+        screen.say(f"{what} stopped it, the rest is untouched:", style="bold")
+        screen.complain(stopped)
+    for line in _advice(order, tally, unfinished=invocation.interrupted or stopped is not None):
+        screen.say(line)
+    if invocation.interrupted:
+        return INTERRUPTED
+    if stopped is not None and stopped.account_wide:
+        return ACCOUNT
+    return DONE if tally.count == tally.ended["done"] and stopped is None else NOT_DONE
+
+
+def _advice(order: Order, tally: Tally, *, unfinished: bool) -> list[str]:
+    """Return what to do about what is not done."""
+    ended, command = tally.ended, CURRENT.get().command_line
+    lines = []
+    if ended["failed"]:
+        lines.append("failed tasks are bought once more only if you add --retry-failed")
+    if ended["uncertain"]:
+        lines.append(
+            f"{counted(ended['uncertain'], 'picture')} may have been paid: each run looks again, "
+            f"free of charge; comet-async jobs {order.out} --uncertain shows what you can decide"
+        )
+    if unfinished or ended["pending"] or ended["uncertain"]:
+        again = " with the same input" if "-" in order.sources else ""
+        lines += [f"to go on, run the same command{again}:", f"  {command}"]
+    elif ended["invalid"] or ended["rejected"]:
+        lines.append("mend these pictures and run again: what is done stays done")
+    return lines
