@@ -118,7 +118,7 @@ class LearnedSchedule:
 
     Args:
         aim: Mean number of polls a task, once durations are known. Twice the polls, half the
-            delay: 6.2 notice a task after 6 % of its duration.
+            delay: 6.4 notice a task after 6 % of its duration.
         floor: Shortest interval, seconds.
         ceiling: Longest interval, seconds.
         rng: Source of the jitter. With a seeded one the schedule is deterministic.
@@ -131,6 +131,11 @@ class LearnedSchedule:
         InputError: *aim* is under 1, or *floor* and *ceiling* contradict each other.
     """
 
+    # The first poll comes after 0.7 to 1.7 steps: a whole step, so that tasks of one moment are
+    # spread evenly. With 0.5 to 1.5 the mean number of polls would be that of the steps and a
+    # half; later costs so much less, and less delay than it saves: a task has hardly a chance
+    # to end before its first poll, and the more chances the older it is.
+    _FIRST = 0.7
     # Density of the polls while nothing is known, and how many ends it takes to know as much as
     # was believed. `benchmarks/waiting.py` prints what that means for tasks of half a second to
     # ten minutes.
@@ -140,7 +145,7 @@ class LearnedSchedule:
     def __init__(
         self,
         *,
-        aim: float = 6.2,
+        aim: float = 6.4,
         floor: float = SHORTEST,
         ceiling: float = 240.0,
         rng: random.Random | None = None,
@@ -151,7 +156,8 @@ class LearnedSchedule:
                 field="schedule",
                 limit=f"aim >= 1 and {SHORTEST} <= floor <= ceiling",
             )
-        self._aim = aim - 0.5
+        self._aim = aim
+        self._steps = aim - (1.0 - self._FIRST)
         self._floor, self.ceiling = floor, ceiling
         self._rng = rng or random.Random()  # noqa: S311  # spreads polls, guards nothing
         self._durations = Durations()
@@ -162,7 +168,7 @@ class LearnedSchedule:
         self._plan = self._past = self._make_plan()
 
     def __repr__(self) -> str:
-        return f"LearnedSchedule(aim={self._aim + 0.5:g}, learned={self.learned})"
+        return f"LearnedSchedule(aim={self._aim:g}, learned={self.learned})"
 
     @property
     def learned(self) -> int:
@@ -171,7 +177,7 @@ class LearnedSchedule:
 
     def first(self, n: int = 1) -> float:
         """Return the age of the first poll; tasks of one moment are spread over a step."""
-        return self._after(0.0, 0.5 + self._rng.random(), n)
+        return self._after(0.0, self._FIRST + self._rng.random(), n)
 
     def next(self, age: float, attempt: int, n: int = 1) -> float:  # noqa: ARG002
         """Return the wait until the next poll, with 10 % of jitter."""
@@ -249,7 +255,7 @@ class LearnedSchedule:
             weights.append(math.sqrt(hazard / scale))
             polls += survivors[-1] * (1.0 - chance / 2) * weights[-1] * WIDTHS[k]
             survivors.append(survivors[-1] * (1.0 - chance))
-        price = self._aim * polls**-known.trust * self._PRICE ** (1.0 - known.trust)
+        price = self._steps * polls**-known.trust * self._PRICE ** (1.0 - known.trust)
         most, least = 1.0 / self._floor, 1.0 / self.ceiling
         rates = [min(most, max(least, price * weight)) for weight in weights]
         sums = itertools.accumulate(map(float.__mul__, rates, WIDTHS), initial=0.0)

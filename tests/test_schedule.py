@@ -218,4 +218,4 @@ def test_learned_schedule_refuses_nonsense(options: dict[str, float]) -> None:
 def test_schedules_show_what_they_are() -> None:
     """Their repr helps in a log."""
     assert repr(FixedSchedule(5)) == "FixedSchedule(5)"
-    assert repr(LearnedSchedule()) == "LearnedSchedule(aim=6.2, learned=0)"
+    assert repr(LearnedSchedule()) == "LearnedSchedule(aim=6.4, learned=0)"

@@ -334,7 +334,7 @@ async def test_schedules_of_the_users(
 async def test_the_sessions_schedule_is_the_default(server: TaskServer) -> None:
     """What is told to the waiter wins."""
     server.schedule = LearnedSchedule()
-    assert "aim=6.2" in repr(TaskWaiter(server))
+    assert "aim=6.4" in repr(TaskWaiter(server))
     assert "FixedSchedule(9)" in repr(TaskWaiter(server, schedule=9))
 
 
