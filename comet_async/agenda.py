@@ -115,6 +115,7 @@ class Watched:
         worker: The asyncio task that asks about it just now.
         trouble: The run of failures that it is in, if any.
         hints: What callbacks did, if any came.
+        listed: True when the server's list showed it unfinished last, not an answer of its own.
         unlisted: True when the server's list left it out.
         gone: True when nobody waits any more.
     """
@@ -128,6 +129,7 @@ class Watched:
         "hints",
         "id",
         "kind",
+        "listed",
         "n",
         "polls",
         "queued",
@@ -157,6 +159,7 @@ class Watched:
         self.worker: asyncio.Task[None] | None = None
         self.trouble: Trouble | None = None
         self.hints: Hints | None = None
+        self.listed = False
         self.unlisted = False
         self.gone = False
 
@@ -173,7 +176,9 @@ class Watched:
     @property
     def followed(self) -> bool:
         """True when somebody wants to know of each change."""
-        return any(watch.follows for watch in self.all)
+        if isinstance(self.watches, list):
+            return any(watch.follows for watch in self.watches)
+        return self.watches is not None and self.watches.follows
 
     @property
     def rank(self) -> int:
@@ -274,6 +279,9 @@ class Register:
 
     def __len__(self) -> int:
         return sum(map(len, self._kinds.values()))
+
+    def __bool__(self) -> bool:
+        return any(self._kinds.values())
 
     def __iter__(self) -> Iterator[Watched]:
         for entries in list(self._kinds.values()):

@@ -116,11 +116,12 @@ class ListFolder:
         return math.sqrt(min(_SIZES[-1], crowd))
 
     def asked(self, entry: Watched, task: Task) -> None:
-        """Find out a list that shows tasks as unfinished that ended before."""
+        """Find out a list that shows tasks in states that they left before."""
         state, now = self._of(entry.kind), self._poller.now()
-        if state.proven and task.done and task.updated_at is not None:
-            ended = now - self._poller.shared.pacer.age_of(task.updated_at, now)
-            if ended + _LAG < entry.seen:
+        differs = entry.listed and task.status != entry.status
+        if state.proven and differs and task.updated_at is not None:
+            changed = now - self._poller.shared.pacer.age_of(task.updated_at)
+            if changed + _LAG < entry.seen:
                 state.lied_at, state.pause = now, _LONGEST_PAUSE
                 state.failed(now)
                 if isinstance(state.running, asyncio.TimerHandle):  # a call to come
@@ -227,7 +228,7 @@ class ListFolder:
         if not moments:
             return True
         now = self._poller.now()
-        oldest = now - self._poller.shared.pacer.age_of(min(moments), now)
+        oldest = now - self._poller.shared.pacer.age_of(min(moments))
         return any(entry.born < oldest + _LAG for entry in missing)
 
     def _judge(self, state: _List, shown: set[str]) -> None:

@@ -181,27 +181,35 @@ class Pacer:
 
     # ------------------------------------------------------------------ learning
 
-    def _wall(self, moment: float) -> float:
-        """Return the wall clock at a *moment* of the monotonic one."""
-        return self.clock.time() - (self.clock.monotonic() - moment)
-
-    def age_of(self, moment: datetime, now: float) -> float:
-        """Return the seconds from a *moment* that the server told to *now*; never negative."""
-        return self.server.since(moment.timestamp(), self._wall(now))
+    def age_of(self, moment: datetime) -> float:
+        """Return the seconds from a *moment* that the server told to now; never negative."""
+        return self.server.since(moment.timestamp(), self.clock.time())
 
     def _date(self, entry: Watched, task: Task, now: float) -> None:
         """Set when *entry* was created, if *task* tells."""
         if task.created_at is not None:
-            entry.born = now - self.age_of(task.created_at, now)
+            entry.born = now - self.age_of(task.created_at)
 
-    def told(self, entry: Watched, task: Task, now: float) -> None:
-        """Learn about the server's clock, and from it about the task's age."""
+    def told(self, entry: Watched, task: Task, sent: float, now: float) -> None:
+        """Learn about the server's clock, and from it about the task's age.
+
+        Args:
+            entry: The task.
+            task: What the answer says.
+            sent: When the question was sent.
+            now: When the answer came.
+        """
         if task.updated_at is not None:
             changed = entry.status is not None and entry.seen and entry.status != task.status
+            # A list may be out of date: where a task's own answer differs from what the list
+            # showed, taking both at their word would make a clock look wrong.
+            if entry.listed and sent == entry.asked:
+                changed = False
+            received = self.clock.time()
             self.server.told(
                 task.updated_at.timestamp(),
-                received=self._wall(now),
-                before=self._wall(entry.seen) if changed else None,
+                received=received,
+                before=received - (now - entry.seen) if changed else None,
             )
         if entry.polls <= 1:
             self._date(entry, task, now)
@@ -212,6 +220,7 @@ class Pacer:
             since = max(0.0, entry.seen - entry.born)
             self.schedule.alive(since, sent - entry.born, entry.n)
         entry.seen = max(entry.seen, sent)
+        entry.listed = sent != entry.asked
 
     def ended(self, entry: Watched, task: Task, now: float, *, hinted: bool) -> float:
         """Learn how long a task took; return how long ago it ended."""
@@ -229,7 +238,7 @@ class Pacer:
         """Return how long the task took, and how long ago it ended."""
         if task.created_at is not None and task.updated_at is not None:
             duration = (task.updated_at - task.created_at).total_seconds()
-            return max(0.0, duration), self.age_of(task.updated_at, now)
+            return max(0.0, duration), self.age_of(task.updated_at)
         # Untold: somewhere since the last look, at half of the way as the best guess.
         delay = (now - entry.seen) / 2 if entry.seen else 0.0
         return max(0.0, now - delay - entry.born), delay

@@ -138,7 +138,7 @@ class Poller:
 
     def _rest(self) -> None:
         """Leave nothing in the loop when nobody waits."""
-        if len(self.register):
+        if self.register:
             return
         self._crew.clear()
         self._parking.clear()
@@ -252,8 +252,10 @@ class Poller:
         sent = self.now()
         shared.pacer.asking(entry, sent)
         shared.counters.polls += 1
-        left = max((watch.deadline for watch in entry.all), default=NEVER) - sent
-        timeout = max(_MOMENT, left) if left < _NEAR else None
+        timeout = None
+        if entry.deadline - sent < _NEAR:  # the nearest of them; the farthest decides
+            left = max((watch.deadline for watch in entry.all), default=NEVER) - sent
+            timeout = max(_MOMENT, left) if left < _NEAR else None
         try:
             return await shared.source.poll(entry.id, kind=entry.kind, timeout=timeout)
         except asyncio.CancelledError:
@@ -265,16 +267,17 @@ class Poller:
     def _answered(self, entry: Watched, answer: Task | Exception) -> None:
         if entry.gone:
             return
+        now = self.now()
         if isinstance(answer, Task):
-            self._note(entry, answer)
-            self.heard(entry, answer, entry.asked)
+            self._note(entry, answer, now)
+            self._take(entry, answer, entry.asked, now)
         else:
-            self._failed(entry, answer)
+            self._failed(entry, answer, now)
         self.catch_up()
 
-    def _note(self, entry: Watched, task: Task) -> None:
+    def _note(self, entry: Watched, task: Task, now: float) -> None:
         sent, shared = entry.asked, self.shared
-        took = self.now() - sent
+        took = now - sent
         shared.pacer.round_trip += 0.2 * (took - shared.pacer.round_trip)
         if self._shortcut is not None:
             self._shortcut.asked(entry, task)
@@ -291,18 +294,20 @@ class Poller:
     # ------------------------------------------------------------------ answers
 
     def heard(self, entry: Watched, task: Task, sent: float) -> None:
-        """Take an answer about a task to a question asked at the moment *sent*."""
+        """Take what a list tells about a task, asked for at the moment *sent*."""
+        self._take(entry, task, sent, self.now())
+        self._arm()  # there is no worker that would do it
+
+    def _take(self, entry: Watched, task: Task, sent: float, now: float) -> None:
         if entry.gone:
             return
         try:
-            self._heard(entry, task, sent)
+            self._heard(entry, task, sent, now)
         except Exception as error:  # noqa: BLE001  # a schedule of the user's own may raise
             if not entry.gone:
                 self._give_up(entry, error)
-        self._arm()  # a list call tells about tasks without a worker that would do it
 
-    def _heard(self, entry: Watched, task: Task, sent: float) -> None:
-        now = self.now()
+    def _heard(self, entry: Watched, task: Task, sent: float, now: float) -> None:
         pacer = self.shared.pacer
         self._parking.good(now)
         if isinstance(task.status, TaskStatus):
@@ -310,7 +315,7 @@ class Poller:
         elif strange := self.shared.patience.strange(entry, task.status, now):
             self._give_up(entry, strange)
             return
-        pacer.told(entry, task, now)
+        pacer.told(entry, task, sent, now)
         previous = entry.status
         changed = task.status != previous and rank_of(task.status) >= entry.rank
         hinted = pacer.judge_hint(entry, now, changed=changed)
@@ -352,14 +357,11 @@ class Poller:
         for watch in entry.dismiss():
             watch.ended(task)
 
-    def _failed(self, entry: Watched, error: Exception) -> None:
-        if entry.gone:
-            return
+    def _failed(self, entry: Watched, error: Exception, now: float) -> None:
         if concerns_account(error):
             for other in self.register:
                 self._give_up(other, error)
             return
-        now = self.now()
         when = None if is_ours(error) else self.shared.patience.failed(entry, error, now)
         if when is None:
             self._give_up(entry, error)
