@@ -29,7 +29,7 @@ _GROUPS = (
     ("sockets", r"'(send|sendmsg|recv|recv_into)' of '_socket"),
     ("Base64", r"b2a_base64|b64encode"),
     ("JSON", r"[/ ]json[./]|scan_once|c_make_encoder"),
-    ("files", r"posix\.|of '_io\.|_io\.open|FileIO|_UnchangedFile"),
+    ("files", r"posix\.|of '_io\.|_io\.open|FileIO|UnchangedFile"),
     ("the benchmark", r"/benchmarks/"),
     ("asyncio", r"/asyncio/|'run' of '_contextvars|_asyncio"),
     ("aiohttp", r"/aiohttp/|/multidict/|/yarl/|/propcache/|/frozenlist/|/aiosignal/"),

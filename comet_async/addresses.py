@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 
 # Two prefixes that end in an IPv4 address: the old "compatible" one, and NAT64 (RFC 6052).
@@ -9,6 +10,7 @@ _BEFORE_IPV4 = frozenset({0, 0x64FF9B << 64})
 _OWN_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215: within one network
 
 
+@functools.lru_cache(maxsize=256)
 def is_loopback(host: str | None) -> bool:
     """Tell whether *host* (a name or an address) is this machine."""
     if host is None:

@@ -45,16 +45,18 @@ _SHOWN = 80
 
 @attrs.frozen(kw_only=True)
 class PictureCheck:
-    """What to check, and how to speak of it.
+    """What to find out, and how to speak of it.
 
     Attributes:
         field: What the picture is called in the request.
         prepare: True when it will be mended, so that less is asked of it.
+        hashed: Whether its hash is wanted.
         source: The picture as the user named it.
     """
 
     field: str = "image"
     prepare: bool = False
+    hashed: bool = True
     source: str = "bytes"
 
     def refuse(self, what: str, *, limit: str, hint: str, value: str | None = None) -> InputError:

@@ -17,7 +17,7 @@ import attrs
 
 from comet_async.api import Api
 from comet_async.clock import Clock
-from comet_async.download import Downloader, Part, file_sha256, in_thread, place, sync_folder
+from comet_async.download import Downloader
 from comet_async.errors import (
     CometError,
     DownloadError,
@@ -25,6 +25,7 @@ from comet_async.errors import (
     NotFoundError,
     ResultExpiredError,
 )
+from comet_async.files import Part, file_sha256, in_thread, place, sync_folder
 from comet_async.folder import output_name
 from comet_async.images import Picture
 from comet_async.kinds import TaskKind

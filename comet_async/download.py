@@ -10,17 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hashlib
+import itertools
 import os
 import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Literal, TypeVar
 
 import attrs
 from yarl import URL
 
-from comet_async import formats
 from comet_async.addresses import is_literal, is_loopback, is_public
 from comet_async.clock import Clock
 from comet_async.errors import (
@@ -29,6 +27,7 @@ from comet_async.errors import (
     InputError,
     ResultExpiredError,
 )
+from comet_async.files import Exists, Part, PartWriter, give_name, in_thread
 from comet_async.models import ResultImage, Task
 from comet_async.retrying import ask
 from comet_async.transport import Incoming, Transport
@@ -41,36 +40,14 @@ DEADLINE = 300.0
 """Seconds for one result, however slowly it drips."""
 
 _PIECE = 256 * 1024
-_FLUSH = 1024 * 1024
 _GONE = {403, 404, 410}
 _REDIRECTS = {301, 302, 303, 307, 308}
 _TRANSIENT = {408, 425, 429}
 _SERVER_ERROR = 500
 _OK = 200
 
-Exists = Literal["fail", "replace"]
-T = TypeVar("T")
-
-
-@attrs.frozen(kw_only=True)
-class Part:
-    """A complete, checked picture under a temporary name, safe on the disk.
-
-    Attributes:
-        path: The temporary file, in the folder where the result will be.
-        format: What the bytes are, such as ``png``.
-        width: In pixels.
-        height: In pixels.
-        sha256: Of the bytes, in hex.
-        size: In bytes.
-    """
-
-    path: Path
-    format: str
-    width: int
-    height: int
-    sha256: str
-    size: int
+Then = Callable[[Part], None]
+"""What is done with a part as soon as it is complete, in the same thread."""
 
 
 def check_address(url: URL, *, loopback: bool) -> None:
@@ -112,15 +89,17 @@ class Downloader:
         target: Path,
         renew: Callable[..., Awaitable[Task]],
         *,
+        exists: Exists = "fail",
         watermarked: bool = False,
-    ) -> Part:
-        """Fetch one picture into a temporary file beside *target*; try again where it helps.
+    ) -> None:
+        """Save one picture as *target*; try again where it helps.
 
         Args:
             image: The picture.
-            target: Where it will be.
+            target: The file.
             renew: Asks for a task by its id: a link that expired is asked for anew.
-            watermarked: Fetch the watermarked version.
+            exists: What to do when another file has the name.
+            watermarked: Save the watermarked version.
 
         Raises:
             InputError: There is no such version.
@@ -133,7 +112,7 @@ class Downloader:
             raise InputError(msg, field="watermarked", value=watermarked)
         expired: ResultExpiredError
         try:
-            return await self._retried(url, target)
+            return await self._save(url, target, exists)
         except ResultExpiredError as error:
             if not image.task_id:
                 raise
@@ -142,20 +121,34 @@ class Downloader:
         for fresh in task.images:
             if fresh.index == image.index:
                 again = fresh.watermark_url if watermarked else fresh.url
-                return await self._retried(again or "", target)
+                return await self._save(again or "", target, exists)
         raise expired
 
-    async def _retried(self, url: str, target: Path) -> Part:
-        return await ask(functools.partial(self.fetch, url, target.parent), clock=self.clock)
+    async def _save(self, url: str, target: Path, exists: Exists) -> None:
+        def name(part: Part) -> None:
+            give_name(part, target, exists)
 
-    async def fetch(self, url: str, folder: Path, *, name: str | None = None) -> Part:
+        fetch = functools.partial(self.fetch, url, target.parent, hashed=False, then=name)
+        await ask(fetch, clock=self.clock)
+
+    async def fetch(
+        self,
+        url: str,
+        folder: Path,
+        *,
+        name: str | None = None,
+        hashed: bool = True,
+        then: Then | None = None,
+    ) -> Part:
         """Fetch one picture into a temporary file of *folder*.
 
         Args:
             url: Where it is.
             folder: Where the result will be; made if it is not there.
             name: Distinguishes the temporary file; a leftover of the same name is replaced.
-                Random by default.
+                By default one that nobody else has.
+            hashed: Whether the part's hash is wanted.
+            then: What to do with the part as soon as it is complete, in the same thread.
 
         Raises:
             ResultExpiredError: The link is no longer good (HTTP 403, 404, 410).
@@ -163,23 +156,35 @@ class Downloader:
                 another try makes sense.
             DownloadError: The address is refused, or the file is too large.
         """
-        path = folder / f".{name or secrets.token_hex(8)}.part"
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DEADLINE):
-                return await self._follow(_address(url), path)
+        path = folder / f".{name or f'{_mark(os.getpid())}-{next(_numbers)}'}.part"
+        writer = PartWriter(path, hashed=hashed)
+        # The wait for a place does not count: it is no fault of the result's host.
+        async with await self.transport.download_gate():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DEADLINE):
+                    return await self._follow(_address(url), writer, then)
         msg = f"the result did not come within {DEADLINE:.0f} s"
         raise ConnectionLostError(msg, hint="fetching again is free")
 
-    async def _follow(self, url: URL, path: Path) -> Part:
+    async def _follow(self, url: URL, writer: PartWriter, then: Then | None) -> Part:
         for _ in range(MAX_REDIRECTS + 1):
             check_address(url, loopback=self.loopback)
             async with self.transport.fetch(url) as incoming:
                 if incoming.status not in _REDIRECTS:
                     _check_status(incoming)
-                    return await _receive(incoming, path)
+                    return await _receive(incoming, writer, then)
                 url = url.join(_address(incoming.location or ""))
         msg = f"the result's address redirects more than {MAX_REDIRECTS} times"
         raise DownloadError(msg)
+
+
+# Names of temporary files that no other process has, and no other file of ours.
+_numbers = itertools.count()
+
+
+@functools.cache
+def _mark(_pid: int) -> str:
+    return secrets.token_hex(8)
 
 
 def _address(text: str) -> URL:
@@ -209,9 +214,8 @@ def _too_large() -> DownloadError:
     return DownloadError(f"the result is larger than {MAX_FILE // 1024**2} MiB")
 
 
-async def _receive(incoming: Incoming, path: Path) -> Part:
-    """Write what comes to *path*, and tell what it is."""
-    writer = _PartWriter(path)
+async def _receive(incoming: Incoming, writer: PartWriter, then: Then | None) -> Part:
+    """Write what comes, and tell what it is."""
     complete = False
     try:
         async for piece in incoming.pieces(_PIECE):
@@ -219,7 +223,7 @@ async def _receive(incoming: Incoming, path: Path) -> Part:
                 raise _too_large()
             if writer.add(piece):
                 await in_thread(writer.flush)
-        part = await in_thread(writer.finish)
+        part = await in_thread(functools.partial(_finish, writer, then))
         complete = True
         return part
     finally:
@@ -227,124 +231,8 @@ async def _receive(incoming: Incoming, path: Path) -> Part:
             writer.discard()
 
 
-class _PartWriter:
-    """Collects pieces; touches the disk only in `flush` and `finish`, which run in a thread."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.size = 0
-        self._buffer = bytearray()
-        self._hash = hashlib.sha256()
-        self._inspector = formats.Inspector()
-        self._fd: int | None = None
-
-    def add(self, piece: bytes) -> bool:
-        """Take *piece*; True when it is time to flush."""
-        self.size += len(piece)
-        self._buffer += piece
-        return len(self._buffer) >= _FLUSH
-
-    def flush(self) -> None:
-        if self._fd is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.unlink(missing_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-            self._fd = os.open(self.path, flags, 0o666)
-        data = bytes(self._buffer)
-        self._buffer.clear()
-        self._hash.update(data)
-        self._inspector.feed(data)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
-
-    def finish(self) -> Part:
-        """Return the checked part once it is safe on the disk."""
-        self.flush()
-        info = self._inspector.info
-        if info is None or info.format not in {"png", "jpeg", "webp"}:
-            msg = f"the result's host sent {self.size} bytes that are no picture"
-            raise ConnectionLostError(msg, hint="fetching again is free")
-        if not self._inspector.complete:
-            msg = f"the result is cut short: {self.size} bytes of a {info.format} without its end"
-            raise ConnectionLostError(msg, hint="fetching again is free")
-        self._close(durable=True)
-        return Part(
-            path=self.path,
-            format=info.format,
-            width=info.width,
-            height=info.height,
-            sha256=self._hash.hexdigest(),
-            size=self.size,
-        )
-
-    def discard(self) -> None:
-        self._close()
-        with contextlib.suppress(OSError):
-            self.path.unlink()
-
-    def _close(self, *, durable: bool = False) -> None:
-        if self._fd is not None:
-            if durable:
-                os.fsync(self._fd)
-            os.close(self._fd)
-            self._fd = None
-
-
-async def place(part: Part, target: Path, *, exists: Exists = "fail") -> None:
-    """Give *part* its name, durably. The same bytes under that name already are fine.
-
-    Raises:
-        DownloadError: Another file has the name, or the disk refuses.
-    """
-    await in_thread(lambda: _place(part, target, exists))
-
-
-def _place(part: Part, target: Path, exists: Exists) -> None:
-    if exists == "fail" and os.path.lexists(target) and file_sha256(target) != part.sha256:
-        part.path.unlink(missing_ok=True)
-        msg = f"{target} exists and is another file"
-        raise DownloadError(msg, hint="the result is paid and safe; choose another name")
-    try:
-        part.path.replace(target)
-    except OSError:
-        part.path.unlink(missing_ok=True)
-        raise
-    sync_folder(target.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in *folder* durable."""
-    if os.name != "posix":  # a folder can't be opened elsewhere
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def file_sha256(path: Path) -> str | None:
-    """Return the hash of a regular file, or None when there is none to read."""
-    try:
-        if path.is_symlink() or not path.is_file():
-            return None
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
-
-
-async def in_thread(work: Callable[[], T]) -> T:
-    """Run *work* in a thread; what the disk refuses becomes a `DownloadError`."""
-    refusal: str | None = None
-    thread = asyncio.get_running_loop().run_in_executor(None, work)
-    try:
-        return await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        await asyncio.wait([thread])  # it can't be stopped, and what it writes must be known
-        raise
-    except OSError as exc:
-        refusal = f"{exc.strerror or type(exc).__name__}: {exc.filename or 'the output folder'}"
-    msg = f"the result can't be saved: {refusal}"
-    raise DownloadError(msg, hint="the task is paid and safe: mend the folder and run again")
+def _finish(writer: PartWriter, then: Then | None) -> Part:
+    part = writer.finish()
+    if then is not None:
+        then(part)
+    return part

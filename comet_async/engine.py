@@ -217,14 +217,22 @@ class Loader:
     Attributes:
         prepare: Mend what can be mended.
         private: Take URLs of this machine and of private networks.
+        hashed: Find out each picture's hash, which keys are made of.
     """
 
     prepare: bool
     private: bool
+    hashed: bool = True
 
     async def __call__(self, image: ImageInput, field: str) -> Picture:
         """Load *image*; see `comet_async.images.load`."""
-        return await load(image, field=field, prepare=self.prepare, allow_private=self.private)
+        return await load(
+            image,
+            field=field,
+            prepare=self.prepare,
+            allow_private=self.private,
+            hashed=self.hashed,
+        )
 
     async def again(self, record: JobRecord) -> Mapping[str, Picture]:
         """Load the picture of a job from where its record says it is.

@@ -117,11 +117,9 @@ def _sniff_iso(head: bytes) -> str | None:
 
 
 def read_info(head: bytes) -> PictureInfo | None:
-    """Return what the header says, or None when it can't be read.
+    """Return what the header that begins with *head* says, or None when it can't be read.
 
-    Args:
-        head: The first bytes. 64 KiB are enough for most pictures; a JPEG with much metadata
-            needs more (`Inspector` takes what it needs).
+    64 KiB are enough for most pictures; a JPEG with much metadata needs more.
     """
     return _parse(head).info
 
@@ -311,7 +309,7 @@ def is_complete(format: str, tail: bytes) -> bool:  # noqa: A002 - the word of t
 
     Args:
         format: A key of `EXTENSIONS`.
-        tail: The last bytes; nothing of the header, whose thumbnail has an end of its own.
+        tail: The last bytes; no thumbnail from the header, which has an end of its own.
     """
     mark = _END_MARKS.get(format)
     return mark is None or mark in tail
@@ -343,6 +341,12 @@ class Inspector:
         # Again only once the header has doubled: the work stays linear in its length.
         if len(self._head) >= 2 * self._parsed_size:
             self._parse_head()
+
+    def skip(self, size: int) -> int:
+        """Pass over the middle of a file of *size* bytes, if it can be; return where to go on."""
+        if self._parsed.final and size - _TAIL > self.size:
+            self.size, self._tail = size - _TAIL, b""
+        return self.size
 
     def _parse_head(self) -> None:
         if not self._parsed.final and self._parsed_size != len(self._head):

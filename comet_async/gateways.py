@@ -69,6 +69,7 @@ class Gateway:
     prefix: str = "/v1"
     down_field: Literal["down", "bottom", "both"] = "down"
     lookup_forms: tuple[LookupForm, ...] = ("path", "query", "flag")
+    _collections: dict[str, URL] = attrs.field(factory=dict, init=False, eq=False, repr=False)
 
     @classmethod
     def comet(cls, root: URL | str = COMET_ROOT) -> Gateway:
@@ -133,12 +134,16 @@ class Gateway:
 
     def collection(self, kind: TaskKind) -> URL:
         """Return the address that creates and lists tasks of *kind*."""
-        path = f"{self.root.path.rstrip('/')}{self.prefix}/{kind.path}"
-        return self.root.with_path(path)
+        known = self._collections.get(kind.path)
+        if known is None:
+            path = f"{self.root.path.rstrip('/')}{self.prefix}/{kind.path}"
+            known = self._collections[kind.path] = self.root.with_path(path)
+        return known
 
     def task(self, kind: TaskKind, task_id: str) -> URL:
         """Return the address of one task."""
-        return self.collection(kind).joinpath(quote(task_id, safe=""), encoded=True)
+        name = task_id if task_id.isascii() and task_id.isalnum() else quote(task_id, safe="")
+        return self.collection(kind).joinpath(name, encoded=True)
 
     def lookup(self, kind: TaskKind, external_task_id: str, form: LookupForm) -> URL:
         """Return the address that asks for a task by our own id."""

@@ -13,7 +13,6 @@ import asyncio
 import base64
 import binascii
 import contextlib
-import errno
 import functools
 import hashlib
 import io
@@ -21,10 +20,10 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 from urllib.parse import unquote
 
 import attrs
@@ -33,11 +32,17 @@ from yarl import URL
 from comet_async.addresses import is_literal, is_loopback, is_public
 from comet_async.checks import PictureCheck, show
 from comet_async.errors import InputError
-from comet_async.formats import Inspector, sniff
+from comet_async.formats import Inspector
+from comet_async.originals import (
+    Opener,
+    UnchangedFile,
+    changed,
+    missing,
+    not_read,
+    opener,
+    opener_no_links,
+)
 from comet_async.prepare import mend, needs_mending
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 _CHUNK = 256 * 1024
 
@@ -51,6 +56,7 @@ class Picture:
         sha256: What the picture is, in hex: the hash of its bytes, or of the URL's text. A
             prepared picture has a hash made from the *original's* bytes: another version of
             the image library writes other bytes, and the same picture must not be paid again.
+            Empty if nobody asked for it.
         url: The URL, when the server is to fetch the picture itself.
         path: The file; absolute.
         data: The bytes, when they don't come from a file as it is.
@@ -90,10 +96,11 @@ class Picture:
             return io.BytesIO(self.data)
         if self.path is None:
             raise InputError("a URL has no bytes to read", field="image", value=show(self.source))
+        words = PictureCheck(source=self.source)
         try:
-            return _UnchangedFile(self)
+            return UnchangedFile(self.path, self.size, self.mtime_ns, words)
         except OSError as exc:
-            raise _not_read(exc, PictureCheck(source=self.source)) from exc
+            raise not_read(exc, words) from exc
 
 
 ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | URL | Picture
@@ -104,55 +111,6 @@ text is never guessed to be Base64. Bytes are the picture file itself.
 """
 
 
-class _UnchangedFile(io.FileIO):
-    """A file that is still what was loaded, from the first byte to the last."""
-
-    def __init__(self, picture: Picture) -> None:
-        super().__init__(str(picture.path), opener=_opener)
-        self._picture = picture
-        self._words = PictureCheck(source=picture.source)
-        try:
-            self._check()
-        except BaseException:
-            self.close()
-            raise
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        try:
-            data = super().read(-1 if size is None else size)
-        except OSError as exc:
-            raise _not_read(exc, self._words) from exc
-        if self.tell() >= self._picture.size or not data:
-            self._check()
-        return data
-
-    def readall(self) -> bytes:
-        return self.read()
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        view = memoryview(buffer).cast("B")
-        data = self.read(len(view))
-        view[: len(data)] = data
-        return len(data)
-
-    def _check(self) -> None:
-        now = os.fstat(self.fileno())
-        if (now.st_size, now.st_mtime_ns) != (self._picture.size, self._picture.mtime_ns):
-            raise _changed(self._words)
-
-
-_Opener = Callable[[str, int], int]
-
-
-def _opener(path: str, flags: int) -> int:
-    # Non-blocking: a named pipe without a writer would hold us for ever.
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-def _opener_no_links(path: str, flags: int) -> int:
-    return _opener(path, flags | os.O_NOFOLLOW)
-
-
 async def load(
     image: ImageInput,
     *,
@@ -160,6 +118,7 @@ async def load(
     prepare: bool = False,
     allow_private: bool = False,
     follow_symlinks: bool = True,
+    hashed: bool = True,
 ) -> Picture:
     """Return *image* checked, hashed and measured.
 
@@ -171,6 +130,8 @@ async def load(
             was done. Needs the extra ``images``, for HEIC also ``heif``.
         allow_private: Take URLs on this machine or in a private network.
         follow_symlinks: Take a path that is a symbolic link.
+        hashed: Whether `Picture.sha256` is wanted. Without it the middle of a large file is
+            not read.
 
     Raises:
         InputError: The server would refuse it; the error names field, value, limit and remedy.
@@ -180,21 +141,21 @@ async def load(
         if not prepare or image.is_url or image.notes:
             return image
         raw = image.path if image.data is None else image.data
-        again = await load(raw or b"", field=field, prepare=True)
+        again = await load(raw or b"", field=field, prepare=True, hashed=hashed)
         return attrs.evolve(again, source=image.source)
     if isinstance(image, URL):
         image = str(image)
     scheme = url_scheme(image) if isinstance(image, str) else ""
     if isinstance(image, str) and scheme not in {"", "data"}:
         return _from_url(image.strip(), scheme, field, allow_private=allow_private)
-    check = PictureCheck(field=field, prepare=prepare)
+    check = PictureCheck(field=field, prepare=prepare, hashed=hashed)
     if isinstance(image, bytes | bytearray | memoryview):
         read = functools.partial(_from_bytes, bytes(image), check)
     elif isinstance(image, str) and scheme == "data":
         read = functools.partial(_from_data_uri, image, check)
     else:
-        opener = _opener if follow_symlinks else _opener_no_links
-        read = functools.partial(_from_path, _as_path(image, check), check, opener)
+        open_it = opener if follow_symlinks else opener_no_links
+        read = functools.partial(_from_path, _as_path(image, check), check, open_it)
     # Two threads: the disk is kept busy while one hashes, and a batch can't crowd the machine.
     return await asyncio.get_running_loop().run_in_executor(_pool(os.getpid()), read)
 
@@ -289,15 +250,15 @@ def _from_bytes(data: bytes, check: PictureCheck) -> Picture:
     return picture if picture.data is not None else attrs.evolve(picture, data=data)
 
 
-def _from_path(text: str, check: PictureCheck, opener: _Opener) -> Picture:
+def _from_path(text: str, check: PictureCheck, open_it: Opener) -> Picture:
     check = attrs.evolve(check, source=text)
     if "\0" in text:
-        raise _missing(check)
+        raise missing(check)
     try:
-        with io.FileIO(text, opener=opener) as file:
+        with io.FileIO(text, opener=open_it) as file:
             return _from_file(file, check)
     except OSError as exc:
-        raise _not_read(exc, check) from exc
+        raise not_read(exc, check) from exc
 
 
 def _from_file(file: io.FileIO, check: PictureCheck) -> Picture:
@@ -307,45 +268,9 @@ def _from_file(file: io.FileIO, check: PictureCheck) -> Picture:
     picture = _examine(file, before.st_size, check)
     after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise _changed(check)
+        raise changed(check)
     mtime_ns = after.st_mtime_ns if picture.data is None else None
     return attrs.evolve(picture, path=Path(check.source).absolute(), mtime_ns=mtime_ns)
-
-
-def _not_read(exc: OSError, check: PictureCheck) -> InputError:
-    if exc.errno == errno.EISDIR:
-        hint = "name a picture in it, or expand the whole folder"
-        return check.refuse("is a folder", limit="a file", hint=hint)
-    if exc.errno == errno.ELOOP:
-        limit = "no symbolic link inside a folder, and no circle of them"
-        return check.refuse("is a symbolic link", limit=limit, hint="name the file it leads to")
-    if exc.errno in {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}:
-        return _missing(check)
-    hint = "check the disk and the file's permissions"
-    what = f"can't be read: {exc.strerror}"
-    return check.refuse(what, limit="a readable file", hint=hint)
-
-
-def _missing(check: PictureCheck) -> InputError:
-    hint = _missing_hint(check.source)
-    return check.refuse("is neither a file nor a URL", limit="an existing file", hint=hint)
-
-
-def _missing_hint(text: str) -> str:
-    try:
-        start = base64.b64decode(text[: min(len(text), 64) // 4 * 4])
-    except ValueError:
-        start = b""
-    if sniff(start):
-        return "it looks like Base64: pass base64.b64decode(text), the bytes of the file"
-    if text.startswith("~"):
-        return "~ is not expanded: use Path(...).expanduser()"
-    return "check the spelling; a relative path starts at the working folder"
-
-
-def _changed(check: PictureCheck) -> InputError:
-    hint = "run again once nothing writes to it"
-    return check.refuse("changed while it was read", limit="an unchanged file", hint=hint)
 
 
 # ---------------------------------------------------------------------------- reading
@@ -358,24 +283,27 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
 
 def _examine(file: BinaryIO, size: int, check: PictureCheck) -> Picture:
     """Return the picture in *file*, read once from its start."""
-    digest, inspector = hashlib.sha256(), Inspector()
+    digest, inspector = hashlib.sha256() if check.hashed else None, Inspector()
     for piece in _pieces(file):
-        digest.update(piece)
+        if digest is not None:
+            digest.update(piece)
         inspector.feed(piece)
         if inspector.size == len(piece):  # the first: the rest of a film is not worth reading
             check.check_kind(inspector.format, piece)
             check.check_size(size)
         if inspector.size > size:
-            raise _changed(check)
+            raise changed(check)
+        if digest is None:
+            file.seek(inspector.skip(size))
     check.check_size(inspector.size)
     complete = inspector.complete or inspector.has_end(_pieces(file))
     check.check_whole(inspector, complete=complete)
     info = inspector.info
     if info is None or (check.prepare and needs_mending(info, size)):
-        return _mend(file, inspector, digest.digest(), check)
+        return _mend(file, inspector, digest.digest() if digest is not None else None, check)
     return Picture(
         source=check.source,
-        sha256=digest.hexdigest(),
+        sha256=digest.hexdigest() if digest is not None else "",
         size=inspector.size,
         width=info.width,
         height=info.height,
@@ -383,14 +311,16 @@ def _examine(file: BinaryIO, size: int, check: PictureCheck) -> Picture:
     )
 
 
-def _mend(file: BinaryIO, inspector: Inspector, digest: bytes, check: PictureCheck) -> Picture:
+def _mend(
+    file: BinaryIO, inspector: Inspector, digest: bytes | None, check: PictureCheck
+) -> Picture:
     file.seek(0)
     bits = inspector.info.bits if inspector.info else 8
     mended = mend(file, inspector.format or "", check, bits=bits)
     return Picture(
         source=check.source,
         # A word of its own: sent as it is, the same original would be another picture.
-        sha256=hashlib.sha256(b"prepared 1\0" + digest).hexdigest(),
+        sha256="" if digest is None else hashlib.sha256(b"prepared 1\0" + digest).hexdigest(),
         data=mended.data,
         size=len(mended.data),
         width=mended.width,

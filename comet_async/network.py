@@ -65,6 +65,7 @@ class Network:
         ssl: Your own SSL context, for an additional authority or a client certificate.
         trust_env: Read ``HTTP_PROXY`` and ``.netrc`` as aiohttp does. False by default.
         uploads: How many large bodies are on the wire at once. 4 by default.
+        downloads: How many results are fetched at once. 8 by default.
         connections: The most connections at once. 33 by default.
     """
 
@@ -73,4 +74,5 @@ class Network:
     ssl: SSLContext | None = attrs.field(default=None, repr=False)
     trust_env: bool = False
     uploads: int = 4
+    downloads: int = 8
     connections: int = 33

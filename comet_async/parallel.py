@@ -21,19 +21,25 @@ async def in_parallel(works: AsyncIterator[Work[T]], workers: int) -> AsyncGener
     running: set[asyncio.Future[T]] = set()
     pulling: asyncio.Future[Work[T] | None] | None = None
     exhausted = False
+    # Each work tells of its end, and None of the stream's next: to ask all of them what has
+    # ended costs the more, the more there are.
+    ended: asyncio.Queue[asyncio.Future[T] | None] = asyncio.Queue()
     try:
         while running or not exhausted:
             if pulling is None and not exhausted and len(running) < workers:
                 pulling = asyncio.ensure_future(_next(works))
-            await _any_of(running, pulling)
-            if pulling is not None and pulling.done():
+                pulling.add_done_callback(lambda _: ended.put_nowait(None))
+            future = await ended.get()
+            if future is not None:
+                running.discard(future)
+                yield future.result()
+            elif pulling is not None:
                 work = pulling.result()
                 pulling, exhausted = None, work is None
                 if work is not None:
-                    running.add(asyncio.ensure_future(work()))
-            for future in [future for future in running if future.done()]:
-                running.discard(future)
-                yield future.result()
+                    started = asyncio.ensure_future(work())
+                    started.add_done_callback(ended.put_nowait)
+                    running.add(started)
     finally:
         await _cancel(running)
         if pulling is not None:
@@ -42,15 +48,6 @@ async def in_parallel(works: AsyncIterator[Work[T]], workers: int) -> AsyncGener
 
 async def _next(works: AsyncIterator[Work[T]]) -> Work[T] | None:
     return await anext(works, None)
-
-
-async def _any_of(
-    running: set[asyncio.Future[T]], pulling: asyncio.Future[Work[T] | None] | None
-) -> None:
-    waited: list[asyncio.Future[T] | asyncio.Future[Work[T] | None]] = [*running]
-    if pulling is not None:
-        waited.append(pulling)
-    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _cancel(futures: set[asyncio.Future[T]]) -> None:

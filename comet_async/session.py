@@ -15,7 +15,7 @@ from comet_async.api import Api
 from comet_async.auth import Credentials
 from comet_async.batch import Item
 from comet_async.clock import SYSTEM_CLOCK, Clock
-from comet_async.download import Downloader, Exists, place
+from comet_async.download import Downloader
 from comet_async.engine import (
     CONCURRENCY,
     SETTLE,
@@ -34,6 +34,7 @@ from comet_async.errors import (
     OutcomeUnknownError,
 )
 from comet_async.expand import ExpandRequest
+from comet_async.files import Exists
 from comet_async.gateways import Gateway
 from comet_async.geometry import MarginRule
 from comet_async.images import ImageInput
@@ -118,7 +119,7 @@ class CometSession(TaskReader):
             api=self._api,
             clock=clock,
             settle=settle,
-            load=Loader(prepare=prepare, private=door.loopback),
+            load=Loader(prepare=prepare, private=door.loopback, hashed=False),
             callback_url=self._callback_url,
         )
         self._in_flight = InFlight(check_concurrency(concurrency))
@@ -373,8 +374,8 @@ class CometSession(TaskReader):
             DownloadError: It can't be fetched or saved, or another file has the name.
         """
         target = Path(path)
-        fetched = await self._downloader.save(image, target, self.get, watermarked=watermarked)
-        await place(fetched, target, exists=exists)
+        save = self._downloader.save
+        await save(image, target, self.get, exists=exists, watermarked=watermarked)
         return target
 
     def _callback_url(self) -> str | None:

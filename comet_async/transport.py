@@ -17,6 +17,7 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import socket
 import weakref
@@ -83,7 +84,8 @@ class _Pool:
 
     api: aiohttp.ClientSession
     files: aiohttp.ClientSession
-    gate: asyncio.Semaphore
+    uploads: asyncio.Semaphore
+    downloads: asyncio.Semaphore
     owned: tuple[aiohttp.ClientSession, ...]
     keeper: AsyncGenerator[None, None]
 
@@ -128,17 +130,14 @@ class Transport:
         pool = await self._pool()
         mishap: Mishap | None = None
         try:
-            async with (
-                asyncio.timeout(timeout),
-                pool.api.get(
-                    url,
-                    headers=self._headers(credentials),
-                    allow_redirects=False,
-                    raise_for_status=False,
-                    proxy=self.network.proxy,
-                    timeout=self._limits(sock_read=timeout),
-                ) as response,
-            ):
+            async with pool.api.get(
+                url,
+                headers=self._headers(credentials),
+                allow_redirects=False,
+                raise_for_status=False,
+                proxy=self.network.proxy,
+                timeout=_in_all(timeout, self.timeouts.connect),
+            ) as response:
                 return await _read(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             mishap = describe(exc, url)
@@ -159,20 +158,20 @@ class Transport:
             ConfigError: The server's certificate is not trusted.
         """
         pool = await self._pool()
-        upload = Upload(body, pool.gate)
+        upload = Upload(body, pool.uploads)
         mishap: Mishap | None = None
-        await upload.begin()
+        data = await upload.begin()
         try:
             async with (
                 asyncio.timeout(self.timeouts.post(body.length)),
                 pool.api.post(
                     url,
-                    data=upload.pieces(),
+                    data=data,
                     headers=self._headers(credentials, body=body, own_id=external_task_id),
                     allow_redirects=False,
                     raise_for_status=False,
                     proxy=self.network.proxy,
-                    timeout=self._limits(sock_read=self.timeouts.answer),
+                    timeout=_each(self.timeouts.answer, self.timeouts.connect),
                 ) as response,
             ):
                 return await _read(response)
@@ -209,7 +208,7 @@ class Transport:
                 headers={"Accept-Encoding": "identity"},
                 allow_redirects=False,
                 proxy=self.network.proxy,
-                timeout=self._limits(sock_read=self.timeouts.ask),
+                timeout=_each(self.timeouts.ask, self.timeouts.connect),
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             mishap = describe(exc, url)
@@ -220,6 +219,10 @@ class Transport:
         finally:
             # A response that was not read to its end takes its connection along.
             response.close()
+
+    async def download_gate(self) -> asyncio.Semaphore:
+        """Return the places for files on their way here, in the running loop."""
+        return (await self._pool()).downloads
 
     async def aclose(self) -> None:
         """Close the connections of every loop; the caller's own session stays open."""
@@ -250,13 +253,6 @@ class Transport:
             headers["Idempotency-Key"] = own_id
         return headers
 
-    def _limits(self, *, sock_read: float) -> aiohttp.ClientTimeout:
-        # No total: when it fires, it hides whether the request had left.
-        connect = self.timeouts.connect
-        return aiohttp.ClientTimeout(
-            total=None, connect=3 * connect, sock_connect=connect, sock_read=sock_read
-        )
-
     async def _pool(self) -> _Pool:
         if os.getpid() != self._pid:
             msg = "this session was made in another process"
@@ -280,16 +276,16 @@ class Transport:
             auto_decompress=False,
             trust_env=self.network.trust_env,
         )
-        gate = asyncio.Semaphore(self.network.uploads)
+        gates = asyncio.Semaphore(self.network.uploads), asyncio.Semaphore(self.network.downloads)
         if self.network.session is not None:
-            return _Pool(self.network.session, files, gate, (files,), _keep(files))
+            return _Pool(self.network.session, files, *gates, (files,), _keep(files))
         api = aiohttp.ClientSession(
             connector=connector,
             connector_owner=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=self.network.trust_env,
         )
-        return _Pool(api, files, gate, (api, files), _keep(api, files))
+        return _Pool(api, files, *gates, (api, files), _keep(api, files))
 
 
 @attrs.define(eq=False)
@@ -342,12 +338,33 @@ def _broken(mishap: Mishap | None, url: URL) -> CometError:
     return ConnectionLostError(msg, hint="fetching again is safe and free")
 
 
+# Few limits serve all requests of a program.
+@functools.lru_cache(maxsize=64)
+def _in_all(seconds: float, connect: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=seconds, sock_connect=connect)
+
+
+@functools.lru_cache(maxsize=64)
+def _each(answer: float, connect: float) -> aiohttp.ClientTimeout:
+    # No total: when it fires, it hides whether the request had left.
+    return aiohttp.ClientTimeout(
+        total=None, connect=3 * connect, sock_connect=connect, sock_read=answer
+    )
+
+
 async def _read(response: aiohttp.ClientResponse) -> Reply:
-    body = bytearray()
+    content = response.content
+    body = await content.readany()
+    if not content.at_eof():
+        body = await _rest(response, body)
+    return Reply(status=response.status, headers=response.headers, body=body)
+
+
+async def _rest(response: aiohttp.ClientResponse, start: bytes) -> bytes:
+    body = bytearray(start)
     async for piece in response.content.iter_any():
         body += piece
         if len(body) > MAX_REPLY:
             response.close()
             break
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    return Reply(status=response.status, headers=headers, body=bytes(body))
+    return bytes(body)

@@ -15,6 +15,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,6 +59,24 @@ def dog(tmp_path: Path, photo: bytes) -> Path:
     path = tmp_path / "dog.png"
     path.write_bytes(photo)
     return path
+
+
+@pytest.mark.parametrize("size", [0, 200_000, 300_000, 400_000, 5_000_000])
+async def test_a_hash_that_nobody_wants_is_not_made(size: int, tmp_path: Path) -> None:
+    """The picture is known as well as with its hash, but for the hash."""
+    path = tmp_path / "dog.png"
+    path.write_bytes(png(400, 300, size))
+    assert await load(path, hashed=False) == attrs.evolve(await load(path), sha256="")
+
+
+@pytest.mark.parametrize("size", [200_000, 300_000, 5_000_000])
+async def test_cut_short_is_seen_without_a_hash(size: int, tmp_path: Path) -> None:
+    """The end is looked at, whatever is passed over on the way to it."""
+    path = tmp_path / "dog.png"
+    path.write_bytes(png(400, 300, size)[:-20])
+    assert "cut short" in str(await refused(path, hashed=False))
+    path.write_bytes(png(400, 300, size) + bytes(100_000))  # as telephones append films
+    assert (await load(path, hashed=False)).width == 400
 
 
 async def test_path_is_measured_and_hashed(dog: Path, photo: bytes) -> None:

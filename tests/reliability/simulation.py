@@ -8,7 +8,6 @@ never written.
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import random
 import selectors
@@ -27,7 +26,6 @@ from comet_async.errors import NotSentError, OutcomeUnknownError
 from comet_async.kinds import Body
 from comet_async.memory import MemoryJournal
 from comet_async.network import Timeouts
-from comet_async.persistence import Persistence
 from comet_async.records import JobRecord, SavedFile
 from comet_async.session import CometSession
 from comet_async.states import JobState
@@ -549,12 +547,4 @@ class Simulation:
         dice = SimpleNamespace(Random=lambda *_: rng)
         for room in ("retrying", "waiter", "schedule"):
             self.patch.setattr(f"comet_async.{room}.random", dice)
-        self.patch.setattr(Persistence, "__init__", functools.partialmethod(_seeded, rng))
-
-
-_plain_init = Persistence.__init__
-
-
-def _seeded(this: Persistence, rng: random.Random, *args: float, **given: float) -> None:
-    _plain_init(this, *args, **given)
-    this._random = rng
+        self.patch.setattr("comet_async.persistence._RANDOM", rng)
