@@ -83,6 +83,7 @@ class Engine:
     clock: Clock
     defaults: RunOptions
     callback_url: Callable[[], str | None]
+    heard: Callable[[str], str | None]
     given: JournalLike
     _own: Batch | None = attrs.field(default=None, init=False)
     _turns: Turns = attrs.field(factory=Turns, init=False)
@@ -161,6 +162,7 @@ class Engine:
             kinds=KINDS,
             load=loader.again,
             callback_url=self.callback_url,
+            heard=self.heard,
             options=JobOptions(
                 settle=settings.get("settle", SETTLE),
                 timeout=settings.get("timeout"),

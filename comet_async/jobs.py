@@ -90,13 +90,14 @@ class JobRunner:
     load: Load
     options: JobOptions
     callback_url: Callable[[], str | None] = lambda: None
+    heard: Callable[[str], str | None] = lambda _key: None
     _resolver: Resolver = attrs.field(init=False)
     _stopped: CometError | None = attrs.field(default=None, init=False)
     _persistence: Persistence = attrs.field(factory=Persistence, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._resolver = Resolver(
-            lookup=Lookup(self.api),
+            lookup=Lookup(self.api, self.heard),
             journal=self.journal,
             clock=self.clock,
             settle=self.options.settle,

@@ -49,6 +49,7 @@ class Purchase:
     settle: float
     load: Callable[[ImageInput, str], Awaitable[Picture]]
     callback_url: Callable[[], str | None]
+    heard: Callable[[str], str | None] = lambda _key: None
     _sending: set[asyncio.Task[Task]] = attrs.field(factory=set, init=False)
 
     async def submit(self, request: TaskRequest, key: str) -> Task:
@@ -110,7 +111,7 @@ class Purchase:
 
     async def _look_for(self, kind: TaskKind, key: str, lost: CometError) -> Task:
         """Ask for the task until the settle time is over; absence proves nothing here."""
-        lookup = Lookup(self.api)
+        lookup = Lookup(self.api, self.heard)
         begin, pause = self.clock.monotonic(), 1.0
         while True:
             try:

@@ -7,13 +7,16 @@ only when
   gateway that does not pass our ids on answers "not found" for everything, and
 * the request can no longer arrive: a settle time has passed since its connection ended.
 
+A callback may name the task of an id of ours. Anybody may have sent it, so the task that it names
+is asked for, and is ours if the server says so.
+
 Without such proof the outcome stays unknown. Money is never guessed with.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 
 import attrs
@@ -70,9 +73,16 @@ class Known:
 
 @attrs.define(eq=False)
 class Lookup:
-    """Asks a gateway for tasks by our own id, and knows which of its answers to believe."""
+    """Asks a gateway for tasks by our own id, and knows which of its answers to believe.
+
+    Attributes:
+        api: The gateway.
+        heard: Returns the task that a callback, if one came, names for our id.
+    """
 
     api: Api
+    heard: Callable[[str], str | None] = lambda _key: None
+    _named: dict[str, str] = attrs.field(factory=dict, init=False)
 
     async def look(
         self, kind: TaskKind, key: str, *, known: Known | None, since: datetime | None = None
@@ -92,6 +102,8 @@ class Lookup:
             AuthenticationError: The key was refused.
             AccountError: The account may not ask.
         """
+        if (task := await self._told(kind, key)) is not None:
+            return Finding(verdict=Verdict.FOUND, task=task)
         absent = silent = False
         for form in (*self.api.gateway.lookup_forms, "list"):
             answer = await self._ask(kind, key, form, since)
@@ -111,6 +123,19 @@ class Lookup:
                 absent = True
         verdict = Verdict.ABSENT if absent else Verdict.UNKNOWN
         return Finding(verdict=verdict, silent=silent)
+
+    async def _told(self, kind: TaskKind, key: str) -> Task | None:
+        """Return the task that a callback names for our id, if the server knows it as ours."""
+        # Kept, because a notice is given once, and the server may be out of reach now.
+        if told := self.heard(key):
+            self._named[key] = told
+        if key not in self._named:
+            return None
+        try:
+            task = await self.api.get(self._named[key], kind=kind)
+        except CometError:  # the other questions tell what the account may do
+            return None
+        return task if task.external_task_id == key else None
 
     async def _ask(
         self, kind: TaskKind, key: str, form: str, since: datetime | None = None

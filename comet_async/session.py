@@ -121,6 +121,7 @@ class CometSession(TaskReader):
             settle=settle,
             load=Loader(prepare=prepare, private=door.loopback, hashed=False),
             callback_url=self._callback_url,
+            heard=self._heard,
         )
         self._in_flight = InFlight(check_concurrency(concurrency))
         self._callbacks = callbacks
@@ -132,6 +133,7 @@ class CometSession(TaskReader):
             clock=clock,
             defaults={"concurrency": concurrency, "settle": settle, "prepare": prepare},
             callback_url=self._callback_url,
+            heard=self._heard,
             given=journal,
         )
         self._closed = False
@@ -380,6 +382,11 @@ class CometSession(TaskReader):
 
     def _callback_url(self) -> str | None:
         return None if self._callbacks is None else self._callbacks.url
+
+    def _heard(self, key: str) -> str | None:
+        """Return the task that a callback names for our own id, if one came."""
+        notice = None if self._callbacks is None else self._callbacks.early(None, key)
+        return None if notice is None else notice.task_id
 
 
 def _require(task: Task | None) -> Task:

@@ -48,7 +48,7 @@ class NoticeSource(Protocol):
         """Call *listener* with each notice from now on; return what ends that."""
         ...
 
-    def early(self, task_id: str, external_task_id: str | None = None) -> Notice | None:
+    def early(self, task_id: str | None, external_task_id: str | None = None) -> Notice | None:
         """Return the last notice that came for a task before anybody waited for it."""
         ...
 

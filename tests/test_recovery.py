@@ -116,6 +116,18 @@ class FakeApi:
     query: Answer = drops
     listing: Answer = drops
     asked: list[str] = attrs.field(factory=list)
+    gets: list[CometError] = attrs.field(factory=list)
+
+    async def get(self, task_id: str, *, kind: TaskKind) -> Task:
+        """Answer a question by the server's id, after the errors that were written down."""
+        assert kind is EXPAND
+        self.asked.append(f"get {task_id}")
+        if self.gets:
+            raise self.gets.pop(0)
+        for each in self.store.values():
+            if each.id == task_id:
+                return each
+        raise NotFoundError("no such task")
 
     @property
     def gateway(self) -> SimpleNamespace:
@@ -362,3 +374,61 @@ async def test_list_that_is_too_long() -> None:
     finding = await scan(listing)
     assert (finding.verdict, finding.silent) == (UNKNOWN, False)
     assert listing.pages == list(range(1, LIST_PAGES + 1))
+
+
+# ------------------------------------------------------------------------------ callbacks
+
+
+def told(*task_ids: str | None) -> Callable[[str], str | None]:
+    """Return what tells of these callbacks in turn, one for each round of questions."""
+    left = list(task_ids)
+
+    def heard(key: str) -> str | None:
+        assert key == OURS
+        return left.pop(0) if left else None
+
+    return heard
+
+
+async def test_a_callback_names_the_task() -> None:
+    """Where no other question finds anything, it does, and it is the only question."""
+    fake = FakeApi(store(there=True))
+    lookup = Lookup(cast("Api", fake), told("2"))
+    finding = await lookup.look(EXPAND, OURS, known=None)
+    assert finding.verdict is FOUND
+    assert finding.task is not None
+    assert finding.task.id == "2"
+    assert fake.asked == ["get 2"]
+
+
+@pytest.mark.parametrize("named", ["1", "3", "99", "", "../2"])
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_callback_that_names_another_task_is_not_believed(there: bool, named: str) -> None:
+    """Neither a stranger's task nor one of our own others becomes this one."""
+    for path, query, listing in itertools.product(ANSWERS, ANSWERS, LISTS):
+        fake = FakeApi(store(there=there), path, query, listing)
+        with_it = await Lookup(cast("Api", fake), told(named)).look(EXPAND, OURS, known=KNOWN)
+        assert with_it == await look(fake)
+
+
+async def test_a_callback_whose_task_does_not_say_whose_it_is() -> None:
+    """It could be anybody's: other questions have to tell."""
+    nameless_store = {OURS: attrs.evolve(store(there=True)[OURS], external_task_id=None)}
+    lookup = Lookup(cast("Api", FakeApi(nameless_store)), told("2"))
+    assert (await lookup.look(EXPAND, OURS, known=None)).verdict is UNKNOWN
+
+
+async def test_a_callback_is_remembered_until_the_server_answers() -> None:
+    """It comes once, perhaps while nobody can be asked."""
+    errors: list[CometError] = [ConnectionLostError("closed"), NotFoundError("not yet")]
+    fake = FakeApi(store(there=True), gets=errors)
+    lookup = Lookup(cast("Api", fake), told("2"))
+    verdicts = [(await lookup.look(EXPAND, OURS, known=None)).verdict for _ in range(3)]
+    assert verdicts == [UNKNOWN, UNKNOWN, FOUND]
+
+
+async def test_a_later_callback_takes_the_place_of_a_forged_one() -> None:
+    """The last one counts, as everywhere."""
+    lookup = Lookup(cast("Api", FakeApi(store(there=True))), told("3", None, "2"))
+    verdicts = [(await lookup.look(EXPAND, OURS, known=None)).verdict for _ in range(3)]
+    assert verdicts == [UNKNOWN, UNKNOWN, FOUND]

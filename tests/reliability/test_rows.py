@@ -399,3 +399,26 @@ async def test_f68_callback_that_is_faster_than_the_answer(
         assert outcome.done
         assert sandbox.deliveries
         assert len(sandbox.ledger.charges) == 1
+
+
+@pytest.mark.parametrize("journal", [True, False], ids=["journal", "no journal"])
+async def test_f23_callback_finds_what_no_question_finds(
+    journal: bool, clock: VirtualClock, tmp_path: Path
+) -> None:
+    """The answer is lost and lookups don't work: a callback names the task, the server agrees."""
+    options = Options(lookups="", list_tasks=False)
+    async with (
+        CallbackReceiver() as receiver,
+        Sandbox(clock=clock, seed=1, engine="pillow", options=options) as sandbox,
+        CometSession(
+            "sandbox-key",
+            gateway=sandbox.url,
+            clock=clock,
+            callbacks=receiver,
+            journal=tmp_path / "j.sqlite3" if journal else None,
+        ) as comet,
+    ):
+        sandbox.faults.add(Fault("drop_after_charge"))
+        task = await comet.expand(small_png(1), MARGINS)
+        assert task.succeeded
+        assert len(sandbox.ledger.charges) == len(sandbox.ledger.posts) == 1
