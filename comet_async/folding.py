@@ -26,8 +26,10 @@ LIST_INTERVAL = 1.0
 # With fewer tasks a list call saves nothing.
 _FEWEST = 4
 # Kling's pages hold up to 500 (https://klingai.com/document-api/api/image/common/outpainting);
-# a small one is quicker.
-_SIZES = (30, 100, 500)
+# a small one is quicker. It has room for four times the tasks that are waited for: those that
+# take long lie behind all that were submitted and ended since.
+_ROOM = 4
+_SIZES = (30, 100, 200, 500)
 _MOST_PAGES = 20
 # A list that takes longer is of no use.
 _TIMEOUT = 5.0
@@ -188,7 +190,7 @@ class ListFolder:
         poller = self._poller
         shared = poller.shared
         sent = poller.now()
-        wanted = 2 * len(self._entries(state))
+        wanted = _ROOM * len(self._entries(state))
         size = next((size for size in _SIZES if size >= wanted), _SIZES[-1])
         shared.counters.list_calls += 1
         async with asyncio.timeout(_TIMEOUT):

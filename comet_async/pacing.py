@@ -174,9 +174,12 @@ class Pacer:
         return 0.0
 
     def late(self) -> float:
-        """Return the age at which a task that is said to go on deserves a second look."""
+        """Return the age at which a task that is said to go on deserves a second look.
+
+        One task in twenty is that old, so this costs little.
+        """
         if isinstance(self.schedule, LearnedSchedule):
-            return min(_LATE, self.schedule.backstop(0.0))
+            return min(_LATE, 1.3 * self.schedule.backstop(0.0))
         return _LATE
 
     # ------------------------------------------------------------------ learning
