@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import attrs
 
@@ -23,7 +25,7 @@ from comet_async.keys import JSON, content_key
 from comet_async.kinds import TaskKind, TaskRequest
 from comet_async.outcomes import Outcome, OutcomeStatus, as_task, from_error, from_record
 from comet_async.parallel import Work, in_parallel
-from comet_async.records import JobRecord, Journal, NewJob
+from comet_async.records import Destination, JobRecord, Journal, NewJob
 from comet_async.states import JobState
 
 _LEFT_OVER = frozenset(
@@ -117,7 +119,9 @@ class Batch:
     _unfinished: set[str] = attrs.field(factory=set, init=False)
     _keys: dict[str, str] = attrs.field(factory=dict, init=False)
     _halted: bool = attrs.field(default=False, init=False)
-    _busy: set[asyncio.Future[Outcome | None]] = attrs.field(factory=set, init=False)
+    # The tasks of works, and those of them that `interrupt` has cancelled.
+    _busy: set[asyncio.Task[Outcome | None]] = attrs.field(factory=set, init=False)
+    _cut: set[asyncio.Task[Outcome | None]] = attrs.field(factory=set, init=False)
 
     @property
     def stopped(self) -> CometError | None:
@@ -128,8 +132,9 @@ class Batch:
         """Stop: nothing new is sent, what is being sent is recorded, the rest is ``pending``."""
         self._halted = True
         self.runner.stop(LimitReachedError("interrupted"))
-        for task in self._busy:
-            task.cancel()
+        self._cut |= self._busy
+        while self._busy:
+            self._busy.pop().cancel()
 
     async def outcomes(self, items: AsyncIterator[Item]) -> AsyncGenerator[Outcome, None]:
         """Yield one outcome for each of *items*, in the order of completion.
@@ -179,13 +184,15 @@ class Batch:
 
     async def _guard(self, source: str, work: Work[Outcome | None]) -> Outcome | None:
         """Turn the end of *work*, whatever it is, into an outcome."""
-        task = asyncio.ensure_future(work())
+        task = cast("asyncio.Task[Outcome | None]", asyncio.current_task())
         self._busy.add(task)
         try:
-            return await task
+            return await work()
         except asyncio.CancelledError:
-            if not self._halted or not task.cancelled():
+            # Once by `interrupt`, and not by whoever leaves the iteration as well.
+            if task not in self._cut or task.cancelling() > 1:
                 raise
+            task.uncancel()
             return await self._interrupted(source)
         except CometError as error:
             if isinstance(error, JournalError):
@@ -193,7 +200,7 @@ class Batch:
             return from_error(source, error)
         finally:
             self._busy.discard(task)
-            await _end(task)
+            self._cut.discard(task)
             self._keys.pop(source, None)
 
     async def _interrupted(self, source: str) -> Outcome:
@@ -223,11 +230,18 @@ class Batch:
     # One item ---------------------------------------------------------------------------
 
     async def plan(self, item: Item) -> Planned:
-        """Load and check *item*; nothing is written and nothing is sent.
+        """Load and check *item*, and look it up; nothing is written and nothing is sent.
 
         Raises:
             InputError: The item breaks a rule; it says which.
         """
+        planned = await self._prepared(item)
+        if planned.needless or planned.record is not None:
+            return planned
+        return attrs.evolve(planned, record=await self.journal.get(planned.key))
+
+    async def _prepared(self, item: Item) -> Planned:
+        """Load and check *item*. The journal is asked only if the key depends on the answer."""
         if item.error is not None:
             raise item.error
         request = item.wanted
@@ -238,16 +252,12 @@ class Batch:
             )
         fields = request.fields(pictures)
         hashes = {name: picture.sha256 for name, picture in pictures.items()}
-        attempt, own = 1, request.external_task_id
-        while True:
-            key = own or content_key(
-                request.kind.name, hashes, fields, salt=self.salt, attempt=attempt
-            )
-            record = await self.journal.get(key)
-            again = self.retry_failed and record is not None and own is None
-            if not again or record is None or record.state not in _LOST:
-                break
-            attempt += 1
+        key, record = request.external_task_id, None
+        attempts = itertools.count(1)
+        while key is None or (record is not None and record.state in _LOST):
+            attempt = next(attempts)
+            key = content_key(request.kind.name, hashes, fields, salt=self.salt, attempt=attempt)
+            record = await self.journal.get(key) if self.retry_failed else None
         return Planned(item=item, pictures=pictures, fields=fields, key=key, record=record)
 
     async def submit(self, item: Item) -> JobRecord:
@@ -256,12 +266,9 @@ class Batch:
         Raises:
             CometError: It could not be sent, or its outcome is unknown.
         """
-        planned = await self.plan(item)
-        record = await self._write_down(planned)
-        async with self.runner.alone(record.key) as current:
-            return await self.runner.run(
-                current or record, planned.pictures, until=JobState.SUBMITTED
-            )
+        planned = await self._prepared(item)
+        async with self._planned(planned) as record:
+            return await self.runner.run(record, planned.pictures, until=JobState.SUBMITTED)
 
     async def one(self, item: Item, *, timeout: float | None = None) -> Outcome:
         """Run one item to its end; *timeout* limits the wait, in seconds.
@@ -269,9 +276,9 @@ class Batch:
         Raises:
             CometError: It can't go on now; the journal says how far it came.
         """
-        planned = await self.plan(item)
-        record = await self._write_down(planned)
-        return await self._end_of(item, record, planned.pictures, timeout=timeout)
+        planned = await self._prepared(item)
+        async with self._planned(planned) as record:
+            return await self._end(item, record, planned.pictures, timeout=timeout)
 
     async def resume(self, record: JobRecord) -> Outcome:
         """Go on with a job of the journal, to its end, at each of its destinations.
@@ -288,13 +295,13 @@ class Batch:
         return outcome
 
     async def _work(self, item: Item) -> Outcome | None:
-        planned = await self.plan(item)
+        planned = await self._prepared(item)
         if planned.needless:
             return await self._copy(planned)
-        if planned.record is None and not self.runner.options.verify_remote:
+        if not self.runner.options.verify_remote:
             await self._check_free(planned)
-        record = await self._write_down(planned)
-        return await self._finish(item, record, planned.pictures)
+        async with self._planned(planned) as record:
+            return await self._finish(item, record, planned.pictures)
 
     async def _check_free(self, planned: Planned) -> None:
         """Refuse a name that is taken, before anything is paid."""
@@ -302,8 +309,11 @@ class Batch:
             n = planned.item.wanted.n
             await self.delivery.check_free(planned.item.dest, planned.key, n)
 
-    async def _write_down(self, planned: Planned) -> JobRecord:
+    @asynccontextmanager
+    async def _planned(self, planned: Planned) -> AsyncGenerator[JobRecord, None]:
+        """Write an item's job down and work on it alone; gives its record as it is then."""
         item = planned.item
+        self._keys[item.source] = planned.key
         request = item.wanted
         job = NewJob(
             key=planned.key,
@@ -315,8 +325,9 @@ class Batch:
             image_sha=":".join(picture.sha256 for picture in planned.pictures.values()),
             dest=item.dest,
         )
-        (record,) = await self.journal.plan([job], now=self.clock.time())
-        return record
+        async with self.runner.desk.planned(job, now=self.clock.time()) as record:
+            self._unfinished.add(record.key)
+            yield record
 
     async def _copy(self, planned: Planned) -> Outcome:
         """Save a picture that already has the wanted shape as it is: nothing is paid."""
@@ -327,41 +338,35 @@ class Batch:
             files = (await self.delivery.copy(next(iter(planned.pictures.values())), item.dest),)
         return Outcome(source=item.source, status=OutcomeStatus.DONE, files=files, notes=(note,))
 
-    def _begin(self, item: Item, record: JobRecord) -> None:
+    async def _finish(self, item: Item, record: JobRecord, pictures: Pictures) -> Outcome | None:
+        """Run a job as far as it goes; None when it is put aside for a second look."""
+        fresh = _never_sent(record)
+        record = await self.runner.run(record, pictures)
+        if record.state is JobState.UNKNOWN and not self._ended():
+            # Its places must not keep the others from running: one of them may supply the
+            # proof that this one needs.
+            self.runner.quota.release(record.key)
+            self._parked.append((item, record, pictures))
+            return None
+        return await self._deliver(item, record, pictures, fresh=fresh)
+
+    async def _end_of(self, item: Item, record: JobRecord, pictures: Pictures) -> Outcome:
+        """Run a job of the journal to its end, alone."""
         self._unfinished.add(record.key)
         self._keys[item.source] = record.key
+        async with self.runner.desk.alone(record) as current:
+            return await self._end(item, current, pictures)
 
-    async def _finish(
-        self, item: Item, record: JobRecord, pictures: Mapping[str, Picture] | None
-    ) -> Outcome | None:
-        """Run a job as far as it goes; None when it is put aside for a second look."""
-        self._begin(item, record)
-        async with self.runner.alone(record.key) as current:
-            record = await self.runner.run(current or record, pictures)
-            if record.state is JobState.UNKNOWN and not self._ended():
-                # Its places must not keep the others from running: one of them may supply
-                # the proof that this one needs.
-                self.runner.quota.release(record.key)
-                self._parked.append((item, record, pictures))
-                return None
-            return await self._deliver(item, record, pictures)
-
-    async def _end_of(
-        self,
-        item: Item,
-        record: JobRecord,
-        pictures: Mapping[str, Picture] | None,
-        *,
-        timeout: float | None = None,
+    async def _end(
+        self, item: Item, record: JobRecord, pictures: Pictures, *, timeout: float | None = None
     ) -> Outcome:
         """Run a job to its end; nothing that comes later can help it."""
-        self._begin(item, record)
-        async with self.runner.alone(record.key) as current:
-            record = await self.runner.run(current or record, pictures, timeout=timeout)
-            return await self._deliver(item, record, pictures)
+        fresh = _never_sent(record)
+        record = await self.runner.run(record, pictures, timeout=timeout)
+        return await self._deliver(item, record, pictures, fresh=fresh)
 
     async def _deliver(
-        self, item: Item, record: JobRecord, pictures: Mapping[str, Picture] | None
+        self, item: Item, record: JobRecord, pictures: Pictures, *, fresh: bool
     ) -> Outcome:
         files: tuple[Path, ...] = ()
         if record.state is JobState.UNKNOWN:
@@ -369,15 +374,14 @@ class Batch:
             record = await self.runner.give_up(record)
         if record.state in _PAID_FOR and item.dest is not None and self.delivery is not None:
             kind = self.kinds[record.kind]
-            record, files = await self.delivery.deliver(record, item.dest, kind)
+            known = Destination(source=item.source, dest=item.dest) if fresh else None
+            record, files = await self.delivery.deliver(record, item.dest, kind, known)
         if record.state not in _LEFT_OVER:
             self._unfinished.discard(record.key)
         notes = tuple(note for picture in (pictures or {}).values() for note in picture.notes)
         return from_record(item.source, record, files, notes)
 
 
-async def _end(task: asyncio.Future[Outcome | None]) -> None:
-    """Cancel *task* if its caller is leaving, and wait until it has cleaned up."""
-    if not task.done():
-        task.cancel()
-        await asyncio.wait({task})
+def _never_sent(record: JobRecord) -> bool:
+    """Tell whether *record* is as it was planned: no file of its job can be anywhere."""
+    return record.state is JobState.PLANNED and not record.fence

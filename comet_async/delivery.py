@@ -25,12 +25,14 @@ from comet_async.errors import (
     NotFoundError,
     ResultExpiredError,
 )
-from comet_async.files import Part, file_sha256, in_thread, place, sync_folder
+from comet_async.files import Part, file_sha256, give_name, in_thread, place, sync_folder
 from comet_async.folder import output_name
 from comet_async.images import Picture
 from comet_async.kinds import TaskKind
 from comet_async.records import Destination, JobRecord, Journal, SavedFile, StoredImage
 from comet_async.retrying import ask
+from comet_async.rules import taken
+from comet_async.shelf import Shelf
 from comet_async.states import JobState
 
 REFRESHES = 2
@@ -49,9 +51,10 @@ class Delivery:
     api: Api
     clock: Clock
     root: Path
+    _shelf: Shelf = attrs.field(factory=Shelf, init=False)
 
     async def deliver(
-        self, record: JobRecord, dest: str, kind: TaskKind
+        self, record: JobRecord, dest: str, kind: TaskKind, known: Destination | None = None
     ) -> tuple[JobRecord, tuple[Path, ...]]:
         """Save the pictures of *record* under the name *dest*; what is there already is kept.
 
@@ -59,6 +62,8 @@ class Delivery:
             record: A job in ``succeeded``, ``saving`` or ``done``.
             dest: The name, relative to the folder, without its extension.
             kind: The job's kind.
+            known: What the journal has at *dest*, if the job has no files anywhere else and
+                the caller knows.
 
         Returns:
             The record, now ``done``, and the files in the order of the pictures.
@@ -67,17 +72,20 @@ class Delivery:
             DownloadError: A file can't be fetched or saved; the job stays as it is.
             ResultExpiredError: The server no longer holds the result; the job is ``expired``.
         """
-        destination = await self._destination(record, dest)
+        places = await self.journal.destinations(record.key) if known is None else (known,)
+        destination = next((place for place in places if place.dest == dest), None)
+        if destination is None:
+            msg = f"the journal has no output {dest!r} for {record.key}"
+            raise DownloadError(msg, task_id=record.task_id)
         kept = await self._kept(record, destination)
         missing = [image for image in record.images if image.index not in kept]
         if missing:
-            copied = await self._copy(record, destination, missing)
+            copied = await self._copy(record, destination, missing, places)
             kept |= copied
             missing = [image for image in missing if image.index not in copied]
         if missing:
-            record = await self._fetch_all(record, destination, missing, kind)
-            destination = await self._destination(record, dest)
-            kept = {file.index: file for file in destination.files}
+            record, fetched = await self._fetch_all(record, destination, missing, kind)
+            kept |= fetched
         if record.state is JobState.SUCCEEDED:
             record = await self._move(record, JobState.SAVING, "files are complete")
         if record.state is JobState.SAVING:
@@ -85,7 +93,7 @@ class Delivery:
         return record, tuple(self.root / kept[index].name for index in sorted(kept))
 
     async def check_free(self, dest: str, key: str, n: int) -> None:
-        """Refuse a name that a file of somebody else's has, before anything is paid.
+        """Refuse a new job a name that a file of somebody else's has, before anything is paid.
 
         Args:
             dest: The result's name, without extension.
@@ -95,10 +103,11 @@ class Delivery:
         Raises:
             InputError: A file of that name is there, and it is not of this job.
         """
-        for format_ in ("png", "jpeg", "webp"):
-            name = output_name(dest, 0, n, format_)
-            if not await _off_loop(os.path.lexists, self.root / name):
-                continue
+        names = [output_name(dest, 0, n, format_) for format_ in ("png", "jpeg", "webp")]
+        there = await self._shelf.do(lambda: [n for n in names if os.path.lexists(self.root / n)])
+        if not there or await self.journal.get(key) is not None:
+            return
+        for name in there:
             owner = await self.journal.owner_of(name)
             if owner == key:
                 continue
@@ -122,17 +131,10 @@ class Delivery:
             DownloadError: Another file has the name.
         """
         target = self.root / output_name(dest, 0, 1, picture.format or "png")
-        self._check_inside(target)
+        self._check_inside(dest)
         part = await _off_loop(_write_part, picture, target)
         await place(part, target)
         return target
-
-    async def _destination(self, record: JobRecord, dest: str) -> Destination:
-        for destination in await self.journal.destinations(record.key):
-            if destination.dest == dest:
-                return destination
-        msg = f"the journal has no output {dest!r} for {record.key}"
-        raise DownloadError(msg, task_id=record.task_id)
 
     async def _kept(self, record: JobRecord, destination: Destination) -> dict[int, SavedFile]:
         """Return the files that are there and whole, by index."""
@@ -149,21 +151,30 @@ class Delivery:
         return kept
 
     async def _copy(
-        self, record: JobRecord, destination: Destination, missing: Sequence[StoredImage]
+        self,
+        record: JobRecord,
+        destination: Destination,
+        missing: Sequence[StoredImage],
+        places: Sequence[Destination],
     ) -> dict[int, SavedFile]:
         """Copy what the same job already saved under another name."""
         copied: dict[int, SavedFile] = {}
         wanted = {image.index for image in missing}
-        for other in await self.journal.destinations(record.key):
+        for other in places:
             for file in other.files:
                 fresh = file.index in wanted and file.index not in copied
                 if other.dest == destination.dest or not file.kept or not fresh:
                     continue
                 part = await _off_loop(_copy_part, self.root, file, record.key)
                 if part is not None:
-                    saved = await self._name(record, destination, file.index, part)
-                    await self._place(record, destination, saved, part)
-                    copied[file.index] = attrs.evolve(saved, kept=True)
+                    saved = self._named(record, destination, file.index, part)
+                    owner = await self.journal.owner_of(saved.name)
+                    if owner is not None and owner != record.key:
+                        raise taken(record, saved.name)
+                    await self.journal.save_file(record.key, destination.dest, saved)
+                    await self._place([(saved, part)])
+                    copied[file.index] = saved = attrs.evolve(saved, kept=True)
+                    await self.journal.save_file(record.key, destination.dest, saved)
         return copied
 
     async def _fetch_all(
@@ -172,27 +183,32 @@ class Delivery:
         destination: Destination,
         missing: Sequence[StoredImage],
         kind: TaskKind,
-    ) -> JobRecord:
+    ) -> tuple[JobRecord, dict[int, SavedFile]]:
+        """Fetch what is missing: the job is done then."""
         if record.state is not JobState.SUCCEEDED:
             record = await self._move(record, JobState.SUCCEEDED, "a file is missing")
         parts: list[tuple[SavedFile, Part]] = []
         try:
             for image in missing:
                 record, part = await self._fetch(record, destination, image, kind)
-                parts.append((await self._name(record, destination, image.index, part), part))
-            record = await self._move(record, JobState.SAVING, "files are complete")
-            for saved, part in parts:
-                await self._place(record, destination, saved, part)
+                parts.append((self._named(record, destination, image.index, part), part))
+            # The names are written down before the files have them.
+            place = attrs.evolve(destination, files=tuple(saved for saved, _ in parts))
+            record = await self._move(record, JobState.SAVING, "files are complete", place)
+            await self._place(parts)
         except BaseException:
             await _off_loop(_discard, [part for _, part in parts])
             raise
-        return record
+        files = tuple(attrs.evolve(saved, kept=True) for saved in place.files)
+        place = attrs.evolve(destination, files=files)
+        record = await self._move(record, JobState.DONE, "files are in place", place)
+        return record, {file.index: file for file in files}
 
     async def _fetch(
         self, record: JobRecord, destination: Destination, image: StoredImage, kind: TaskKind
     ) -> tuple[JobRecord, Part]:
         stem = self.root / destination.dest
-        self._check_inside(stem)
+        self._check_inside(destination.dest)
         name = f"{stem.name[:80]}-{image.index}-{record.key[-8:]}"
         expired = ResultExpiredError("the result's link is no longer good")
         for _ in range(REFRESHES + 1):
@@ -242,33 +258,35 @@ class Delivery:
             hint="the task is paid and safe: run again later",
         )
 
-    async def _name(
+    def _named(
         self, record: JobRecord, destination: Destination, index: int, part: Part
     ) -> SavedFile:
-        """Choose the file's name, and write it down before the file has it."""
         name = output_name(destination.dest, index, record.n, part.format)
-        self._check_inside(self.root / name)
-        owner = await self.journal.owner_of(name)
-        if owner is not None and owner != record.key:
-            msg = f"{name} is the result of another picture"
-            raise DownloadError(msg, task_id=record.task_id, hint="choose another folder")
-        saved = SavedFile(index=index, name=name, sha256=part.sha256, size=part.size)
-        await self.journal.save_file(record.key, destination.dest, saved)
-        return saved
+        return SavedFile(index=index, name=name, sha256=part.sha256, size=part.size)
 
-    async def _place(
-        self, record: JobRecord, destination: Destination, saved: SavedFile, part: Part
-    ) -> None:
-        await place(part, self.root / saved.name)
-        await self.journal.save_file(record.key, destination.dest, attrs.evolve(saved, kept=True))
+    async def _place(self, parts: Sequence[tuple[SavedFile, Part]]) -> None:
+        """Give the files of one destination their names, safely on the disk."""
 
-    def _check_inside(self, path: Path) -> None:
-        if not path.parent.resolve().is_relative_to(self.root.resolve()):
-            msg = f"{path} lies outside the output folder"
-            raise DownloadError(msg, hint="remove the link that leads out of the folder")
+        def give_names() -> None:
+            for saved, part in parts:
+                self._check_inside(saved.name)
+                give_name(part, self.root / saved.name, "fail")
 
-    async def _move(self, record: JobRecord, state: JobState, why: str) -> JobRecord:
-        return await self.journal.move(record, state, now=self.clock.time(), why=why)
+        await self._shelf.do(give_names, folder=(self.root / parts[0][0].name).parent)
+
+    def _check_inside(self, name: str) -> None:
+        """Refuse the *name* of a file whose folder is not in the output folder."""
+        path = self.root / name
+        if _is_plain(self.root, name) or path.parent.resolve().is_relative_to(self.root.resolve()):
+            return
+        msg = f"{path} lies outside the output folder"
+        raise DownloadError(msg, hint="remove the link that leads out of the folder")
+
+    async def _move(
+        self, record: JobRecord, state: JobState, why: str, place: Destination | None = None
+    ) -> JobRecord:
+        now = self.clock.time()
+        return await self.journal.move(record, state, now=now, why=why, place=place)
 
 
 _P = ParamSpec("_P")
@@ -278,6 +296,19 @@ _R = TypeVar("_R")
 async def _off_loop(work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
     """Run *work* in a thread; what the disk refuses becomes a `DownloadError`."""
     return await in_thread(functools.partial(work, *args, **kwargs))
+
+
+def _is_plain(root: Path, name: str) -> bool:
+    """Tell whether *name* surely stays in *root*: no link and no ".." in its folders.
+
+    Cheaper than to resolve the whole path, which asks for each part of *root* as well.
+    """
+    folder = os.fspath(root)
+    for part in name.split("/")[:-1]:
+        folder = f"{folder}/{part}"
+        if part in {"", ".", ".."} or os.path.islink(folder):  # noqa: PTH114 - as cheap as it goes
+            return False
+    return True
 
 
 def _intact(path: Path, file: SavedFile, thorough: bool) -> bool:  # noqa: FBT001

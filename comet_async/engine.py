@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from decimal import Decimal, InvalidOperation
+from itertools import islice
 from pathlib import Path
 from typing import TypedDict
 
@@ -39,6 +40,9 @@ CONCURRENCY = 16
 
 SETTLE = 60.0
 """Seconds after a request of unknown outcome during which its task may still appear."""
+
+# Pictures that are looked for at once: a thread for each would cost more than finding it.
+_PAGE = 32
 
 JournalLike = str | os.PathLike[str] | Journal | None
 
@@ -147,7 +151,7 @@ class Engine:
         settings: RunOptions = {**self.defaults, **options}
         concurrency = check_concurrency(settings.get("concurrency", CONCURRENCY))
         if desk is None:
-            desk = Desk(InFlight(concurrency))
+            desk = Desk(InFlight(concurrency), journal)
             await _seed(desk.places, journal)
         # Only in the folder's own journal do all jobs belong to this folder.
         path = None if root is None else (root / JOURNAL_NAME).absolute()
@@ -364,9 +368,10 @@ async def found_items(
     loop = asyncio.get_running_loop()
     scanned = scan([os.fspath(source) for source in sources], out=out)
     try:
-        while (found := await loop.run_in_executor(None, next, scanned, None)) is not None:
-            request = attrs.evolve(template, image=found.image)
-            dest = str(found.stem)
-            yield Item(source=found.source, request=request, dest=dest, error=found.error)
+        while page := await loop.run_in_executor(None, list, islice(scanned, _PAGE)):
+            for found in page:
+                request = attrs.evolve(template, image=found.image)
+                dest = str(found.stem)
+                yield Item(source=found.source, request=request, dest=dest, error=found.error)
     finally:
         scanned.close()  # a thread may be waiting for the standard input

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 
 import attrs
 
@@ -116,15 +115,6 @@ class JobRunner:
     def stop(self, error: CometError) -> None:
         """Send nothing more in this run; what was sent goes on."""
         self._stopped = self._stopped or error
-
-    @asynccontextmanager
-    async def alone(self, key: str) -> AsyncGenerator[JobRecord | None, None]:
-        """Work on *key* alone in this process; a second caller waits, then sees the result.
-
-        Gives the record as it is now, or None when the journal does not know the key.
-        """
-        async with self.desk.turns.of(key):
-            yield await self.journal.get(key)
 
     async def run(
         self,

@@ -90,11 +90,12 @@ def from_record(
     source: str, record: JobRecord, files: tuple[Path, ...], notes: tuple[str, ...]
 ) -> Outcome:
     """Return the outcome of a job that came as far as *record* says."""
-    status, error = _ending(record)
+    task = as_task(record)
+    status, error = _ending(record, task)
     return Outcome(
         source=source,
         status=status,
-        task=as_task(record),
+        task=task,
         files=files,
         error=error,
         external_task_id=record.key,
@@ -102,8 +103,7 @@ def from_record(
     )
 
 
-def _ending(record: JobRecord) -> tuple[OutcomeStatus, CometError | None]:
-    task = as_task(record)
+def _ending(record: JobRecord, task: Task | None) -> tuple[OutcomeStatus, CometError | None]:
     key, task_id = record.key, record.task_id
     match record.state:
         case JobState.FAILED:

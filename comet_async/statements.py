@@ -33,7 +33,6 @@ from comet_async.records import (
     StoredImage,
 )
 from comet_async.rules import (
-    FIELDS,
     planned,
     replanned,
     stale,
@@ -46,9 +45,10 @@ from comet_async.states import IN_FLIGHT, JobState
 RECOVER = "keep the file; comet_async.journal.recover(path) copies what is readable"
 
 # The columns of a job are the fields of `JobRecord`, by the same names.
-_SELECT = f"SELECT {', '.join(FIELDS)} FROM job"
+_FIELDS = tuple(field.name for field in attrs.fields(JobRecord))
+_SELECT = f"SELECT {', '.join(_FIELDS)} FROM job"
 _INSERT = (
-    f"INSERT INTO job ({', '.join(FIELDS)}) VALUES ({', '.join('?' * len(FIELDS))})"
+    f"INSERT INTO job ({', '.join(_FIELDS)}) VALUES ({', '.join('?' * len(_FIELDS))})"
     " ON CONFLICT (key) DO NOTHING"
 )
 _JOB_ID = "(SELECT id FROM job WHERE key = ?)"
@@ -60,7 +60,7 @@ _FLYING = f"state IN ({', '.join(repr(state.value) for state in sorted(IN_FLIGHT
 
 
 Row: TypeAlias = tuple[Any, ...]
-_values = attrgetter(*FIELDS)
+_values = attrgetter(*_FIELDS)
 
 
 class Cursor(Protocol):
@@ -102,7 +102,7 @@ def plan(db: Database, jobs: Sequence[NewJob], now: float) -> list[JobRecord]:
 
 def _plan(db: Database, job: NewJob, now: float) -> JobRecord:
     record = planned(job, now=now)
-    if _run(db, _INSERT, *_encoded(record, FIELDS)).rowcount == 1:
+    if _run(db, _INSERT, *_encoded(record, _FIELDS)).rowcount == 1:
         return record
     known = cast("JobRecord", get(db, job.key))
     record = replanned(known, job, now=now)
@@ -151,7 +151,7 @@ def swap(db: Database, before: JobRecord, after: JobRecord, why: str = "") -> No
     Raises:
         StaleRecordError: It is not; nothing was written.
     """
-    pairs = zip(FIELDS, _values(before), _values(after), strict=True)
+    pairs = zip(_FIELDS, _values(before), _values(after), strict=True)
     changed = tuple(name for name, old, new in pairs if old is not new)
     values = (*_encoded(after, changed), why, before.key, before.state, before.fence)
     if _run(db, _update(changed), *values).rowcount != 1:
@@ -380,7 +380,7 @@ def _job(row: Row | None) -> JobRecord | None:
 
 
 def _decoded(row: Row) -> JobRecord:
-    values = dict(zip(FIELDS, row, strict=True))
+    values = dict(zip(_FIELDS, row, strict=True))
     try:
         values["state"] = JobState(values["state"])
         values["params"] = MappingProxyType(json.loads(values["params"]))

@@ -21,6 +21,10 @@ class Turns:
     _waiting: dict[str, deque[asyncio.Future[None]]] = attrs.field(factory=dict, init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
 
+    def taken(self, key: str) -> bool:
+        """Tell whether somebody has *key* now."""
+        return key in self._waiting
+
     @asynccontextmanager
     async def of(self, key: str) -> AsyncGenerator[None, None]:
         """Wait until nobody else has *key*, and have it; in the order of asking."""

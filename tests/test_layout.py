@@ -22,7 +22,7 @@ FLOORS = (
     "api",
     "account events agenda patience pacing sources crew polling folding streams waiter download",
     "quota desk recovery resolving purchase reading jobs outcomes",
-    "folder delivery batch runs engine",
+    "folder shelf delivery batch runs engine",
     "session",
     "callbacks report preview doctor trial testing sandbox cli __main__",
 )

@@ -274,8 +274,8 @@ async def test_a_journal_that_breaks(
     async def broken(*_: object) -> None:
         raise JournalError("the journal can't be read")
 
-    monkeypatch.setattr(SqliteJournal, "in_flight", broken)
-    monkeypatch.setattr(SqliteJournal, "get", broken)
+    for reads in ("in_flight", "get", "plan"):
+        monkeypatch.setattr(SqliteJournal, reads, broken)
     ended = await comet("expand", photos, "--out", photos.parent / "wide", *SHAPE)
     assert ended.status == 1
     assert "the journal can't be read" in ended.err

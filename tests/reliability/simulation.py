@@ -390,10 +390,6 @@ class Line:
         await self._travel(f"fetch {url.path.rpartition('/')[2]}")
         yield _File(self.provider.picture)
 
-    async def download_gate(self) -> asyncio.Semaphore:
-        """Return a place for everybody."""
-        return asyncio.Semaphore(1000)
-
     async def aclose(self) -> None:
         """Do nothing."""
 

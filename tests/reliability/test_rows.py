@@ -22,7 +22,7 @@ from comet_async import (
     Outcome,
     ResultExpiredError,
     WaitTimeoutError,
-    download,
+    files,
 )
 from comet_async.errors import JournalError, KeyReuseError
 from comet_async.runs import JOURNAL_NAME
@@ -171,7 +171,7 @@ def test_f48_disk_that_is_full_at_any_write_of_a_file(
             return plain(*args, **more)
 
         with monkeypatch.context() as patch:
-            patch.setattr(download.os, call, full)
+            patch.setattr(files.os, call, full)
             first = simulation.boot(folder(pictures[:2], out)) or []
         assert {str(outcome.status) for outcome in first} <= {"done", "pending"}
         simulation.boot(folder(pictures[:2], out))

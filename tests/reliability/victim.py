@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from comet_async import CometSession, Margins, Timeouts, download
+from comet_async import CometSession, Margins, Timeouts, files
 from comet_async.journal import SqliteJournal
 from comet_async.runs import JOURNAL_NAME
 from tests.reliability.fast import FastClock, FastLoop
@@ -42,11 +42,11 @@ def _half_written() -> None:
             die()
         return write(fd, data)
 
-    download.os.write = half  # type: ignore[attr-defined]  # the module's own import
+    files.os.write = half  # type: ignore[attr-defined]  # the module's own import
 
 
 def _named_and_not_synced() -> None:
-    download.sync_folder = lambda _folder: die()
+    files.sync_folder = lambda _folder: die()
 
 
 def _between_polls() -> None:
