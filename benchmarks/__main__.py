@@ -20,6 +20,7 @@ from benchmarks.polls import polls
 from benchmarks.programs import ROOT, output
 from benchmarks.report import Section, say, write
 from benchmarks.startup import startup
+from benchmarks.waiting import waiting
 from benchmarks.where import where
 from benchmarks.whole import growth, lag, large, small
 
@@ -27,7 +28,7 @@ HERE = ROOT / "benchmarks"
 PAGE = ROOT / "docs" / "benchmarks.md"
 PLOTS = ROOT / "docs" / "_static" / "bench"
 
-_PROGRAMS = {"waiting", "waiting_tasks"}
+_PROGRAMS = {"waiting_tasks"}
 
 
 def _program(name: str, title: str, words: str, bench: Bench) -> Section:
@@ -45,12 +46,7 @@ PARTS: Mapping[str, Callable[[Bench], Section]] = {
     "lag": lag,
     "where": where,
     "polls": polls,
-    "waiting": partial(
-        _program,
-        "waiting",
-        "When to ask again",
-        "Simulated: requests for each task and the delay between its end and our noticing.",
-    ),
+    "waiting": waiting,
     "waiting_tasks": partial(
         _program, "waiting_tasks", "Many tasks waiting", "100,000 tasks waiting in one process."
     ),

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 OURS = "#d1495b"
 OTHERS = "#9aa5b1"
 LIMITS = "#30638e"
@@ -94,3 +96,50 @@ def lines(
     _dress(axis, title)
     _save(figure, path)
     return True
+
+
+@attrs.frozen(kw_only=True)
+class Panel:
+    """What `front` draws side by side.
+
+    Attributes:
+        title: What it is about.
+        points: Strategies by name: requests and delay of each.
+        curve: Our own for several aims.
+        limit: The best that is possible.
+    """
+
+    title: str
+    points: Mapping[str, tuple[float, float]]
+    curve: Mapping[int, tuple[float, float]]
+    limit: Sequence[tuple[float, float]]
+
+
+def front(path: Path, panels: Sequence[Panel]) -> bool:
+    """Draw requests against delay: both are better when less, so near the corner is good."""
+    drawn = _figure(6.0 * len(panels), 5.0, len(panels))
+    if drawn is None:
+        return False
+    figure, axes = drawn
+    for axis, panel in zip(axes if len(panels) > 1 else [axes], panels, strict=True):
+        _draw_front(axis, panel)
+    _save(figure, path)
+    return True
+
+
+def _draw_front(axis: Any, panel: Panel) -> None:  # noqa: ANN401 - the same
+    axis.plot(*zip(*panel.limit, strict=True), "--", color=LIMITS, label="best possible")
+    mine = list(panel.curve.values())
+    axis.plot(*zip(*mine, strict=True), "-", marker="o", markersize=5, color=OURS)
+    for place in (0, -1):
+        aim, at = list(panel.curve.items())[place]
+        axis.annotate(f"aim {aim}", at, (-6, -10), textcoords="offset points", fontsize=8)
+    for name, at in panel.points.items():
+        colour = _colour(name)
+        axis.plot(*at, "D" if colour == OURS else "o", color=colour, markersize=7)
+        axis.annotate(name.removeprefix("comet_async, "), at, (8, 4), textcoords="offset points")
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xlabel("requests a task", fontsize=9)
+    axis.set_ylabel("mean delay, s", fontsize=9)
+    _dress(axis, panel.title)

@@ -62,24 +62,29 @@ class ServerClock:
 
 @attrs.define(eq=False)
 class Trust:
-    """Whether callbacks arrive: a share of those that could have, the last ones counting most."""
+    """Whether callbacks arrive: a share of those that could have, the last ones counting most.
+
+    Attributes:
+        share: The share.
+        proven: True when at least half of them arrive.
+    """
 
     _WEIGHT: ClassVar[float] = 0.1
 
     share: float = attrs.field(default=0.0, init=False)
-
-    @property
-    def proven(self) -> bool:
-        """True when at least half of them arrive."""
-        return self.share >= 0.5  # noqa: PLR2004  # the line above says what it is
+    proven: bool = attrs.field(default=False, init=False)
 
     def delivered(self) -> None:
         """Take note of one that told of a change which a poll confirmed."""
-        self.share = 1.0 if not self.share else self.share + self._WEIGHT * (1.0 - self.share)
+        self._set(1.0 if not self.share else self.share + self._WEIGHT * (1.0 - self.share))
 
     def lost(self) -> None:
         """Take note of an end that a poll had to find."""
-        self.share *= 1.0 - self._WEIGHT
+        self._set(self.share * (1.0 - self._WEIGHT))
+
+    def _set(self, share: float) -> None:
+        self.share = share
+        self.proven = share >= 0.5  # noqa: PLR2004  # "at least half", as above
 
 
 def _sane(wait: float) -> float:
@@ -125,11 +130,16 @@ class Pacer:
             self._date(entry, snapshot, now)
             entry.seen = now
             age = now - entry.born
-            wait = self._relaxed(entry, age) or _sane(self.schedule.first(entry.n)) - age
+            wait = self._relaxed(entry, age) or _sane(self._first(entry.n, crowd)) - age
         if wait <= 0.0:
             # It may be over already. A crowd of such tasks is not asked about at once.
             wait = self.rng.random() * min(2.0, crowd / 500)
         return now + wait
+
+    def _first(self, n: int, crowd: int) -> float:
+        if isinstance(self.schedule, LearnedSchedule):
+            return self.schedule.first(n, crowd)
+        return self.schedule.first(n)
 
     def next(self, entry: Watched, now: float, pace: float) -> float:
         """Return when to ask again about a task that was seen unfinished just now.

@@ -136,6 +136,10 @@ class LearnedSchedule:
     # half; later costs so much less, and less delay than it saves: a task has hardly a chance
     # to end before its first poll, and the more chances the older it is.
     _FIRST = 0.7
+    # The most further steps are a few, because nobody replans when thousands wait: the last of
+    # them are asked about first when they are 20 s old.
+    _SCOUTS = 32
+    _LATER = 3.0
     # Density of the polls while nothing is known, and how many ends it takes to know as much as
     # was believed. `benchmarks/waiting.py` prints what that means for tasks of half a second to
     # ten minutes.
@@ -175,9 +179,17 @@ class LearnedSchedule:
         """How many durations the schedule rests on."""
         return int(self._durations.count)
 
-    def first(self, n: int = 1) -> float:
-        """Return the age of the first poll; tasks of one moment are spread over a step."""
-        return self._after(0.0, self._FIRST + self._rng.random(), n)
+    def first(self, n: int = 1, crowd: int = 1) -> float:
+        """Return the age of the first poll; tasks of one moment are spread over a step.
+
+        While nothing is known the first step is short. So where a *crowd* waits, a few scouts
+        tell about all others, and these are spread over some steps more.
+        """
+        steps = 1.0
+        if crowd > self._SCOUTS:
+            doubt = 1.0 - self._durations.trust
+            steps += doubt * min(self._LATER, math.log2(crowd / self._SCOUTS))
+        return self._after(0.0, self._FIRST + steps * self._rng.random(), n)
 
     def next(self, age: float, attempt: int, n: int = 1) -> float:  # noqa: ARG002
         """Return the wait until the next poll, with 10 % of jitter."""
@@ -191,6 +203,8 @@ class LearnedSchedule:
         """
         scale = self._scale(n)
         left = self._past.polls_at(due / scale) - self._past.polls_at(age / scale)
+        if left > self._FIRST + 1.0:  # it was put off while nothing was known
+            left = self._FIRST + left % 1.0
         polls = self._plan.polls_at(age / scale) + max(0.0, left)
         return min(self.ceiling, max(0.0, self._plan.age_after(polls) * scale - age))
 

@@ -115,13 +115,35 @@ def test_a_seed_decides_everything() -> None:
     assert [one.next(age, 1) for age in range(60)] == [other.next(age, 1) for age in range(60)]
 
 
+def busiest(moments: list[float]) -> int:
+    """Return the most *moments* within a tenth of a second."""
+    return max(sum(start <= moment < start + 0.1 for moment in moments) for start in moments)
+
+
 def test_tasks_submitted_together_are_spread() -> None:
     """A thousand tasks of one moment are asked about over at least two seconds."""
     schedule = taught(lognormal(20.0))
-    firsts = sorted(schedule.first() for _ in range(1000))
-    busiest = max(sum(second <= first < second + 0.1 for first in firsts) for second in firsts)
-    assert firsts[-1] - firsts[0] > 2.0
-    assert busiest < 60
+    firsts = [schedule.first(1, crowd) for crowd in range(1000)]
+    assert max(firsts) - min(firsts) > 2.0
+    assert busiest(firsts) < 60
+
+
+def test_tasks_of_which_nothing_is_known_are_spread_too() -> None:
+    """Some are asked about soon, because they may be quick; not a thousand at once."""
+    schedule = LearnedSchedule(rng=random.Random(1))
+    firsts = [schedule.first(1, crowd) for crowd in range(1000)]
+    assert min(firsts) < 0.5
+    assert max(firsts) < 30.0
+    assert busiest(firsts) < 150
+
+
+def test_tasks_put_off_are_asked_about_once_something_is_known() -> None:
+    """Those of a crowd that would be asked about late have their place in the first step then."""
+    schedule = LearnedSchedule(rng=random.Random(1))
+    dues = [schedule.first(1, crowd) for crowd in range(1000)]
+    for _ in range(3):
+        schedule.learn(1.0)
+    assert max(schedule.again(0.5, due) for due in dues if due > 0.5) < 2.0
 
 
 @given(
