@@ -86,12 +86,11 @@ class _Pool:
     files: aiohttp.ClientSession
     uploads: asyncio.Semaphore
     downloads: asyncio.Semaphore
-    owned: tuple[aiohttp.ClientSession, ...]
     keeper: AsyncGenerator[None, None]
 
     @property
     def closed(self) -> bool:
-        return all(session.closed for session in self.owned)
+        return self.files.closed  # ours are closed together
 
 
 async def _keep(*sessions: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
@@ -278,14 +277,14 @@ class Transport:
         )
         gates = asyncio.Semaphore(self.network.uploads), asyncio.Semaphore(self.network.downloads)
         if self.network.session is not None:
-            return _Pool(self.network.session, files, *gates, (files,), _keep(files))
+            return _Pool(self.network.session, files, *gates, _keep(files))
         api = aiohttp.ClientSession(
             connector=connector,
             connector_owner=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=self.network.trust_env,
         )
-        return _Pool(api, files, *gates, (api, files), _keep(api, files))
+        return _Pool(api, files, *gates, _keep(api, files))
 
 
 @attrs.define(eq=False)
