@@ -35,6 +35,9 @@ class Spec:
         warm: Folder with other, small pictures for the warm-up.
         concurrency: Jobs at a time.
         lag: Measure the delays of the event loop too, which costs a little CPU.
+        scratch: Where the results' folder is made.
+        keep: Leave it there. A file system may be slow to make new files just after many were
+            removed (ext4 does not use their inodes again at once), and the next client pays.
     """
 
     client: str
@@ -44,6 +47,8 @@ class Spec:
     warm: str
     concurrency: int
     lag: bool = False
+    scratch: str
+    keep: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -109,11 +114,13 @@ async def _measured(spec: Spec, folder: Path) -> Sample:
 def main(text: str) -> None:
     """Measure and print."""
     given: dict[str, Any] = json.loads(text)
-    folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    spec = Spec(**given)
+    folder = Path(tempfile.mkdtemp(dir=spec.scratch))
     try:
-        sample = asyncio.run(_measured(Spec(**given), folder))
+        sample = asyncio.run(_measured(spec, folder))
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not spec.keep:
+            shutil.rmtree(folder, ignore_errors=True)
     sys.stdout.write(json.dumps(attrs.asdict(sample)) + "\n")
 
 

@@ -18,6 +18,7 @@ SMALL = 20_000
 LARGE = 5_000_000
 _WARM = 20_001  # another size, so that no warm-up picture is one of those measured
 _CRAMPED = 128
+_KEPT = 50_000_000  # bytes of results that are left until the end
 
 
 @attrs.frozen(kw_only=True)
@@ -63,6 +64,8 @@ def prepared(bench: Bench, load: Load) -> Iterator[tuple[Server, Spec]]:
                 warm=str(warm),
                 concurrency=load.concurrency,
                 lag=load.lag,
+                scratch=str(bench.scratch),
+                keep=load.size * load.count <= _KEPT,
             ),
         )
 
