@@ -41,8 +41,15 @@ def sources(tmp_path: Path) -> Path:
 
 def spec(client: str, server: Server, folder: Path) -> Spec:
     """Return two jobs of *client*, two at a time."""
-    warm, two = str(folder / "warm"), str(folder / "sources")
-    return Spec(client=client, root=server.root, sources=two, count=2, warm=warm, concurrency=2)
+    return Spec(
+        client=client,
+        root=server.root,
+        sources=str(folder / "sources"),
+        count=2,
+        warm=str(folder / "warm"),
+        concurrency=2,
+        scratch=str(folder),
+    )
 
 
 @pytest.mark.slow
