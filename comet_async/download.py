@@ -25,6 +25,7 @@ from comet_async.errors import (
     ConnectionLostError,
     DownloadError,
     InputError,
+    NotFoundError,
     ResultExpiredError,
 )
 from comet_async.files import Exists, Part, PartWriter, give_name, in_thread
@@ -117,7 +118,10 @@ class Downloader:
             if not image.task_id:
                 raise
             expired = error
-        task = await renew(image.task_id, kind=image.kind)
+        try:
+            task = await renew(image.task_id, kind=image.kind)
+        except NotFoundError:
+            raise expired from None  # the server forgot the task with its picture
         for fresh in task.images:
             if fresh.index == image.index:
                 again = fresh.watermark_url if watermarked else fresh.url

@@ -31,6 +31,7 @@ from comet_async.errors import (
     ConnectionLostError,
     DownloadError,
     InputError,
+    NotFoundError,
     NotSentError,
     ResultExpiredError,
 )
@@ -691,6 +692,17 @@ async def test_expired_for_good(cdn: Server, task_id: str, tmp_path: Path) -> No
     async with downloading() as downloader:
         with pytest.raises(ResultExpiredError):
             await downloader.save(image(cdn.url / "old", task_id=task_id), tmp_path / "x", renew)
+
+
+async def test_task_that_the_server_forgot(cdn: Server, tmp_path: Path) -> None:
+    """After thirty days the task is gone as well: the picture is expired, whatever says so."""
+
+    async def renew(task_id: str, *, kind: str) -> Task:
+        raise NotFoundError(f"no {kind} {task_id}")
+
+    async with downloading() as downloader:
+        with pytest.raises(ResultExpiredError):
+            await downloader.save(image(cdn.url / "old"), tmp_path / "x", renew)
 
 
 async def test_version_that_was_not_asked_for(cdn: Server, tmp_path: Path) -> None:
