@@ -75,7 +75,7 @@ class Trust:
     proven: bool = attrs.field(default=False, init=False)
 
     def delivered(self) -> None:
-        """Take note of one that told of a change which a poll confirmed."""
+        """Take note of one that told of an end which a poll confirmed."""
         self._set(1.0 if not self.share else self.share + self._WEIGHT * (1.0 - self.share))
 
     def lost(self) -> None:
@@ -283,8 +283,10 @@ class Pacer:
         if entry.hints is not None:
             entry.hints.obeyed, entry.hints.waiting = entry.hints.waiting, False
 
-    def judge_hint(self, entry: Watched, now: float, *, changed: bool) -> bool:
+    def judge_hint(self, entry: Watched, now: float, *, changed: bool, done: bool) -> bool:
         """Learn from an answer whether a callback told the truth; return whether one led to it.
+
+        Only ends prove that callbacks arrive: it is ends that are waited for.
 
         One that tells of nothing new makes the next ones wait longer, so that a flood of them
         does not become a flood of polls.
@@ -295,7 +297,8 @@ class Pacer:
         hints.obeyed = False
         if changed:
             hints.useless = 0
-            self.trust.delivered()
+            if done:
+                self.trust.delivered()
         else:
             hints.useless += 1
             hints.after = now + 0.2 * 2.0 ** min(hints.useless, 16)

@@ -318,7 +318,7 @@ class Poller:
         pacer.told(entry, task, sent, now)
         previous = entry.status
         changed = task.status != previous and rank_of(task.status) >= entry.rank
-        hinted = pacer.judge_hint(entry, now, changed=changed)
+        hinted = pacer.judge_hint(entry, now, changed=changed, done=task.done)
         if task.done:
             delay = pacer.ended(entry, task, now, hinted=hinted)
             self._finish(entry, task, previous, delay)

@@ -565,6 +565,21 @@ async def test_one_true_callback_is_proof_enough() -> None:
     await asyncio.gather(*waits)
 
 
+async def test_only_ends_are_proof() -> None:
+    """A server that tells of the middle and never of the end is asked as if it told nothing."""
+    server = TaskServer()
+    receiver = CallbackReceiver(clock=server.clock)
+    waiter = TaskWaiter(server, callbacks=receiver, rng=random.Random(1))
+    for _ in range(20):
+        task = server.submit(20.0, starts=0.1)
+        wait = asyncio.create_task(waiter.wait(task))
+        await asyncio.sleep(2.1)
+        receiver.handle({}, body(task.id, "processing"))
+        await wait
+    assert (waiter.polls - waiter.hints) / 20 > 3
+    assert waiter.mean_delay < 6.0
+
+
 async def test_callbacks_that_stop_coming_are_not_trusted_for_ever() -> None:
     """After several lost ones polls come as before."""
     server = TaskServer()
