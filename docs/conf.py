@@ -52,6 +52,7 @@ nitpick_ignore = [
             "URL",
             "comet_async.clock.Clock",
             "comet_async.records.Changes",
+            "comet_async.records.Destination",
             "comet_async.records.JobRecord",
             "comet_async.records.Limits",
             "comet_async.records.Refusal",
