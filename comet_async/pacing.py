@@ -262,12 +262,11 @@ class Pacer:
         """Tell whether a callback that claims *status* is a reason to ask now.
 
         Nothing is believed: a claim is only compared with what is known and wanted. A state in
-        the middle concerns those who follow changes, and ourselves until callbacks have proven
-        to arrive.
+        the middle concerns only those who follow changes.
         """
         if not isinstance(status, TaskStatus):
             return True
-        wanted = status.rank > 1 or entry.followed or not self.trust.proven
+        wanted = status.rank > 1 or entry.followed
         return wanted and status.rank > entry.rank
 
     def hinted(self, entry: Watched, now: float) -> float:

@@ -1,4 +1,4 @@
-"""The server says when a picture is ready: about one question for each picture."""
+"""The server says when a picture is ready, so it is hardly asked."""
 
 import asyncio
 from pathlib import Path
