@@ -17,6 +17,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from json.encoder import encode_basestring_ascii
 from typing import TypeAlias, cast
 
 from comet_async.errors import InputError
@@ -82,7 +83,9 @@ def canonical(value: JSON) -> str:
         InputError: *value* holds bytes, an infinite number, or anything else not JSON.
     """
     match value:
-        case None | bool() | str():
+        case str():
+            return encode_basestring_ascii(value)
+        case None | bool():
             return json.dumps(value)
         case int() | float():
             return _number(value)
@@ -99,7 +102,7 @@ def canonical(value: JSON) -> str:
 def _name(name: object) -> str:
     if not isinstance(name, str):
         raise InputError("the names of a request's fields are texts", value=name, limit="JSON")
-    return json.dumps(name)
+    return encode_basestring_ascii(name)
 
 
 def _number(value: float) -> str:
@@ -110,7 +113,8 @@ def _number(value: float) -> str:
     if value.is_integer():
         return str(int(value))
     # repr gives the shortest digits that mean this float; Decimal only moves the point.
-    return format(Decimal(repr(value)), "f")
+    digits = repr(value)
+    return format(Decimal(digits), "f") if "e" in digits else digits
 
 
 def _shape(digest: bytes) -> str:

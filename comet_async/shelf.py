@@ -19,6 +19,9 @@ from comet_async import files
 
 _T = TypeVar("_T")
 
+# Seconds to wait for more while many come at a time, as the journal's thread does.
+_GATHER = 0.005
+
 
 @attrs.define(eq=False)
 class _Request:
@@ -66,6 +69,8 @@ class Shelf:
                 batch, self._waiting = self._waiting, []
                 await files.in_thread(functools.partial(_do_all, batch))
                 _settle(batch)
+                if len(batch) > 1:
+                    await asyncio.sleep(_GATHER)
         finally:
             self._draining = None
             for request in (*batch, *self._waiting):
