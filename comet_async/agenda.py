@@ -236,9 +236,12 @@ class Agenda:
         Putting it off costs nothing: it is met at its old time, and put again.
         """
         when = min(entry.due, entry.deadline)
-        if when == NEVER or (entry.queued is not None and entry.queued[0] <= when):
+        if entry.queued is not None:
+            if entry.queued[0] <= when:
+                return
+            self.drop(entry)
+        if when == NEVER:
             return
-        self.drop(entry)
         entry.queued = when, entry
         heapq.heappush(self._heap, entry.queued)
 
@@ -263,11 +266,13 @@ class Agenda:
 
     def take(self, now: float) -> Watched | None:
         """Return an entry that wakes at *now* or before; None when there is none."""
-        if self.earliest() > now:
-            return None
-        entry = heapq.heappop(self._heap)[1]
-        entry.queued = None
-        return entry
+        while self._heap and self._heap[0][0] <= now:
+            item = heapq.heappop(self._heap)
+            if item[1].queued is item:
+                item[1].queued = None
+                return item[1]
+            self._stale -= 1
+        return None
 
 
 class Register:

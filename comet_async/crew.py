@@ -70,20 +70,19 @@ class Crew:
         self.staff()
 
     async def _work(self) -> None:
+        me = asyncio.current_task()
         while self._ready:
             entry = self._ready.popleft()
-            if not entry.gone:
-                await self._ask_about(entry)
-
-    async def _ask_about(self, entry: Watched) -> None:
-        entry.worker = me = asyncio.current_task()
-        try:
-            answer = await self._ask(entry)
-        except asyncio.CancelledError:
-            # Either nobody waits for this answer any more, or somebody else cancels us.
-            if not entry.gone or me is None or me.uncancel():
-                raise
-            return
-        finally:
-            entry.worker = None
-        self._answered(entry, answer)
+            if entry.gone:
+                continue
+            entry.worker = me
+            try:
+                answer = await self._ask(entry)
+            except asyncio.CancelledError:
+                # Either nobody waits for this answer any more, or somebody else cancels us.
+                if not entry.gone or me is None or me.uncancel():
+                    raise
+                continue
+            finally:
+                entry.worker = None
+            self._answered(entry, answer)

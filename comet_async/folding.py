@@ -112,10 +112,10 @@ class ListFolder:
         call serves it goes with sqrt(m x hazard).
         """
         state = self._of(entry.kind)
-        crowd = len(self._entries(state))
-        if not state.proven or entry.unlisted or crowd < _FEWEST:
+        if not state.proven or entry.unlisted:
             return 1.0
-        return math.sqrt(min(_SIZES[-1], crowd))
+        crowd = len(self._entries(state))
+        return 1.0 if crowd < _FEWEST else math.sqrt(min(_SIZES[-1], crowd))
 
     def asked(self, entry: Watched, task: Task) -> None:
         """Find out a list that shows tasks in states that they left before."""
@@ -140,7 +140,10 @@ class ListFolder:
                 state.running = None
 
     def _of(self, kind: str) -> _List:
-        return self._lists.setdefault(kind, _List(kind))
+        state = self._lists.get(kind)
+        if state is None:
+            state = self._lists[kind] = _List(kind)
+        return state
 
     def _entries(self, state: _List) -> dict[str, Watched]:
         return self._poller.register.of_kind(state.kind)

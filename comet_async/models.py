@@ -65,6 +65,8 @@ _RANKS: Mapping[TaskStatus, int] = MappingProxyType(
         TaskStatus.FAILED: 2,
     }
 )
+# An enumeration's members are looked up in Python, and each answer asks for these.
+_SUCCEED, _FAILED = TaskStatus.SUCCEED, TaskStatus.FAILED
 
 
 @attrs.frozen(kw_only=True)
@@ -123,17 +125,17 @@ class Task:
     @property
     def done(self) -> bool:
         """True when nothing will change any more."""
-        return self.succeeded or self.failed
+        return self.status == _SUCCEED or self.status == _FAILED  # noqa: PLR1714 - a set would hash
 
     @property
     def succeeded(self) -> bool:
         """True when the pictures are there."""
-        return self.status == TaskStatus.SUCCEED
+        return self.status == _SUCCEED
 
     @property
     def failed(self) -> bool:
         """True when the task ended without pictures."""
-        return self.status == TaskStatus.FAILED
+        return self.status == _FAILED
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickles: a read-only mapping does not."""

@@ -109,8 +109,11 @@ class Parking:
     def good(self, now: float) -> None:
         """Take note of a good answer: the server is well, at least with somebody."""
         self._good_at = now
-        self._patience.budget.earn(now)
-        self.call_next(now)
+        budget = self._patience.budget
+        if budget.tokens < budget.capacity:  # a full one can't earn
+            budget.earn(now)
+        if self._row:
+            self.call_next(now)
 
     def admits(self, entry: Watched, trouble: Trouble, now: float) -> bool:
         """Take a retry for *entry* from the budget; else park it."""

@@ -49,6 +49,7 @@ class Poller:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.shared = shared
+        self._clock = shared.pacer.clock
         self.register = Register()
         # Not that of whoever happened to wait first: its tracing span is not ours.
         self.context = contextvars.Context()
@@ -62,7 +63,7 @@ class Poller:
 
     def now(self) -> float:
         """Return the monotonic clock."""
-        return self.shared.source.clock.monotonic()
+        return self._clock.monotonic()
 
     # ------------------------------------------------------------------ who waits
 
@@ -164,21 +165,23 @@ class Poller:
     # ------------------------------------------------------------------ when
 
     def _plan(self, entry: Watched, now: float, when: float) -> None:
-        entry.due = self.shared.pacer.last_look(entry, now, when)
+        if entry.deadline <= when:
+            when = self.shared.pacer.last_look(entry, now, when)
+        entry.due = when
         self._agenda.put(entry)
 
     def catch_up(self) -> None:
         """Do what is to be done after each answer."""
-        self._replan()
+        version = self.shared.pacer.version
+        if version != self._version:
+            self._version = version
+            self._replan()
         self._rest()
         self._arm()
 
     def _replan(self) -> None:
         """Apply what was learned to the tasks that wait already."""
         pacer = self.shared.pacer
-        if self._version == pacer.version:
-            return
-        self._version = pacer.version
         if len(self.register) > _REPLANNED:
             return
         now = self.now()
@@ -318,7 +321,9 @@ class Poller:
         pacer.told(entry, task, sent, now)
         previous = entry.status
         changed = task.status != previous and rank_of(task.status) >= entry.rank
-        hinted = pacer.judge_hint(entry, now, changed=changed, done=task.done)
+        hinted = entry.hints is not None and pacer.judge_hint(
+            entry, now, changed=changed, done=task.done
+        )
         if task.done:
             delay = pacer.ended(entry, task, now, hinted=hinted)
             self._finish(entry, task, previous, delay)
