@@ -129,17 +129,28 @@ def front(path: Path, panels: Sequence[Panel]) -> bool:
 
 def _draw_front(axis: Any, panel: Panel) -> None:  # noqa: ANN401 - the same
     axis.plot(*zip(*panel.limit, strict=True), "--", color=LIMITS, label="best possible")
-    mine = list(panel.curve.values())
-    axis.plot(*zip(*mine, strict=True), "-", marker="o", markersize=5, color=OURS)
-    for place in (0, -1):
-        aim, at = list(panel.curve.items())[place]
-        axis.annotate(f"aim {aim}", at, (-6, -10), textcoords="offset points", fontsize=8)
+    aims = list(panel.curve)
+    label = f"comet_async, one by one, aim {aims[0]} to {aims[-1]}"
+    axis.plot(*zip(*panel.curve.values(), strict=True), "o-", ms=4, color=OURS, label=label)
     for name, at in panel.points.items():
-        colour = _colour(name)
-        axis.plot(*at, "D" if colour == OURS else "o", color=colour, markersize=7)
-        axis.annotate(name.removeprefix("comet_async, "), at, (8, 4), textcoords="offset points")
+        mine = name.startswith("comet_async")
+        axis.plot(*at, "D" if mine else "o", color=_colour(name), markersize=7)
+        where: Any = {"xytext": (0, 8), "ha": "center", "va": "bottom"} if mine else {}
+        axis.annotate(
+            name.removeprefix("comet_async, ").replace(" ", "\n", 2 if "flight" in name else 0),
+            at,
+            **({"xytext": (9, 0), "va": "center"} | where),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=_colour(name) if mine else "#52606d",
+        )
     axis.set_xscale("log")
     axis.set_yscale("log")
+    axis.set_xlim(0.1, 4000)
+    axis.set_ylim(0.03, 20)
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_formatter("{x:g}")
     axis.set_xlabel("requests a task", fontsize=9)
     axis.set_ylabel("mean delay, s", fontsize=9)
+    axis.legend(fontsize=9, frameon=False, loc="lower left")
     _dress(axis, panel.title)

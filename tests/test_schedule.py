@@ -143,7 +143,7 @@ def test_tasks_put_off_are_asked_about_once_something_is_known() -> None:
     dues = [schedule.first(1, crowd) for crowd in range(1000)]
     for _ in range(3):
         schedule.learn(1.0)
-    assert max(schedule.again(0.5, due) for due in dues if due > 0.5) < 2.0
+    assert max(schedule.again(0.5, due) for due in dues if due > 0.5) < 1.0
 
 
 @given(
