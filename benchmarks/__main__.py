@@ -8,36 +8,23 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Callable, Mapping
-from functools import partial
 
 from benchmarks.bench import Bench, scratch
 from benchmarks.decode import decode
 from benchmarks.faults import faults
 from benchmarks.journal import journal
 from benchmarks.polls import polls
-from benchmarks.programs import ROOT, output
+from benchmarks.programs import ROOT
 from benchmarks.report import Section, say, write
 from benchmarks.startup import startup
 from benchmarks.waiting import waiting
+from benchmarks.waiting_tasks import waiting_tasks
 from benchmarks.where import where
 from benchmarks.whole import growth, lag, large, small
 
-HERE = ROOT / "benchmarks"
 PAGE = ROOT / "docs" / "benchmarks.md"
 PLOTS = ROOT / "docs" / "_static" / "bench"
-
-_PROGRAMS = {"waiting_tasks"}
-
-
-def _program(name: str, title: str, words: str, bench: Bench) -> Section:
-    """Run a part that is a program of its own, and take what it prints."""
-    printed = output(name, *(["--quick"] if bench.quick else []), timeout=1800)
-    # Colours belong to terminals.
-    text = re.sub(r"\x1b\[[0-9;]*m", "", printed)
-    return Section(name=name, title=title, words=words, text=text)
-
 
 PARTS: Mapping[str, Callable[[Bench], Section]] = {
     "small": small,
@@ -47,9 +34,7 @@ PARTS: Mapping[str, Callable[[Bench], Section]] = {
     "where": where,
     "polls": polls,
     "waiting": waiting,
-    "waiting_tasks": partial(
-        _program, "waiting_tasks", "Many tasks waiting", "100,000 tasks waiting in one process."
-    ),
+    "waiting_tasks": waiting_tasks,
     "journal": journal,
     "decode": decode,
     "startup": startup,
@@ -63,8 +48,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
     parser.add_argument("--only", action="append", choices=PARTS, help="one part; repeatable")
     given = parser.parse_args()
-    there = [name for name in PARTS if name not in _PROGRAMS or (HERE / f"{name}.py").exists()]
-    wanted = given.only or there
+    wanted = given.only or list(PARTS)
     words = " ".join(["nox -s bench", *(f"--only {name}" for name in given.only or ())])
     command = words.replace("bench --", "bench -- --", 1)
     os.chdir(ROOT)

@@ -26,20 +26,21 @@ from benchmarks.shapes import KLING, NEVER
 
 PAGE = 500
 _WORKERS = 32
-_HEADERS = {"Authorization": "Bearer key", "Accept": "application/json"}
+HEADERS = {"Authorization": "Bearer key", "Accept": "application/json"}
 
 Ask = Callable[[str], Awaitable[object]]
 
 
 @asynccontextmanager
-async def _raw(root: str) -> AsyncIterator[Ask]:
+async def raw(root: str) -> AsyncIterator[Ask]:
+    """Open aiohttp, tuned by hand."""
     connector = aiohttp.TCPConnector(limit=_WORKERS + 1)
     jar = aiohttp.DummyCookieJar()
     async with aiohttp.ClientSession(connector=connector, cookie_jar=jar) as session:
         url = URL(root + KLING)
 
         async def ask(task_id: str) -> object:
-            async with session.get(url / task_id, headers=_HEADERS) as answer:
+            async with session.get(url / task_id, headers=HEADERS) as answer:
                 return json.loads(await answer.read())["data"]["task_status"]
 
         yield ask
@@ -51,7 +52,7 @@ async def _raw_page(root: str) -> AsyncIterator[Ask]:
         url = URL(root + KLING).with_query(pageNum=1, pageSize=PAGE)
 
         async def ask(_: str) -> object:
-            async with session.get(url, headers=_HEADERS) as answer:
+            async with session.get(url, headers=HEADERS) as answer:
                 tasks = json.loads(await answer.read())["data"]
                 return [task["task_status"] for task in tasks]
 
@@ -84,7 +85,7 @@ async def _httpx(root: str) -> AsyncIterator[Ask]:
     async with importlib.import_module("httpx").AsyncClient() as client:
 
         async def ask(task_id: str) -> object:
-            answer = await client.get(f"{root}{KLING}/{task_id}", headers=_HEADERS)
+            answer = await client.get(f"{root}{KLING}/{task_id}", headers=HEADERS)
             return answer.json()["data"]["task_status"]
 
         yield ask
@@ -112,7 +113,7 @@ async def _replicate(root: str) -> AsyncIterator[Ask]:
 
 
 _POLLS = {
-    BASE: _raw,
+    BASE: raw,
     "comet_async": _ours,
     "httpx": _httpx,
     "openai": _openai,

@@ -69,12 +69,16 @@ class Crew:
         worker.result()
         self.staff()
 
-    async def _work(self) -> None:
-        me = asyncio.current_task()
+    def _next(self) -> Watched | None:
         while self._ready:
             entry = self._ready.popleft()
-            if entry.gone:
-                continue
+            if not entry.gone:
+                return entry
+        return None
+
+    async def _work(self) -> None:
+        me = asyncio.current_task()
+        while (entry := self._next()) is not None:
             entry.worker = me
             try:
                 answer = await self._ask(entry)

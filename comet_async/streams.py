@@ -28,7 +28,7 @@ from comet_async.polling import Poller
 DEFAULT_KIND = "expand"
 
 # So many tasks are taken from an iterable before others in the loop get their turn.
-_BATCH = 500
+_BATCH = 200
 
 Start = Callable[[Watch, Task | str, str, int], Poller]
 """Lets a watch wait in the running loop."""
