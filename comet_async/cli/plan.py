@@ -116,7 +116,7 @@ def _record(
     record = None if isinstance(planned, CometError) else planned.record
     return {
         "source": screen.clean(source) if "://" in source else source,
-        "outcome": _OUTCOMES.get(word, "planned"),
+        "outcome": _OUTCOMES.get(word, "pending"),
         "task_id": record.task_id if record is not None else None,
         "external_task_id": None if isinstance(planned, CometError) else planned.key or None,
         "files": [],

@@ -37,7 +37,7 @@ async def test_json(comet: Command, photos: Path) -> None:
     assert line.pop("external_task_id").startswith("ce1-")
     assert line == {
         "source": str(photos / "dog.png"),
-        "outcome": "planned",
+        "outcome": "pending",
         "task_id": None,
         "files": [],
         "error": None,
@@ -71,7 +71,7 @@ async def test_bad_pictures_are_in_the_plan(comet: Command, photos: Path) -> Non
     out = photos.parent / "wide"
     ended = await comet("expand", photos, "--out", out, *SHAPE, "--dry-run", "--json")
     assert ended.status == 1
-    assert ended.outcomes == {"planned": 3, "invalid": 1}
+    assert ended.outcomes == {"pending": 3, "invalid": 1}
 
 
 async def test_equal_pictures_cost_once(comet: Command, photos: Path) -> None:
