@@ -10,7 +10,7 @@ import asyncio
 import functools
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
 from typing import cast
 
@@ -268,6 +268,7 @@ class Batch:
         """
         planned = await self._prepared(item)
         async with self._planned(planned) as record:
+            self._unfinished.add(record.key)
             return await self.runner.run(record, planned.pictures, until=JobState.SUBMITTED)
 
     async def one(self, item: Item, *, timeout: float | None = None) -> Outcome:
@@ -309,8 +310,7 @@ class Batch:
             n = planned.item.wanted.n
             await self.delivery.check_free(planned.item.dest, planned.key, n)
 
-    @asynccontextmanager
-    async def _planned(self, planned: Planned) -> AsyncGenerator[JobRecord, None]:
+    def _planned(self, planned: Planned) -> AbstractAsyncContextManager[JobRecord]:
         """Write an item's job down and work on it alone; gives its record as it is then."""
         item = planned.item
         self._keys[item.source] = planned.key
@@ -325,9 +325,7 @@ class Batch:
             image_sha=":".join(picture.sha256 for picture in planned.pictures.values()),
             dest=item.dest,
         )
-        async with self.runner.desk.planned(job, now=self.clock.time()) as record:
-            self._unfinished.add(record.key)
-            yield record
+        return self.runner.desk.planned(job, now=self.clock.time())
 
     async def _copy(self, planned: Planned) -> Outcome:
         """Save a picture that already has the wanted shape as it is: nothing is paid."""
@@ -340,6 +338,7 @@ class Batch:
 
     async def _finish(self, item: Item, record: JobRecord, pictures: Pictures) -> Outcome | None:
         """Run a job as far as it goes; None when it is put aside for a second look."""
+        self._unfinished.add(record.key)
         fresh = _never_sent(record)
         record = await self.runner.run(record, pictures)
         if record.state is JobState.UNKNOWN and not self._ended():
@@ -352,7 +351,6 @@ class Batch:
 
     async def _end_of(self, item: Item, record: JobRecord, pictures: Pictures) -> Outcome:
         """Run a job of the journal to its end, alone."""
-        self._unfinished.add(record.key)
         self._keys[item.source] = record.key
         async with self.runner.desk.alone(record) as current:
             return await self._end(item, current, pictures)
@@ -361,6 +359,7 @@ class Batch:
         self, item: Item, record: JobRecord, pictures: Pictures, *, timeout: float | None = None
     ) -> Outcome:
         """Run a job to its end; nothing that comes later can help it."""
+        self._unfinished.add(record.key)
         fresh = _never_sent(record)
         record = await self.runner.run(record, pictures, timeout=timeout)
         return await self._deliver(item, record, pictures, fresh=fresh)

@@ -118,4 +118,4 @@ def _number(value: float) -> str:
 
 
 def _shape(digest: bytes) -> str:
-    return _PREFIX + base64.b32encode(digest).decode("ascii")[:_LENGTH].lower()
+    return _PREFIX + base64.b32encode(digest[:20]).decode("ascii")[:_LENGTH].lower()

@@ -18,13 +18,14 @@ _SIGNED = (
     r"[\w.-]{0,40}(?:key|token|sign|secret|auth|credential|policy|expires)[\w.-]{0,40}"
     r"|sig|x-[a-z-]*"
 )
+_LONG = 200
 _PATTERNS = (
     (re.compile(r"(?i)\b(bearer)\s+[\w.~+/=-]+"), r"\1 …"),
     (re.compile(r"(?<![A-Za-z0-9])sk-[\w-]{4,}"), "sk-…"),
     (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "jwt-…"),
     (re.compile(r"\bwhsec_[\w+/=-]+"), "whsec_…"),
     (re.compile(rf"(?i)([?&](?:{_SIGNED})=)[^&\s\"']+"), r"\1…"),
-    (re.compile(r"[A-Za-z0-9+/_-]{200,}={0,2}"), "(base64 …)"),
+    (re.compile(rf"[A-Za-z0-9+/_-]{{{_LONG},}}={{0,2}}"), "(base64 …)"),
 )
 
 
@@ -86,6 +87,8 @@ def redact(text: str, *secrets: Secret) -> str:
     for secret in secrets:
         if len(secret.reveal()) >= SHORTEST:
             text = text.replace(secret.reveal(), "…")
+    if len(text) < _LONG and text.isalnum():
+        return text  # every pattern but the last needs a space or a sign
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return text

@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
-from operator import attrgetter
+from itertools import compress
+from operator import attrgetter, is_not
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -151,8 +152,7 @@ def swap(db: Database, before: JobRecord, after: JobRecord, why: str = "") -> No
     Raises:
         StaleRecordError: It is not; nothing was written.
     """
-    pairs = zip(_FIELDS, _values(before), _values(after), strict=True)
-    changed = tuple(name for name, old, new in pairs if old is not new)
+    changed = tuple(compress(_FIELDS, map(is_not, _values(before), _values(after))))
     values = (*_encoded(after, changed), why, before.key, before.state, before.fence)
     if _run(db, _update(changed), *values).rowcount != 1:
         _check_current(db, before)
