@@ -55,18 +55,19 @@ class Api:
         """
         url = self.gateway.collection(kind)
 
+        def decode(reply: Reply) -> Task:
+            return decode_created(
+                reply,
+                kind=kind.name,
+                external_task_id=external_task_id,
+                now=self.clock.time(),
+            )
+
         async def send() -> Task:
             reply = await self.transport.post(
                 url, self.credentials, body, external_task_id=external_task_id
             )
-            return self._read(
-                lambda: decode_created(
-                    reply,
-                    kind=kind.name,
-                    external_task_id=external_task_id,
-                    now=self.clock.time(),
-                )
-            )
+            return self._read(decode, reply)
 
         try:
             return await send()
@@ -148,17 +149,17 @@ class Api:
         limit = timeout if timeout is not None else self.transport.timeouts.ask
         try:
             reply = await self.transport.ask(url, self.credentials, timeout=limit)
-            return self._read(lambda: decode(reply))
+            return self._read(decode, reply)
         except AuthenticationError as error:
             if not self._may_renew(error):
                 raise
         again = await self.transport.ask(url, self.credentials, timeout=limit)
-        return self._read(lambda: decode(again))
+        return self._read(decode, again)
 
-    def _read(self, decode: Callable[[], T]) -> T:
+    def _read(self, decode: Callable[[Reply], T], reply: Reply) -> T:
         """Decode an answer; an error's text must not repeat a key that the server echoes."""
         try:
-            return decode()
+            return decode(reply)
         except CometError as error:
             error.message = redact(error.message, *self.credentials.secrets)
             error.args = (error.message,)
