@@ -4,7 +4,7 @@ How an operation travels: a task puts it on a queue and awaits a future. One thr
 that is queued, runs it in one transaction, commits, and only then wakes those who wait. So a
 hundred tasks share the price of one ``fsync``, and what an awaited call wrote is on the disk
 when the call returns. Who writes alone is served at once; after a commit for several the thread
-waits a moment for more.
+waits a moment for as many again.
 
 An operation that fails alone is no harm to its neighbours: one that was refused has written
 nothing; if anything worse happens (a full disk, a fault of ours), the transaction is undone
@@ -20,7 +20,6 @@ import contextlib
 import logging
 import os
 import threading
-import time
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -47,6 +46,7 @@ _BATCH = 1000
 # Seconds that the thread waits for more while many write at a time: a commit for each few costs
 # twice the CPU, most of it for waking threads. A task takes a thousand times as long.
 _GATHER = 0.005
+_ENOUGH = 16  # of so many, each pays little for the commit
 
 
 class Connection(Database, Protocol):
@@ -102,7 +102,9 @@ class Writer:
     _mutex: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _queue: deque[_Request] = attrs.field(factory=deque, init=False)
     _draining: bool = attrs.field(default=False, init=False)
-    _company: bool = attrs.field(default=False, init=False)
+    _last: int = attrs.field(default=0, init=False)
+    _wanted: int = attrs.field(default=0, init=False)
+    _enough: threading.Event = attrs.field(factory=threading.Event, init=False)
     _closed: bool = attrs.field(default=False, init=False)
     _ended: bool = attrs.field(default=False, init=False)
     _pid: int = attrs.field(factory=os.getpid, init=False)
@@ -137,6 +139,8 @@ class Writer:
             if self._closed:
                 raise closed()
             self._queue.append(request)
+            if len(self._queue) == self._wanted:
+                self._enough.set()
             if not self._draining:
                 self._draining = True
                 loop.run_in_executor(self._thread, self._drain)
@@ -146,6 +150,7 @@ class Writer:
         """Finish what is queued and close, even if the caller is cancelled meanwhile."""
         with self._mutex:
             self._closed = True
+            self._enough.set()
             if self._ended or os.getpid() != self._pid:
                 return
             ended = self._in_thread(self._close)  # behind all that is queued
@@ -176,14 +181,23 @@ class Writer:
 
     def _drain(self) -> None:
         while True:
-            if self._company:
-                time.sleep(_GATHER)
+            if self._last > 1:
+                self._gather()
             batch = self._take()
             if not batch:
                 return
-            self._company = len(batch) > 1
+            self._last = len(batch)
             self._commit(batch)
             self._wake(batch)
+
+    def _gather(self) -> None:
+        """Wait for more, but not for more than there were last time."""
+        with self._mutex:
+            self._wanted = max(self._last, _ENOUGH)
+            if self._closed or len(self._queue) >= self._wanted:
+                return
+            self._enough.clear()
+        self._enough.wait(_GATHER)
 
     def _take(self) -> list[_Request]:
         with self._mutex:

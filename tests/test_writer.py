@@ -334,3 +334,38 @@ async def test_a_tool_that_holds_the_file_fails_all_that_wait(
         tool.close()
         assert await journal.counts() == {}
     assert ["locked" in str(result) for result in results] == [True] * 3
+
+
+async def test_after_company_the_thread_waits_for_as_many(
+    journal: SqliteJournal, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that write at the same time again share the next commit again, whoever is first."""
+    monkeypatch.setattr("comet_async.writer._GATHER", 30.0)
+    monkeypatch.setattr("comet_async.writer._ENOUGH", 2)
+    jobs = await records(journal, 3)
+    async with gate.closed(journal):
+        moves = [asyncio.create_task(step(journal, job, S.SENDING)) for job in jobs]
+    jobs = list(await asyncio.gather(*moves))
+    gate.seen.clear()
+    notes = []
+    for job in jobs:
+        notes.append(asyncio.create_task(journal.note(job, now=NOW)))
+        await asyncio.sleep(0.01)  # time in which a thread that does not wait would commit
+    await asyncio.gather(*notes)
+    assert gate.seen == ["before:note"] * 3 + ["after:note"] * 3
+
+
+async def test_closing_does_not_wait_for_company(
+    path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody comes any more; what is queued is written at once."""
+    monkeypatch.setattr("comet_async.writer._GATHER", 3600.0)
+    journal = await SqliteJournal.open(path, hook=gate)
+    jobs = await records(journal, 3)
+    async with gate.closed(journal):
+        moves = [asyncio.create_task(step(journal, job, S.SENDING)) for job in jobs]
+    await asyncio.gather(*moves)
+    note = asyncio.create_task(journal.note(await moves[0], now=NOW))
+    await asyncio.sleep(0)
+    await journal.aclose()
+    assert (await note).state is S.SENDING
