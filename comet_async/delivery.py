@@ -165,7 +165,9 @@ class Delivery:
                 fresh = file.index in wanted and file.index not in copied
                 if other.dest == destination.dest or not file.kept or not fresh:
                     continue
-                part = await _off_loop(_copy_part, self.root, file, record.key)
+                self._check_inside(destination.dest)
+                folder = (self.root / destination.dest).parent
+                part = await _off_loop(_copy_part, self.root / file.name, folder, file, record.key)
                 if part is not None:
                     saved = self._named(record, destination, file.index, part)
                     owner = await self.journal.owner_of(saved.name)
@@ -320,13 +322,13 @@ def _intact(path: Path, file: SavedFile, thorough: bool) -> bool:  # noqa: FBT00
         return False
 
 
-def _copy_part(root: Path, file: SavedFile, key: str) -> Part | None:
-    source = root / file.name
+def _copy_part(source: Path, folder: Path, file: SavedFile, key: str) -> Part | None:
     if file_sha256(source) != file.sha256:
         return None
-    path = source.with_name(f".{source.stem[:80]}-copy-{key[-8:]}.part")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".{source.stem[:80]}-copy-{key[-8:]}.part"
     shutil.copyfile(source, path)
-    sync_folder(path.parent)
+    sync_folder(folder)
     return Part(
         path=path,
         format=source.suffix.lstrip(".").replace("jpg", "jpeg"),

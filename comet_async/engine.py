@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
@@ -30,7 +31,7 @@ from comet_async.kinds import TaskRequest
 from comet_async.memory import MemoryJournal
 from comet_async.quota import InFlight
 from comet_async.records import JobRecord, Journal, Limits
-from comet_async.runs import JOURNAL_NAME, Run
+from comet_async.runs import JOURNAL_NAME, JournalLike, Run, is_of, with_folder
 from comet_async.states import IN_FLIGHT
 from comet_async.turns import Turns
 from comet_async.waiter import TaskWaiter
@@ -43,8 +44,6 @@ SETTLE = 60.0
 
 # Pictures that are looked for at once: a thread for each would cost more than finding it.
 _PAGE = 32
-
-JournalLike = str | os.PathLike[str] | Journal | None
 
 
 class RunOptions(TypedDict, total=False):
@@ -120,6 +119,8 @@ class Engine:
             InputError: An option can't be used.
         """
         limits(options)  # refused here, not at the first picture
+        if root is not None and self.given is not None and not is_of(self.given, root):
+            items = functools.partial(with_folder, items, root.absolute())
 
         async def open_batch(*, dry: bool) -> tuple[Batch, Journal, bool]:
             if self.given is not None:
@@ -154,8 +155,7 @@ class Engine:
             desk = Desk(InFlight(concurrency), journal)
             await _seed(desk.places, journal)
         # Only in the folder's own journal do all jobs belong to this folder.
-        path = None if root is None else (root / JOURNAL_NAME).absolute()
-        left_over = path is not None and path == getattr(journal, "path", None)
+        left_over = root is not None and is_of(journal, root)
         loader = self.loader(prepare=settings.get("prepare", False))
         runner = JobRunner(
             api=self.api,

@@ -64,8 +64,8 @@ class NewJob:
         n: How many pictures it makes, from 1.
         source: The picture as the user named it.
         image_sha: SHA-256 of the picture's bytes (of the URL if it is one).
-        dest: Path of the result relative to the output folder, with "/" and without an
-            extension; None when no file is wanted.
+        dest: Path of the result with "/" and without an extension, relative to the output
+            folder if the journal is that folder's own; None when no file is wanted.
     """
 
     key: str = attrs.field(validator=attrs.validators.min_len(1))
@@ -84,7 +84,7 @@ class SavedFile:
 
     Attributes:
         index: Position among the task's pictures, from 0.
-        name: Path relative to the output folder, with "/" and the extension.
+        name: Path with "/" and the extension, relative as in `NewJob`.
         sha256: Hash of the file's bytes, in hexadecimal.
         size: Bytes.
         kept: False while it has its temporary name, True once it surely has *name*.

@@ -5,6 +5,7 @@ A `Run` is what `CometSession.expand_many` and `CometSession.expand_folder` retu
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,23 @@ from comet_async.records import Journal
 
 JOURNAL_NAME = Path(".comet-async") / "journal.sqlite3"
 """Where a folder's journal lies, below the folder."""
+
+
+JournalLike = str | os.PathLike[str] | Journal | None
+
+
+def is_of(journal: JournalLike, folder: Path) -> bool:
+    """Tell whether *journal* is the own one of *folder*, and so can move with it."""
+    path = journal if isinstance(journal, str | os.PathLike) else getattr(journal, "path", None)
+    return path is not None and os.path.realpath(path) == os.path.realpath(folder / JOURNAL_NAME)
+
+
+async def with_folder(
+    items: Callable[[], AsyncIterator[Item]], folder: Path
+) -> AsyncGenerator[Item, None]:
+    """Yield *items* with destinations that say the folder, for a journal that serves several."""
+    async for item in items():
+        yield attrs.evolve(item, dest=None if item.dest is None else str(folder / item.dest))
 
 
 class OpenBatch(Protocol):

@@ -34,6 +34,7 @@ from comet_async import (
     WaitTimeoutError,
 )
 from comet_async.formats import read_info
+from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
 from comet_async.testing import VirtualClock, VirtualLoop
 
@@ -464,6 +465,62 @@ async def test_two_runs_over_one_journal_pay_once(
     assert first == second == ["done"] * 3
     assert len(sandbox.ledger.posts) == 3
     assert len(list((tmp_path / "b").rglob("*.png"))) == 3
+
+
+async def test_folders_that_share_a_journal_may_have_equal_names(
+    sandbox: Sandbox, clock: VirtualClock, dog: Path, tmp_path: Path
+) -> None:
+    """Each folder has its own dog.png: the names in a session's journal say the folder."""
+    async with CometSession(
+        DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=tmp_path / "j.sqlite3"
+    ) as comet:
+
+        async def once(out: str, margins: Margins) -> Path:
+            (outcome,) = [o async for o in comet.expand_folder(dog, tmp_path / out, margins)]
+            assert outcome.error is None
+            (path,) = outcome.files
+            assert path.samefile(tmp_path / out / "dog.png")
+            return path
+
+        shapes = {"wide": WIDE, "tall": Margins(up=0.5)}
+        files = {out: (await once(out, margins)).read_bytes() for out, margins in shapes.items()}
+        again = {out: (await once(out, margins)).read_bytes() for out, margins in shapes.items()}
+    assert files == again
+    assert len(set(files.values())) == 2
+    assert len(sandbox.ledger.posts) == 2
+
+
+async def test_equal_pictures_in_several_subfolders(
+    comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path
+) -> None:
+    """What was bought once is copied to each place, also into a folder that is not there yet."""
+    out = tmp_path / "out"
+    (photos / "zoo").mkdir()
+    (photos / "zoo" / "rex.png").write_bytes((photos / "dog.png").read_bytes())
+    outcomes = [o async for o in comet.expand_folder(photos, out, WIDE, concurrency=1)]
+    assert [outcome.status for outcome in outcomes] == ["done"] * 4
+    assert (out / "zoo" / "rex.png").read_bytes() == (out / "dog.png").read_bytes()
+    assert len(sandbox.ledger.posts) == 3
+    assert not list(out.rglob("*.part"))
+
+
+async def test_a_folders_own_journal_may_move_with_it(
+    sandbox: Sandbox, clock: VirtualClock, dog: Path, tmp_path: Path
+) -> None:
+    """A journal in its folder names files by their place there, whoever opened it."""
+    for out in (tmp_path / "wide", tmp_path / "moved"):
+        async with CometSession(
+            DEFAULT_KEY,
+            gateway=sandbox.url,
+            clock=clock,
+            journal=tmp_path / out.name / ".." / out.name / JOURNAL_NAME,
+        ) as comet:
+            (outcome,) = [o async for o in comet.expand_folder(dog, out, WIDE)]
+            assert outcome.files == (out / "dog.png",)
+        if out.name == "wide":
+            out.rename(tmp_path / "moved")
+    assert len(sandbox.ledger.posts) == 1
+    assert not list(tmp_path.glob("moved/*.part"))
 
 
 async def test_plan_shows_and_makes_nothing(
