@@ -135,6 +135,14 @@ def show(text: str) -> str:
     """Return *text* as it may stand in a message: short, on one line, without a query."""
     if "://" in text:
         text = text.partition("?")[0]
-    if len(text) > _SHOWN:  # the middle is left out: a path ends in the file's name
-        text = f"{text[:20]}…{text[21 - _SHOWN :]}"
+    text = shorten(text, most=_SHOWN)
     return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def shorten(text: str, *, most: int = 160) -> str:
+    """Return *text* with at most *most* characters; a path ends in what matters most.
+
+    A longer path could be taken for Base64, and hidden.
+    """
+    start = most // 4
+    return text if len(text) <= most else f"{text[:start]}…{text[start + 1 - most :]}"

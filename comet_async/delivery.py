@@ -16,6 +16,7 @@ from typing import ParamSpec, TypeVar
 import attrs
 
 from comet_async.api import Api
+from comet_async.checks import shorten
 from comet_async.clock import Clock
 from comet_async.download import Downloader
 from comet_async.errors import (
@@ -116,7 +117,7 @@ class Delivery:
             if owner is None:
                 hint += "; if the journal was lost, run with --verify-remote"
             raise InputError(
-                f"{self.root / name} exists already, and {known}",
+                f"{shorten(str(self.root / name))} exists already, and {known}",
                 field="out",
                 value=name,
                 limit="a name that is free",

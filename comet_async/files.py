@@ -19,6 +19,7 @@ from typing import Literal, TypeVar
 import attrs
 
 from comet_async import formats
+from comet_async.checks import shorten
 from comet_async.errors import ConnectionLostError, DownloadError
 
 Exists = Literal["fail", "replace"]
@@ -143,7 +144,7 @@ def give_name(part: Part, target: Path, exists: Exists) -> None:
         held = part.sha256 or file_sha256(part.path)
         if file_sha256(target) != held:
             part.path.unlink(missing_ok=True)
-            msg = f"{target} exists and is another file"
+            msg = f"{shorten(str(target))} exists and is another file"
             raise DownloadError(msg, hint="the result is paid and safe; choose another name")
     try:
         part.path.replace(target)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 import attrs
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
+from comet_async.checks import shorten
 from comet_async.cli.output import STYLES, Screen, counted, duration, money
 from comet_async.cli.tally import Tally
 
@@ -71,9 +72,9 @@ class RunProgress:
     def ended(self, outcome: Outcome) -> None:
         """Write the line of one source."""
         self._spoke = self.tally.clock()
-        source = shown(outcome.source)
+        source, files = shown(outcome.source), [shown(str(path)) for path in outcome.files]
         if outcome.error is None:
-            text = f"{source} → {', '.join(map(str, outcome.files))}" if outcome.files else source
+            text = f"{source} → {', '.join(files)}" if files else source
         else:
             text = f"{source}: {_short(outcome.error.message, outcome.source)}"
         word = str(outcome.status)
@@ -110,8 +111,8 @@ class RunProgress:
 
 
 def shown(source: str) -> str:
-    """Return *source* as it is shown: a data URI is endless."""
-    return "data URI" if source.startswith("data:") else source
+    """Return *source* as it is shown: a data URI is endless, and other names can be long."""
+    return "data URI" if source.startswith("data:") else shorten(source)
 
 
 def _short(message: str, source: str) -> str:
@@ -129,7 +130,7 @@ def summary(tally: Tally, *, out: Path, free: bool) -> list[str]:
     of = f" of {tally.total:,}" if tally.total and tally.total > tally.count else ""
     lines = [f"{', '.join(parts) or 'nothing ended'}{of} in {duration(tally.seconds)}"]
     if tally.ended["done"]:
-        lines.append(f"the files are in {out}")
+        lines.append(f"the files are in {shown(str(out))}")
     if not free:
         lines.append(cost_line(tally))
     return lines

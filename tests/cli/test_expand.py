@@ -368,3 +368,16 @@ def test_the_second_signal_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> No
 
     asyncio.run(command())
     assert left == [130]
+
+
+async def test_long_names_stay_readable(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+    """A long path is shortened in its middle, and not taken for a picture's data."""
+    deep = photos.parent.joinpath("deep", *["folder" * 15] * 3)
+    deep.mkdir(parents=True)
+    (photos / "dog.png").rename(deep / "rex.png")
+    out = photos.parent / ("wide" * 50)
+    for result in (f"{deep.name[-20:]}/rex.png → ", f"{out.name[-20:]}/rex.png exists already"):
+        ended = await comet("expand", deep / "rex.png", "--out", out, *SHAPE)
+        assert result in ended.err
+        (out / JOURNAL_NAME).unlink()
+    assert len(sandbox.ledger.posts) == 1
