@@ -26,7 +26,7 @@ from comet_async.errors import (
     NotFoundError,
     ResultExpiredError,
 )
-from comet_async.files import Part, file_sha256, give_name, in_thread, place, sync_folder
+from comet_async.files import Part, file_sha256, give_name, in_thread, place
 from comet_async.folder import output_name
 from comet_async.images import Picture
 from comet_async.kinds import TaskKind
@@ -328,8 +328,10 @@ def _copy_part(source: Path, folder: Path, file: SavedFile, key: str) -> Part | 
         return None
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".{source.stem[:80]}-copy-{key[-8:]}.part"
-    shutil.copyfile(source, path)
-    sync_folder(folder)
+    with source.open("rb") as kept, path.open("wb") as copy:
+        shutil.copyfileobj(kept, copy)
+        copy.flush()
+        os.fsync(copy.fileno())
     return Part(
         path=path,
         format=source.suffix.lstrip(".").replace("jpg", "jpeg"),

@@ -184,6 +184,29 @@ def test_f48_disk_that_is_full_at_any_write_of_a_file(
     assert number > 1
 
 
+async def test_every_result_is_on_the_disk_before_it_is_done(
+    clock: VirtualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes and folder of a fetched result and of the copy for an equal picture are synced."""
+    synced, plain = set[int](), os.fsync
+
+    def fsync(handle: int) -> None:
+        plain(handle)
+        synced.add(os.fstat(handle).st_ino)
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for name in ("one.png", "two.png"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(small_png(1))
+    async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
+        async with CometSession("sandbox-key", gateway=sandbox.url, clock=clock) as comet:
+            outcomes = [o async for o in comet.expand_folder(photos, out, MARGINS)]
+        assert [len(outcome.files) for outcome in outcomes] == [1, 1]
+        assert len(sandbox.ledger.charges) == 1
+    assert {path.stat().st_ino for path in (out, *out.glob("*.png"))} <= synced
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kib", range(4, 100, 8))
 def test_f48_files_may_not_grow(kib: int, forker: subprocess.Popen[str], volatile: Path) -> None:
