@@ -42,6 +42,9 @@ CONCURRENCY = 16
 SETTLE = 60.0
 """Seconds after a request of unknown outcome during which its task may still appear."""
 
+PRICE = "give it by price= (on the command line --price)"
+"""How to name a price, as error messages say it."""
+
 # Pictures that are looked for at once: a thread for each would cost more than finding it.
 _PAGE = 32
 
@@ -295,7 +298,7 @@ def limits(options: RunOptions) -> Limits:
         price = _money("price", options.get("price") or EXPAND.price or 0)
         if price <= 0:
             msg = "max_spend needs a price above 0"
-            raise InputError(msg, field="price", value=price, limit="above 0", hint="pass price=")
+            raise InputError(msg, field="price", value=price, limit="above 0", hint=PRICE)
         images = int(_money("max_spend", spend) / price)
     return Limits(jobs=jobs, images=images)
 

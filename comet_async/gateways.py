@@ -38,7 +38,7 @@ def _check_root(root: URL | str) -> URL:
         url = URL()
     if url.user or url.password or url.query_string:
         msg = "the API root must not hold a user name, a password or a query"
-        raise ConfigError(msg, hint="give the key by COMETAPI_KEY or api_key=")
+        raise ConfigError(msg, hint="give the key by COMETAPI_KEY or as api_key")
     if url.scheme not in {"http", "https"} or not url.host:
         msg = "the API root is not a web address"  # not shown: it may be a misplaced key
         raise ConfigError(msg, hint="write it like https://api.cometapi.com")

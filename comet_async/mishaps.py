@@ -33,7 +33,10 @@ class Mishap:
     def refusal(self, external_task_id: str | None = None) -> CometError:
         """Return the error for a request that never left."""
         if self.final:
-            hint = "check the address, or pass an SSL context that trusts its authority"
+            hint = (
+                "check the address; if its authority is your own, name its certificate by "
+                "SSL_CERT_FILE or in an SSL context"
+            )
             return ConfigError(self.text, hint=hint)
         return NotSentError(
             self.text,

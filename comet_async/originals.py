@@ -117,7 +117,7 @@ def _missing_hint(text: str) -> str:
     except ValueError:
         start = b""
     if sniff(start):
-        return "it looks like Base64: pass base64.b64decode(text), the bytes of the file"
+        return "it looks like Base64: decode it, and give the file or its bytes"
     if text.startswith("~"):
-        return "~ is not expanded: use Path(...).expanduser()"
+        return "~ is not expanded here: write the whole path"
     return "check the spelling; a relative path starts at the working folder"

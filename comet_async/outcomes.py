@@ -112,7 +112,8 @@ def _ending(record: JobRecord, task: Task | None) -> tuple[OutcomeStatus, CometE
                 task=task,
                 task_id=task_id,
                 external_task_id=key,
-                hint="it is not bought again by itself; mend the picture, or use retry_failed",
+                hint="it is not bought again by itself; mend the picture, or use "
+                "retry_failed=True (on the command line --retry-failed)",
             )
         case JobState.UNCERTAIN:
             return OutcomeStatus.UNCERTAIN, OutcomeUnknownError(

@@ -133,7 +133,8 @@ class Purchase:
             request_id=lost.request_id,
             sent=True,
             hint="it may have been accepted and paid: do not submit it again; "
-            f"ask later with session.find({key!r}), or use a journal, which does that for you",
+            f"ask later, by session.find({key!r}) or comet-async status {key}; "
+            "a journal does it for you",
         )
 
 

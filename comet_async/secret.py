@@ -51,7 +51,7 @@ class Secret:
         trimmed = value.strip(" \t\ufeff")
         if not trimmed:
             msg = "the API key is empty"
-            raise ConfigError(msg, hint="set COMETAPI_KEY or pass api_key=")
+            raise ConfigError(msg, hint="set COMETAPI_KEY, or give api_key")
         if not all("!" <= character <= "~" for character in trimmed):
             msg = "the API key holds a space, a line break or a character outside ASCII"
             raise ConfigError(msg, hint="copy the key again, without line breaks")

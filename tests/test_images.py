@@ -212,12 +212,12 @@ async def test_largest_file_passes() -> None:
     ("text", "message", "hint"),
     [
         ("no-such.png", "no-such.png is neither a file nor a URL", "check the spelling"),
-        ("~/dog.png", "neither a file nor a URL", "expanduser"),
+        ("~/dog.png", "neither a file nor a URL", "write the whole path"),
         ("", "'' is neither", "check the spelling"),
         ("dog\0.png", "dog?.png is neither", "check the spelling"),
         ("x" * 5000, "neither", "check the spelling"),
-        (base64.b64encode(png(400, 300)).decode(), "neither", "pass base64.b64decode(text)"),
-        ("/9j/4AAQSkZJRgABAQAAAQABAAD", "neither", "pass base64.b64decode(text)"),
+        (base64.b64encode(png(400, 300)).decode(), "neither", "decode it, and give the file"),
+        ("/9j/4AAQSkZJRgABAQAAAQABAAD", "neither", "decode it, and give the file"),
     ],
     ids=["missing", "home", "empty", "null", "long", "png", "jpeg"],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -71,6 +72,39 @@ async def test_wrong_usage(
     assert ended.out == ""
     assert not sandbox.ledger.posts
     assert not out.exists()
+
+
+async def test_a_limit_in_money_needs_a_price(comet: Command, photos: Path) -> None:
+    """The remedy is an option of the command."""
+    words = (*TO, "--max-spend", "1", "--price", "0")
+    ended = await comet("expand", photos, "--out", photos.parent / "wide", *words)
+    assert ended.status == 2
+    assert "--price" in ended.err
+
+
+def _hints() -> list[str]:
+    """Return the hints that the library writes out, without those about callbacks."""
+    found = []
+    for path in Path(errors.__file__).parent.glob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        # No command answers callbacks, keeps a session's own journal or forks.
+        if path.stem in {"callbacks", "session"}:
+            continue
+        found += [
+            "".join(
+                str(part.value) for part in ast.walk(word.value) if isinstance(part, ast.Constant)
+            )
+            for word in ast.walk(tree)
+            if isinstance(word, ast.keyword) and word.arg == "hint"
+        ]
+    return found
+
+
+def test_hints_speak_to_both() -> None:
+    """A hint that names something of Python's names what the command line has for it."""
+    python = [hint for hint in _hints() if re.search(r"\b[a-z_]+=|[a-z]\(", hint)]
+    assert python
+    assert [hint for hint in python if not re.search(r"--|comet-async|\b[A-Z]+_", hint)] == []
 
 
 @pytest.mark.parametrize("words", [("bogus",), ("expand",), ("expand", "x"), ("jobs",)])
