@@ -10,16 +10,16 @@ dto/task.go).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from operator import attrgetter
 from types import MappingProxyType
+from typing import TypeAlias
 
 from comet_async.envelope import (
     JSON,
     Object,
-    header_id,
     identifier,
     parse,
     read_fault,
@@ -41,10 +41,12 @@ RESULT_KEYS: Mapping[str, str] = MappingProxyType(
 UNTOLD = "unknown"
 """The status of a task whose answer names none."""
 
+AnswerId: TypeAlias = Callable[[], str | None]
+
 
 def read_task(
     chain: list[Object],
-    headers: Mapping[str, str],
+    answer_id: AnswerId,
     *,
     kind: str,
     asked: str | None = None,
@@ -56,7 +58,7 @@ def read_task(
     Args:
         chain: The objects from the outermost to the task's own, as `envelope.unwrap` finds
             them.
-        headers: The answer's headers, for its id.
+        answer_id: Tells the id in the answer's headers, for an answer without one in its body.
         kind: The task's kind.
         asked: The id that was asked for; the task keeps it, whatever id the gateway's own
             supplier gave it.
@@ -85,7 +87,7 @@ def read_task(
         ),
         units=_units(facts.get("final_unit_deduction")),
         kind=kind,
-        request_id=first_id(chain, "request_id") or header_id(headers),
+        request_id=first_id(chain, "request_id") or answer_id(),
         raw=MappingProxyType(chain[-1] if "task_id" in chain[-1] else facts),
     )
 
@@ -97,7 +99,7 @@ _PLAIN: Mapping[str, TaskStatus] = {
 
 
 def read_plain(
-    facts: JSON, outer: JSON, headers: Mapping[str, str], *, kind: str, asked: str | None = None
+    facts: JSON, outer: JSON, answer_id: AnswerId, *, kind: str, asked: str | None = None
 ) -> Task | None:
     """Return what `read_task` does, in half the time, if *facts* are as Kling documents them.
 
@@ -106,7 +108,7 @@ def read_plain(
     Args:
         facts: What may be the task's own object.
         outer: The object whose ``data`` it is; None if what is around it is not about it.
-        headers: The answer's headers, for its id.
+        answer_id: Tells the id in the answer's headers, for an answer without one in its body.
         kind: The task's kind.
         asked: The id that was asked for; the task keeps it.
 
@@ -139,7 +141,7 @@ def read_plain(
         updated_at=datetime.fromtimestamp(updated / 1000, UTC),
         units=_units(get("final_unit_deduction")),
         kind=kind,
-        request_id=request_id or header_id(headers),
+        request_id=request_id or answer_id(),
         raw=MappingProxyType(facts),
     )
 

@@ -7,6 +7,8 @@ how its fields read in `snapshots`.
 
 from __future__ import annotations
 
+from functools import cache, partial
+
 import attrs
 
 from comet_async import codes
@@ -99,8 +101,9 @@ def decode_created(
     """
     answer = parse(reply.body)
     chain = _single(answer)
+    answer_id = partial(header_id, reply.headers)
     task = read_task(
-        chain, reply.headers, kind=kind, sent=external_task_id, untold=TaskStatus.SUBMITTED
+        chain, answer_id, kind=kind, sent=external_task_id, untold=TaskStatus.SUBMITTED
     )
     if task is not None and _ok(reply) and not _refused(chain):
         return task
@@ -139,12 +142,13 @@ def decode_task(
     """
     answer = parse(reply.body)
     if _ok(reply):
+        answer_id = partial(header_id, reply.headers)
         data = answer.get("data") if isinstance(answer, dict) else None
-        plain = read_plain(data, answer, reply.headers, kind=kind, asked=task_id)
+        plain = read_plain(data, answer, answer_id, kind=kind, asked=task_id)
         if plain is not None:
             return plain
         chain = _single(answer, task_id, external_task_id)
-        task = read_task(chain, reply.headers, kind=kind, asked=task_id)
+        task = read_task(chain, answer_id, kind=kind, asked=task_id)
         if task is not None and not (task.status == UNTOLD and _refused(chain)):
             return task
     raise _error(reply, answer, _Question(task_id, external_task_id, now=now))
@@ -175,11 +179,12 @@ def decode_page(
     chain, items = unwrap(answer)
     if not _ok(reply) or not isinstance(items, list) or _outer_code(chain) is not None:
         raise _error(reply, answer, _Question(now=now, page=True))
+    answer_id = cache(partial(header_id, reply.headers))  # one for all of them
     tasks: list[Task] = []
     for place, item in enumerate(items):
-        task = read_plain(item, None, reply.headers, kind=kind)
+        task = read_plain(item, None, answer_id, kind=kind)
         if task is None:
-            task = read_task(unwrap(item)[0], reply.headers, kind=kind)
+            task = read_task(unwrap(item)[0], answer_id, kind=kind)
         if task is None:
             # A page is also evidence of what is absent, so a gap in it must not pass.
             path = f"{_path(chain)}[{place}].task_id"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 # Behind all else: the benchmarks are no part of the package, which is tested as installed.
 sys.path.append(str(Path(__file__).parents[1]))
 
-from benchmarks import decode, pictures, report
+from benchmarks import decode, pictures, report, waiting_tasks
 from benchmarks.bench import in_rounds, ratio
 from benchmarks.child import Spec, measure
 from benchmarks.clients import OURS
@@ -61,6 +62,27 @@ def test_each_client_of_ours_does_the_same_exchanges(client: str, sources: Path)
         counts = server.counts()
     assert (counts["POST"], counts["files"], counts["GET"] >= 15) == (5, 5, True)
     assert sample.cpu > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("client", waiting_tasks._CLIENTS)
+@pytest.mark.parametrize("ends", [False, True])
+def test_each_client_asks_about_all_that_wait(client: str, *, ends: bool, tmp_path: Path) -> None:
+    """Fifty tasks are asked about once, those that end and those that go on."""
+    (tmp_path / "result.png").write_bytes(pictures.png(3_000))
+    with running(tmp_path / "result.png", polls=1) as server:
+        asked = asyncio.run(waiting_tasks._asked(client, server.root, 50, ends=ends))
+        counts = server.counts()
+    # The last question of those that go on may be cut off: nobody waits any more.
+    assert 49 <= counts["GET"] <= 50
+    assert asked.cpu > 0
+
+
+@pytest.mark.parametrize("way", ["heap entry and handle", "comet_async, as_completed()"])
+def test_each_way_holds_its_tasks(way: str) -> None:
+    """A thousand tasks come to wait in each way, and are left in the end."""
+    held = asyncio.run(waiting_tasks._held(way, 1000, traced=False))
+    assert (held.setup > 0, held.traced) == (True, 0.0)
 
 
 def test_a_ratio_is_taken_within_each_round() -> None:

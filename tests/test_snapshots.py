@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import attrs
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comet_async.envelope import unwrap
+from comet_async.envelope import header_id, unwrap
 from comet_async.models import Task, TaskStatus
 from comet_async.snapshots import read_plain, read_task
 
@@ -54,8 +55,9 @@ def both(
 ) -> tuple[Task | None, Task | None]:
     """Return what the quick reader and the careful one make of an answer, or of a list's item."""
     answer = facts if envelope is None else {**envelope, "data": facts}
-    quick = read_plain(facts, envelope, headers, kind="expand", asked=asked)
-    return quick, read_task(unwrap(answer)[0], headers, kind="expand", asked=asked)
+    answer_id = partial(header_id, headers)
+    quick = read_plain(facts, envelope, answer_id, kind="expand", asked=asked)
+    return quick, read_task(unwrap(answer)[0], answer_id, kind="expand", asked=asked)
 
 
 @given(
