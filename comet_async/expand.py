@@ -82,7 +82,7 @@ class ExpandRequest:
                 field="margins",
                 value=self.margins,
                 limit="Margins with numbers, for a URL",
-                hint="give shares, as in Margins(up=0.5) or --up 0.5; or download the picture first",
+                hint="give shares, like Margins(up=0.5) or --up 0.5; or download the picture first",
             )
         return self.margins.resolve(picture.width, picture.height)
 
