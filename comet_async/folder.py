@@ -42,6 +42,9 @@ SUFFIXES = frozenset(
 )
 """What a file in a folder must end with, in any case, to be taken for a picture."""
 
+OURS = ".comet-async"
+"""The folder in each output folder where its journal lies."""
+
 # Leaves room for an index, an extension, and the marks of a file that is being written:
 # file systems take 255 bytes.
 _LONGEST = 150
@@ -51,6 +54,7 @@ _DEVICES = frozenset(
 )
 _ODD = re.compile(r'[<>:"/\\|?*]')
 _TICK = 0.2
+_ELSEWHERE = "choose another output folder"
 
 
 @attrs.frozen(kw_only=True)
@@ -93,9 +97,9 @@ def scan(
     """Return an iterator over the pictures that *sources* lead to.
 
     Folders are read one at a time while the iterator is used, which takes a while: use it in
-    a thread. Hidden files, the folder *out*, and files without a picture's extension are left
-    out; a file named by itself is always taken. A link to a file outside its folder is found
-    with an error.
+    a thread. Hidden files, the folder *out*, subfolders that are output folders of other runs,
+    and files without a picture's extension are left out; what is named by itself is always
+    taken. A link to a file outside its folder is found with an error.
 
     Args:
         sources: Files, folders, URLs, or ``-``.
@@ -115,6 +119,7 @@ class Scan(Iterator[Found]):
     def __init__(self, sources: Iterable[str], out: Path, stdin: IO[Any] | None) -> None:
         self.skipped = 0
         self._out = os.path.realpath(out)
+        self._inside: tuple[str, ...] = ()  # sources in the output folder
         self._closed = False
         self._found = self._walk(sources, stdin)
 
@@ -135,6 +140,8 @@ class Scan(Iterator[Found]):
                 is_path = each and not url_scheme(each)
                 named.setdefault(os.path.abspath(each) if is_path else each, each)
         folders = {key: _Entry.of_folder(key) for key in named if os.path.isdir(key)}
+        inside = {path for path in map(_real, folders) if path.startswith(_real(self._out))}
+        self._inside = tuple(inside - {_real(self._out)})
         files = [_Entry.of_file(key, self._out) for key in named if key not in folders]
         stems, labels = _unique(files), _unique(folders.values())
         taken = frozenset(map(_fold, stems.values()))
@@ -151,17 +158,21 @@ class Scan(Iterator[Found]):
         """Yield what is in the folder *root*; its results go below *base*."""
         real = os.path.realpath(root)
         if real == self._out:
-            yield _refused(root, base, "is the output folder", "choose another with --out")
+            yield _refused(root, base, "is the output folder", _ELSEWHERE)
             return
         waiting = [("", base)]  # the folders not read yet, the next one last
         while waiting:
             inner, below = waiting.pop()
             try:
-                files, folders = self._listing(os.path.join(root, inner))
+                files, folders = self._listing(os.path.join(root, inner), top=not inner)
             except OSError as exc:
                 problem = f"can't be listed: {exc.strerror}"
                 yield _refused(os.path.join(root, inner), below, problem, "check its rights")
                 continue
+            if files and self._meets_sources(below):
+                problem = "would have its results among the sources, and they would be bought next"
+                yield _refused(os.path.join(root, inner), below, problem, _ELSEWHERE)
+                files = []
             stems = _unique(files, taken if str(below) == "." else ())
             here = os.path.join(root, inner, "")
             absolute = os.path.join(os.path.abspath(here), "")
@@ -176,12 +187,21 @@ class Scan(Iterator[Found]):
                 if os.path.join(real, path) != self._out
             ]
 
-    def _listing(self, folder: str) -> tuple[list[_Entry], list[str]]:
-        """Return the pictures and the folders in *folder*, sorted by name."""
+    def _meets_sources(self, below: PurePosixPath) -> bool:
+        """Tell whether results in *below* would be found as sources by the next run."""
+        return bool(self._inside) and _real(os.path.join(self._out, below)).startswith(self._inside)
+
+    def _listing(self, folder: str, *, top: bool) -> tuple[list[_Entry], list[str]]:
+        """Return the pictures and the folders in *folder*, sorted by name.
+
+        There are none in an output folder, unless it is the *top* one, which was named.
+        """
         files: list[_Entry] = []
         folders: list[str] = []
         with os.scandir(folder) as entries:
             for entry in entries:
+                if entry.name == OURS and not top:
+                    return [], []
                 if entry.name.startswith("."):
                     continue
                 if entry.is_dir(follow_symlinks=False):
@@ -212,6 +232,11 @@ class Scan(Iterator[Found]):
                 if not piece:
                     return
                 yield piece
+
+
+def _real(folder: str) -> str:
+    """Return the real path of *folder*, ending so that what is in it begins like it."""
+    return os.path.join(os.path.realpath(folder), "")
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

@@ -15,10 +15,11 @@ import attrs
 
 from comet_async.batch import Batch, Item, Planned
 from comet_async.errors import CometError
+from comet_async.folder import OURS
 from comet_async.outcomes import Outcome
 from comet_async.records import Journal
 
-JOURNAL_NAME = Path(".comet-async") / "journal.sqlite3"
+JOURNAL_NAME = Path(OURS) / "journal.sqlite3"
 """Where a folder's journal lies, below the folder."""
 
 

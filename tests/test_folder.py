@@ -196,6 +196,30 @@ def test_result_does_not_replace_its_source() -> None:
     assert stems("dog.png", out=".") == {"dog.png": "dog-png"}
 
 
+def test_other_output_folders_are_no_sources() -> None:
+    """What was bought by another run is not bought again, unless its folder is named."""
+    touch("photos/dog.png", "photos/tall/dog.png", "photos/tall/.comet-async/journal.sqlite3")
+    touch("photos/tall/trip/sea.png")
+    assert stems("photos", out="photos/wide") == {"photos/dog.png": "dog"}
+    assert stems("photos/tall", out="photos/wide") == {
+        "photos/tall/dog.png": "dog",
+        "photos/tall/trip/sea.png": "trip/sea",
+    }
+
+
+def test_sources_in_the_output_folder() -> None:
+    """They are fine, as long as results stay out of them: the next run would buy those."""
+    touch("album/a/x.jpg", "album/a/a/y.jpg", "album/b/z.jpg")
+    assert stems("album/b", out="album") == {"album/b/z.jpg": "z"}
+    found = {each.source: each.error for each in scan(["album/a"], out="album")}
+    assert found["album/a/x.jpg"] is None
+    assert "among the sources" in found["album/a/a"].message  # type: ignore[union-attr]
+    both = list(scan(["album/a", "album/b"], out="album"))
+    assert [each.source for each in both] == ["album/a/", "album/a/a", "album/b/"]
+    assert all(each.error for each in both)
+    assert len(stems("album", "album/b", out="album")) == 2
+
+
 def test_output_folder_is_no_source() -> None:
     """Results would be found as sources, and paid for again and again."""
     touch("photos/dog.png")

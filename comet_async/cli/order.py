@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -193,6 +194,9 @@ def make_order(  # noqa: PLR0913 - the groups of options, by name
     if out.exists() and not out.is_dir():
         msg = f"--out {out} is a file, not a folder"
         raise InputError(msg, field="out", value=str(out), hint="name a folder")
+    if any(os.path.realpath(source) == os.path.realpath(out) for source in sources):
+        msg = f"--out {out} is a source itself"
+        raise InputError(msg, field="out", value=str(out), hint="choose another --out")
     price = _price(purse.price, EXPAND.price or Decimal(0))
     return Order(sources=sources, out=out, rule=rule, wish=wish, options=options, price=price)
 

@@ -74,6 +74,14 @@ async def test_wrong_usage(
     assert not out.exists()
 
 
+async def test_the_output_folder_is_no_source(comet: Command, photos: Path) -> None:
+    """Nothing is written among the originals."""
+    ended = await comet("expand", photos, "--out", photos / "trip" / "..", *TO, "--sandbox")
+    assert ended.status == 2
+    assert "is a source itself" in ended.err
+    assert not (photos / ".comet-async").exists()
+
+
 async def test_a_limit_in_money_needs_a_price(comet: Command, photos: Path) -> None:
     """The remedy is an option of the command."""
     words = (*TO, "--max-spend", "1", "--price", "0")
