@@ -223,7 +223,7 @@ def decode(bench: Bench) -> Section:
         words="Best of nine. The odd answers are ones that gateways give for tasks that are paid: "
         + ", ".join(odd)
         + ". The choice: a decoder written by hand over attrs classes. It costs a few µs of an "
-        "exchange that costs 150 to 250, needs no library, and is the only one that does not "
+        "exchange that costs 120 to 250, needs no library, and is the only one that does not "
         "lose a paid task to a surprise in a field that nobody asked for; declared models would "
         "need every field to be optional and of any type, and the same code behind them.",
         tables=[table("", head, rows)],

@@ -334,7 +334,8 @@ def waiting_tasks(bench: Bench) -> Section:
         "out; tenacity with a tenth of the tasks. Then questions about all of them, 32 at a time, "
         "through one `as_completed()`; *raw aiohttp* asks the same from 32 workers and knows "
         "nothing of waiting. The delays are those of another task in the loop, which sleeps for "
-        "5 ms again and again; *taken in* is while the tasks are handed over.",
+        "5 ms again and again; *taken in* is while the tasks are handed over, when the longest is "
+        "a full garbage collection of Python's.",
         tables=[_hold_table(bench), *asked],
     )
 

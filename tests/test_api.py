@@ -266,7 +266,8 @@ async def test_question_has_its_time(timeout: float | None, seconds: float) -> N
             begin = loop.time()
             with pytest.raises(ConnectionLostError):
                 await call
-            assert loop.time() - begin == pytest.approx(seconds, abs=1)
+            # aiohttp rounds long limits up to a whole second of the loop's clock.
+            assert loop.time() - begin == pytest.approx(seconds, abs=2)
 
 
 @pytest.mark.parametrize("call", [CREATE, GET, FIND, PAGE], ids=["create", "get", "find", "page"])
