@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeAlias, cast
 
 import attrs
 
-from comet_async.errors import CometError, JournalCorruptError
+from comet_async.errors import JournalCorruptError
 from comet_async.keys import JSON
 from comet_async.records import (
     Destination,
@@ -54,6 +54,10 @@ _INSERT = (
 )
 _JOB_ID = "(SELECT id FROM job WHERE key = ?)"
 _AT = f"SELECT job FROM destination WHERE job = {_JOB_ID} AND dest = ?"
+_AT_AND_TAKEN = (
+    "SELECT d.job, EXISTS (SELECT 1 FROM file f WHERE f.name = ? AND f.job <> d.job)"
+    f" FROM destination d WHERE d.job = {_JOB_ID} AND d.dest = ?"
+)
 _REPLACE_FILE = (
     "REPLACE INTO file (job, dest, number, name, sha256, size, kept) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
@@ -272,20 +276,15 @@ def save_file(db: Database, key: str, dest: str, file: SavedFile) -> None:
 
 def _job_at(db: Database, record: JobRecord, place: Destination) -> object:
     """Return the number of the job, if its files may be written down at *place*."""
-    row = _row(db, _AT, record.key, place.dest)
-    error: CometError | None = None
-    if row is None:
-        error = unknown_destination(record.key, place.dest)
-    elif names := [file.name for file in place.files if _is_taken(db, file.name, row[0])]:
-        error = taken(record, names[0])
-    if error is not None:
+    job: object = None
+    for name in [file.name for file in place.files] or [""]:
+        row = _row(db, _AT_AND_TAKEN, name, record.key, place.dest)
+        if row is not None and not row[1]:
+            job = row[0]
+            continue
         _check_current(db, record)  # that it is out of date says more
-        raise error
-    return row and row[0]
-
-
-def _is_taken(db: Database, name: str, job: object) -> bool:
-    return bool(_row(db, "SELECT 1 FROM file WHERE name = ? AND job <> ?", name, job))
+        raise taken(record, name) if row else unknown_destination(record.key, place.dest)
+    return job
 
 
 def _columns(file: SavedFile) -> Row:
