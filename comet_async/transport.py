@@ -49,6 +49,14 @@ MAX_REPLY = 16 * 1024 * 1024
 """The longest answer read: a full page of 500 tasks is below 1 MiB."""
 
 
+# Seconds after which an idle connection is not used again. A paid request that meets the server's
+# own closing of it is lost without having been read, and looks as if it had been: its outcome is
+# unknown. Node.js and uvicorn close after 5 s
+# (https://nodejs.org/docs/latest-v22.x/api/http.html#serverkeepalivetimeout); aiohttp would use
+# it for 15 s.
+_IDLE = 4.0
+
+
 class _GuardedResolver(AbstractResolver):
     """A resolver that gives public addresses only, at the moment of connecting.
 
@@ -266,6 +274,7 @@ class Transport:
     def _open(self) -> _Pool:
         connector = aiohttp.TCPConnector(
             limit=self.network.connections,
+            keepalive_timeout=_IDLE,
             resolver=_GuardedResolver(self.trusted),
             ssl=self.network.ssl or True,
         )

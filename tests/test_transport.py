@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ import ssl
 import struct
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +29,7 @@ from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from comet_async import mishaps, upload
+from comet_async import transport as transport_room
 from comet_async.auth import ApiKey
 from comet_async.clock import SystemClock
 from comet_async.errors import (
@@ -213,6 +216,40 @@ async def test_full_pool_is_not_sent() -> None:
             await post(made, url)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
+
+
+@pytest.mark.parametrize("idle", [True, False])
+async def test_idle_connection_carries_no_paid_request(
+    idle: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Servers give up idle connections: what is sent on one just then is lost unread."""
+    assert transport_room._IDLE < 5  # when Node.js and uvicorn give up
+    connections: list[int] = []
+    given_up = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(connections)
+        connections.append(0)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await _read_request(reader) and number >= given_up:
+                connections[number] += 1
+                writer.write(OK)
+                await writer.drain()
+        writer.transport.abort()
+
+    if idle:
+        monkeypatch.setattr(transport_room, "_IDLE", 0.01)
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    url = URL(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    async with server, transport() as made:
+        assert (await post(made, url)).status == 200
+        if idle:
+            await asyncio.to_thread(time.sleep, 0.05)  # aiohttp asks the machine's own clock
+            given_up = 1
+        assert (await post(made, url)).status == 200
+    await asyncio.sleep(0.1)  # the handlers see the end of their connections
+    assert connections == ([1, 1] if idle else [2])
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
