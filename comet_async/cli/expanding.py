@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 _LOOK = 0.5  # seconds between two looks at what is in flight
+_LAST = 1.0  # seconds that the end of a run waits for the number of sources
 
 
 async def carry_out(order: Order, connection: Connection, shown: Shown) -> int:
@@ -215,6 +216,10 @@ async def _watch(
             await asyncio.sleep(_LOOK)
     finally:
         if counting is not None:
+            # A run that stops early must say of how many; but a huge folder can't hold it up.
+            await asyncio.wait({counting}, timeout=_LAST)
+            if counting.done():
+                tally.total = counting.result()
             counting.cancel()
 
 

@@ -160,6 +160,21 @@ async def test_refusals(
     assert ("the account stopped it" in ended.err) is (status == 3)
 
 
+async def test_what_was_not_begun_has_no_line(
+    comet: Command, sandbox: Sandbox, photos: Path
+) -> None:
+    """A run that the account stops tells of the pictures in hand, and of how many there are."""
+    for number in range(17):
+        (photos / f"{number}.png").write_bytes((photos / "dog.png").read_bytes())
+    sandbox.faults.add(Fault("1101", on="create", times=None))
+    out = photos.parent / "wide"
+    ended = await comet("expand", photos, "--out", out, *SHAPE, "--json", "--concurrency", 1)
+    assert ended.status == 3
+    assert 0 < len(ended.lines) < 20
+    assert f"{ended.outcomes['rejected']} rejected" in ended.err
+    assert " of 20 in " in ended.err
+
+
 async def test_a_failed_task_is_bought_again_only_when_asked(
     comet: Command, sandbox: Sandbox, photos: Path
 ) -> None:
