@@ -170,11 +170,20 @@ class Batch:
             page = await self.journal.find(_LEFT_OVER, after=after)
             for record in page:
                 if record.key not in self._unfinished:
-                    work = functools.partial(self.resume, record)
+                    work = functools.partial(self._take_over, record)
                     yield self._guarded(record.source, work)
             if not page:
                 return
             after = page[-1].key
+
+    async def _take_over(self, record: JobRecord) -> Outcome | None:
+        """Go on with a left-over job, unless another run of this process has it or ended it."""
+        if self.runner.desk.turns.taken(record.key):
+            return None
+        current = await self.journal.get(record.key)
+        if current is None or current.state not in _LEFT_OVER:
+            return None
+        return await self.resume(current)
 
     def _ended(self) -> bool:
         return self._halted or self.runner.stopped is not None

@@ -490,6 +490,27 @@ async def test_folders_that_share_a_journal_may_have_equal_names(
     assert len(sandbox.ledger.posts) == 2
 
 
+async def test_runs_into_one_folder_tell_of_their_own_pictures(
+    sandbox: Sandbox, clock: VirtualClock, photos: Path, tmp_path: Path
+) -> None:
+    """What another run is working on is no left-over of an earlier one."""
+    out = tmp_path / "out"
+    async with CometSession(
+        DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=out / JOURNAL_NAME
+    ) as comet:
+
+        async def once(delay: float, *names: str) -> list[str]:
+            await asyncio.sleep(delay)
+            sources = [photos / name for name in names]
+            outcomes = [outcome async for outcome in comet.expand_folder(sources, out, WIDE)]
+            assert all(outcome.done for outcome in outcomes)
+            return sorted(Path(outcome.source).name for outcome in outcomes)
+
+        told = await asyncio.gather(once(0, "dog.png"), once(3, "cat.png", "trip/sea.png"))
+    assert told == [["dog.png"], ["cat.png", "sea.png"]]
+    assert len(sandbox.ledger.posts) == 3
+
+
 async def test_equal_pictures_in_several_subfolders(
     comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path
 ) -> None:
