@@ -192,15 +192,31 @@ def file_sha256(path: Path) -> str | None:
 async def in_thread(work: Callable[[], T]) -> T:
     """Run *work* in the thread for files; what the disk refuses becomes a `DownloadError`."""
     refusal: OSError | None = None
-    thread = asyncio.get_running_loop().run_in_executor(_pool(os.getpid()), work)
     try:
-        return await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        await asyncio.wait([thread])  # it can't be stopped, and what it writes must be known
-        raise
+        return await finished(start(work))
     except OSError as exc:
         refusal = exc
     raise refused(refusal)
+
+
+def start(work: Callable[[], T]) -> asyncio.Future[T]:
+    """Have the thread for files do *work* after all that it was given before."""
+    return asyncio.get_running_loop().run_in_executor(_pool(os.getpid()), work)
+
+
+async def finished(future: asyncio.Future[T]) -> T:
+    """Return the result of what a thread does.
+
+    It can't be stopped, and who cleans up must know what it wrote: a caller that is cancelled,
+    however often, waits for its end.
+    """
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([future])
+        raise
 
 
 def refused(error: OSError) -> DownloadError:

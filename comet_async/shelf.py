@@ -39,7 +39,7 @@ class Shelf:
     """The output folder of one run, in one event loop."""
 
     _waiting: list[_Request] = attrs.field(factory=list, init=False)
-    _draining: asyncio.Task[None] | None = attrs.field(default=None, init=False)
+    _busy: bool = attrs.field(default=False, init=False)
 
     async def do(self, work: Callable[[], _T], *, folder: Path | None = None) -> _T:
         """Do *work* in the thread for files, and return its result.
@@ -54,27 +54,26 @@ class Shelf:
         """
         future = asyncio.get_running_loop().create_future()
         self._waiting.append(_Request(work, folder, future))
-        if self._draining is None:
-            self._draining = asyncio.create_task(self._drain())
-        try:
-            return cast("_T", await asyncio.shield(future))
-        except asyncio.CancelledError:
-            await asyncio.wait([future])  # it can't be stopped, and what it writes must be known
-            raise
+        if not self._busy:
+            self._start()
+        return cast("_T", await files.finished(future))
 
-    async def _drain(self) -> None:
-        batch: Sequence[_Request] = ()
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting, []
-                await files.in_thread(functools.partial(_do_all, batch))
-                _settle(batch)
-                if len(batch) > 1:
-                    await asyncio.sleep(_GATHER)
-        finally:
-            self._draining = None
-            for request in (*batch, *self._waiting):
-                request.future.cancel()  # nothing happens to those that have their answer
+    # Callbacks, no task: a loop that ends cancels all tasks, and callers wait for answers.
+
+    def _start(self) -> None:
+        batch, self._waiting = self._waiting, []
+        thread = files.start(functools.partial(_do_all, batch))
+        self._busy = True
+        thread.add_done_callback(lambda _: self._done(batch))
+
+    def _done(self, batch: Sequence[_Request]) -> None:
+        _settle(batch)
+        if not self._waiting:
+            self._busy = False
+        elif len(batch) > 1:
+            asyncio.get_running_loop().call_later(_GATHER, self._start)
+        else:
+            self._start()
 
 
 def _do_all(batch: Sequence[_Request]) -> None:
@@ -86,7 +85,7 @@ def _do_all(batch: Sequence[_Request]) -> None:
     for folder, requests in changed.items():
         try:
             files.sync_folder(folder)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - as in `_try`
             for request in requests:
                 request.error = error
 
@@ -100,8 +99,6 @@ def _try(request: _Request) -> None:
 
 def _settle(batch: Sequence[_Request]) -> None:
     for request in batch:
-        if request.future.done():
-            continue
         if isinstance(request.error, OSError):
             request.future.set_exception(files.refused(request.error))
         elif request.error is not None:
