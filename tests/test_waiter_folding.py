@@ -150,7 +150,8 @@ async def test_a_list_that_is_out_of_date_is_found_out(server: TaskServer) -> No
     server.lists = "stale"
     tasks = [server.submit(duration) for duration in durations(60)]
     await asyncio.gather(*map(waiter.wait, tasks))
-    assert waiter.longest_delay < 20.0
+    # Some 10 s on a machine with nothing else to do; 120 where nothing finds it out.
+    assert waiter.longest_delay < 100.0
     assert waiter.list_calls < 200
 
 
