@@ -8,6 +8,7 @@ Kling's page on callbacks: https://klingai.com/document-api/api/get-started/call
 from __future__ import annotations
 
 import asyncio
+import errno
 import hmac
 import ipaddress
 import logging
@@ -150,8 +151,11 @@ class CallbackReceiver:
             await web.TCPSite(runner, self._host, self._port).start()
         except OSError as error:
             await runner.cleanup()
+            taken = error.errno == errno.EADDRINUSE
             raise ConfigError(
-                f"can't listen on {self._host}:{self._port}: {error.strerror}"
+                f"can't listen on {self._host}:{self._port}: "
+                f"{'another program does' if taken else error.strerror}",
+                hint="choose another port; 0 takes any that is free" if taken else None,
             ) from error
         self._runner = runner
         host, port = runner.addresses[0][:2]

@@ -29,6 +29,7 @@ from comet_async.jobs import JobOptions, JobRunner
 from comet_async.journal import SqliteJournal
 from comet_async.kinds import TaskRequest
 from comet_async.memory import MemoryJournal
+from comet_async.patience import check_timeout
 from comet_async.quota import InFlight
 from comet_async.records import JobRecord, Journal, Limits
 from comet_async.runs import JOURNAL_NAME, JournalLike, Run, is_of, with_folder
@@ -122,6 +123,7 @@ class Engine:
             InputError: An option can't be used.
         """
         limits(options)  # refused here, not at the first picture
+        check_timeout(options.get("timeout"))
         if root is not None and self.given is not None and not is_of(self.given, root):
             items = functools.partial(with_folder, items, root.absolute())
 
@@ -327,7 +329,15 @@ def check_concurrency(value: object) -> int:
 
 
 def name_of(request: TaskRequest) -> str:
-    """Return what to call a request: its first picture's name."""
+    """Return what to call a request: its first picture's name.
+
+    Raises:
+        InputError: It is no request.
+    """
+    if not callable(getattr(request, "images", None)):
+        msg = f"{request!r} is no request"
+        hint = "wrap it, as in ExpandRequest(image=..., margins=...)"
+        raise InputError(msg, field="request", value=request, hint=hint)
     for image in request.images().values():
         if isinstance(image, Picture):
             return image.source

@@ -177,3 +177,27 @@ def parting_error(entry: Watched, error: Exception) -> Exception:
             own.external_task_id = entry.task.external_task_id
         own.hint = f"{own.hint}; {RESUME}" if own.hint else RESUME
     return own
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Refuse a *timeout* that is none, before anything is paid for it.
+
+    Raises:
+        InputError: It is no number, or negative.
+    """
+    if timeout is not None:
+        check_least("timeout", timeout, 0)
+
+
+def check_least(name: str, value: float, least: int) -> None:
+    """Refuse a setting that is no number, or under *least*.
+
+    Raises:
+        InputError: It is.
+    """
+    if not isinstance(value, int | float):
+        raise InputError(f"{name}={value!r} is no number", field=name, value=value)
+    if not value >= least:
+        raise InputError(
+            f"{name}={value} is under {least}", field=name, value=value, limit=f">= {least}"
+        )

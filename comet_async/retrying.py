@@ -66,6 +66,7 @@ def as_schedule(value: ScheduleLike, *, rng: random.Random | None = None) -> Sch
         field="schedule",
         value=value,
         limit="seconds, a tenacity wait strategy, or a schedule",
+        hint="give seconds, a tenacity wait strategy, or an object with first, next and learn",
     )
 
 

@@ -66,6 +66,7 @@ class FixedSchedule:
                 field="schedule",
                 value=seconds,
                 limit="more than 0 seconds",
+                hint="give the seconds between two questions, more than 0",
             )
         self._seconds = max(SHORTEST, float(seconds))
         self._rng = rng or random.Random()  # noqa: S311  # spreads polls, guards nothing

@@ -43,6 +43,7 @@ from comet_async.kinds import TaskRequest
 from comet_async.models import ResultImage, Task
 from comet_async.network import Network, Timeouts
 from comet_async.outcomes import Outcome, as_task
+from comet_async.patience import check_timeout
 from comet_async.purchase import Purchase
 from comet_async.quota import InFlight
 from comet_async.reading import TaskReader
@@ -216,6 +217,7 @@ class CometSession(TaskReader):
         Raises:
             CometError: As `expand` says.
         """
+        check_timeout(timeout)  # before anything is paid
         if not self._engine.has_journal:
             key = request.external_task_id or random_key()
             await self._in_flight.acquire(key, request.n)

@@ -17,7 +17,7 @@ from comet_async.events import Event, Teller
 from comet_async.folding import ListFolder
 from comet_async.models import Task
 from comet_async.pacing import Pacer
-from comet_async.patience import Patience
+from comet_async.patience import Patience, check_least, check_timeout
 from comet_async.polling import Poller
 from comet_async.retrying import ScheduleLike, as_schedule
 from comet_async.sources import Shared, TaskSource
@@ -132,10 +132,10 @@ class TaskWaiter:
         on_event: Callable[[Event], object] | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        _check("timeout", timeout or 0.0, 0)
-        _check("patience", patience, 0)
-        _check("grace", grace, 0)
-        _check("concurrency", concurrency, 1)
+        check_timeout(timeout)
+        check_least("patience", patience, 0)
+        check_least("grace", grace, 0)
+        check_least("concurrency", concurrency, 1)
         rng = rng or random.Random()  # noqa: S311  # spreads polls, guards nothing
         when = as_schedule(session.schedule if schedule is None else schedule, rng=rng)
         self._timeout = timeout
@@ -316,17 +316,24 @@ class TaskWaiter:
                 the others.
             CometError: As `wait` says, for one task; iterate on for the others.
         """
-        _check("ahead", ahead, 1)
+        check_least("ahead", ahead, 1)
         limit = self._limit(timeout)
         return TaskStream(AsCompleted(self._watch, tasks, limit, kind=kind, n=n, ahead=ahead))
 
     # ------------------------------------------------------------------ loops
 
     def _limit(self, timeout: float | _Unset | None) -> float | None:
-        return self._timeout if isinstance(timeout, _Unset) else timeout
+        if isinstance(timeout, _Unset):
+            return self._timeout
+        check_timeout(timeout)
+        return timeout
 
     def _watch(self, watch: Watch, task: Task | str, kind: str, n: int) -> Poller:
         """Let *watch* wait in the running loop; return that loop's poller."""
+        given: object = task  # programs without a type checker give numbers and None
+        if not isinstance(given, Task | str) or not given:
+            msg = f"{task!r} is neither a task nor a task's id"
+            raise InputError(msg, field="task", value=task, hint="give a Task, or its id as text")
         loop = asyncio.get_running_loop()
         poller = self._pollers.get(loop)
         if poller is None:
@@ -363,13 +370,6 @@ class TaskWaiter:
             else:
                 with contextlib.suppress(RuntimeError):  # that loop was closed
                     loop.call_soon_threadsafe(poller.hint, notice)
-
-
-def _check(name: str, value: float, least: int) -> None:
-    if not value >= least:
-        raise InputError(
-            f"{name}={value} is under {least}", field=name, value=value, limit=f">= {least}"
-        )
 
 
 def _succeeded(task: Task) -> Task:

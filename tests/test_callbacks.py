@@ -342,8 +342,9 @@ async def test_a_taken_port_is_told() -> None:
     """Instead of an OSError without an address."""
     async with CallbackReceiver() as receiver:
         port = int(receiver.url.rpartition(":")[2].partition("/")[0])
-        with pytest.raises(ConfigError, match=f"can't listen on 127.0.0.1:{port}"):
+        with pytest.raises(ConfigError, match=f"can't listen on 127.0.0.1:{port}") as caught:
             await CallbackReceiver(port=port).__aenter__()
+    assert "choose another port" in str(caught.value.hint)
 
 
 async def test_all_addresses_are_no_address() -> None:

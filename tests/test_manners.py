@@ -20,6 +20,7 @@ from comet_async import (
     ExpandRequest,
     ForeignProcessError,
     Gateway,
+    InputError,
     KlingToken,
     Margins,
     Network,
@@ -255,3 +256,30 @@ def test_sessions_of_two_loops_leave_no_warning(photo: bytes) -> None:
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             runner.run(comet.aclose())
         gc.collect()
+
+
+@pytest.mark.parametrize("journal", [False, True], ids=["plain", "journal"])
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "5"])
+async def test_a_timeout_that_is_none_is_refused_before_anything_is_paid(
+    clock: VirtualClock, photo: bytes, tmp_path: Path, timeout: float, *, journal: bool
+) -> None:
+    """A slip of the pen must not buy a picture that nobody waits for."""
+    kept = tmp_path / "journal.sqlite3" if journal else None
+    async with (
+        Sandbox(clock=clock, engine="pillow") as sandbox,
+        CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=kept) as comet,
+    ):
+        with pytest.raises(InputError, match=r"^timeout="):
+            await comet.expand(photo, WIDE, timeout=timeout)
+        with pytest.raises(InputError, match=r"^timeout="):
+            comet.expand_many([ExpandRequest(image=photo, margins=WIDE)], timeout=timeout)
+        assert not sandbox.ledger.posts
+
+
+async def test_what_is_no_request_is_told(comet: CometSession) -> None:
+    """The names of pictures are easily taken for requests; the error says what is missing."""
+    with pytest.raises(InputError, match=r"'dog\.png' is no request") as caught:
+        async for _ in comet.expand_many(["dog.png"]):  # type: ignore[list-item]  # on purpose
+            pass
+    assert caught.value.hint is not None
+    assert "ExpandRequest(image=" in caught.value.hint

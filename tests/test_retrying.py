@@ -156,8 +156,9 @@ def test_a_schedule_stays_what_it_is() -> None:
 @pytest.mark.parametrize("value", ["5", True, object()], ids=["text", "bool", "object"])
 def test_other_things_are_refused(value: object) -> None:
     """The error tells what can be given."""
-    with pytest.raises(InputError, match="can't be used"):
+    with pytest.raises(InputError, match="can't be used") as caught:
         as_schedule(value)  # type: ignore[arg-type]  # that is the point
+    assert "tenacity" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(
