@@ -138,11 +138,12 @@ async def load(
         MissingExtraError: *prepare* needs a library that is not installed.
     """
     if isinstance(image, Picture):
-        if not prepare or image.is_url or image.notes:
+        known = image.sha256 or not hashed
+        if known and (not prepare or image.is_url or image.notes):
             return image
         raw = image.path if image.data is None else image.data
-        again = await load(raw or b"", field=field, prepare=True, hashed=hashed)
-        return attrs.evolve(again, source=image.source)
+        again = await load(raw or b"", field=field, prepare=prepare, hashed=hashed)
+        return attrs.evolve(again, source=image.source, notes=again.notes or image.notes)
     if isinstance(image, URL):
         image = str(image)
     scheme = url_scheme(image) if isinstance(image, str) else ""

@@ -63,7 +63,7 @@ class UnchangedFile(io.FileIO):
         except OSError as exc:
             raise not_read(exc, self._words) from exc
         self._seen += len(data)
-        if self._seen >= self._size or not data:
+        if size is None or size < 0 or self._seen >= self._size or not data:
             self._check()
         return data
 

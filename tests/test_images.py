@@ -69,6 +69,28 @@ async def test_a_hash_that_nobody_wants_is_not_made(size: int, tmp_path: Path) -
     assert await load(path, hashed=False) == attrs.evolve(await load(path), sha256="")
 
 
+async def test_a_picture_without_a_hash_gets_one_where_it_is_wanted(tmp_path: Path) -> None:
+    """Keys are made of hashes: without one, different pictures would be the same purchase."""
+    path = tmp_path / "dog.png"
+    path.write_bytes(png(400, 300))
+    known = await load(path)
+    assert await load(await load(path, hashed=False)) == known
+    assert await load(known) is known
+    by_bytes = await load(png(400, 300), hashed=False)
+    assert (await load(by_bytes)).sha256 == known.sha256
+
+
+async def test_file_cut_while_it_is_read_at_once(tmp_path: Path) -> None:
+    """A small body is read whole; what is too short is never sent."""
+    path = tmp_path / "dog.png"
+    path.write_bytes(png(400, 300, 3000))
+    picture = await load(path)
+    with picture.open() as file:
+        os.truncate(path, 1000)
+        with pytest.raises(InputError, match="changed"):
+            file.read()
+
+
 @pytest.mark.parametrize("size", [200_000, 300_000, 5_000_000])
 async def test_cut_short_is_seen_without_a_hash(size: int, tmp_path: Path) -> None:
     """The end is looked at, whatever is passed over on the way to it."""
