@@ -121,7 +121,7 @@ class PartWriter:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
         with contextlib.suppress(FileExistsError, FileNotFoundError):
             return os.open(self.path, flags, 0o666)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(self.path.parent)
         self.path.unlink(missing_ok=True)
         return os.open(self.path, flags, 0o666)
 
@@ -165,6 +165,18 @@ async def place(part: Part, target: Path, *, exists: Exists = "fail") -> None:
         sync_folder(target.parent)
 
     await in_thread(name_and_sync)
+
+
+def make_folders(folder: Path) -> None:
+    """Make *folder* and those above it; the names of the new ones are durable.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    if not folder.is_dir():
+        make_folders(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

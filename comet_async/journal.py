@@ -25,13 +25,13 @@ import attrs
 from comet_async import salvage, statements
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.errors import JournalCorruptError, JournalError
+from comet_async.files import sync_folder
 from comet_async.journalfile import (
     FileLock,
     beside,
     make_file,
     make_folder,
     on_network,
-    sync_folder,
     unused,
 )
 from comet_async.keys import JSON

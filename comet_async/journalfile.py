@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 
 from comet_async.errors import JournalBusyError, JournalError
+from comet_async.files import make_folders, sync_folder
 
 # WAL needs memory shared between processes, which these can't give.
 # https://sqlite.org/wal.html#overview (second disadvantage)
@@ -75,7 +76,7 @@ def make_folder(folder: Path) -> None:
         JournalError: It can't be made.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(folder.parent)
         if not folder.is_dir():
             folder.mkdir(mode=0o700, exist_ok=True)
             sync_folder(folder.parent)
@@ -100,15 +101,6 @@ def make_file(path: Path) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise _refused(path, error) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make sure that new names in *folder* survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def beside(path: Path, ending: str) -> Path:

@@ -46,7 +46,14 @@ def _half_written() -> None:
 
 
 def _named_and_not_synced() -> None:
-    files.sync_folder = lambda _folder: die()
+    sync_folder = files.sync_folder
+
+    def die_before(folder: Path) -> None:
+        if any(folder.glob("*.png")):  # the folder's own name was made safe before
+            die()
+        sync_folder(folder)
+
+    files.sync_folder = die_before
 
 
 def _between_polls() -> None:
