@@ -45,7 +45,7 @@ _EXTRAS = {
     "images": ("PIL", "--prepare and preview"),
     "sandbox": ("numpy", "--sandbox with its better painter"),
     "report": ("jinja2", "report"),
-    "kling": ("jwt", "Kling's access key and secret key"),
+    "kling": ("jwt", "tokens from Kling's access key and secret key"),
 }
 
 

@@ -20,6 +20,7 @@ from comet_async.errors import (
     NotFoundError,
     WaitTimeoutError,
 )
+from comet_async.models import Task
 from comet_async.retrying import RetryBudget, backoff
 
 logger = logging.getLogger("comet_async.waiter")
@@ -177,6 +178,17 @@ def parting_error(entry: Watched, error: Exception) -> Exception:
             own.external_task_id = entry.task.external_task_id
         own.hint = f"{own.hint}; {RESUME}" if own.hint else RESUME
     return own
+
+
+def check_task(task: object) -> None:
+    """Refuse what is no *task*: programs without a type checker give numbers and None.
+
+    Raises:
+        InputError: It is neither a `Task` nor an id.
+    """
+    if not isinstance(task, Task | str) or not task:
+        msg = f"{task!r} is neither a task nor a task's id"
+        raise InputError(msg, field="task", value=task, hint="give a Task, or its id as text")
 
 
 def check_timeout(timeout: float | None) -> None:

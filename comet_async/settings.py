@@ -134,7 +134,8 @@ def choose_credentials(
         return ApiKey(Secret(config.api_key))
     wanted = "KLING_API_KEY (or KLING_ACCESS_KEY and KLING_SECRET_KEY)"
     msg = f"no API key for {gateway.name}"
-    hint = f"set {wanted if kling else 'COMETAPI_KEY'}, or try it with --sandbox, no key needed"
+    variable = wanted if kling else "COMETAPI_KEY"
+    hint = f"set {variable}, or try it without: comet-async expand --sandbox, comet-async sandbox"
     raise ConfigError(msg, hint=hint)
 
 

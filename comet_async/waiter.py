@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import Final, Protocol, Self, final
 
 from comet_async.agenda import NEVER, Watch, Watched
-from comet_async.errors import InputError, TaskFailedError
+from comet_async.errors import TaskFailedError
 from comet_async.events import Event, Teller
 from comet_async.folding import ListFolder
 from comet_async.models import Task
 from comet_async.pacing import Pacer
-from comet_async.patience import Patience, check_least, check_timeout
+from comet_async.patience import Patience, check_least, check_task, check_timeout
 from comet_async.polling import Poller
 from comet_async.retrying import ScheduleLike, as_schedule
 from comet_async.sources import Shared, TaskSource
@@ -330,10 +330,7 @@ class TaskWaiter:
 
     def _watch(self, watch: Watch, task: Task | str, kind: str, n: int) -> Poller:
         """Let *watch* wait in the running loop; return that loop's poller."""
-        given: object = task  # programs without a type checker give numbers and None
-        if not isinstance(given, Task | str) or not given:
-            msg = f"{task!r} is neither a task nor a task's id"
-            raise InputError(msg, field="task", value=task, hint="give a Task, or its id as text")
+        check_task(task)
         loop = asyncio.get_running_loop()
         poller = self._pollers.get(loop)
         if poller is None:

@@ -86,13 +86,18 @@ async def _show_jobs(journal: Journal, choice: Choice, screen: Screen) -> int:
         elif choice.all or choice.uncertain or record.state not in _QUIET:
             rows.append(_row(record))
     if not screen.json:
-        _show_rows(rows, await journal.counts(), screen)
+        _show_rows(rows, await journal.counts(), screen, asked=choice.uncertain)
     return DONE
 
 
 def _show_rows(
-    rows: Sequence[tuple[str, ...]], counts: Mapping[JobState, int], screen: Screen
+    rows: Sequence[tuple[str, ...]],
+    counts: Mapping[JobState, int],
+    screen: Screen,
+    *,
+    asked: bool,
 ) -> None:
+    """Write the table and the counts; *asked* says that uncertain jobs were asked for."""
     if rows:
         titles = ("state", "source", "key", "task", "since", "what is known")
         screen.table(titles, rows, long=("source", "what is known"))
@@ -101,6 +106,8 @@ def _show_rows(
             screen.say(f"{counted(counts[state], 'job')} {state}: {MEANINGS[state]}")
     if not counts:
         screen.say("the journal is empty")
+    elif asked and not counts.get(JobState.UNCERTAIN):
+        screen.say("no job is uncertain: nothing to decide")
     if counts.get(JobState.UNCERTAIN):
         screen.say("comet-async jobs --help says what you can decide about uncertain jobs")
 

@@ -15,7 +15,7 @@ from comet_async.cli import journals
 from comet_async.cli.connecting import Door
 from comet_async.cli.order import Order
 from comet_async.cli.output import DONE, NOT_DONE, Screen, counted, error_record, money
-from comet_async.cli.progress import shown
+from comet_async.cli.progress import short, shown
 from comet_async.errors import CometError
 from comet_async.states import JobState
 
@@ -68,9 +68,15 @@ class _Plan:
         self.jobs += bool(images)
         if len(self.rows) < _LISTED:
             meaning = (_FREE if self.free else {}).get(word, _MEANINGS[word])
-            why = planned.message if isinstance(planned, CometError) else meaning
+            why = _why(planned, source) if isinstance(planned, CometError) else meaning
             self.rows.append((word, shown(source), why))
         return word, images
+
+
+def _why(error: CometError, source: str) -> str:
+    """Return what is wrong with a source, and what to do about it."""
+    message = short(error.message, source)
+    return f"{message}; {error.hint}" if error.hint else message
 
 
 def word_of(planned: Planned | CometError) -> str:

@@ -76,7 +76,7 @@ class RunProgress:
         if outcome.error is None:
             text = f"{source} → {', '.join(files)}" if files else source
         else:
-            text = f"{source}: {_short(outcome.error.message, outcome.source)}"
+            text = f"{source}: {short(outcome.error.message, outcome.source)}"
         word = str(outcome.status)
         self.screen.say(text, word=f"{word:<{_WIDE}}", style=STYLES.get(word, ""))
         hint = outcome.error.hint if outcome.error is not None else None
@@ -115,7 +115,7 @@ def shown(source: str) -> str:
     return "data URI" if source.startswith("data:") else shorten(source)
 
 
-def _short(message: str, source: str) -> str:
+def short(message: str, source: str) -> str:
     """Return *message* without the source that stands before it on the line."""
     for name in (source, Path(source).name):
         for prefix in (f"image: {name} ", f"{name} "):

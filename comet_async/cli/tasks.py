@@ -44,6 +44,8 @@ async def status(
     async with _session(gateway, screen) as comet:
         task = await _find(comet, task_id)
     _show(task, screen)
+    if task.images and not screen.json:
+        screen.say(f"to save it: comet-async wait {task_id} --out DIR", style="dim")
     return NOT_DONE if task.failed else DONE
 
 
@@ -71,7 +73,7 @@ async def wait(
             async with aclosing(TaskWaiter(comet, timeout=seconds).transitions(task)) as changes:
                 async for changed in changes:
                     task = changed
-                    screen.say(f"{task.id} is {task.status}")
+                    screen.say(f"{task.id}: {task.status}")
         except WaitTimeoutError as error:
             screen.complain(error)
             screen.say(f"to wait on: {CURRENT.get().command_line}")

@@ -100,7 +100,8 @@ def _check_kind(_fault: object, _field: object, kind: str) -> None:
             field="fault",
             value=kind,
             limit=", ".join(WORDS) + ", an HTTP status or one of Kling's error codes",
-            hint=f"a create call can also go wrong after it is charged: add {_AFTER}",
+            hint=f"known are {', '.join(WORDS)}, HTTP statuses and Kling's codes; on create also "
+            f"with {_AFTER} behind them",
         )
 
 

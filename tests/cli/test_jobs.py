@@ -106,6 +106,15 @@ async def test_shows_uncertain_ones(comet: Command, folder: Folder) -> None:
     assert ended.err == ""
 
 
+async def test_says_that_none_is_uncertain(comet: Command, tmp_path: Path) -> None:
+    """Who asks for uncertain jobs is answered, not told of the others alone."""
+    made = Folder(tmp_path)
+    await made.add("owl", JobState.SUBMITTED)
+    ended = await comet("jobs", made.path, "--uncertain")
+    assert ended.out == ""
+    assert "no job is uncertain" in ended.err
+
+
 async def test_shows_a_job_step_by_step(comet: Command, folder: Folder) -> None:
     """--events tells the moves of one job, oldest first."""
     ended = await comet("jobs", folder.path, "--events", "ce1-cat")

@@ -97,6 +97,7 @@ async def test_sandbox_serves_until_a_signal(
         (("--speed", "nan"), "--speed nan"),
         (("--speed", "0"), "--speed 0"),
         (("--fault", "bogus"), "'bogus' is unknown"),
+        (("--fault", "bogus"), "known are drop, reset, "),
         (("--host", "192.0.2.1"), "can't listen on 192.0.2.1"),
     ],
 )

@@ -72,6 +72,9 @@ async def test_bad_pictures_are_in_the_plan(comet: Command, photos: Path) -> Non
     ended = await comet("expand", photos, "--out", out, *SHAPE, "--dry-run", "--json")
     assert ended.status == 1
     assert ended.outcomes == {"pending": 3, "invalid": 1}
+    ended = await comet("expand", photos, "--out", out, *SHAPE, "--dry-run")
+    line = f"invalid\t{photos / 'bad.png'}\tis text, no picture; the content decides, not the name"
+    assert line in ended.out.splitlines()
 
 
 async def test_equal_pictures_cost_once(comet: Command, photos: Path) -> None:

@@ -29,8 +29,8 @@ async def test_wait_saves_the_pictures(
     task = await submit(photo)
     ended = await comet("wait", task.id, "--out", tmp_path)
     assert ended.status == 0
-    assert f"{task.id} is processing" in ended.err
-    assert f"{task.id} is succeed" in ended.err
+    assert f"{task.id}: processing\n" in ended.err
+    assert f"{task.id}: succeed\n" in ended.err
     assert (tmp_path / f"{task.id}.png").read_bytes().startswith(b"\x89PNG")
     assert str(tmp_path / f"{task.id}.png") in ended.out
     assert len(sandbox.ledger.charges) == 1
@@ -43,6 +43,10 @@ async def test_status_by_either_id(comet: Command, sandbox: Sandbox, photo: byte
         ended = await comet("status", name)
         assert ended.status == 0
         assert f"task       {task.id}\nstatus     submitted\n" in ended.out
+        assert ended.err == ""
+    await comet("wait", task.id)
+    ended = await comet("status", task.id)  # the address is shown without its signature
+    assert f"comet-async wait {task.id} --out DIR" in ended.err
 
 
 async def test_status_as_json(comet: Command, sandbox: Sandbox, photo: bytes) -> None:
