@@ -26,7 +26,7 @@ from comet_async.errors import (
     NotFoundError,
     ResultExpiredError,
 )
-from comet_async.files import Part, file_sha256, give_name, in_thread, place
+from comet_async.files import Part, file_sha256, give_name, in_thread, make_folders, place
 from comet_async.folder import output_name
 from comet_async.images import Picture
 from comet_async.kinds import TaskKind
@@ -145,7 +145,9 @@ class Delivery:
         kept = {}
         for file in destination.files:
             if await _off_loop(_intact, self.root / file.name, file, thorough):
-                if not file.kept:
+                if not file.kept:  # whoever named it may have ended before its name was safe
+                    folder = (self.root / file.name).parent
+                    await self._shelf.do(lambda: None, folder=folder)
                     file = attrs.evolve(file, kept=True)  # noqa: PLW2901 - the same file, kept
                     await self.journal.save_file(record.key, destination.dest, file)
                 kept[file.index] = file
@@ -166,19 +168,30 @@ class Delivery:
                 fresh = file.index in wanted and file.index not in copied
                 if other.dest == destination.dest or not file.kept or not fresh:
                     continue
-                self._check_inside(destination.dest)
-                folder = (self.root / destination.dest).parent
-                part = await _off_loop(_copy_part, self.root / file.name, folder, file, record.key)
-                if part is not None:
-                    saved = self._named(record, destination, file.index, part)
-                    owner = await self.journal.owner_of(saved.name)
-                    if owner is not None and owner != record.key:
-                        raise taken(record, saved.name)
-                    await self.journal.save_file(record.key, destination.dest, saved)
-                    await self._place([(saved, part)])
+                name = output_name(destination.dest, file.index, record.n, _format_of(file.name))
+                owner = await self.journal.owner_of(name)
+                if owner is not None and owner != record.key:
+                    raise taken(record, name)
+                saved = attrs.evolve(file, name=name, kept=False)
+                await self.journal.save_file(record.key, destination.dest, saved)
+                if await self._copy_file(file, saved, record.key):
                     copied[file.index] = saved = attrs.evolve(saved, kept=True)
                     await self.journal.save_file(record.key, destination.dest, saved)
         return copied
+
+    async def _copy_file(self, file: SavedFile, saved: SavedFile, key: str) -> bool:
+        """Copy *file* under the name of *saved*, safely on the disk; False if it is not whole."""
+        source, target = self.root / file.name, self.root / saved.name
+
+        def copy() -> bool:
+            self._check_inside(saved.name)
+            make_folders(target.parent)
+            part = _copy_part(source, target.parent, file, key)
+            if part is not None:
+                give_name(part, target, "fail")
+            return part is not None
+
+        return await self._shelf.do(copy, folder=target.parent)
 
     async def _fetch_all(
         self,
@@ -323,27 +336,28 @@ def _intact(path: Path, file: SavedFile, thorough: bool) -> bool:  # noqa: FBT00
         return False
 
 
+def _format_of(name: str) -> str:
+    return Path(name).suffix.lstrip(".").replace("jpg", "jpeg")
+
+
 def _copy_part(source: Path, folder: Path, file: SavedFile, key: str) -> Part | None:
     if file_sha256(source) != file.sha256:
         return None
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".{source.stem[:80]}-copy-{key[-8:]}.part"
-    with source.open("rb") as kept, path.open("wb") as copy:
-        shutil.copyfileobj(kept, copy)
-        copy.flush()
-        os.fsync(copy.fileno())
-    return Part(
-        path=path,
-        format=source.suffix.lstrip(".").replace("jpg", "jpeg"),
-        width=0,
-        height=0,
-        sha256=file.sha256,
-        size=file.size,
-    )
+    try:
+        with source.open("rb") as kept, path.open("wb") as copy:
+            shutil.copyfileobj(kept, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    format_ = _format_of(file.name)
+    return Part(path=path, format=format_, width=0, height=0, sha256=file.sha256, size=file.size)
 
 
 def _write_part(picture: Picture, target: Path) -> Part:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(target.parent)
     path = target.with_name(f".{target.name}.part")
     with picture.open() as source, path.open("wb") as file:
         shutil.copyfileobj(source, file)

@@ -6,10 +6,11 @@ import asyncio
 import errno
 import itertools
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -205,6 +206,59 @@ async def test_every_result_is_on_the_disk_before_it_is_done(
         assert [len(outcome.files) for outcome in outcomes] == [1, 1]
         assert len(sandbox.ledger.charges) == 1
     assert {path.stat().st_ino for path in (out, *out.glob("*.png"))} <= synced
+
+
+async def test_a_name_that_was_not_safe_is_made_safe_before_it_counts(
+    clock: VirtualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that ends between a name and its folder's sync leaves that to the next run."""
+    out, plain, synced = tmp_path / "out", files.sync_folder, list[Path]()
+
+    def broken(folder: Path) -> None:
+        if list(folder.glob("*.png")):
+            raise OSError(errno.EIO, "Input/output error")
+
+    def noted(folder: Path) -> None:
+        plain(folder)
+        synced.append(folder)
+
+    async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
+        async with CometSession("sandbox-key", gateway=sandbox.url, clock=clock) as comet:
+            request = ExpandRequest(image=small_png(1), margins=MARGINS)
+            monkeypatch.setattr(files, "sync_folder", broken)
+            (before,) = [o async for o in comet.expand_many([request], out=out)]
+            (named,) = out.glob("*.png")
+            assert not before.files
+            assert synced == []
+            monkeypatch.setattr(files, "sync_folder", noted)
+            (after,) = [o async for o in comet.expand_many([request], out=out)]
+        assert after.files == (named,)
+        assert out in synced
+        assert len(sandbox.ledger.charges) == 1
+
+
+async def test_f48_disk_that_is_full_while_an_equal_picture_is_copied(
+    clock: VirtualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing half is left, and the next run copies what was paid once."""
+    out, plain = tmp_path / "out", shutil.copyfileobj
+    requests = [ExpandRequest(image=small_png(1), margins=MARGINS)] * 2
+
+    def full(source: IO[bytes], target: IO[bytes]) -> None:
+        target.write(source.read(10))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
+        async with CometSession("sandbox-key", gateway=sandbox.url, clock=clock) as comet:
+            monkeypatch.setattr(shutil, "copyfileobj", full)
+            first = [o async for o in comet.expand_many(requests, out=out)]
+            assert sorted(len(outcome.files) for outcome in first) == [0, 1]
+            assert not list(out.glob(".*.part"))
+            monkeypatch.setattr(shutil, "copyfileobj", plain)
+            again = [o async for o in comet.expand_many(requests, out=out)]
+        one, two = (path.read_bytes() for outcome in again for path in outcome.files)
+        assert one == two
+        assert len(sandbox.ledger.charges) == 1
 
 
 @pytest.mark.slow
