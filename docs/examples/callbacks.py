@@ -17,7 +17,7 @@ async def main() -> None:
             for photo in sorted(Path("photos").glob("*.jpg"))
         ]
         async for task in waiter.as_completed(tasks):
-            print(task.id, task.status, task.images[0].url)
+            print(task.id, task.status, *(image.url for image in task.images))
         print(f"{len(tasks)} tasks, {waiter.polls} questions, {waiter.hints} callbacks heeded")
 
 
