@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from decimal import Decimal
 from pathlib import Path
 
 import attrs
@@ -135,7 +136,10 @@ def _ending(record: JobRecord, task: Task | None) -> tuple[OutcomeStatus, CometE
 
 
 def as_task(record: JobRecord) -> Task | None:
-    """Return what the journal knows of the record's task, or None when it has none."""
+    """Return what the journal knows of the record's task, or None when it has none.
+
+    The server's own times are not among that.
+    """
     if record.task_id is None:
         return None
     states = {
@@ -161,6 +165,7 @@ def as_task(record: JobRecord) -> Task | None:
         message=record.message,
         external_task_id=record.key,
         images=images,
+        units=None if record.units is None else Decimal(record.units),
         kind=record.kind,
         request_id=record.request_id,
     )

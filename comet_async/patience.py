@@ -201,7 +201,7 @@ def check_timeout(timeout: float | None) -> None:
         check_least("timeout", timeout, 0)
 
 
-def check_least(name: str, value: float, least: int) -> None:
+def check_least(name: str, value: object, least: int) -> None:
     """Refuse a setting that is no number, or under *least*.
 
     Raises:

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import aiohttp
@@ -283,3 +284,19 @@ async def test_what_is_no_request_is_told(comet: CometSession) -> None:
             pass
     assert caught.value.hint is not None
     assert "ExpandRequest(image=" in caught.value.hint
+
+
+async def test_a_journal_tells_what_was_charged(
+    clock: VirtualClock, photo: bytes, tmp_path: Path
+) -> None:
+    """What a task cost is told with a journal as without one, and when it is asked for again."""
+    async with (
+        Sandbox(clock=clock, engine="pillow") as sandbox,
+        CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock) as plain,
+        CometSession(
+            DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=tmp_path / "journal.sqlite3"
+        ) as kept,
+    ):
+        units = {(await comet.expand(photo, WIDE)).units for comet in (plain, kept, kept)}
+        assert units == {Decimal(8)}
+        assert len(sandbox.ledger.charges) == 2
