@@ -44,6 +44,7 @@ class Tally:
         ended: Outcomes by their status.
         bought: Pictures bought by this run.
         doubtful: Pictures that this run may have bought.
+        awaited: Sources that ended pending, with a task that the service has accepted.
     """
 
     price: Decimal
@@ -54,6 +55,7 @@ class Tally:
     ended: Counter[str] = attrs.field(factory=Counter, init=False)
     bought: int = attrs.field(default=0, init=False)
     doubtful: int = attrs.field(default=0, init=False)
+    awaited: int = attrs.field(default=0, init=False)
     _begin: float = attrs.field(init=False)
     _counted: set[str] = attrs.field(factory=set, init=False)
     _moments: deque[float] = attrs.field(factory=lambda: deque(maxlen=_RECENT), init=False)
@@ -65,6 +67,8 @@ class Tally:
         """Count one outcome, with its job as the journal has it now."""
         self.ended[outcome.status] += 1
         self._moments.append(self.clock())
+        if outcome.status == "pending" and record is not None and record.state in _BOUGHT:
+            self.awaited += 1
         if record is None or record.key in self._counted or (record.sent_at or 0) < self.since:
             return
         self._counted.add(record.key)  # equal pictures share a job, and its price

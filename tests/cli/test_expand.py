@@ -94,7 +94,7 @@ async def test_a_bad_picture_stops_nothing(comet: Command, sandbox: Sandbox, pho
     (error,) = [line["error"] for line in ended.lines if line["outcome"] == "invalid"]
     assert set(error) == {"type", "message", "code", "hint"}
     assert error["type"] == "InputError"
-    assert "mend these pictures and run again" in ended.err
+    assert "mend what is invalid or rejected, and run again" in ended.err
     assert len(sandbox.ledger.posts) == 3
 
 
@@ -199,6 +199,7 @@ async def test_limits_hold(
     ended = await comet(*words, *limit)
     assert ended.status == 1
     assert ended.outcomes == {"done": 2, "pending": 1}
+    assert "accepted and billed" not in ended.err
     assert len(sandbox.ledger.charges) == 2
     assert (await comet(*words)).status == 0
 
@@ -221,6 +222,7 @@ async def test_a_first_signal_stops_gently(comet: Command, sandbox: Sandbox, pho
     ended = await running
     assert ended.status == 130
     assert ended.outcomes == {"pending": 3}
+    assert "accepted and billed: 3 of 3 pending" in ended.err
     assert "to go on, run the same command:\n  comet-async expand" in ended.err
     assert (await comet(*words)).outcomes == {"done": 3}
     assert len(sandbox.ledger.charges) == 3
