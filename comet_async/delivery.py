@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import IO, ParamSpec, TypeVar
 
 import attrs
 
@@ -344,14 +344,8 @@ def _copy_part(source: Path, folder: Path, file: SavedFile, key: str) -> Part | 
     if file_sha256(source) != file.sha256:
         return None
     path = folder / f".{source.stem[:80]}-copy-{key[-8:]}.part"
-    try:
-        with source.open("rb") as kept, path.open("wb") as copy:
-            shutil.copyfileobj(kept, copy)
-            copy.flush()
-            os.fsync(copy.fileno())
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
+    with source.open("rb") as kept:
+        _write(kept, path)
     format_ = _format_of(file.name)
     return Part(path=path, format=format_, width=0, height=0, sha256=file.sha256, size=file.size)
 
@@ -359,12 +353,22 @@ def _copy_part(source: Path, folder: Path, file: SavedFile, key: str) -> Part | 
 def _write_part(picture: Picture, target: Path) -> Part:
     make_folders(target.parent)
     path = target.with_name(f".{target.name}.part")
-    with picture.open() as source, path.open("wb") as file:
-        shutil.copyfileobj(source, file)
-        file.flush()
-        os.fsync(file.fileno())
+    with picture.open() as source:
+        _write(source, path)
     sha256 = file_sha256(path) or ""
     return Part(path=path, format="", width=0, height=0, sha256=sha256, size=picture.size)
+
+
+def _write(source: IO[bytes], path: Path) -> None:
+    """Write all of *source* to *path*, safely on the disk; what fails leaves nothing."""
+    try:
+        with path.open("wb") as file:
+            shutil.copyfileobj(source, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _discard(parts: Sequence[Part]) -> None:

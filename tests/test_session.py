@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
+import shutil
 import threading
 import warnings
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -607,6 +609,24 @@ async def test_picture_of_the_wanted_shape_is_copied(
     assert outcome.files[0].read_bytes() == dog.read_bytes()
     assert "nothing was paid" in outcome.notes[0]
     assert sandbox.ledger.posts == []
+
+
+async def test_a_copy_of_a_picture_that_changes_leaves_nothing(
+    comet: CometSession, dog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was begun is removed; the outcome says why."""
+    plain = shutil.copyfileobj
+
+    def meanwhile(source: IO[bytes], target: IO[bytes]) -> None:
+        with dog.open("ab") as file:
+            file.write(b"more")
+        plain(source, target)
+
+    monkeypatch.setattr(shutil, "copyfileobj", meanwhile)
+    run = comet.expand_folder(dog, tmp_path / "out", Margins.for_aspect("4:3"))
+    (outcome,) = [outcome async for outcome in run]
+    assert "changed while it was read" in str(outcome.error)
+    assert not list((tmp_path / "out").glob(".*.part"))
 
 
 async def test_leaving_a_run_early_is_clean(
