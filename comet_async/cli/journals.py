@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from comet_async.records import JobRecord, Journal
 
 _PURPOSE = "sandbox"  # the fact in the journal that says whether its pictures were for practice
+_ENDED = "its sandbox has ended"
 
 
 def path_of(folder: Path) -> Path:
@@ -127,4 +128,6 @@ async def bury(journal: Journal, *, now: float) -> None:
     async for found in all_jobs(journal):
         record = found
         for state in ways.get(record.state, ()):
-            record = await journal.move(record, state, now=now, why="its sandbox has ended")
+            record = await journal.move(record, state, now=now, why=_ENDED)
+        if record.state in {JobState.FAILED, JobState.EXPIRED} and record is not found:
+            await journal.note(record, now=now, note=f"{_ENDED}: painted anew by the next run")

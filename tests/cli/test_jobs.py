@@ -252,3 +252,13 @@ async def test_what_a_dead_sandbox_left_is_buried(
     async with await SqliteJournal.open(tmp_path / JOURNAL_NAME) as journal:
         await journals.bury(journal, now=NOW)
     assert await made.state("owl") is after
+
+
+async def test_jobs_of_a_dead_sandbox_say_so(comet: Command, tmp_path: Path) -> None:
+    """Nobody should look for what the service did wrong."""
+    made = Folder(tmp_path)
+    await made.add("owl", JobState.SUBMITTED)
+    async with await SqliteJournal.open(tmp_path / JOURNAL_NAME) as journal:
+        await journals.bury(journal, now=NOW)
+    ended = await comet("jobs", made.path)
+    assert "its sandbox has ended: painted anew by the next run" in ended.out
