@@ -292,9 +292,6 @@ def _advice(order: Order, tally: Tally, *, unfinished: bool) -> list[str]:
             f"{counted(ended['uncertain'], 'picture')} may have been paid: each run looks again, "
             f"free of charge; comet-async jobs {order.out} --uncertain shows what you can decide"
         )
-    if tally.awaited:
-        which = f"{tally.awaited:,} of {ended['pending']:,} pending"
-        lines.append(f"accepted and billed: {which}; the next run does not pay for that again")
     if unfinished or ended["pending"] or ended["uncertain"]:
         again = " with the same input" if "-" in order.sources else ""
         lines += [f"to go on, run the same command{again}:", f"  {command}"]

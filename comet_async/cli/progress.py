@@ -133,6 +133,9 @@ def summary(tally: Tally, *, out: Path, free: bool) -> list[str]:
         lines.append(f"the files are in {shown(str(out))}")
     if not free:
         lines.append(cost_line(tally))
+    if not free and tally.awaited:  # a sandbox of this command forgets them
+        which = f"{tally.awaited:,} of {tally.ended['pending']:,} pending"
+        lines.append(f"accepted and billed: {which}; the next run does not pay for that again")
     return lines
 
 
