@@ -65,7 +65,9 @@ class FileLock:
         return JournalBusyError(
             f"the journal {self.path} is in use by {owner}",
             pid=pid,
-            hint="wait for it to end, or choose another output folder",
+            hint="use one CometSession for both"
+            if pid == os.getpid()
+            else "wait for it to end, or choose another output folder",
         )
 
 
@@ -133,4 +135,7 @@ def on_network(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
 
 
 def _refused(path: Path, error: OSError) -> JournalError:
-    return JournalError(f"the journal can't use {path}: {error.strerror or error}")
+    return JournalError(
+        f"the journal can't use {path}: {error.strerror or error}",
+        hint="nothing was sent: choose a folder that may be written to",
+    )

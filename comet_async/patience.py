@@ -159,10 +159,13 @@ def closed_error(entry: Watched) -> WaitTimeoutError:
 
 def _unfinished(entry: Watched, why: str) -> WaitTimeoutError:
     task = entry.snapshot()
-    word = "in an unknown state" if task is None else str(task.status)
+    word, hint = "in an unknown state" if task is None else str(task.status), RESUME
+    if task is None and entry.trouble is not None:
+        why += f"; the last answer: {entry.trouble.error}"
+        hint = f"check its id, as no answer ever showed this task; if it exists, {RESUME}"
     return WaitTimeoutError(
         f"task {entry.id} is {word} {why}",
-        hint=RESUME,
+        hint=hint,
         task=task,
         task_id=entry.id,
         external_task_id=task.external_task_id if task is not None else None,

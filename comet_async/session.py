@@ -362,7 +362,7 @@ class CometSession(TaskReader):
         exists: Exists = "fail",
         watermarked: bool = False,
     ) -> Path:
-        """Save one picture; the file is there whole, or not at all.
+        """Save one picture; the file is there whole, or, also after a power cut, not at all.
 
         Args:
             image: One of a finished task's ``images``.

@@ -184,9 +184,9 @@ class Writer:
             if self._last > 1:
                 self._gather()
             batch = self._take()
+            self._last = len(batch)  # after a pause the next one is alone again
             if not batch:
                 return
-            self._last = len(batch)
             self._commit(batch)
             self._wake(batch)
 

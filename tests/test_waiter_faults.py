@@ -313,3 +313,11 @@ async def test_a_parked_task_can_be_left(server: TaskServer) -> None:
     server.fault = lambda _id, _number: None
     assert (await waits[299]).succeeded
     assert waiter.waiting == 0
+
+
+async def test_an_id_that_nobody_knows_is_not_called_paid(server: TaskServer) -> None:
+    """A wait for a mistyped id ends with what the server said, and with advice that fits."""
+    waiter = TaskWaiter(server, timeout=30)
+    with pytest.raises(WaitTimeoutError, match="the last answer: no task t7") as caught:
+        await waiter.wait("t7")
+    assert "check its id" in str(caught.value.hint)

@@ -355,6 +355,20 @@ async def test_after_company_the_thread_waits_for_as_many(
     assert gate.seen == ["before:note"] * 3 + ["after:note"] * 3
 
 
+async def test_who_comes_after_a_pause_is_alone(
+    journal: SqliteJournal, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread waits for company once after a commit for several, not before the next one."""
+    jobs = await records(journal, 3)
+    async with gate.closed(journal):
+        moves = [asyncio.create_task(step(journal, job, S.SENDING)) for job in jobs]
+    job, *_ = await asyncio.gather(*moves)
+    while journal._writer._draining:  # noqa: ASYNC110 - nothing tells of a thread that rests
+        await asyncio.sleep(0.001)
+    monkeypatch.setattr("comet_async.writer._GATHER", 3600.0)
+    assert (await journal.note(job, now=NOW)).state is S.SENDING
+
+
 async def test_closing_does_not_wait_for_company(
     path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
