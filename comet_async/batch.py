@@ -117,7 +117,7 @@ class Batch:
     finish_left_over: bool = False
     _parked: list[tuple[Item, JobRecord, Pictures]] = attrs.field(factory=list, init=False)
     _unfinished: set[str] = attrs.field(factory=set, init=False)
-    _keys: dict[str, str] = attrs.field(factory=dict, init=False)
+    _keys: dict[str, str | None] = attrs.field(factory=dict, init=False)
     _halted: bool = attrs.field(default=False, init=False)
     # The tasks of works, and those of them that `interrupt` has cancelled.
     _busy: set[asyncio.Task[Outcome | None]] = attrs.field(factory=set, init=False)
@@ -195,6 +195,7 @@ class Batch:
         """Turn the end of *work*, whatever it is, into an outcome."""
         task = cast("asyncio.Task[Outcome | None]", asyncio.current_task())
         self._busy.add(task)
+        self._keys[source] = None
         try:
             return await work()
         except asyncio.CancelledError:
@@ -277,7 +278,6 @@ class Batch:
         """
         planned = await self._prepared(item)
         async with self._planned(planned) as record:
-            self._unfinished.add(record.key)
             return await self.runner.run(record, planned.pictures, until=JobState.SUBMITTED)
 
     async def one(self, item: Item, *, timeout: float | None = None) -> Outcome:
@@ -322,7 +322,7 @@ class Batch:
     def _planned(self, planned: Planned) -> AbstractAsyncContextManager[JobRecord]:
         """Write an item's job down and work on it alone; gives its record as it is then."""
         item = planned.item
-        self._keys[item.source] = planned.key
+        self._begin(item, planned.key)
         request = item.wanted
         job = NewJob(
             key=planned.key,
@@ -336,6 +336,13 @@ class Batch:
         )
         return self.runner.desk.planned(job, now=self.clock.time())
 
+    def _begin(self, item: Item, key: str) -> None:
+        """Remember what the phases of `outcomes` need to know of a job; nothing for others."""
+        if item.source in self._keys:
+            self._keys[item.source] = key
+        if self.finish_left_over:
+            self._unfinished.add(key)
+
     async def _copy(self, planned: Planned) -> Outcome:
         """Save a picture that already has the wanted shape as it is: nothing is paid."""
         item = planned.item
@@ -347,7 +354,6 @@ class Batch:
 
     async def _finish(self, item: Item, record: JobRecord, pictures: Pictures) -> Outcome | None:
         """Run a job as far as it goes; None when it is put aside for a second look."""
-        self._unfinished.add(record.key)
         fresh = _never_sent(record)
         record = await self.runner.run(record, pictures)
         if record.state is JobState.UNKNOWN and not self._ended():
@@ -360,7 +366,7 @@ class Batch:
 
     async def _end_of(self, item: Item, record: JobRecord, pictures: Pictures) -> Outcome:
         """Run a job of the journal to its end, alone."""
-        self._keys[item.source] = record.key
+        self._begin(item, record.key)
         async with self.runner.desk.alone(record) as current:
             return await self._end(item, current, pictures)
 
@@ -368,7 +374,6 @@ class Batch:
         self, item: Item, record: JobRecord, pictures: Pictures, *, timeout: float | None = None
     ) -> Outcome:
         """Run a job to its end; nothing that comes later can help it."""
-        self._unfinished.add(record.key)
         fresh = _never_sent(record)
         record = await self.runner.run(record, pictures, timeout=timeout)
         return await self._deliver(item, record, pictures, fresh=fresh)

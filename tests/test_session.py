@@ -204,6 +204,20 @@ async def test_journal_pays_once_across_sessions(
     assert len(sandbox.ledger.charges) == 1
 
 
+async def test_a_service_does_not_grow_with_its_jobs(
+    sandbox: Sandbox, clock: VirtualClock, dog: Path, tmp_path: Path
+) -> None:
+    """What the phases of a folder's run remember is no use to single jobs, and not kept."""
+    async with CometSession(
+        DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=tmp_path / "j.sqlite3"
+    ) as comet:
+        submitted = await comet.submit(ExpandRequest(image=dog, margins=WIDE))
+        await comet.expand(dog, WIDE)
+        await comet.run_job(submitted.external_task_id or "")
+        batch = await comet._engine.own()
+        assert (batch._keys, batch._unfinished, batch._parked) == ({}, set(), [])
+
+
 async def test_run_job_needs_a_journal_that_knows_it(
     comet: CometSession, sandbox: Sandbox, clock: VirtualClock, tmp_path: Path
 ) -> None:

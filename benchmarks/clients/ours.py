@@ -25,7 +25,11 @@ class _Folder:
 
         if not isinstance(self.comet, CometSession):
             raise TypeError
-        async for outcome in self.comet.expand_folder(sources, out, Margins(**MARGINS)):
+        folder = sources[0].parent
+        # Files named one by one have to be remembered; a folder is read as it goes.
+        whole = len(sources) == sum(1 for _ in folder.iterdir())
+        source = folder if whole else sources
+        async for outcome in self.comet.expand_folder(source, out, Margins(**MARGINS)):
             if not outcome.done:
                 raise RuntimeError(outcome)
 
