@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import attrs
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from comet_async.checks import shorten
+from comet_async.checks import shorten, show
 from comet_async.cli.output import STYLES, Screen, counted, duration, money
 from comet_async.cli.tally import Tally
 
@@ -117,7 +117,7 @@ def shown(source: str) -> str:
 
 def short(message: str, source: str) -> str:
     """Return *message* without the source that stands before it on the line."""
-    for name in (source, Path(source).name):
+    for name in (source, show(source), Path(source).name):  # messages shorten long names
         for prefix in (f"image: {name} ", f"{name} "):
             if name and message.startswith(prefix):
                 return message[len(prefix) :]
