@@ -22,7 +22,7 @@ import attrs
 from benchmarks.bench import Bench, table
 from benchmarks.report import Section
 from benchmarks.shapes import kling_task
-from comet_async.wire import Reply, decode_task
+from comet_async._wire.decode import Reply, decode_task
 
 _ID = "860000000001"
 _URL = "https://example.com/result.png"

@@ -11,9 +11,8 @@ import attrs
 from benchmarks.bench import Bench, in_rounds, ratio, table
 from benchmarks.meter import cpu_seconds
 from benchmarks.report import Section, median
-from comet_async.journal import SqliteJournal
-from comet_async.memory import MemoryJournal
-from comet_async.records import (
+from comet_async._journal.memory import MemoryJournal
+from comet_async._journal.records import (
     Destination,
     Journal,
     Limits,
@@ -22,7 +21,8 @@ from comet_async.records import (
     SavedFile,
     StoredImage,
 )
-from comet_async.states import JobState
+from comet_async._journal.states import JobState
+from comet_async.journal import SqliteJournal
 
 _MEMORY = "in memory"
 _NOW = 1_722_769_557.0

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 import tenacity
 
-from comet_async.retrying import TenacitySchedule
-from comet_async.schedule import FixedSchedule, LearnedSchedule, Schedule
+from comet_async._retry import TenacitySchedule
+from comet_async.schedules import FixedSchedule, LearnedSchedule, Schedule
 
 Make = Callable[[random.Random], Schedule]
 

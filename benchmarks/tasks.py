@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 
 import attrs
 
+from comet_async._wire.decode import Notice
 from comet_async.errors import NotFoundError
 from comet_async.models import ResultImage, Task, TaskPage, TaskStatus
 from comet_async.testing import VirtualClock
-from comet_async.wire import Notice
 
 _PICTURES = (ResultImage(index=0, url="https://example/a.png", task_id="t"),)
 

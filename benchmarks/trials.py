@@ -11,7 +11,7 @@ import attrs
 
 from benchmarks.strategies import Durations, Make, ours
 from benchmarks.tasks import ExactLoop, Tasks
-from comet_async.schedule import LearnedSchedule, Schedule
+from comet_async.schedules import LearnedSchedule, Schedule
 from comet_async.waiter import TaskWaiter
 
 SEED = 7

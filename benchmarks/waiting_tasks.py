@@ -27,9 +27,9 @@ from benchmarks.report import Section, Table, median
 from benchmarks.server import running
 from benchmarks.shapes import NEVER
 from comet_async import CometSession, Gateway, Task, TaskStatus, TaskWaiter
+from comet_async._polling.streams import TaskStream
 from comet_async.clock import SYSTEM_CLOCK
 from comet_async.models import TaskPage
-from comet_async.streams import TaskStream
 
 COUNT = 100_000
 _WORKERS = 32

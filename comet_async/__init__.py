@@ -18,10 +18,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from comet_async.account import Balance
+    from comet_async._http.balance import Balance
+    from comet_async._images.load import Picture
+    from comet_async._journal.records import Journal
     from comet_async.auth import ApiKey, KlingToken
     from comet_async.callbacks import CallbackReceiver
-    from comet_async.engine import RunOptions
+    from comet_async.config import Network, Timeouts
     from comet_async.errors import (
         AccountError,
         AuthenticationError,
@@ -54,29 +56,40 @@ if TYPE_CHECKING:
         TransportError,
         WaitTimeoutError,
     )
-    from comet_async.expand import EXPAND, ExpandRequest
     from comet_async.gateways import Gateway
-    from comet_async.generation import GENERATION, GenerationRequest
     from comet_async.geometry import MarginRule, Margins
-    from comet_async.images import Picture
     from comet_async.journal import SqliteJournal
-    from comet_async.kinds import TaskKind, TaskRequest
     from comet_async.models import ResultImage, Task, TaskPage, TaskStatus
-    from comet_async.network import Network, Timeouts
     from comet_async.outcomes import Outcome, OutcomeStatus
-    from comet_async.records import Journal
-    from comet_async.runs import Run
-    from comet_async.schedule import FixedSchedule, LearnedSchedule, Schedule
+    from comet_async.requests import (
+        EXPAND,
+        GENERATION,
+        TRY_ON,
+        ExpandRequest,
+        GenerationRequest,
+        TaskKind,
+        TaskRequest,
+        TryOnRequest,
+    )
+    from comet_async.runs import Run, RunOptions
+    from comet_async.schedules import FixedSchedule, LearnedSchedule, Schedule
     from comet_async.secret import RedactingFilter, Secret
     from comet_async.session import CometSession
-    from comet_async.try_on import TRY_ON, TryOnRequest
     from comet_async.waiter import TaskWaiter
 
-_ROOMS = {
-    "account": ("Balance",),
-    "auth": ("ApiKey", "KlingToken"),
+_MODULES = {
+    "_http.balance": ("Balance",),
+    "_images.load": ("Picture",),
+    "_journal.records": ("Journal",),
+    "auth": (
+        "ApiKey",
+        "KlingToken",
+    ),
     "callbacks": ("CallbackReceiver",),
-    "engine": ("RunOptions",),
+    "config": (
+        "Network",
+        "Timeouts",
+    ),
     "errors": (
         "AccountError",
         "AuthenticationError",
@@ -109,25 +122,49 @@ _ROOMS = {
         "TransportError",
         "WaitTimeoutError",
     ),
-    "expand": ("EXPAND", "ExpandRequest"),
     "gateways": ("Gateway",),
-    "generation": ("GENERATION", "GenerationRequest"),
-    "geometry": ("MarginRule", "Margins"),
-    "images": ("Picture",),
+    "geometry": (
+        "MarginRule",
+        "Margins",
+    ),
     "journal": ("SqliteJournal",),
-    "kinds": ("TaskKind", "TaskRequest"),
-    "models": ("ResultImage", "Task", "TaskPage", "TaskStatus"),
-    "network": ("Network", "Timeouts"),
-    "outcomes": ("Outcome", "OutcomeStatus"),
-    "records": ("Journal",),
-    "runs": ("Run",),
-    "schedule": ("FixedSchedule", "LearnedSchedule", "Schedule"),
-    "secret": ("RedactingFilter", "Secret"),
+    "models": (
+        "ResultImage",
+        "Task",
+        "TaskPage",
+        "TaskStatus",
+    ),
+    "outcomes": (
+        "Outcome",
+        "OutcomeStatus",
+    ),
+    "requests": (
+        "EXPAND",
+        "ExpandRequest",
+        "GENERATION",
+        "GenerationRequest",
+        "TRY_ON",
+        "TaskKind",
+        "TaskRequest",
+        "TryOnRequest",
+    ),
+    "runs": (
+        "Run",
+        "RunOptions",
+    ),
+    "schedules": (
+        "FixedSchedule",
+        "LearnedSchedule",
+        "Schedule",
+    ),
+    "secret": (
+        "RedactingFilter",
+        "Secret",
+    ),
     "session": ("CometSession",),
-    "try_on": ("TRY_ON", "TryOnRequest"),
     "waiter": ("TaskWaiter",),
 }
-_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+_HOME = {name: room for room, names in _MODULES.items() for name in names}
 
 __version__ = "0.1.0"
 

@@ -14,10 +14,10 @@ from urllib.parse import quote
 import attrs
 from yarl import URL
 
-from comet_async.addresses import is_loopback
+from comet_async._addresses import is_loopback
+from comet_async._types import JSON
 from comet_async.errors import ConfigError
-from comet_async.keys import JSON
-from comet_async.kinds import TaskKind
+from comet_async.requests import TaskKind
 from comet_async.secret import redact
 
 LookupForm = Literal["path", "query", "flag"]

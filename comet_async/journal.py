@@ -1,7 +1,8 @@
 """The journal on disk: one SQLite file with one owner.
 
-`SqliteJournal` turns each call into one operation of `comet_async.statements` and has it done
-by a `comet_async.writer.Writer`; `recover` gets out of a damaged file what is readable.
+`SqliteJournal` turns each call into one operation of `comet_async._journal.sql` and has it done
+by a `comet_async._journal.group_commit.Writer`; `recover` gets out of a damaged file what is
+readable.
 
 Rule of this file: the only import of ``sqlite3``.
 """
@@ -22,11 +23,11 @@ from typing import Self, Unpack, final
 
 import attrs
 
-from comet_async import salvage, statements
-from comet_async.clock import SYSTEM_CLOCK, Clock
-from comet_async.errors import JournalCorruptError, JournalError
-from comet_async.files import sync_folder
-from comet_async.journalfile import (
+from comet_async._fs import sync_folder
+from comet_async._journal import repair as salvage
+from comet_async._journal import sql as statements
+from comet_async._journal.group_commit import Hook, Writer
+from comet_async._journal.lockfile import (
     FileLock,
     beside,
     make_file,
@@ -34,8 +35,7 @@ from comet_async.journalfile import (
     on_network,
     unused,
 )
-from comet_async.keys import JSON
-from comet_async.records import (
+from comet_async._journal.records import (
     Changes,
     Destination,
     Event,
@@ -45,11 +45,13 @@ from comet_async.records import (
     Refusal,
     SavedFile,
 )
-from comet_async.rules import moved, new_boot, noted, sending
-from comet_async.schema import APPLICATION_ID, MIGRATIONS
+from comet_async._journal.sql import APPLICATION_ID, MIGRATIONS
+from comet_async._journal.states import JobState
+from comet_async._journal.transitions import moved, new_boot, noted, sending
+from comet_async._types import JSON
+from comet_async.clock import SYSTEM_CLOCK, Clock
+from comet_async.errors import JournalCorruptError, JournalError
 from comet_async.secret import redact
-from comet_async.states import JobState
-from comet_async.writer import Hook, Writer
 
 # How long a commit waits for a tool of the user's that holds the file, seconds. (SQLite's own
 # tools hold it for milliseconds.)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import attrs
 
+from comet_async._journal.records import JobRecord
+from comet_async._journal.states import JobState
 from comet_async.errors import (
     AccountError,
     AuthenticationError,
@@ -20,8 +22,6 @@ from comet_async.errors import (
     TaskFailedError,
 )
 from comet_async.models import ResultImage, Task, TaskStatus
-from comet_async.records import JobRecord
-from comet_async.states import JobState
 
 
 class OutcomeStatus(enum.StrEnum):

@@ -5,55 +5,137 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self, Unpack
 
-from comet_async.account import Balance, balance
-from comet_async.api import Api
+from comet_async._http.api import MAX_PAGE, MAX_PAGE_SIZE, Api
+from comet_async._http.balance import Balance, balance
+from comet_async._http.transport import Transport
+from comet_async._idempotency import random_key
+from comet_async._images.load import ImageInput
+from comet_async._jobs.admission import InFlight
+from comet_async._jobs.batch import Item
+from comet_async._jobs.reconcile import Lookup
+from comet_async._jobs.submit import Purchase
+from comet_async._journal.records import Journal
+from comet_async._results.download import Downloader
+from comet_async._results.files import Exists
+from comet_async._retry import ScheduleLike, ask
+from comet_async._validation import check_concurrency, check_timeout
 from comet_async.auth import Credentials
-from comet_async.batch import Item
 from comet_async.clock import SYSTEM_CLOCK, Clock
-from comet_async.download import Downloader
-from comet_async.engine import (
+from comet_async.config import (
+    Config,
+    Network,
+    Timeouts,
+    choose_credentials,
+    choose_gateway,
+    config_path,
+)
+from comet_async.errors import ConfigError, JournalError, NotFoundError, OutcomeUnknownError
+from comet_async.gateways import Gateway
+from comet_async.geometry import MarginRule
+from comet_async.models import ResultImage, Task, TaskPage
+from comet_async.outcomes import Outcome, as_task
+from comet_async.requests import EXPAND, ExpandRequest, TaskRequest, kind_named
+from comet_async.runs import (
     CONCURRENCY,
     SETTLE,
     Engine,
     Loader,
+    Run,
     RunOptions,
-    check_concurrency,
     found_items,
     items_of,
     name_of,
 )
-from comet_async.errors import (
-    ConfigError,
-    JournalError,
-    NotFoundError,
-    OutcomeUnknownError,
-)
-from comet_async.expand import ExpandRequest
-from comet_async.files import Exists
-from comet_async.gateways import Gateway
-from comet_async.geometry import MarginRule
-from comet_async.images import ImageInput
-from comet_async.keys import random_key
-from comet_async.kinds import TaskRequest
-from comet_async.models import ResultImage, Task
-from comet_async.network import Network, Timeouts
-from comet_async.outcomes import Outcome, as_task
-from comet_async.patience import check_timeout
-from comet_async.purchase import Purchase
-from comet_async.quota import InFlight
-from comet_async.reading import TaskReader
-from comet_async.records import Journal
-from comet_async.retrying import ScheduleLike
-from comet_async.runs import Run
 from comet_async.secret import Secret
-from comet_async.settings import Config, choose_credentials, choose_gateway, config_path
-from comet_async.transport import Transport
 from comet_async.waiter import NoticeSource, TaskWaiter
+
+
+class TaskReader:
+    """Asks for tasks; the half of a session that costs nothing."""
+
+    _api: Api
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that the session goes by."""
+        return self._api.clock
+
+    async def get(self, task_id: str, *, kind: str = EXPAND.name) -> Task:
+        """Ask for a task by the server's id; what may pass is asked again a few times.
+
+        Args:
+            task_id: The server's id.
+            kind: Which kind of task.
+
+        Raises:
+            NotFoundError: The server knows no such task.
+            CometError: The server can't be asked.
+        """
+        question = functools.partial(self._api.get, task_id, kind=kind_named(kind))
+        return await ask(question, clock=self.clock)
+
+    async def find(self, external_task_id: str, *, kind: str = EXPAND.name) -> Task:
+        """Ask for a task by one's own id, in each way that gateways understand.
+
+        Args:
+            external_task_id: The id that was sent with the request.
+            kind: Which kind of task.
+
+        Raises:
+            NotFoundError: No answer was about this id. On a gateway that does not pass ids
+                on, that does not mean that there is no task.
+            AuthenticationError: The key was refused.
+            AccountError: The account may not ask.
+        """
+        lookup = Lookup(self._api)
+        finding = await lookup.look(kind_named(kind), external_task_id, known=None)
+        if finding.task is None:
+            msg = f"no task was found under the external id {external_task_id!r}"
+            hint = "the gateway may not look tasks up by external id: comet-async doctor tells"
+            raise NotFoundError(msg, external_task_id=external_task_id, hint=hint)
+        return finding.task
+
+    async def list_tasks(
+        self, *, kind: str = EXPAND.name, page_size: int = 30
+    ) -> AsyncIterator[Task]:
+        """Yield the account's tasks, page by page, in the server's order.
+
+        Args:
+            kind: Which kind of tasks.
+            page_size: 1 to 500; 30 by default.
+
+        Raises:
+            CometError: A page can't be read. CometAPI documents no list.
+        """
+        for number in range(1, MAX_PAGE + 1):
+            question = functools.partial(self._api.page, number, page_size, kind=kind_named(kind))
+            page = await ask(question, clock=self.clock)
+            for task in page.tasks:
+                yield task
+            if page.last:
+                return
+
+    async def poll(self, task_id: str, *, kind: str, timeout: float | None) -> Task:
+        """Ask once for a task, without trying again; for `TaskWaiter`.
+
+        Raises:
+            CometError: There was no good answer.
+        """
+        return await self._api.get(task_id, kind=kind_named(kind), timeout=timeout)
+
+    async def poll_page(self, number: int, size: int, *, kind: str) -> TaskPage:
+        """Ask once for a page of the list, without trying again; for `TaskWaiter`.
+
+        Raises:
+            CometError: There was no good answer.
+        """
+        return await self._api.page(number, min(size, MAX_PAGE_SIZE), kind=kind_named(kind))
+
 
 WAIT = 900.0
 """Seconds that `CometSession.expand` waits by default; ComfyUI's users met ten minutes as too

@@ -11,18 +11,18 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from types import TracebackType
 from typing import Final, Protocol, Self, final
 
-from comet_async.agenda import NEVER, Watch, Watched
+from comet_async._polling.failures import Patience
+from comet_async._polling.list_polling import ListFolder
+from comet_async._polling.poller import Poller, Shared, TaskSource
+from comet_async._polling.streams import AsCompleted, TaskStream, Transitions, kind_of
+from comet_async._polling.timing import Pacer
+from comet_async._polling.watch import NEVER, Watch, Watched
+from comet_async._retry import ScheduleLike, as_schedule
+from comet_async._validation import check_least, check_task, check_timeout
+from comet_async._wire.decode import Notice
 from comet_async.errors import TaskFailedError
 from comet_async.events import Event, Teller
-from comet_async.folding import ListFolder
 from comet_async.models import Task
-from comet_async.pacing import Pacer
-from comet_async.patience import Patience, check_least, check_task, check_timeout
-from comet_async.polling import Poller
-from comet_async.retrying import ScheduleLike, as_schedule
-from comet_async.sources import Shared, TaskSource
-from comet_async.streams import AsCompleted, TaskStream, Transitions, kind_of
-from comet_async.wire import Notice
 
 __all__ = ["NoticeSource", "TaskSource", "TaskStream", "TaskWaiter"]
 

@@ -11,8 +11,7 @@ from typing import Any
 import attrs
 import pytest
 
-from comet_async.errors import DownloadError, JournalError, KeyReuseError, StaleRecordError
-from comet_async.records import (
+from comet_async._journal.records import (
     Destination,
     Event,
     JobRecord,
@@ -23,7 +22,8 @@ from comet_async.records import (
     SavedFile,
     StoredImage,
 )
-from comet_async.states import IN_FLIGHT, MOVES, JobState, Move
+from comet_async._journal.states import IN_FLIGHT, MOVES, JobState, Move
+from comet_async.errors import DownloadError, JournalError, KeyReuseError, StaleRecordError
 
 S = JobState
 NOW = 1_767_225_600.0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comet_async.addresses import is_literal, is_loopback, is_public
+from comet_async._addresses import is_literal, is_loopback, is_public
 
 
 @pytest.mark.parametrize(

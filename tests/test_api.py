@@ -11,8 +11,11 @@ import attrs
 import pytest
 from aiohttp import web
 
-from comet_async.api import Api
+from comet_async._http.api import Api
+from comet_async._http.body import Body
+from comet_async._http.transport import Transport
 from comet_async.auth import ApiKey, Credentials, KlingToken
+from comet_async.config import Network, Timeouts
 from comet_async.errors import (
     AccountError,
     AuthenticationError,
@@ -24,14 +27,11 @@ from comet_async.errors import (
     OutcomeUnknownError,
     RouteUnavailableError,
 )
-from comet_async.expand import EXPAND
 from comet_async.gateways import Gateway, LookupForm
-from comet_async.kinds import Body
 from comet_async.models import Task, TaskPage, TaskStatus
-from comet_async.network import Network, Timeouts
+from comet_async.requests import EXPAND
 from comet_async.secret import Secret
 from comet_async.testing import VirtualClock
-from comet_async.transport import Transport
 
 pytest.register_assert_rewrite("tests.servers")
 

@@ -18,7 +18,7 @@ from benchmarks.child import Spec, measure
 from benchmarks.clients import OURS
 from benchmarks.faults import Case, run_all
 from benchmarks.server import Server, running
-from comet_async.formats import Inspector
+from comet_async._images.formats import Inspector
 
 CLIENTS = ["floor", "raw aiohttp", "plain aiohttp", *OURS]
 

@@ -18,13 +18,12 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comet_async.callbacks import MAX_BODY, CallbackReceiver
+from comet_async._wire.decode import Notice
+from comet_async.callbacks import MAX_BODY, CallbackReceiver, WebhookSecret, signed_headers
 from comet_async.errors import ConfigError
 from comet_async.models import Task, TaskStatus
 from comet_async.testing import VirtualClock, VirtualLoop
 from comet_async.waiter import TaskWaiter
-from comet_async.webhooks import WebhookSecret, signed_headers
-from comet_async.wire import Notice
 from tests.waiting import TaskServer
 
 SECRET = "whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI="

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comet_async import codes
+from comet_async._wire import error_codes as codes
 from comet_async.errors import (
     AccountError,
     AuthenticationError,

@@ -23,9 +23,13 @@ from aiohttp.abc import ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
-from comet_async import download
+from comet_async._fs import file_sha256, sync_folder
+from comet_async._http.transport import Transport
+from comet_async._results import download
+from comet_async._results.download import Downloader, check_address
+from comet_async._results.files import Part, in_thread, place
 from comet_async.clock import SystemClock
-from comet_async.download import Downloader, check_address
+from comet_async.config import Network, Timeouts
 from comet_async.errors import (
     CometError,
     ConnectionLostError,
@@ -35,10 +39,7 @@ from comet_async.errors import (
     NotSentError,
     ResultExpiredError,
 )
-from comet_async.files import Part, file_sha256, in_thread, place, sync_folder
 from comet_async.models import ResultImage, Task, TaskStatus
-from comet_async.network import Network, Timeouts
-from comet_async.transport import Transport
 
 pytest.register_assert_rewrite("tests.servers")
 

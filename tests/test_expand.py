@@ -8,11 +8,11 @@ from typing import Any
 import attrs
 import pytest
 
+from comet_async._images.load import Picture
+from comet_async._types import JSON
 from comet_async.errors import InputError
-from comet_async.expand import EXPAND, ExpandRequest
 from comet_async.geometry import MarginRule, Margins
-from comet_async.images import Picture
-from comet_async.keys import JSON
+from comet_async.requests import EXPAND, ExpandRequest
 
 PICTURE = Picture(source="dog.png", sha256="ab", width=400, height=300, format="png")
 URL = Picture(source="https://example.com/x", sha256="cd", url="https://example.com/x")

@@ -12,10 +12,10 @@ import attrs
 import pytest
 
 from comet_async import CometSession, Margins, Outcome
+from comet_async._journal.states import JobState
 from comet_async.journal import SqliteJournal
 from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import Fault, Options, Sandbox
-from comet_async.states import JobState
 from comet_async.testing import VirtualClock
 
 KEY = "sk-canary-5d1f0c2e9b7a4386"

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comet_async._images.discovery import Found, output_name, scan
+from comet_async._images.load import load
 from comet_async.errors import InputError
-from comet_async.folder import Found, output_name, scan
-from comet_async.images import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comet_async.formats import EXTENSIONS, Inspector, is_complete, read_info, sniff
+from comet_async._images.formats import EXTENSIONS, Inspector, is_complete, read_info, sniff
 
 BIG, LITTLE = ">", "<"
 

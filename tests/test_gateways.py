@@ -7,8 +7,8 @@ import pytest
 from yarl import URL
 
 from comet_async.errors import ConfigError
-from comet_async.expand import EXPAND
 from comet_async.gateways import Gateway, LookupForm
+from comet_async.requests import EXPAND
 
 COMET = "https://api.cometapi.com/kling/v1/images/editing/expand"
 

@@ -21,9 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from comet_async.checks import MAX_BYTES, PictureCheck
+from comet_async._images.load import Picture, load
+from comet_async._images.rules import MAX_BYTES, PictureCheck
 from comet_async.errors import InputError
-from comet_async.images import Picture, load
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import comet_async.journal
+from comet_async._journal.memory import MemoryJournal
+from comet_async._journal.states import JobState
 from comet_async.errors import (
     ForeignProcessError,
     JournalBusyError,
@@ -21,8 +23,6 @@ from comet_async.errors import (
     JournalError,
 )
 from comet_async.journal import SqliteJournal
-from comet_async.memory import MemoryJournal
-from comet_async.states import JobState
 
 pytest.register_assert_rewrite("tests.journal_suite")
 
@@ -40,7 +40,7 @@ from tests.journal_suite import (  # noqa: E402 - after its asserts are prepared
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from comet_async.records import Journal
+    from comet_async._journal.records import Journal
     from comet_async.testing import VirtualClock
 
 S = JobState

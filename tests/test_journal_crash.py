@@ -17,8 +17,8 @@ from comet_async.journal import SqliteJournal
 CHILD = """
 import asyncio, os, signal, sys
 from comet_async.journal import SqliteJournal
-from comet_async.records import Limits, NewJob, SavedFile
-from comet_async.states import JobState as S
+from comet_async._journal.records import Limits, NewJob, SavedFile
+from comet_async._journal.states import JobState as S
 
 def hook(name):
     if name == sys.argv[2]:

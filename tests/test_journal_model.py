@@ -20,11 +20,11 @@ from hypothesis.stateful import (
     rule,
 )
 
+from comet_async._journal.memory import MemoryJournal
+from comet_async._journal.records import Destination, JobRecord, Limits, Refusal, SavedFile
+from comet_async._journal.states import JobState
 from comet_async.errors import CometError
 from comet_async.journal import SqliteJournal
-from comet_async.memory import MemoryJournal
-from comet_async.records import Destination, JobRecord, Limits, Refusal, SavedFile
-from comet_async.states import JobState
 from comet_async.testing import VirtualLoop
 
 pytest.register_assert_rewrite("tests.journal_suite")
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from hypothesis.stateful import MultipleResults
 
-    from comet_async.records import Changes, Journal, NewJob
+    from comet_async._journal.records import Changes, Journal, NewJob
 
 NUMBERS = st.integers(0, 4)
 DESTS = st.sampled_from(["a", "b/c", None])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from comet_async._journal.lockfile import FileLock, make_file, make_folder, on_network
 from comet_async.errors import JournalBusyError, JournalError
-from comet_async.journalfile import FileLock, make_file, make_folder, on_network
 
 if TYPE_CHECKING:
     from pathlib import Path

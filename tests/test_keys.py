@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comet_async._idempotency import canonical, content_key, is_own_key, random_key
+from comet_async._types import JSON
 from comet_async.errors import InputError
-from comet_async.keys import JSON, canonical, content_key, is_own_key, random_key
 
 SHA = "ab" * 32
 FIELDS = {"left": 0.3, "prompt": "white sun", "n": 1}

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comet_async._http.body import Body
+from comet_async._images.load import Picture
 from comet_async.errors import InputError
-from comet_async.images import Picture
-from comet_async.kinds import Body, check_n, check_own_id, check_prompt, check_text
+from comet_async.requests import check_n, check_own_id, check_prompt, check_text
 
 URL = "https://example.com/dog.png?a=1&b=2"
 

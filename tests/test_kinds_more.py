@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 
 from comet_async.errors import InputError
-from comet_async.generation import ASPECTS, GENERATION, GenerationRequest
-from comet_async.kinds import TaskRequest
-from comet_async.try_on import TRY_ON, TryOnRequest
+from comet_async.requests import (
+    ASPECTS,
+    GENERATION,
+    TRY_ON,
+    GenerationRequest,
+    TaskRequest,
+    TryOnRequest,
+)
 
 GENERATE = GenerationRequest(prompt="a dog")
 TRY = TryOnRequest(human="me.png", cloth=b"coat")

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import pytest
 
-from comet_async.parallel import Work, in_parallel
+from comet_async._jobs.batch import Work, in_parallel
 
 
 @attrs.define

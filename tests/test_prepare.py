@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from comet_async import prepare
+from comet_async._images import prepare
+from comet_async._images.load import Picture, load
 from comet_async.errors import InputError, MissingExtraError
-from comet_async.images import Picture, load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -338,7 +338,7 @@ async def test_what_can_not_be_mended(data: bytes, message: str) -> None:
 
 async def test_too_large_even_to_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is a limit to what is read into memory."""
-    monkeypatch.setattr("comet_async.checks.MAX_PREPARE_BYTES", 1 << 20)
+    monkeypatch.setattr("comet_async._images.rules.MAX_PREPARE_BYTES", 1 << 20)
     path = tmp_path / "film.tif"
     path.write_bytes(b"II*\0" + bytes(1 << 20))
     with pytest.raises(InputError, match="at most 1 MB"):

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from comet_async import preview
+from comet_async._images.load import Picture, load
+from comet_async._tools import preview
+from comet_async._tools.preview import render
 from comet_async.errors import InputError, MissingExtraError
 from comet_async.geometry import Margins
-from comet_async.images import Picture, load
-from comet_async.preview import render
 
 if TYPE_CHECKING:
     from pathlib import Path

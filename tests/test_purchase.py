@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 import pytest
 
+from comet_async._images.load import ImageInput, Picture
+from comet_async._jobs.submit import Purchase
 from comet_async.errors import (
     AccountError,
     AuthenticationError,
@@ -24,18 +26,16 @@ from comet_async.errors import (
     RejectedError,
     ServerError,
 )
-from comet_async.expand import EXPAND, ExpandRequest
 from comet_async.gateways import Gateway
 from comet_async.geometry import Margins
-from comet_async.images import ImageInput, Picture
 from comet_async.models import Task, TaskPage, TaskStatus
-from comet_async.purchase import Purchase
+from comet_async.requests import EXPAND, ExpandRequest, TryOnRequest
 from comet_async.testing import VirtualClock
-from comet_async.try_on import TryOnRequest
 
 if TYPE_CHECKING:
-    from comet_async.api import Api
-    from comet_async.kinds import Body, TaskKind
+    from comet_async._http.api import Api
+    from comet_async._http.body import Body
+    from comet_async.requests import TaskKind
 
 KEY = "ce1-x"
 LOST = OutcomeUnknownError("the answer was lost", status=502, code="x", request_id="r-1")

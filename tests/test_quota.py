@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from comet_async.quota import CLEAN_RUN, InFlight
+from comet_async._jobs.admission import CLEAN_RUN, InFlight
 
 
 async def steps(number: int = 3) -> None:

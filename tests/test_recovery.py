@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 import attrs
 import pytest
 
+from comet_async._jobs.reconcile import LIST_PAGES, LIST_SIZE, Finding, Known, Lookup, Verdict
 from comet_async.errors import (
     AccountError,
     AuthenticationError,
@@ -20,13 +21,12 @@ from comet_async.errors import (
     RejectedError,
     RouteUnavailableError,
 )
-from comet_async.expand import EXPAND
 from comet_async.models import Task, TaskPage, TaskStatus
-from comet_async.recovery import LIST_PAGES, LIST_SIZE, Finding, Known, Lookup, Verdict
+from comet_async.requests import EXPAND
 
 if TYPE_CHECKING:
-    from comet_async.api import Api
-    from comet_async.kinds import TaskKind
+    from comet_async._http.api import Api
+    from comet_async.requests import TaskKind
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OURS, KNOWN = "ce1-ours", Known(key="ce1-known", task_id="1")

@@ -13,6 +13,14 @@ import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comet_async._retry import (
+    RetryBudget,
+    ScheduleLike,
+    TenacitySchedule,
+    as_schedule,
+    ask,
+    backoff,
+)
 from comet_async.errors import (
     AuthenticationError,
     CometError,
@@ -22,15 +30,7 @@ from comet_async.errors import (
     RateLimitedError,
     ServerError,
 )
-from comet_async.retrying import (
-    RetryBudget,
-    ScheduleLike,
-    TenacitySchedule,
-    as_schedule,
-    ask,
-    backoff,
-)
-from comet_async.schedule import SHORTEST, FixedSchedule, LearnedSchedule
+from comet_async.schedules import SHORTEST, FixedSchedule, LearnedSchedule
 from comet_async.testing import VirtualClock
 
 
@@ -62,7 +62,7 @@ async def test_a_good_answer_needs_no_tenacity(
     clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The usual case costs one plain call."""
-    monkeypatch.delattr("comet_async.retrying.AsyncRetrying")
+    monkeypatch.delattr("comet_async._retry.AsyncRetrying")
     assert await ask(Answers("yes"), clock=clock) == "yes"
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from comet_async._idempotency import content_key
+from comet_async._journal.states import JobState
 from comet_async.errors import JournalBusyError, JournalCorruptError, JournalError, KeyReuseError
 from comet_async.journal import Recovered, SqliteJournal, recover
-from comet_async.keys import content_key
-from comet_async.states import JobState
 
 pytest.register_assert_rewrite("tests.journal_suite")
 
@@ -19,7 +19,7 @@ from tests.journal_suite import NOW, image, new_job, saved, step  # noqa: E402 -
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from comet_async.records import JobRecord, NewJob
+    from comet_async._journal.records import JobRecord, NewJob
     from comet_async.testing import VirtualClock
 
 S = JobState
@@ -105,7 +105,7 @@ async def test_a_very_long_gap_is_taken_for_the_end(
     """The search for the next readable row ends; what lies behind is known by its keys."""
     await fill(path)
     damage(path, page_of(path, b'"}photos/100.png'))
-    monkeypatch.setattr("comet_async.salvage._LONGEST_GAP", 1)
+    monkeypatch.setattr("comet_async._journal.repair._LONGEST_GAP", 1)
     recovered = await recover(path)
     assert recovered.lost > NUMBER / 3
     assert recovered.jobs + recovered.lost == NUMBER

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comet_async.errors import InputError
-from comet_async.hazards import SHORTEST, Durations, bin_of
-from comet_async.schedule import FixedSchedule, LearnedSchedule
+from comet_async.schedules import SHORTEST, Durations, FixedSchedule, LearnedSchedule, bin_of
 
 Draw = Callable[[random.Random], float]
 

@@ -35,7 +35,7 @@ from comet_async import (
     TryOnRequest,
     WaitTimeoutError,
 )
-from comet_async.formats import read_info
+from comet_async._images.formats import read_info
 from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
 from comet_async.testing import VirtualClock, VirtualLoop

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from comet_async.auth import ApiKey, KlingToken
+from comet_async.config import Config, choose_credentials, choose_gateway, config_path
 from comet_async.errors import ConfigError
 from comet_async.gateways import Gateway
 from comet_async.secret import Secret
-from comet_async.settings import Config, choose_credentials, choose_gateway, config_path
 
 COMET = "https://api.cometapi.com/kling/v1"
 SINGAPORE = "https://api-singapore.klingai.com/v1"

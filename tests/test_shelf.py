@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from comet_async import files
+from comet_async._results import files
+from comet_async._results.files import Shelf
 from comet_async.errors import DownloadError
-from comet_async.shelf import Shelf
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comet_async.envelope import header_id, unwrap
+from comet_async._wire.envelope import header_id, unwrap
+from comet_async._wire.task import read_plain, read_task
 from comet_async.models import Task, TaskStatus
-from comet_async.snapshots import read_plain, read_task
 
 MOMENT = 1_722_769_557_708
 URL = "https://cdn.example/a.png?sign=1"

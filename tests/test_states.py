@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from comet_async.errors import JournalError
-from comet_async.states import (
+from comet_async._journal.states import (
     FINAL,
     IN_FLIGHT,
     MEANINGS,
@@ -18,6 +17,7 @@ from comet_async.states import (
     as_markdown,
     check_move,
 )
+from comet_async.errors import JournalError
 
 PAIRS = tuple(itertools.product((None, *JobState), JobState))
 # What only a person, or proof that nothing was paid, may bring back to where it can be sent.

@@ -28,10 +28,16 @@ import trustme
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
-from comet_async import mishaps, upload
-from comet_async import transport as transport_room
+from comet_async._http import body as upload
+from comet_async._http import transport as mishaps
+from comet_async._http import transport as transport_room
+from comet_async._http.body import Body
+from comet_async._http.transport import Transport, _GuardedResolver
+from comet_async._images.load import Picture, load
+from comet_async._wire.decode import Reply
 from comet_async.auth import ApiKey
 from comet_async.clock import SystemClock
+from comet_async.config import Network, Timeouts
 from comet_async.errors import (
     CometError,
     ConfigError,
@@ -41,13 +47,8 @@ from comet_async.errors import (
     NotSentError,
     OutcomeUnknownError,
 )
-from comet_async.images import Picture, load
-from comet_async.kinds import Body
-from comet_async.network import Network, Timeouts
 from comet_async.secret import Secret
 from comet_async.testing import VirtualLoop
-from comet_async.transport import Transport, _GuardedResolver
-from comet_async.wire import Reply
 
 KEY = "sk-canary-0123456789"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -451,7 +452,7 @@ async def test_redirected_question_is_not_followed(status: int) -> None:
 
 async def test_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer is read up to a limit; what is beyond can't fill the memory."""
-    monkeypatch.setattr("comet_async.transport.MAX_REPLY", 100_000)
+    monkeypatch.setattr("comet_async._http.transport.MAX_REPLY", 100_000)
     answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + bytes(5_000_000)
     async with raw_server(answer) as server, transport() as made:
         reply = await made.ask(server.url, None, timeout=5)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from comet_async import CometSession
-from comet_async.formats import read_info
+from comet_async._images.formats import read_info
+from comet_async._tools.doctor import examine_paid, sample
 from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
 from comet_async.testing import VirtualClock
-from comet_async.trial import examine_paid, sample
 
 
 def test_the_sample_is_a_picture_that_the_api_takes() -> None:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from comet_async.turns import Turns
+from comet_async._jobs.admission import Turns
 
 
 async def test_turns_come_in_the_order_of_asking() -> None:

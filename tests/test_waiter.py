@@ -16,6 +16,7 @@ import attrs
 import pytest
 import tenacity
 
+from comet_async._retry import ScheduleLike
 from comet_async.errors import (
     AuthenticationError,
     InputError,
@@ -25,8 +26,7 @@ from comet_async.errors import (
 )
 from comet_async.events import Changed, Event, Folded, Hinted, Polled, Retried
 from comet_async.models import Task, TaskStatus
-from comet_async.retrying import ScheduleLike
-from comet_async.schedule import LearnedSchedule
+from comet_async.schedules import LearnedSchedule
 from comet_async.testing import VirtualClock, VirtualLoop
 from comet_async.waiter import TaskWaiter
 from tests.waiting import TaskServer

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comet_async.agenda import NEVER, Agenda, Watched
+from comet_async._polling.timing import ServerClock
+from comet_async._polling.watch import NEVER, Agenda, Watched
+from comet_async._wire.decode import Notice
 from comet_async.callbacks import CallbackReceiver
 from comet_async.errors import (
     CometError,
@@ -25,10 +27,8 @@ from comet_async.errors import (
     WaitTimeoutError,
 )
 from comet_async.models import Task, TaskStatus
-from comet_async.pacing import ServerClock
 from comet_async.testing import VirtualLoop
 from comet_async.waiter import TaskWaiter
-from comet_async.wire import Notice
 from tests.waiting import TaskServer
 
 FAULTS: list[CometError | None] = [

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 import attrs
 import pytest
 
+from comet_async._polling.streams import Inbox
 from comet_async.errors import (
     AuthenticationError,
     InputError,
@@ -21,7 +22,6 @@ from comet_async.errors import (
     WaitTimeoutError,
 )
 from comet_async.models import Task, TaskStatus
-from comet_async.streams import Inbox
 from comet_async.testing import VirtualClock, VirtualLoop
 from comet_async.waiter import TaskWaiter
 from tests.waiting import TaskServer

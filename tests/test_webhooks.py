@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comet_async.callbacks import WebhookSecret, signed_headers, verify
 from comet_async.errors import ConfigError, InputError
 from comet_async.secret import Secret
-from comet_async.webhooks import WebhookSecret, signed_headers, verify
 
 # Kling's own example, https://klingai.com/document-api/api/get-started/callbacks.
 VECTOR_SECRET = "whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI="

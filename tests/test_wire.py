@@ -14,6 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comet_async._wire.decode import (
+    Notice,
+    Reply,
+    decode_created,
+    decode_notice,
+    decode_page,
+    decode_task,
+    retry_after,
+)
 from comet_async.errors import (
     AccountError,
     AuthenticationError,
@@ -29,15 +38,6 @@ from comet_async.errors import (
     ServerError,
 )
 from comet_async.models import Task, TaskPage, TaskStatus
-from comet_async.wire import (
-    Notice,
-    Reply,
-    decode_created,
-    decode_notice,
-    decode_page,
-    decode_task,
-    retry_after,
-)
 
 SAMPLES = Path(__file__).parent / "samples"
 OURS = "ce1-order-17"

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from comet_async._journal.group_commit import Writer
+from comet_async._journal.states import JobState
 from comet_async.errors import JournalError, KeyReuseError, StaleRecordError
 from comet_async.journal import SqliteJournal
-from comet_async.states import JobState
-from comet_async.writer import Writer
 
 pytest.register_assert_rewrite("tests.journal_suite")
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from comet_async.records import JobRecord
+    from comet_async._journal.records import JobRecord
 
 S = JobState
 
@@ -340,8 +340,8 @@ async def test_after_company_the_thread_waits_for_as_many(
     journal: SqliteJournal, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that write at the same time again share the next commit again, whoever is first."""
-    monkeypatch.setattr("comet_async.writer._GATHER", 30.0)
-    monkeypatch.setattr("comet_async.writer._ENOUGH", 2)
+    monkeypatch.setattr("comet_async._journal.group_commit._GATHER", 30.0)
+    monkeypatch.setattr("comet_async._journal.group_commit._ENOUGH", 2)
     jobs = await records(journal, 3)
     async with gate.closed(journal):
         moves = [asyncio.create_task(step(journal, job, S.SENDING)) for job in jobs]
@@ -365,7 +365,7 @@ async def test_who_comes_after_a_pause_is_alone(
     job, *_ = await asyncio.gather(*moves)
     while journal._writer._draining:  # noqa: ASYNC110 - nothing tells of a thread that rests
         await asyncio.sleep(0.001)
-    monkeypatch.setattr("comet_async.writer._GATHER", 3600.0)
+    monkeypatch.setattr("comet_async._journal.group_commit._GATHER", 3600.0)
     assert (await journal.note(job, now=NOW)).state is S.SENDING
 
 
@@ -373,7 +373,7 @@ async def test_closing_does_not_wait_for_company(
     path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody comes any more; what is queued is written at once."""
-    monkeypatch.setattr("comet_async.writer._GATHER", 3600.0)
+    monkeypatch.setattr("comet_async._journal.group_commit._GATHER", 3600.0)
     journal = await SqliteJournal.open(path, hook=gate)
     jobs = await records(journal, 3)
     async with gate.closed(journal):

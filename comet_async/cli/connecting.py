@@ -75,9 +75,9 @@ def offline_door(connection: Connection) -> Door:
         ConfigError: A setting can't be used.
     """
     from comet_async.auth import ApiKey
+    from comet_async.config import Config, choose_gateway, config_path
     from comet_async.gateways import Gateway
     from comet_async.secret import Secret
-    from comet_async.settings import Config, choose_gateway, config_path
 
     nobody = ApiKey(Secret("no-key-is-needed-to-plan"))
     if connection.is_sandbox:
@@ -92,7 +92,7 @@ def find_door(gateway: str | None) -> Door:
     Raises:
         ConfigError: There is no key, or a setting can't be used.
     """
-    from comet_async.settings import Config, choose_credentials, choose_gateway, config_path
+    from comet_async.config import Config, choose_credentials, choose_gateway, config_path
 
     if gateway == "sandbox":
         msg = "the sandbox of another command is not here"

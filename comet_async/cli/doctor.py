@@ -19,7 +19,7 @@ from comet_async.cli.output import ACCOUNT, DONE, NOT_DONE, Screen
 from comet_async.errors import ConfigError
 
 if TYPE_CHECKING:
-    from comet_async.doctor import Check
+    from comet_async._tools.doctor import Check
 
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "red"}
 
@@ -36,9 +36,8 @@ async def doctor(
     yes: Annotated[bool, Parameter(help="Agree to --paid beforehand.")] = False,
 ) -> int:
     """Check everything."""
-    from comet_async.doctor import examine
+    from comet_async._tools.doctor import examine, examine_paid
     from comet_async.session import CometSession
-    from comet_async.trial import examine_paid
 
     screen = CURRENT.get().screen
     screen.json = json
@@ -82,7 +81,7 @@ def _tell(screen: Screen, check: Check) -> None:
 
 async def _agreed(screen: Screen) -> bool:
     """Ask before money is spent; where nobody can be asked, the answer is no."""
-    from comet_async.expand import EXPAND
+    from comet_async.requests import EXPAND
 
     screen.say(f"buying one picture, about ${EXPAND.price} by the list (an estimate)")
     if not sys.stdin.isatty():

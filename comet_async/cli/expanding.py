@@ -26,9 +26,9 @@ from comet_async.cli.tally import Tally
 from comet_async.errors import CometError, InputError, JournalError
 
 if TYPE_CHECKING:
-    from comet_async.folder import Scan
+    from comet_async._images.discovery import Scan
+    from comet_async._journal.records import Journal
     from comet_async.outcomes import Outcome
-    from comet_async.records import Journal
     from comet_async.runs import Run
     from comet_async.session import CometSession
 
@@ -82,7 +82,7 @@ class _Census:
 @asynccontextmanager
 async def _counting(order: Order) -> AsyncGenerator[_Census | None, None]:
     """Give a census of the sources; None if they can be read only once."""
-    from comet_async.folder import scan
+    from comet_async._images.discovery import scan
 
     if "-" in order.sources:
         yield None
@@ -243,7 +243,7 @@ def _task_id(outcome: Outcome) -> str | None:
 
 
 async def _report(out: Path, journal: Journal, screen: Screen) -> None:
-    from comet_async.report import write_report
+    from comet_async._tools.report import write_report
 
     try:
         path = await write_report(out, journal)

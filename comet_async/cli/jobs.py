@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import attrs
 from cyclopts import Group, Parameter
 
+from comet_async._journal.states import MEANINGS, JobState, check_move
 from comet_async.cli import journals
 from comet_async.cli.invocation import CURRENT
 from comet_async.cli.output import DONE, Screen, counted
 from comet_async.errors import InputError, NotFoundError
-from comet_async.states import MEANINGS, JobState, check_move
 
 if TYPE_CHECKING:
-    from comet_async.records import Changes, Destination, JobRecord, Journal
+    from comet_async._journal.records import Changes, Destination, JobRecord, Journal
 
 
 Action = Literal["attach", "resubmit", "abandon"]

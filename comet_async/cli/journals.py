@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from comet_async.errors import ConfigError, InputError, JournalBusyError
 
 if TYPE_CHECKING:
-    from comet_async.records import JobRecord, Journal
+    from comet_async._journal.records import JobRecord, Journal
 
 _PURPOSE = "sandbox"  # the fact in the journal that says whether its pictures were for practice
 _ENDED = "its sandbox has ended"
@@ -58,8 +58,8 @@ async def reading(path: Path) -> AsyncGenerator[tuple[Journal, bool], None]:
 @asynccontextmanager
 async def copied(path: Path) -> AsyncGenerator[Journal, None]:
     """Open a copy of the journal at *path*; an empty one if there is none. Changes nothing."""
+    from comet_async._journal.memory import MemoryJournal
     from comet_async.journal import SqliteJournal
-    from comet_async.memory import MemoryJournal
 
     there = await asyncio.get_running_loop().run_in_executor(None, path.exists)
     if not there:
@@ -116,7 +116,7 @@ async def bury(journal: Journal, *, now: float) -> None:
 
     Jobs that were under way become ``failed``, so that ``retry_failed`` paints them anew.
     """
-    from comet_async.states import JobState
+    from comet_async._journal.states import JobState
 
     ways = {
         JobState.UNKNOWN: (JobState.PLANNED,),

@@ -27,9 +27,8 @@ from comet_async.cli.options import (
 from comet_async.errors import InputError
 
 if TYPE_CHECKING:
-    from comet_async.engine import RunOptions
     from comet_async.geometry import MarginRule
-    from comet_async.runs import Run
+    from comet_async.runs import Run, RunOptions
     from comet_async.session import CometSession
 
 
@@ -169,8 +168,9 @@ def make_order(  # noqa: PLR0913 - the groups of options, by name
     Raises:
         InputError: An argument can't be used.
     """
-    from comet_async.engine import check_concurrency, limits
-    from comet_async.expand import EXPAND, ExpandRequest
+    from comet_async._validation import check_concurrency
+    from comet_async.requests import EXPAND, ExpandRequest
+    from comet_async.runs import limits
 
     for source in sources:
         if source.startswith("-") and source != "-":

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from comet_async._journal.states import JobState
 from comet_async.cli import journals
 from comet_async.cli.connecting import Door
 from comet_async.cli.order import Order
 from comet_async.cli.output import DONE, NOT_DONE, Screen, counted, error_record, money
 from comet_async.cli.progress import short, shown
 from comet_async.errors import CometError
-from comet_async.states import JobState
 
 if TYPE_CHECKING:
-    from comet_async.batch import Planned
+    from comet_async._jobs.batch import Planned
 
 _LISTED = 100  # rows; a longer table helps nobody
 
@@ -151,7 +151,7 @@ def _summary(plan: _Plan, order: Order, screen: Screen, *, free: bool) -> None:
 
 
 def _limits(plan: _Plan, order: Order) -> list[str]:
-    from comet_async.engine import limits
+    from comet_async.runs import limits
 
     most = limits(order.options)
     lines = []

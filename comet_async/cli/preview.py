@@ -16,7 +16,7 @@ from comet_async.cli.output import DONE, NOT_DONE, Screen
 from comet_async.errors import InputError
 
 if TYPE_CHECKING:
-    from comet_async.folder import Found
+    from comet_async._images.discovery import Found
     from comet_async.geometry import MarginRule
 
 
@@ -34,7 +34,7 @@ async def preview(
     ] = False,
 ) -> int:
     """Draw the canvases."""
-    from comet_async.folder import scan
+    from comet_async._images.discovery import scan
 
     screen = CURRENT.get().screen
     rule = geometry.rule()
@@ -54,8 +54,8 @@ async def _draw(
     found: Found, rule: MarginRule, out: Path, screen: Screen, *, prepare: bool
 ) -> bool:
     """Draw one preview, and say where it is; False when the picture can't be drawn."""
-    from comet_async.images import load
-    from comet_async.preview import render
+    from comet_async._images.load import load
+    from comet_async._tools.preview import render
 
     target = out / f"{found.stem}-preview.png"
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import attrs
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from comet_async.checks import shorten, show
+from comet_async._images.rules import shorten, show
 from comet_async.cli.output import STYLES, Screen, counted, duration, money
 from comet_async.cli.tally import Tally
 

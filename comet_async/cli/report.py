@@ -16,7 +16,7 @@ from comet_async.cli.output import DONE
 
 async def report(folder: Annotated[Path, Parameter(help="The folder that --out named.")], /) -> int:
     """Write the page."""
-    from comet_async.report import write_report
+    from comet_async._tools.report import write_report
 
     path = journals.path_of(folder)
     async with journals.reading(path) as (journal, _busy):

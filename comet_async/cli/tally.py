@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from comet_async.states import JobState
+from comet_async._journal.states import JobState
 
 if TYPE_CHECKING:
+    from comet_async._journal.records import JobRecord
     from comet_async.outcomes import Outcome
-    from comet_async.records import JobRecord
 
 _BOUGHT = frozenset(
     {

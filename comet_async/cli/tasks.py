@@ -134,13 +134,13 @@ async def _session(gateway: str | None, screen: Screen) -> AsyncGenerator[CometS
 
 async def _find(comet: CometSession, task_id: str) -> Task:
     """Ask for a task by the provider's id, or by ours if it looks like one of ours."""
-    from comet_async.keys import is_own_key
+    from comet_async._idempotency import is_own_key
 
     return await (comet.find(task_id) if is_own_key(task_id) else comet.get(task_id))
 
 
 async def _save(comet: CometSession, task: Task, out: Path, screen: Screen) -> None:
-    from comet_async.folder import output_name
+    from comet_async._images.discovery import output_name
 
     for image in task.images:
         # What the bytes are is known once they are here; the API makes PNG.

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from comet_async._tools.doctor import Check, examine
 from comet_async.auth import ApiKey
-from comet_async.doctor import Check, examine
 from comet_async.gateways import Gateway
 from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
 from comet_async.secret import Secret
@@ -155,7 +155,7 @@ async def test_a_missing_library_is_a_note(
 
 async def test_a_server_without_a_clock(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """No Date header, no comparison."""
-    monkeypatch.setattr("comet_async.doctor.parsedate_to_datetime", _unreadable)
+    monkeypatch.setattr("comet_async._tools.doctor.parsedate_to_datetime", _unreadable)
     assert (await checks(sandbox))["clock"].verdict == "note"
 
 

@@ -10,12 +10,12 @@ import attrs
 import pytest
 
 from comet_async import CometSession, ExpandRequest, Margins
+from comet_async._journal.records import JobRecord, Limits, NewJob
+from comet_async._journal.states import JobState
 from comet_async.cli import journals
 from comet_async.journal import SqliteJournal
-from comet_async.records import JobRecord, Limits, NewJob
 from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
-from comet_async.states import JobState
 
 Command = Callable[..., Awaitable[Any]]  # the fixture `comet`
 

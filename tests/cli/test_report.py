@@ -11,8 +11,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from comet_async._tools.report import Box, Pair, Shot, render
 from comet_async.errors import MissingExtraError
-from comet_async.report import Box, Pair, Shot, render
 from comet_async.sandbox import Sandbox
 
 Command = Callable[..., Awaitable[Any]]  # the fixture `comet`

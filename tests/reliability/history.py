@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from comet_async._journal.records import Event, JobRecord
+from comet_async._journal.states import JobState, check_move
 from comet_async.errors import JournalError
-from comet_async.records import Event, JobRecord
-from comet_async.states import JobState, check_move
 
 _UNPAID = frozenset({JobState.PLANNED, JobState.REJECTED})
 _WITH_TASK = frozenset(

@@ -8,12 +8,11 @@ from typing import Any
 import attrs
 import pytest
 
-from comet_async import api
+from comet_async._http import api
+from comet_async._jobs.reconcile import Finding, Lookup, Resolver, Verdict
+from comet_async._journal.states import JobState
 from comet_async.errors import CometError, OutcomeUnknownError, ServerError
 from comet_async.models import Task
-from comet_async.recovery import Finding, Lookup, Verdict
-from comet_async.resolving import Resolver
-from comet_async.states import JobState
 from tests.reliability.simulation import SimJournal
 
 Plant = Callable[[pytest.MonkeyPatch], None]

@@ -21,15 +21,15 @@ import attrs
 import pytest
 from yarl import URL
 
+from comet_async._http.body import Body
+from comet_async._journal.memory import MemoryJournal
+from comet_async._journal.records import JobRecord, SavedFile
+from comet_async._journal.states import JobState
+from comet_async._wire.decode import Reply
 from comet_async.auth import Credentials
+from comet_async.config import Timeouts
 from comet_async.errors import NotSentError, OutcomeUnknownError
-from comet_async.kinds import Body
-from comet_async.memory import MemoryJournal
-from comet_async.network import Timeouts
-from comet_async.records import JobRecord, SavedFile
 from comet_async.session import CometSession
-from comet_async.states import JobState
-from comet_async.wire import Reply
 
 T = TypeVar("T")
 
@@ -549,6 +549,6 @@ class Simulation:
     def _determine(self, rng: random.Random) -> None:
         """Let all chance in the library come from *rng*."""
         dice = SimpleNamespace(Random=lambda *_: rng)
-        for room in ("retrying", "waiter", "schedule"):
+        for room in ("_retry", "waiter", "schedules"):
             self.patch.setattr(f"comet_async.{room}.random", dice)
-        self.patch.setattr("comet_async.persistence._RANDOM", rng)
+        self.patch.setattr("comet_async._jobs.admission._RANDOM", rng)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from comet_async import CometSession, ConcurrencyLimitError, ExpandRequest, Margins, Outcome
-from comet_async.states import JobState
+from comet_async._journal.states import JobState
 from tests.reliability.simulation import Simulation
 
 MARGINS = Margins(left=0.25, right=0.25)

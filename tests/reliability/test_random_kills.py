@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from comet_async.formats import read_info
+from comet_async._images.formats import read_info
 from comet_async.journal import SqliteJournal
 from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import Fault, Faults, Options, Sandbox

@@ -23,8 +23,8 @@ from comet_async import (
     Outcome,
     ResultExpiredError,
     WaitTimeoutError,
-    files,
 )
+from comet_async._results import files
 from comet_async.errors import JournalError, KeyReuseError
 from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import CallbackOptions, Fault, Options, Sandbox

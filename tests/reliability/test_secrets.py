@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from comet_async import CometSession, Margins, Outcome
+from comet_async.config import choose_credentials
 from comet_async.errors import CometError, ConfigError
 from comet_async.journal import SqliteJournal
 from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import Fault, Options, Sandbox
-from comet_async.settings import choose_credentials
 from comet_async.testing import VirtualClock
 from tests.reliability.conftest import small_png
 

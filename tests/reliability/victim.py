@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from comet_async import CometSession, Margins, Timeouts, files
+from comet_async import CometSession, Margins, Timeouts
+from comet_async._results import files
 from comet_async.journal import SqliteJournal
 from comet_async.runs import JOURNAL_NAME
 from tests.reliability.fast import FastClock, FastLoop

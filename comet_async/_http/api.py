@@ -1,0 +1,170 @@
+"""The API's calls, one exchange each: the request, its door, its key, and its answer.
+
+Nothing here repeats a paid request, waits, or keeps anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import attrs
+from yarl import URL
+
+from comet_async._http.body import Body
+from comet_async._http.transport import Transport
+from comet_async._wire.decode import Reply, decode_created, decode_page, decode_task
+from comet_async.auth import Credentials
+from comet_async.clock import Clock
+from comet_async.errors import AuthenticationError, CometError, InputError
+from comet_async.gateways import Gateway, LookupForm
+from comet_async.models import Task, TaskPage
+from comet_async.requests import TaskKind
+from comet_async.secret import redact
+
+MAX_PAGE = 1000
+MAX_PAGE_SIZE = 500
+
+_TOKEN_CODES = {1003, 1004}
+
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)
+class Api:
+    """One account on one gateway."""
+
+    gateway: Gateway
+    credentials: Credentials = attrs.field(repr=False)
+    transport: Transport
+    clock: Clock
+
+    @property
+    def account(self) -> str:
+        """Fingerprint of the gateway and the account, for the journal; never the key."""
+        return f"{self.gateway.fingerprint}-{self.credentials.account}"
+
+    async def create(self, kind: TaskKind, body: Body, *, external_task_id: str) -> Task:
+        """Send one paid request, exactly once.
+
+        A token that was refused as expired or not yet valid is signed anew once: the server
+        refused the first request before reading it.
+
+        Raises:
+            CometError: As `comet_async._http.transport.Transport.post` and
+                `comet_async._wire.decode.decode_created` say; each tells whether it was sent.
+        """
+        url = self.gateway.collection(kind)
+
+        def decode(reply: Reply) -> Task:
+            return decode_created(
+                reply,
+                kind=kind.name,
+                external_task_id=external_task_id,
+                now=self.clock.time(),
+            )
+
+        async def send() -> Task:
+            reply = await self.transport.post(
+                url, self.credentials, body, external_task_id=external_task_id
+            )
+            return self._read(decode, reply)
+
+        try:
+            return await send()
+        except AuthenticationError as error:
+            if not self._may_renew(error):
+                raise
+        return await send()
+
+    async def get(self, task_id: str, *, kind: TaskKind, timeout: float | None = None) -> Task:
+        """Ask for one task by the server's id.
+
+        Args:
+            task_id: The id.
+            kind: The task's kind: the question repeats the path of the request.
+            timeout: Seconds for the exchange; the transport's own limit by default.
+
+        Raises:
+            CometError: As `comet_async._wire.decode.decode_task` says.
+        """
+        if not task_id or "/" in task_id or not task_id.isprintable():
+            msg = f"task id {task_id!r} can't be one"
+            raise InputError(msg, field="task_id", value=task_id, limit="text without slashes")
+
+        def decode(reply: Reply) -> Task:
+            return decode_task(reply, kind=kind.name, task_id=task_id, now=self.clock.time())
+
+        return await self._ask(self.gateway.task(kind, task_id), decode, timeout)
+
+    async def find(
+        self, external_task_id: str, *, kind: TaskKind, form: LookupForm = "path"
+    ) -> Task:
+        """Ask for one task by our own id.
+
+        The answer is taken as it comes: whether it is about *this* id is for the caller to
+        judge, because a gateway may ignore the question and show another task.
+
+        Raises:
+            CometError: As `comet_async._wire.decode.decode_task` says.
+        """
+
+        def decode(reply: Reply) -> Task:
+            return decode_task(
+                reply,
+                kind=kind.name,
+                external_task_id=external_task_id,
+                now=self.clock.time(),
+            )
+
+        return await self._ask(self.gateway.lookup(kind, external_task_id, form), decode, None)
+
+    async def page(
+        self, number: int, size: int, *, kind: TaskKind, timeout: float | None = None
+    ) -> TaskPage:
+        """Ask for one page of the list.
+
+        Args:
+            number: 1 to 1000.
+            size: 1 to 500.
+            kind: The tasks' kind.
+            timeout: Seconds for the exchange; the transport's own limit by default.
+
+        Raises:
+            InputError: A number is out of range.
+            CometError: As `comet_async._wire.decode.decode_page` says.
+        """
+        for field, value, most in (("page", number, MAX_PAGE), ("size", size, MAX_PAGE_SIZE)):
+            if not 1 <= value <= most:
+                msg = f"{field}={value} is outside 1 to {most}"
+                raise InputError(msg, field=field, value=value, limit=f"1 to {most}")
+
+        def decode(reply: Reply) -> TaskPage:
+            return decode_page(
+                reply, kind=kind.name, number=number, size=size, now=self.clock.time()
+            )
+
+        return await self._ask(self.gateway.page(kind, number, size), decode, timeout)
+
+    async def _ask(self, url: URL, decode: Callable[[Reply], T], timeout: float | None) -> T:
+        limit = timeout if timeout is not None else self.transport.timeouts.ask
+        try:
+            reply = await self.transport.ask(url, self.credentials, timeout=limit)
+            return self._read(decode, reply)
+        except AuthenticationError as error:
+            if not self._may_renew(error):
+                raise
+        again = await self.transport.ask(url, self.credentials, timeout=limit)
+        return self._read(decode, again)
+
+    def _read(self, decode: Callable[[Reply], T], reply: Reply) -> T:
+        """Decode an answer; an error's text must not repeat a key that the server echoes."""
+        try:
+            return decode(reply)
+        except CometError as error:
+            error.message = redact(error.message, *self.credentials.secrets)
+            error.args = (error.message,)
+            raise
+
+    def _may_renew(self, error: CometError) -> bool:
+        return error.code in _TOKEN_CODES and self.credentials.renew()

@@ -1,0 +1,119 @@
+"""Keys: one short name for one purchase, the same in every run.
+
+A key is sent as ``external_task_id``, so it must be opaque: it is a hash and shows neither
+file names nor prompts. Equal requests have equal keys whatever the file is called, which is
+how a second run, or a second copy of a picture, finds out that it is paid already.
+
+Rule of this file: pure functions of their arguments; only `random_key` rolls dice.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+import secrets
+from collections.abc import Mapping
+from decimal import Decimal
+from json.encoder import encode_basestring_ascii
+from typing import cast
+
+from comet_async._types import JSON
+from comet_async.errors import InputError
+
+# Part of what is hashed: a change of the canonical form must never let two forms meet.
+_VERSION = 1
+_PREFIX = "ce1-"
+# 26 characters of Base32 are 130 bits: no two pictures will ever share a key.
+_LENGTH = 26
+PATTERN = rf"{_PREFIX}[a-z2-7]{{{_LENGTH}}}(?:\.(?:[2-9]|[1-9][0-9]+))?"
+"""A regular expression for keys made here."""
+
+
+def content_key(
+    kind: str,
+    images: Mapping[str, str],
+    fields: Mapping[str, JSON],
+    *,
+    salt: str = "",
+    attempt: int = 1,
+) -> str:
+    """Return the key of a request, computed from what it says.
+
+    Args:
+        kind: The kind of task, such as ``"expand"``.
+        images: For each picture field, the SHA-256 of the bytes, or the URL.
+        fields: All other fields of the request.
+        salt: Any text; another one makes another purchase of the same request.
+        attempt: 1, or the number of a deliberate new purchase after a failed task.
+
+    Raises:
+        InputError: *attempt* is below 1, or a field holds what JSON can't.
+    """
+    if attempt < 1:
+        raise InputError("attempt counts from 1", field="attempt", value=attempt, limit=">= 1")
+    text = canonical(
+        {"v": _VERSION, "kind": kind, "images": images, "fields": fields, "salt": salt}
+    )
+    key = _shape(hashlib.sha256(text.encode("ascii")).digest())
+    return key if attempt == 1 else f"{key}.{attempt}"
+
+
+def random_key() -> str:
+    """Return a key for a purchase that no journal remembers."""
+    return _shape(secrets.token_bytes(20))
+
+
+def is_own_key(text: str) -> bool:
+    """Tell whether *text* has the shape of a key made here."""
+    return re.fullmatch(PATTERN, text) is not None
+
+
+def canonical(value: JSON) -> str:
+    """Return *value* as JSON text, the same for all ways of writing the same value.
+
+    Names are sorted, numbers are plain decimals (``1``, ``1.0`` and ``1e0`` are one number),
+    and everything is ASCII.
+
+    Raises:
+        InputError: *value* holds bytes, an infinite number, or anything else not JSON.
+    """
+    match value:
+        case str():
+            return encode_basestring_ascii(value)
+        case None | bool():
+            return json.dumps(value)
+        case int() | float():
+            return _number(value)
+        case Mapping():
+            fields = cast("Mapping[object, JSON]", value)
+            pairs = sorted(f"{_name(name)}:{canonical(item)}" for name, item in fields.items())
+            return f"{{{','.join(pairs)}}}"
+        case [*items]:
+            return f"[{','.join(canonical(item) for item in items)}]"
+        case _:
+            raise InputError(f"a request can't hold {type(value).__name__}", limit="JSON")
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str):
+        raise InputError("the names of a request's fields are texts", value=name, limit="JSON")
+    return encode_basestring_ascii(name)
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    if not math.isfinite(value):
+        raise InputError("a number must be finite", value=value, limit="JSON")
+    if value.is_integer():
+        return str(int(value))
+    # repr gives the shortest digits that mean this float; Decimal only moves the point.
+    digits = repr(value)
+    return format(Decimal(digits), "f") if "e" in digits else digits
+
+
+def _shape(digest: bytes) -> str:
+    return _PREFIX + base64.b32encode(digest[:20]).decode("ascii")[:_LENGTH].lower()

@@ -1,0 +1,437 @@
+"""From what a user names (a path, bytes, a URL) to a picture that is known to be acceptable.
+
+Everything that the server would check is checked here, before anything is sent. A file is read
+once, in a thread and in pieces, for its hash and its header; it never lies in memory as a whole.
+
+Limits: Kling's "Image expansion" page,
+https://klingai.com/document-api/api/image/common/outpainting.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comet_async._images.formats import sniff
+from comet_async._images.rules import PictureCheck
+from comet_async.errors import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+import asyncio
+import binascii
+import contextlib
+import functools
+import hashlib
+import re
+import socket
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
+from urllib.parse import unquote
+
+import attrs
+from yarl import URL
+
+from comet_async._addresses import is_literal, is_loopback, is_public
+from comet_async._images.formats import Inspector
+from comet_async._images.prepare import mend, needs_mending
+from comet_async._images.rules import show
+
+Opener = Callable[[str, int], int]
+"""Opens a path; as Python's ``open`` takes it."""
+
+
+def opener(path: str, flags: int) -> int:
+    """Open *path*; a link is followed."""
+    # Non-blocking: a named pipe without a writer would hold us for ever.
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def opener_no_links(path: str, flags: int) -> int:
+    """Open *path*, unless it is a link."""
+    return opener(path, flags | os.O_NOFOLLOW)
+
+
+class UnchangedFile(io.FileIO):
+    """A file that is still what was loaded, from the first byte to the last.
+
+    Args:
+        path: The file.
+        size: Its bytes when it was loaded.
+        mtime_ns: When it was last changed then.
+        check: The words for what can go wrong.
+
+    Raises:
+        InputError: It changed. Also raised while it is read.
+        OSError: It can't be opened.
+    """
+
+    def __init__(self, path: Path, size: int, mtime_ns: int | None, check: PictureCheck) -> None:
+        super().__init__(str(path), opener=opener)
+        self._size, self._mtime_ns, self._words = size, mtime_ns, check
+        self._seen = 0
+        try:
+            self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as a file does; look at the file once more when its end is reached."""
+        try:
+            data = super().read(-1 if size is None else size)
+        except OSError as exc:
+            raise not_read(exc, self._words) from exc
+        self._seen += len(data)
+        if size is None or size < 0 or self._seen >= self._size or not data:
+            self._check()
+        return data
+
+    def readall(self) -> bytes:
+        """Read all that is left."""
+        return self.read()
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        """Read into *buffer*; return how many bytes."""
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def _check(self) -> None:
+        now = os.fstat(self.fileno())
+        if (now.st_size, now.st_mtime_ns) != (self._size, self._mtime_ns):
+            raise changed(self._words)
+
+
+def not_read(exc: OSError, check: PictureCheck) -> InputError:
+    """Return the error for a file that can't be opened or read."""
+    if exc.errno == errno.EISDIR:
+        hint = "name a picture in it, or expand the whole folder"
+        return check.refuse("is a folder", limit="a file", hint=hint)
+    if exc.errno == errno.ELOOP:
+        limit = "no symbolic link inside a folder, and no circle of them"
+        return check.refuse("is a symbolic link", limit=limit, hint="name the file it leads to")
+    if exc.errno in {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}:
+        return missing(check)
+    hint = "check the disk and the file's permissions"
+    what = f"can't be read: {exc.strerror}"
+    return check.refuse(what, limit="a readable file", hint=hint)
+
+
+def missing(check: PictureCheck) -> InputError:
+    """Return the error for a file that is not there."""
+    hint = _missing_hint(check.source)
+    return check.refuse("is neither a file nor a URL", limit="an existing file", hint=hint)
+
+
+def changed(check: PictureCheck) -> InputError:
+    """Return the error for a file that somebody writes to."""
+    hint = "run again once nothing writes to it"
+    return check.refuse("changed while it was read", limit="an unchanged file", hint=hint)
+
+
+def _missing_hint(text: str) -> str:
+    try:
+        start = base64.b64decode(text[: min(len(text), 64) // 4 * 4])
+    except ValueError:
+        start = b""
+    if sniff(start):
+        return "it looks like Base64: decode it, and give the file or its bytes"
+    if text.startswith("~"):
+        return "~ is not expanded here: write the whole path"
+    return "check the spelling; a relative path starts at the working folder"
+
+
+_CHUNK = 256 * 1024
+
+
+@attrs.frozen(kw_only=True)
+class Picture:
+    """A picture that may be sent; made by `load`.
+
+    Attributes:
+        source: The picture as the user named it; ``"bytes"`` and ``"data URI"`` for unnamed ones.
+        sha256: What the picture is, in hex: the hash of its bytes, or of the URL's text. A
+            prepared picture has a hash made from the *original's* bytes: another version of
+            the image library writes other bytes, and the same picture must not be paid again.
+            Empty if nobody asked for it.
+        url: The URL, when the server is to fetch the picture itself.
+        path: The file; absolute.
+        data: The bytes, when they don't come from a file as it is.
+        size: Bytes to send; 0 for a URL.
+        mtime_ns: When the file was last changed, in nanoseconds, as the system tells it.
+        width: Pixels across, as a viewer shows it; None for a URL.
+        height: Pixels down, as a viewer shows it; None for a URL.
+        format: ``"png"`` or ``"jpeg"``; None for a URL.
+        notes: What was mended, one sentence each.
+    """
+
+    source: str = attrs.field(repr=lambda text: repr(show(text)))
+    sha256: str
+    url: str | None = attrs.field(default=None, repr=False)
+    path: Path | None = None
+    data: bytes | None = attrs.field(default=None, repr=False, eq=False)
+    size: int = 0
+    mtime_ns: int | None = attrs.field(default=None, repr=False)
+    width: int | None = None
+    height: int | None = None
+    format: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_url(self) -> bool:
+        """True when the server fetches the picture itself."""
+        return self.url is not None
+
+    def open(self) -> BinaryIO:
+        """Return a new binary file with the picture's bytes, to be closed by the caller.
+
+        Raises:
+            InputError: The picture is a URL, or its file was changed, moved or deleted since it
+                was loaded. A change while the file is being read is raised by ``read``.
+        """
+        if self.data is not None:
+            return io.BytesIO(self.data)
+        if self.path is None:
+            raise InputError("a URL has no bytes to read", field="image", value=show(self.source))
+        words = PictureCheck(source=self.source)
+        try:
+            return UnchangedFile(self.path, self.size, self.mtime_ns, words)
+        except OSError as exc:
+            raise not_read(exc, words) from exc
+
+
+ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | URL | Picture
+"""What is taken for a picture.
+
+Text is a path, an ``http(s)`` URL or a ``data:image/…;base64,`` URI; ``~`` is not expanded, and
+text is never guessed to be Base64. Bytes are the picture file itself.
+"""
+
+
+async def load(
+    image: ImageInput,
+    *,
+    field: str = "image",
+    prepare: bool = False,
+    allow_private: bool = False,
+    follow_symlinks: bool = True,
+    hashed: bool = True,
+) -> Picture:
+    """Return *image* checked, hashed and measured.
+
+    Args:
+        image: A path, bytes, a URL, or a `Picture`, which is returned as it is unless
+            *prepare* asks for more.
+        field: What error messages call it.
+        prepare: Mend what can be mended (see `comet_async._images.prepare`);
+            `Picture.notes` says what was done. Needs the extra ``images``, for HEIC also ``heif``.
+        allow_private: Take URLs on this machine or in a private network.
+        follow_symlinks: Take a path that is a symbolic link.
+        hashed: Whether `Picture.sha256` is wanted. Without it the middle of a large file is
+            not read.
+
+    Raises:
+        InputError: The server would refuse it; the error names field, value, limit and remedy.
+        MissingExtraError: *prepare* needs a library that is not installed.
+    """
+    if isinstance(image, Picture):
+        known = image.sha256 or not hashed
+        if known and (not prepare or image.is_url or image.notes):
+            return image
+        raw = image.path if image.data is None else image.data
+        again = await load(raw or b"", field=field, prepare=prepare, hashed=hashed)
+        return attrs.evolve(again, source=image.source, notes=again.notes or image.notes)
+    if isinstance(image, URL):
+        image = str(image)
+    scheme = url_scheme(image) if isinstance(image, str) else ""
+    if isinstance(image, str) and scheme not in {"", "data"}:
+        return _from_url(image.strip(), scheme, field, allow_private=allow_private)
+    check = PictureCheck(field=field, prepare=prepare, hashed=hashed)
+    if isinstance(image, bytes | bytearray | memoryview):
+        read = functools.partial(_from_bytes, bytes(image), check)
+    elif isinstance(image, str) and scheme == "data":
+        read = functools.partial(_from_data_uri, image, check)
+    else:
+        open_it = opener if follow_symlinks else opener_no_links
+        read = functools.partial(_from_path, _as_path(image, check), check, open_it)
+    # Two threads: the disk is kept busy while one hashes, and a batch can't crowd the machine.
+    return await asyncio.get_running_loop().run_in_executor(_pool(os.getpid()), read)
+
+
+@functools.cache
+def _pool(_pid: int) -> ThreadPoolExecutor:
+    # By process: threads do not survive a fork.
+    return ThreadPoolExecutor(max_workers=2, thread_name_prefix="comet-image")
+
+
+# ---------------------------------------------------------------------------- the kinds of input
+
+
+def url_scheme(text: str) -> str:
+    """Return the URL scheme that *text* starts with, "" for a path."""
+    found = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*):(//)?", text)
+    scheme = found[1].lower() if found else ""
+    # "photo:1.png" is a file name; "file:" and "data:" have no slashes of their own to tell.
+    return scheme if found and (found[2] or scheme in {"data", "file"}) else ""
+
+
+def _from_url(text: str, scheme: str, field: str, *, allow_private: bool) -> Picture:
+    refuse = functools.partial(
+        InputError, field=field, value=show(text), limit="a public http or https URL"
+    )
+    if scheme not in {"http", "https"}:
+        raise refuse(
+            f"{field}: the provider can't fetch a {scheme}: URL",
+            hint="pass the path itself" if scheme == "file" else "use an https URL or a file",
+        )
+    url = URL()
+    with contextlib.suppress(ValueError):
+        url = URL(text)
+        _ = url.port  # only here is it read
+    if not url.host or not text.isprintable() or " " in text:
+        raise refuse(f"{field}: {show(text)!r} is not a URL", hint="check its spelling")
+    if url.user is not None or url.password is not None:
+        # Not shown: it would be the password.
+        raise InputError(
+            f"{field}: the URL holds a user name or a password",
+            field=field,
+            value=url.host,
+            limit="no user information",
+            hint="the provider would log it; use a signed URL or a file",
+        )
+    if not allow_private and _is_private(url.host):
+        raise refuse(
+            f"{field}: the provider can't reach {url.host}, which is private",
+            hint="pass the file itself",
+        )
+    # The text as given: another spelling of the same URL could break its signature.
+    return Picture(source=text, url=text, sha256=hashlib.sha256(text.encode()).hexdigest())
+
+
+def _is_private(host: str) -> bool:
+    host = host.rstrip(".").lower()
+    if is_loopback(host):
+        return True
+    with contextlib.suppress(OSError):  # "127.1", "0x7f.1" and "2130706433" are addresses too
+        host = socket.inet_ntoa(socket.inet_aton(host))
+    return is_literal(host) and not is_public(host)
+
+
+def _as_path(value: str | os.PathLike[str], check: PictureCheck) -> str:
+    try:
+        return os.fsdecode(value)
+    except TypeError:
+        name = type(value).__name__
+        raise check.refuse(
+            f"can't be taken from {name}",
+            value=name,
+            limit="a path, bytes, a URL or a Picture",
+            hint="pass the path of a PNG or JPEG file, or its bytes",
+        ) from None
+
+
+def _from_data_uri(text: str, check: PictureCheck) -> Picture:
+    head, comma, body = text.strip().partition(",")
+    refuse = functools.partial(check.refuse, value=show(head), limit="data:image/…;base64,…")
+    if not comma or not re.fullmatch(r"data:image/[\w.+-]+(;[^,]*)?;base64", head, re.IGNORECASE):
+        raise refuse("is a data URI of another kind", hint="pass the picture's bytes")
+    try:
+        data = base64.b64decode("".join(unquote(body).split()), validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise refuse(f"is not valid Base64: {exc}", hint="pass the picture's bytes") from None
+    return _from_bytes(data, attrs.evolve(check, source="data URI"))
+
+
+def _from_bytes(data: bytes, check: PictureCheck) -> Picture:
+    with io.BytesIO(data) as file:
+        picture = _examine(file, len(data), check)
+    return picture if picture.data is not None else attrs.evolve(picture, data=data)
+
+
+def _from_path(text: str, check: PictureCheck, open_it: Opener) -> Picture:
+    check = attrs.evolve(check, source=text)
+    if "\0" in text:
+        raise missing(check)
+    try:
+        with io.FileIO(text, opener=open_it) as file:
+            return _from_file(file, check)
+    except OSError as exc:
+        raise not_read(exc, check) from exc
+
+
+def _from_file(file: io.FileIO, check: PictureCheck) -> Picture:
+    before = os.fstat(file.fileno())
+    if not stat.S_ISREG(before.st_mode):
+        raise check.refuse("is not a regular file", limit="a file", hint="copy it to a file")
+    picture = _examine(file, before.st_size, check)
+    after = os.fstat(file.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise changed(check)
+    mtime_ns = after.st_mtime_ns if picture.data is None else None
+    return attrs.evolve(picture, path=Path(check.source).absolute(), mtime_ns=mtime_ns)
+
+
+# ---------------------------------------------------------------------------- reading
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    file.seek(0)
+    return iter(functools.partial(file.read, _CHUNK), b"")
+
+
+def _examine(file: BinaryIO, size: int, check: PictureCheck) -> Picture:
+    """Return the picture in *file*, read once from its start."""
+    digest, inspector = hashlib.sha256() if check.hashed else None, Inspector()
+    for piece in _pieces(file):
+        if digest is not None:
+            digest.update(piece)
+        inspector.feed(piece)
+        if inspector.size == len(piece):  # the first: the rest of a film is not worth reading
+            check.check_kind(inspector.format, piece)
+            check.check_size(size)
+        if inspector.size > size:
+            raise changed(check)
+        if digest is None:
+            file.seek(inspector.skip(size))
+    check.check_size(inspector.size)
+    complete = inspector.complete or inspector.has_end(_pieces(file))
+    check.check_whole(inspector, complete=complete)
+    info = inspector.info
+    if info is None or (check.prepare and needs_mending(info, size)):
+        return _mend(file, inspector, digest.digest() if digest is not None else None, check)
+    return Picture(
+        source=check.source,
+        sha256=digest.hexdigest() if digest is not None else "",
+        size=inspector.size,
+        width=info.width,
+        height=info.height,
+        format=info.format,
+    )
+
+
+def _mend(
+    file: BinaryIO, inspector: Inspector, digest: bytes | None, check: PictureCheck
+) -> Picture:
+    file.seek(0)
+    bits = inspector.info.bits if inspector.info else 8
+    mended = mend(file, inspector.format or "", check, bits=bits)
+    return Picture(
+        source=check.source,
+        # A word of its own: sent as it is, the same original would be another picture.
+        sha256="" if digest is None else hashlib.sha256(b"prepared 1\0" + digest).hexdigest(),
+        data=mended.data,
+        size=len(mended.data),
+        width=mended.width,
+        height=mended.height,
+        format=mended.format,
+        notes=mended.notes,
+    )

@@ -1,0 +1,148 @@
+"""The API's rules for a picture, as errors that say what is wrong and what to do.
+
+Rule of this file: it looks at facts about a picture (first bytes, size, header), never at a file.
+
+Limits: Kling's "Image expansion" page,
+https://klingai.com/document-api/api/image/common/outpainting.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import attrs
+
+from comet_async._images.formats import FORMAT_NAMES, WITHOUT_HEADER, Inspector
+from comet_async.errors import InputError
+
+# The page does not say whether 10 MB are 10^7 or 10 * 2^20 bytes, nor whether the file counts
+# or its Base64 text: "file" is taken at its word.
+MAX_BYTES = 10 * 1024 * 1024
+"""The largest picture file, in bytes before Base64."""
+
+MIN_SIDE = 300
+"""The least width and height, in pixels."""
+
+MAX_RATIO = 2.5
+"""The longer side is at most this many times the shorter one."""
+
+MAX_PIXELS = 178_956_970
+"""The most pixels. The API names no limit; here Pillow refuses to open a picture as a
+"decompression bomb" (twice its ``MAX_IMAGE_PIXELS``), so most servers would too."""
+
+ACCEPTED = frozenset({"png", "jpeg"})
+"""The formats that the API takes."""
+
+MAX_PREPARE_BYTES = 256 * 1024 * 1024
+"""The largest file that ``prepare=True`` takes: a 40-megapixel TIFF with 16 bits fits."""
+
+PREPARE = "prepare=True (on the command line --prepare)"
+"""How to ask for mending, as error messages say it."""
+
+_SHOWN = 80
+
+
+@attrs.frozen(kw_only=True)
+class PictureCheck:
+    """What to find out, and how to speak of it.
+
+    Attributes:
+        field: What the picture is called in the request.
+        prepare: True when it will be mended, so that less is asked of it.
+        hashed: Whether its hash is wanted.
+        source: The picture as the user named it.
+    """
+
+    field: str = "image"
+    prepare: bool = False
+    hashed: bool = True
+    source: str = "bytes"
+
+    def refuse(self, what: str, *, limit: str, hint: str, value: str | None = None) -> InputError:
+        """Return the error that says what the picture is, which rule it breaks, what to do."""
+        name = show(self.source) or "''"
+        return InputError(
+            f"{self.field}: {name} {what}",
+            field=self.field,
+            value=name if value is None else value,
+            limit=limit,
+            hint=hint,
+        )
+
+    def check_size(self, size: int) -> None:
+        """Raise `InputError` for a file of no bytes, or of too many."""
+        if not size:
+            raise self.refuse("is empty", limit="at least one byte", hint="save it again")
+        most = MAX_PREPARE_BYTES if self.prepare else MAX_BYTES
+        if size > most:
+            hint = "save it smaller" if self.prepare else f"{PREPARE} makes it fit"
+            limit = f"at most {most >> 20} MB ({most:,} bytes)"
+            what = f"has {size:,} bytes; {limit}"
+            raise self.refuse(what, value=f"{size} bytes", limit=limit, hint=hint)
+
+    def check_kind(self, format: str | None, head: bytes) -> None:  # noqa: A002 - the field's word
+        """Raise `InputError` for what is no picture, or one that must be converted first."""
+        if format is None:
+            hint = "the content decides, not the name"
+            raise self.refuse(f"is {_guess(head)}, no picture", limit="PNG or JPEG", hint=hint)
+        if format not in ACCEPTED and not self.prepare:
+            name = FORMAT_NAMES[format]
+            hint = f"{PREPARE} converts it"
+            raise self.refuse(f"is {name}", value=name, limit="PNG or JPEG", hint=hint)
+
+    def check_whole(self, inspector: Inspector, *, complete: bool) -> None:
+        """Raise `InputError` for a damaged header, a size that won't do, or a missing end."""
+        info = inspector.info
+        if info is None:
+            if inspector.format not in WITHOUT_HEADER:
+                hint = "open it in an image program and save it again"
+                raise self.refuse("has a damaged header", limit="a readable header", hint=hint)
+            return
+        self.check_shape(info.width, info.height)
+        if not complete:
+            hint = "copy or download it again"
+            raise self.refuse("is cut short: its end is missing", limit="a whole file", hint=hint)
+
+    def check_shape(self, width: int, height: int) -> None:
+        """Raise `InputError` for a side too short, a shape too slim, or an absurd size."""
+        size = f"{width}x{height} px"
+        refuse = functools.partial(self.refuse, value=size)
+        if width * height > MAX_PIXELS:
+            limit = f"at most {MAX_PIXELS / 1e6:.0f} megapixels"
+            raise refuse(f"claims {size}; {limit}", limit=limit, hint="scale it down")
+        if max(width, height) > MAX_RATIO * min(width, height):
+            limit = f"an aspect ratio from 1:{MAX_RATIO} to {MAX_RATIO}:1"
+            raise refuse(f"has {size}; it needs {limit}", limit=limit, hint="crop it")
+        if min(width, height) < MIN_SIDE and not self.prepare:
+            limit = f"both sides at least {MIN_SIDE} px"
+            hint = f"use a larger picture, or {PREPARE} scales it up"
+            raise refuse(f"has {size}; it needs {limit}", limit=limit, hint=hint)
+
+
+def _guess(head: bytes) -> str:
+    start = head[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page"
+    if start.startswith((b"<?xml", b"<svg")):
+        return "XML or SVG"
+    if start.startswith(b"%pdf"):
+        return "a PDF"
+    return "text" if re.fullmatch(rb"[\t\r\n\x20-\x7e]*", head[:256]) else "unknown data"
+
+
+def show(text: str) -> str:
+    """Return *text* as it may stand in a message: short, on one line, without a query."""
+    if "://" in text:
+        text = text.partition("?")[0]
+    text = shorten(text, most=_SHOWN)
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def shorten(text: str, *, most: int = 160) -> str:
+    """Return *text* with at most *most* characters; a path ends in what matters most.
+
+    A longer path could be taken for Base64, and hidden.
+    """
+    start = most // 4
+    return text if len(text) <= most else f"{text[:start]}…{text[start + 1 - most :]}"

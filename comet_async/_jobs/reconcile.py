@@ -1,0 +1,302 @@
+"""What became of a paid request whose answer was lost: evidence, not guesses.
+
+A task that is found under our own id was accepted. That *nothing* is found means something
+only when
+
+* the same question has just found a task that is known to exist (a positive control): a
+  gateway that does not pass our ids on answers "not found" for everything, and
+* the request can no longer arrive: a settle time has passed since its connection ended.
+
+A callback may name the task of an id of ours. Anybody may have sent it, so the task that it names
+is asked for, and is ours if the server says so.
+
+Without such proof the outcome stays unknown. Money is never guessed with.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+
+import attrs
+
+from comet_async._http.api import Api
+from comet_async._idempotency import random_key
+from comet_async._journal.records import JobRecord, Journal
+from comet_async._journal.states import JobState
+from comet_async.clock import Clock
+from comet_async.errors import CometError, NotFoundError, RouteUnavailableError
+from comet_async.models import Task
+from comet_async.requests import TaskKind
+
+LIST_PAGES = 20
+LIST_SIZE = 500
+
+
+CLOCK_SLACK = timedelta(minutes=5)
+"""How far the server's clock and ours may differ."""
+
+
+class Verdict(enum.Enum):
+    """What a round of questions showed."""
+
+    FOUND = "found"
+    ABSENT = "absent"
+    UNKNOWN = "unknown"
+
+
+@attrs.frozen(kw_only=True)
+class Finding:
+    """The result of one round of questions.
+
+    Attributes:
+        verdict: What it shows.
+        task: The task, when found.
+        silent: True when a question got no readable answer: asking again may show more.
+    """
+
+    verdict: Verdict
+    task: Task | None = None
+    silent: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Known:
+    """A task that is known to exist: what a question is tried on.
+
+    Attributes:
+        key: Our own id of it.
+        task_id: The server's id of it.
+    """
+
+    key: str
+    task_id: str
+
+
+@attrs.define(eq=False)
+class Lookup:
+    """Asks a gateway for tasks by our own id, and knows which of its answers to believe.
+
+    Attributes:
+        api: The gateway.
+        heard: Returns the task that a callback, if one came, names for our id.
+    """
+
+    api: Api
+    heard: Callable[[str], str | None] = lambda _key: None
+    _named: dict[str, str] = attrs.field(factory=dict, init=False)
+
+    async def look(
+        self, kind: TaskKind, key: str, *, known: Known | None, since: datetime | None = None
+    ) -> Finding:
+        """Ask once, in every way the gateway may understand, for the task of *key*.
+
+        Args:
+            kind: The task's kind.
+            key: Our own id, as sent.
+            known: A task to try the questions on; without one, nothing found means nothing.
+            since: When the request was sent; older parts of the list need not be read.
+
+        Returns:
+            Found (with the task), absent (with proof), or unknown.
+
+        Raises:
+            AuthenticationError: The key was refused.
+            AccountError: The account may not ask.
+        """
+        if (task := await self._told(kind, key)) is not None:
+            return Finding(verdict=Verdict.FOUND, task=task)
+        absent = silent = False
+        for form in (*self.api.gateway.lookup_forms, "list"):
+            answer = await self._ask(kind, key, form, since)
+            if answer.task is not None and answer.task.external_task_id == key:
+                return Finding(verdict=Verdict.FOUND, task=answer.task)
+            silent = silent or answer.silent
+            if known is None or answer.verdict is Verdict.UNKNOWN:
+                continue
+            if answer.task is not None:
+                # Another task, or one that does not name its external id: believed only if
+                # this question tells ids apart.
+                if answer.task.external_task_id is None and await self._tells_apart(
+                    kind, form, known
+                ):
+                    return Finding(verdict=Verdict.FOUND, task=answer.task)
+            elif await self._finds(kind, form, known):
+                absent = True
+        verdict = Verdict.ABSENT if absent else Verdict.UNKNOWN
+        return Finding(verdict=verdict, silent=silent)
+
+    async def _told(self, kind: TaskKind, key: str) -> Task | None:
+        """Return the task that a callback names for our id, if the server knows it as ours."""
+        # Kept, because a notice is given once, and the server may be out of reach now.
+        if told := self.heard(key):
+            self._named[key] = told
+        if key not in self._named:
+            return None
+        try:
+            task = await self.api.get(self._named[key], kind=kind)
+        except CometError:  # the other questions tell what the account may do
+            return None
+        return task if task.external_task_id == key else None
+
+    async def _ask(
+        self, kind: TaskKind, key: str, form: str, since: datetime | None = None
+    ) -> Finding:
+        """Return what one question shows, before it is judged."""
+        try:
+            if form == "list":
+                task = await self._scan(kind, key, since)
+            else:
+                task = await self.api.find(key, kind=kind, form=form)  # type: ignore[arg-type]
+        except NotFoundError:
+            return Finding(verdict=Verdict.ABSENT)
+        except CometError as error:
+            if error.account_wide and not isinstance(error, RouteUnavailableError):
+                raise
+            return Finding(verdict=Verdict.UNKNOWN, silent=error.retryable)
+        if task is None:
+            return Finding(verdict=Verdict.ABSENT)
+        return Finding(verdict=Verdict.FOUND, task=task)
+
+    async def _finds(self, kind: TaskKind, form: str, known: Known) -> bool:
+        """Tell whether a question finds the task that is known to exist."""
+        task = (await self._ask(kind, known.key, form)).task
+        if task is None:
+            return False
+        # A list is searched by us, so it must name our ids; elsewhere the server searches.
+        return task.external_task_id == known.key or (form != "list" and task.id == known.task_id)
+
+    async def _tells_apart(self, kind: TaskKind, form: str, known: Known) -> bool:
+        """Tell whether a question finds the known task, and nothing for an id never used."""
+        nothing = await self._ask(kind, random_key(), form)
+        return nothing.verdict is Verdict.ABSENT and await self._finds(kind, form, known)
+
+    async def _scan(self, kind: TaskKind, key: str, since: datetime | None) -> Task | None:
+        """Return the task of *key* from the list, or None when the list lacks it.
+
+        A list that shows the newest first is read only as far back as *since*; whole pages
+        only, because the order of a few tasks proves nothing.
+
+        Raises:
+            CometError: The list can't be read, or is too long to be read to its end.
+        """
+        made: list[datetime] = []
+        async for task in self.tasks(kind):
+            if task.external_task_id == key:
+                return task
+            made.append(task.created_at or datetime.max.replace(tzinfo=UTC))
+            whole_page = len(made) % LIST_SIZE == 0
+            if since and whole_page and _goes_back_to(since - CLOCK_SLACK, made):
+                return None
+        return None
+
+    async def tasks(self, kind: TaskKind) -> AsyncIterator[Task]:
+        """Yield the gateway's tasks of *kind* as its list shows them, at most 10,000.
+
+        Raises:
+            CometError: A page can't be read, or the list is longer than that.
+        """
+        shown: tuple[Task, ...] = ()
+        for number in range(1, LIST_PAGES + 1):
+            page = await self.api.page(number, LIST_SIZE, kind=kind)
+            if not page.tasks:  # a short page proves nothing: a gateway may cap their size
+                return
+            if page.tasks == shown:  # it ignores the page's number: nobody knows what follows
+                break
+            shown = page.tasks
+            for task in shown:
+                yield task
+        msg = f"the list has no end, or is longer than {LIST_PAGES * LIST_SIZE} tasks"
+        raise RouteUnavailableError(msg)
+
+
+def _goes_back_to(moment: datetime, made: list[datetime]) -> bool:
+    """Tell whether *made* surely runs from the newest to before *moment*."""
+    return made[-1] < moment and made[-1] < made[0] and made == sorted(made, reverse=True)
+
+
+ABSENT_ROUNDS = 3
+"""So many rounds in a row must show "absent" before a request may be sent again."""
+
+SILENCE = 300.0
+"""Seconds of lookups without any answer after which a job is left as it is."""
+
+_LONGEST_PAUSE = 30.0
+_ACKNOWLEDGED = frozenset(
+    {
+        JobState.SUBMITTED,
+        JobState.SUCCEEDED,
+        JobState.SAVING,
+        JobState.DONE,
+        JobState.FAILED,
+    }
+)
+
+
+@attrs.define(eq=False)
+class Resolver:
+    """Finds out what became of requests, with the journal's other jobs as controls."""
+
+    lookup: Lookup
+    journal: Journal
+    clock: Clock
+    settle: float
+    _known: dict[tuple[str, str], Known] = attrs.field(factory=dict, init=False)
+    _fresh: dict[tuple[str, str], Known] = attrs.field(factory=dict, init=False)
+
+    def acknowledged(self, record: JobRecord, task: Task) -> None:
+        """Remember a task that surely exists: lookups can be tried on it."""
+        known = Known(key=record.key, task_id=task.id)
+        self._fresh.setdefault((record.account, record.kind), known)
+
+    async def resolve(self, record: JobRecord, kind: TaskKind) -> Finding:
+        """Return what became of the request of *record*.
+
+        The settle time runs from here, by the monotonic clock: the request's connection has
+        ended by now, in this process or with the process that made it.
+
+        Returns:
+            Found, or absent with proof, or unknown: nothing at hand can tell.
+        """
+        since = None if record.sent_at is None else datetime.fromtimestamp(record.sent_at, UTC)
+        begin, pause, absent = self.clock.monotonic(), 1.0, 0
+        while True:
+            known = await self._find_known(record)
+            finding = await self.lookup.look(kind, record.key, known=known, since=since)
+            if finding.verdict is Verdict.FOUND:
+                return finding
+            absent = absent + 1 if finding.verdict is Verdict.ABSENT else 0
+            waited = self.clock.monotonic() - begin
+            if waited >= self.settle and self._conclusive(finding, absent, waited):
+                return finding
+            left = self.settle - waited
+            await self.clock.sleep(min(pause, left) if left > 0 else min(pause, 2.0))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _conclusive(self, finding: Finding, absent: int, waited: float) -> bool:
+        if absent:
+            return absent >= ABSENT_ROUNDS
+        return not finding.silent or waited > SILENCE
+
+    async def _find_known(self, record: JobRecord) -> Known | None:
+        """Return a task of this account and kind that is known to exist, if there is one."""
+        slot = record.account, record.kind
+        if slot in self._fresh:  # the journal's may be old, and cleared by the server since
+            return self._fresh[slot]
+        if slot not in self._known:
+            row = await self._newest(slot)
+            if row is not None and row.task_id is not None:
+                self._known[slot] = Known(key=row.key, task_id=row.task_id)
+        return self._known.get(slot)
+
+    async def _newest(self, slot: tuple[str, str]) -> JobRecord | None:
+        """Return the job planned last that the server surely has: old ones it may have cleared."""
+        newest: JobRecord | None = None
+        after = ""
+        while rows := await self.journal.find(_ACKNOWLEDGED, after=after):
+            after = rows[-1].key
+            for row in rows:
+                if row.task_id is not None and (row.account, row.kind) == slot:
+                    newest = row
+        return newest

@@ -1,0 +1,285 @@
+"""One thread, one connection, one commit for all that waits.
+
+How an operation travels: a task puts it on a queue and awaits a future. One thread takes all
+that is queued, runs it in one transaction, commits, and only then wakes those who wait. So a
+hundred tasks share the price of one ``fsync``, and what an awaited call wrote is on the disk
+when the call returns. Who writes alone is served at once; after a commit for several the thread
+waits a moment for as many again.
+
+An operation that fails alone is no harm to its neighbours: one that was refused has written
+nothing; if anything worse happens (a full disk, a fault of ours), the transaction is undone
+and each operation is run again in one of its own.
+
+Rule of this file: it knows transactions, not what they hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import attrs
+
+from comet_async._journal.sql import Database
+from comet_async._journal.transitions import closed
+from comet_async.errors import CometError, ForeignProcessError
+
+_T = TypeVar("_T")
+Hook = Callable[[str], None]
+Translate = Callable[[Exception], Exception]
+
+logger = logging.getLogger(__name__)
+
+# The first of a very long queue must not wait for the last.
+_BATCH = 1000
+
+# Seconds that the thread waits for more while many write at a time: a commit for each few costs
+# twice the CPU, most of it for waking threads. A task takes a thousand times as long.
+_GATHER = 0.005
+_ENOUGH = 16  # of so many, each pays little for the commit
+
+
+class Connection(Database, Protocol):
+    """An open database."""
+
+    @property
+    def in_transaction(self) -> bool:
+        """True between BEGIN and the end of the transaction."""
+        ...
+
+    @property
+    def total_changes(self) -> int:
+        """How many rows were written since it was opened."""
+        ...
+
+    def close(self) -> object:
+        """Close it; called in the thread that opened it."""
+        ...
+
+
+@attrs.define(eq=False)
+class _Request:
+    """One queued operation and who waits for it."""
+
+    tag: str
+    work: Callable[[Connection], Any]
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: Exception | None = None
+
+
+@attrs.define(eq=False)
+class Writer:
+    """One thread with one connection, for any number of tasks.
+
+    Nothing here belongs to an event loop, so several loops may use it, one after the other
+    or at once.
+
+    Args:
+        path: What is opened; for texts.
+        translate: Makes an error for the caller of what the connection raised.
+        hook: Called in the thread before and after the commit of each tagged operation.
+
+    Warns:
+        ResourceWarning: when it is never closed.
+    """
+
+    path: Path
+    _translate: Translate
+    _hook: Hook | None = None
+    _connection: Connection | None = attrs.field(default=None, init=False)
+    _thread: ThreadPoolExecutor = attrs.field(init=False)
+    _mutex: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _queue: deque[_Request] = attrs.field(factory=deque, init=False)
+    _draining: bool = attrs.field(default=False, init=False)
+    _last: int = attrs.field(default=0, init=False)
+    _wanted: int = attrs.field(default=0, init=False)
+    _enough: threading.Event = attrs.field(factory=threading.Event, init=False)
+    _closed: bool = attrs.field(default=False, init=False)
+    _ended: bool = attrs.field(default=False, init=False)
+    _pid: int = attrs.field(factory=os.getpid, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="comet_async journal")
+
+    # On the event loop ------------------------------------------------------------------
+
+    async def open(self, connect: Callable[[], Connection]) -> None:
+        """Have the thread call *connect*; what fails leaves nothing open."""
+        try:
+            await self._in_thread(partial(self._open, connect))
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def run(self, tag: str, work: Callable[[Connection], _T]) -> _T:
+        """Have *work* done and committed, then return its result.
+
+        *tag* names what is written to the hook, in one word or several; reading has none. A
+        caller that is cancelled only stops waiting.
+        """
+        if os.getpid() != self._pid:
+            raise ForeignProcessError(
+                f"the journal {self.path} was opened by process {self._pid}",
+                hint="open it in the process that uses it",
+            )
+        loop = asyncio.get_running_loop()
+        request = _Request(tag, work, loop.create_future())
+        with self._mutex:
+            if self._closed:
+                raise closed()
+            self._queue.append(request)
+            if len(self._queue) == self._wanted:
+                self._enough.set()
+            if not self._draining:
+                self._draining = True
+                loop.run_in_executor(self._thread, self._drain)
+        return cast("_T", await request.future)
+
+    async def aclose(self) -> None:
+        """Finish what is queued and close, even if the caller is cancelled meanwhile."""
+        with self._mutex:
+            self._closed = True
+            self._enough.set()
+            if self._ended or os.getpid() != self._pid:
+                return
+            ended = self._in_thread(self._close)  # behind all that is queued
+        await ended
+
+    def _in_thread(self, work: Callable[[], None]) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        return asyncio.shield(loop.run_in_executor(self._thread, work))
+
+    def __del__(self) -> None:
+        if not self._closed and os.getpid() == self._pid:
+            text = f"unclosed journal {self.path}"
+            warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
+            with contextlib.suppress(RuntimeError):  # the interpreter is ending
+                self._thread.submit(_shut, self._connection)
+
+    # In the thread ----------------------------------------------------------------------
+
+    def _open(self, connect: Callable[[], Connection]) -> None:
+        self._connection = connect()
+
+    def _close(self) -> None:
+        _shut(self._connection)
+        self._connection = None
+        with self._mutex:
+            self._ended = True
+            self._thread.shutdown(wait=False)
+
+    def _drain(self) -> None:
+        while True:
+            if self._last > 1:
+                self._gather()
+            batch = self._take()
+            self._last = len(batch)  # after a pause the next one is alone again
+            if not batch:
+                return
+            self._commit(batch)
+            self._wake(batch)
+
+    def _gather(self) -> None:
+        """Wait for more, but not for more than there were last time."""
+        with self._mutex:
+            self._wanted = max(self._last, _ENOUGH)
+            if self._closed or len(self._queue) >= self._wanted:
+                return
+            self._enough.clear()
+        self._enough.wait(_GATHER)
+
+    def _take(self) -> list[_Request]:
+        with self._mutex:
+            batch = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
+            self._draining = bool(batch)
+        return batch
+
+    def _commit(self, batch: list[_Request]) -> None:
+        """Do *batch* in one transaction; if that fails, each operation in one of its own."""
+        db = cast("Connection", self._connection)
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except Exception as error:  # noqa: BLE001 - it is raised where the callers wait
+            for request in batch:
+                request.error = self._translate(error)
+            return
+        try:
+            self._finish(db, batch)
+        except Exception as error:  # noqa: BLE001 - as above
+            if len(batch) == 1:
+                batch[0].error = self._translate(error)
+            else:
+                for request in batch:
+                    self._commit([request])
+
+    def _finish(self, db: Connection, batch: list[_Request]) -> None:
+        try:
+            for request in batch:
+                _apply(db, request)
+            self._tell("before", batch)
+            db.execute("COMMIT")
+        finally:
+            if db.in_transaction:  # not committed, nor ended by SQLite, as a full disk may
+                db.execute("ROLLBACK")
+        self._tell("after", batch)
+
+    def _tell(self, moment: str, batch: list[_Request]) -> None:
+        if self._hook is not None:
+            for request in batch:
+                if request.error is None:
+                    for tag in request.tag.split():
+                        self._hook(f"{moment}:{tag}")
+
+    def _wake(self, batch: list[_Request]) -> None:
+        loops: dict[asyncio.AbstractEventLoop, list[_Request]] = {}
+        for request in batch:
+            loops.setdefault(request.future.get_loop(), []).append(request)
+        for loop, requests in loops.items():
+            try:
+                loop.call_soon_threadsafe(_settle, requests)
+            except RuntimeError:  # the loop has ended, and nobody waits any more
+                _report(requests)
+
+
+def _apply(db: Connection, request: _Request) -> None:
+    """Run one operation inside the transaction of all."""
+    before = db.total_changes
+    try:
+        request.result, request.error = request.work(db), None
+    except CometError as error:
+        if db.total_changes != before:
+            raise  # it is undone with the whole transaction, and alone the second time
+        request.error = error
+
+
+def _settle(requests: list[_Request]) -> None:
+    for request in requests:
+        if request.future.done():  # its caller was cancelled
+            _report([request])
+        elif request.error is not None:
+            request.future.set_exception(request.error)
+        else:
+            request.future.set_result(request.result)
+
+
+def _report(requests: list[_Request]) -> None:
+    """Log the failures that no caller will see."""
+    for request in requests:
+        if request.error is not None:
+            logger.error("a write failed after its caller had gone: %s", request.error)
+
+
+def _shut(connection: Connection | None) -> None:
+    if connection is not None:
+        connection.close()

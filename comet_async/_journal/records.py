@@ -1,0 +1,401 @@
+"""What is known about a paid job, and what a journal promises.
+
+A journal is the memory that outlives the process: a job is written down before its request
+is sent, so that no crash can make anybody pay twice or lose what was paid. `SqliteJournal` of
+`comet_async.journal` and `MemoryJournal` of `comet_async._journal.memory` keep the one promise,
+`Journal`.
+
+Rule of this file: frozen facts and one protocol. Nothing here holds a key, a header or a
+picture, so neither can a journal.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Protocol, TypedDict, Unpack
+
+import attrs
+
+from comet_async._journal.states import JobState
+from comet_async._types import JSON
+from comet_async.errors import InputError
+from comet_async.secret import redact
+
+# A request without its picture is below 3 kB (Kling's prompts end at 2,500 characters); the
+# smallest picture that the service takes, 300 x 300 pixels, is far above this.
+MAX_PARAMS_BYTES = 16 * 1024
+
+
+def _read_only(params: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    """Return a deep, read-only copy of *params* that is JSON and small."""
+    try:
+        text = json.dumps(dict(params), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a journal holds JSON only: {error}", field="params") from None
+    if len(text) > MAX_PARAMS_BYTES:
+        raise InputError(
+            f"the parameters are {len(text)} bytes long; a picture does not belong in a journal",
+            field="params",
+            limit=f"<= {MAX_PARAMS_BYTES} bytes",
+        )
+    return MappingProxyType(json.loads(text))
+
+
+def _no_secret(_job: object, field: attrs.Attribute[str], value: str) -> None:
+    if redact(value) != value:
+        raise InputError(f"{field.name} looks like a key; a journal never holds one")
+
+
+def _repr_redacted(text: str) -> str:
+    return repr(redact(text))  # a source may be a signed URL
+
+
+@attrs.frozen(kw_only=True)
+class NewJob:
+    """A job to be written down.
+
+    Attributes:
+        key: Its ``external_task_id``.
+        kind: The kind of task, such as ``"expand"``.
+        account: A hash that tells accounts apart; never a key.
+        params: The request's fields without pictures, as JSON.
+        n: How many pictures it makes, from 1.
+        source: The picture as the user named it.
+        image_sha: SHA-256 of the picture's bytes (of the URL if it is one).
+        dest: Path of the result with "/" and without an extension, relative to the output
+            folder if the journal is that folder's own; None when no file is wanted.
+    """
+
+    key: str = attrs.field(validator=attrs.validators.min_len(1))
+    kind: str
+    account: str = attrs.field(validator=_no_secret)
+    params: Mapping[str, JSON] = attrs.field(converter=_read_only, hash=False)
+    n: int = attrs.field(validator=attrs.validators.ge(1))
+    source: str = attrs.field(repr=_repr_redacted)
+    image_sha: str
+    dest: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SavedFile:
+    """One saved picture.
+
+    Attributes:
+        index: Position among the task's pictures, from 0.
+        name: Path with "/" and the extension, relative as in `NewJob`.
+        sha256: Hash of the file's bytes, in hexadecimal.
+        size: Bytes.
+        kept: False while it has its temporary name, True once it surely has *name*.
+    """
+
+    index: int
+    name: str
+    sha256: str
+    size: int
+    kept: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Destination:
+    """One place where a job's pictures belong: equal pictures share a job, not a place.
+
+    Attributes:
+        source: The picture as the user named it.
+        dest: Where the result belongs, as in `NewJob`.
+        files: What was saved there, by index.
+    """
+
+    source: str = attrs.field(repr=_repr_redacted)
+    dest: str
+    files: tuple[SavedFile, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class StoredImage:
+    """Where one result is on the server. The addresses are signed: not shown in ``repr``.
+
+    Attributes:
+        index: Position among the task's pictures, from 0.
+        url: Its address.
+        watermark_url: The address of the watermarked version, if there is one.
+    """
+
+    index: int
+    url: str = attrs.field(repr=False)
+    watermark_url: str | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class JobRecord:
+    """One job as the journal holds it. Moments are seconds since 1970.
+
+    Attributes:
+        key: Its ``external_task_id``.
+        kind: The kind of task.
+        account: A hash that tells accounts apart.
+        state: Where it stands.
+        fence: Grows with every change, so that a change based on an older record is refused.
+        boot: The opening of the journal that sent it last.
+        run: The run whose limits its price counts in, or None.
+        attempt: How often the request was sent.
+        absent: How often in a row a lookup found no task.
+        sent_at: When the request was sent last.
+        post_deadline: When that request can't be on the wire any more.
+        params: The request's fields without pictures; read-only.
+        n: How many pictures it makes.
+        source: The picture as the user first named it.
+        image_sha: SHA-256 of the picture's bytes (of the URL if it is one).
+        task_id: The server's id.
+        images: Where the results are on the server.
+        images_seen_at: When those addresses came.
+        message: The server's words about a failure.
+        units: What the server says it charged, in its own units.
+        status: HTTP status of the answer that decided.
+        code: The server's error code.
+        request_id: The id to quote to the provider's support.
+        note: Our own words, such as what was done to the picture.
+        created_at: When it was planned.
+        updated_at: When it last changed.
+    """
+
+    key: str
+    kind: str
+    account: str
+    state: JobState
+    fence: int = 0
+    boot: str | None = None
+    run: str | None = None
+    attempt: int = 0
+    absent: int = 0
+    sent_at: float | None = None
+    post_deadline: float | None = None
+    params: Mapping[str, JSON] = attrs.field(hash=False)
+    n: int
+    source: str = attrs.field(repr=_repr_redacted)
+    image_sha: str
+    task_id: str | None = None
+    images: tuple[StoredImage, ...] = ()
+    images_seen_at: float | None = None
+    message: str = ""
+    units: str | None = None
+    status: int | None = None
+    code: str | None = None
+    request_id: str | None = None
+    note: str = ""
+    created_at: float
+    updated_at: float
+
+
+class Changes(TypedDict, total=False):
+    """What may change besides the state; see `JobRecord` for the meanings."""
+
+    absent: int
+    sent_at: float | None
+    post_deadline: float | None
+    task_id: str | None
+    images: tuple[StoredImage, ...]
+    images_seen_at: float | None
+    message: str
+    units: str | None
+    status: int | None
+    code: str | None
+    request_id: str | None
+    note: str
+
+
+@attrs.frozen
+class Event:
+    """One move of one job, kept for ever.
+
+    Attributes:
+        key: The job.
+        at: When, in seconds since 1970.
+        old: The state left; None for the first.
+        new: The state entered.
+        why: The reason, in a few words.
+    """
+
+    key: str
+    at: float
+    old: str | None
+    new: str
+    why: str
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """Guards that are checked in the same transaction that starts a paid request.
+
+    Attributes:
+        in_flight: Most pictures in flight at a time, over all runs. A job with more pictures
+            than that passes alone.
+        jobs: Most jobs of this run.
+        images: Most pictures of this run.
+
+    None means: no limit.
+    """
+
+    in_flight: int | None = None
+    jobs: int | None = None
+    images: int | None = None
+
+    def refusal(self, n: int, *, jobs: int, images: int, in_flight: int) -> Refusal | None:
+        """Return why *n* more pictures must not be sent, or None if they may.
+
+        *jobs* and *images* are those of the run so far, *in_flight* those of all runs.
+        """
+        # Money first: those limits hold to the end of the run, the other one passes.
+        if self.jobs is not None and jobs + 1 > self.jobs:
+            return Refusal.JOBS
+        if self.images is not None and images + n > self.images:
+            return Refusal.IMAGES
+        if self.in_flight is None or in_flight + n <= self.in_flight:
+            return None
+        return Refusal.IN_FLIGHT if in_flight or not self.in_flight else None
+
+
+class Refusal(enum.StrEnum):
+    """Which limit kept a job from being sent."""
+
+    IN_FLIGHT = "in_flight"
+    JOBS = "jobs"
+    IMAGES = "images"
+
+
+class Journal(Protocol):
+    """What the rest of the library asks of a journal.
+
+    Whatever an awaited call wrote is durable when the call returns. A caller that is
+    cancelled leaves its write running to the end. Every method raises `JournalError` when
+    the journal can't be read or written or is closed.
+    """
+
+    @property
+    def boot(self) -> str:
+        """A random name of this opening of the journal."""
+        ...
+
+    async def plan(self, jobs: Sequence[NewJob], *, now: float) -> list[JobRecord]:
+        """Write *jobs* down, or find those that are known (T1); all of them or none.
+
+        A known job keeps its record; a new destination joins it. A planned job goes to the
+        account that asks for it.
+
+        Raises:
+            KeyReuseError: A key is known for another request.
+        """
+        ...
+
+    async def get(self, key: str) -> JobRecord | None:
+        """Return the job of this key."""
+        ...
+
+    async def find(
+        self, states: Collection[JobState] | None = None, *, after: str = "", limit: int = 500
+    ) -> list[JobRecord]:
+        """Return a page of jobs in the order in which they were planned.
+
+        *states* None means all; *after*, the last key of the page before, must be there.
+        """
+        ...
+
+    async def by_task(self, task_id: str) -> JobRecord | None:
+        """Return the job that the server knows by *task_id*."""
+        ...
+
+    async def move(
+        self,
+        record: JobRecord,
+        new: JobState,
+        *,
+        now: float,
+        why: str = "",
+        place: Destination | None = None,
+        **changes: Unpack[Changes],
+    ) -> JobRecord:
+        """Move a job to another state and return it as it is now.
+
+        Args:
+            record: The job as last seen.
+            new: The state to enter; not ``sending``, which `send` enters.
+            now: Seconds since 1970.
+            why: A few words for the list of events.
+            place: Files to write down in the same moment, as `save_file` does.
+            **changes: Details to write with it. Messages and notes are redacted.
+
+        Raises:
+            StaleRecordError: *record* is not how the job stands; nothing was written.
+            DownloadError: Another job's file has one of the names; as above.
+            JournalError: There is no such move or destination.
+        """
+        ...
+
+    async def send(
+        self, record: JobRecord, *, now: float, post_deadline: float, limits: Limits, run: str
+    ) -> JobRecord | Refusal:
+        """Enter ``sending`` (T2) if the limits let it; then the request may leave.
+
+        Args:
+            record: The planned job as last seen.
+            now: Seconds since 1970.
+            post_deadline: When it can't be on the wire any more.
+            limits: Guards, checked in the same transaction.
+            run: The run whose jobs and pictures are counted, until proven unpaid (T4, T5, T8).
+
+        Returns:
+            The job as it is now, or the limit that is reached.
+
+        Raises:
+            StaleRecordError: *record* is not how the job stands; nothing was written.
+            JournalError: The job is not planned.
+        """
+        ...
+
+    async def note(self, record: JobRecord, *, now: float, **changes: Unpack[Changes]) -> JobRecord:
+        """Write details of a job that stays in its state; like `move` otherwise."""
+        ...
+
+    async def destinations(self, key: str) -> tuple[Destination, ...]:
+        """Return where the job's pictures belong, in the order in which they were planned."""
+        ...
+
+    async def save_file(self, key: str, dest: str, file: SavedFile) -> None:
+        """Write down a file at a destination; it replaces what was there.
+
+        From now on *key* owns the file's name, whoever did before.
+
+        Raises:
+            JournalError: The job has no such destination.
+        """
+        ...
+
+    async def owner_of(self, name: str) -> str | None:
+        """Return the key of the job that saved a file as *name*."""
+        ...
+
+    async def in_flight(self) -> int:
+        """Return how many pictures are in flight, those of crashed runs included."""
+        ...
+
+    async def counts(self) -> dict[JobState, int]:
+        """Return how many jobs are in each state that has any."""
+        ...
+
+    async def events(self, key: str | None = None) -> list[Event]:
+        """Return what happened to a job (or to all), oldest first."""
+        ...
+
+    async def read_meta(self, name: str) -> JSON:
+        """Return what was written under *name*, or None."""
+        ...
+
+    async def write_meta(self, name: str, value: JSON) -> None:
+        """Keep a fact about the account or the gateway. Never a key."""
+        ...
+
+    async def aclose(self) -> None:
+        """Finish all writes and close. May be called again."""
+        ...

@@ -1,0 +1,487 @@
+"""Each operation of the journal on disk, as SQL.
+
+Every function takes an open transaction and leaves it open: who begins, commits and repeats
+is `comet_async.journal`'s business. An operation checks before it writes, so that a refusal
+leaves nothing behind.
+
+Rule of this file: ``sqlite3`` is not imported; a connection is whatever runs a statement.
+"""
+
+# ruff: noqa: S608  (what is put into SQL text are names and constants of this file only;
+# values are always bound)
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import compress
+from operator import attrgetter, is_not
+from types import MappingProxyType
+from typing import Any, Protocol, TypeAlias, cast
+
+import attrs
+
+from comet_async._journal.records import (
+    Destination,
+    Event,
+    JobRecord,
+    Limits,
+    NewJob,
+    Refusal,
+    SavedFile,
+    StoredImage,
+)
+from comet_async._journal.states import IN_FLIGHT, JobState
+from comet_async._journal.transitions import (
+    planned,
+    replanned,
+    stale,
+    taken,
+    unknown_destination,
+    unknown_key,
+)
+from comet_async._types import JSON
+from comet_async.errors import JournalCorruptError
+
+APPLICATION_ID = 0x63653161  # "ce1a": tells a journal from any other SQLite file
+
+# One tuple of statements for each step from one version (PRAGMA user_version) to the next.
+# A step that was released is never changed; a new one is appended.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        # Rows refer to each other by the number of the job, not by its key: keys are hashes,
+        # and an index over hashes writes to another page for every row (half as fast,
+        # measured with 32 rows a commit).
+        """
+        CREATE TABLE job (
+            id INTEGER PRIMARY KEY,
+            key TEXT NOT NULL UNIQUE,
+            kind TEXT NOT NULL,
+            account TEXT NOT NULL,
+            state TEXT NOT NULL,
+            fence INTEGER NOT NULL,
+            boot TEXT,
+            run TEXT,
+            attempt INTEGER NOT NULL,
+            absent INTEGER NOT NULL,
+            sent_at REAL,
+            post_deadline REAL,
+            params TEXT NOT NULL,
+            n INTEGER NOT NULL,
+            source TEXT NOT NULL,
+            image_sha TEXT NOT NULL,
+            task_id TEXT,
+            images TEXT NOT NULL,
+            images_seen_at REAL,
+            message TEXT NOT NULL,
+            units TEXT,
+            status INTEGER,
+            code TEXT,
+            request_id TEXT,
+            note TEXT NOT NULL,
+            created_at REAL NOT NULL,
+            updated_at REAL NOT NULL,
+            why TEXT NOT NULL DEFAULT ''
+        )
+        """,
+        "CREATE INDEX job_by_state ON job (state, id, n)",
+        "CREATE INDEX job_by_task ON job (task_id) WHERE task_id IS NOT NULL",
+        """
+        CREATE TABLE destination (
+            job INTEGER NOT NULL REFERENCES job,
+            dest TEXT NOT NULL,
+            source TEXT NOT NULL,
+            PRIMARY KEY (job, dest)
+        )
+        """,
+        """
+        CREATE TABLE file (
+            job INTEGER NOT NULL,
+            dest TEXT NOT NULL,
+            number INTEGER NOT NULL,
+            name TEXT NOT NULL UNIQUE,
+            sha256 TEXT NOT NULL,
+            size INTEGER NOT NULL,
+            kept INTEGER NOT NULL,
+            PRIMARY KEY (job, dest, number),
+            FOREIGN KEY (job, dest) REFERENCES destination
+        )
+        """,
+        "CREATE TABLE run (id TEXT PRIMARY KEY, jobs INTEGER NOT NULL, images INTEGER NOT NULL)",
+        "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+        """
+        CREATE TABLE event (
+            id INTEGER PRIMARY KEY,
+            job INTEGER NOT NULL,
+            at REAL NOT NULL,
+            old TEXT,
+            new TEXT NOT NULL,
+            why TEXT NOT NULL
+        )
+        """,
+        "CREATE INDEX event_by_job ON event (job)",
+        # By triggers, so that no change of state can come without its event.
+        """
+        CREATE TRIGGER job_planned AFTER INSERT ON job BEGIN
+            INSERT INTO event (job, at, old, new, why)
+            VALUES (NEW.id, NEW.updated_at, NULL, NEW.state, NEW.why);
+        END
+        """,
+        """
+        CREATE TRIGGER job_moved AFTER UPDATE OF state ON job BEGIN
+            INSERT INTO event (job, at, old, new, why)
+            VALUES (NEW.id, NEW.updated_at, OLD.state, NEW.state, NEW.why);
+        END
+        """,
+    ),
+)
+TABLES = ("job", "destination", "file", "run", "meta", "event")
+
+
+RECOVER = "keep the file; comet_async.journal.recover(path) copies what is readable"
+
+# The columns of a job are the fields of `JobRecord`, by the same names.
+_FIELDS = tuple(field.name for field in attrs.fields(JobRecord))
+_SELECT = f"SELECT {', '.join(_FIELDS)} FROM job"
+_INSERT = (
+    f"INSERT INTO job ({', '.join(_FIELDS)}) VALUES ({', '.join('?' * len(_FIELDS))})"
+    " ON CONFLICT (key) DO NOTHING"
+)
+_JOB_ID = "(SELECT id FROM job WHERE key = ?)"
+_AT = f"SELECT job FROM destination WHERE job = {_JOB_ID} AND dest = ?"
+_AT_AND_TAKEN = (
+    "SELECT d.job, EXISTS (SELECT 1 FROM file f WHERE f.name = ? AND f.job <> d.job)"
+    f" FROM destination d WHERE d.job = {_JOB_ID} AND d.dest = ?"
+)
+_REPLACE_FILE = (
+    "REPLACE INTO file (job, dest, number, name, sha256, size, kept) VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+_FLYING = f"state IN ({', '.join(repr(state.value) for state in sorted(IN_FLIGHT))})"
+
+
+Row: TypeAlias = tuple[Any, ...]
+_values = attrgetter(*_FIELDS)
+
+
+class Cursor(Protocol):
+    """What a statement gives back."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows were changed."""
+        ...
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return the rows."""
+        ...
+
+
+class Database(Protocol):
+    """A connection with an open transaction."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Cursor:
+        """Run one statement."""
+        ...
+
+
+def plan(db: Database, jobs: Sequence[NewJob], now: float) -> list[JobRecord]:
+    """Insert or find *jobs*; see `Journal.plan`."""
+    records = [_plan(db, job, now) for job in jobs]
+    for job in jobs:
+        if job.dest is not None:
+            _run(
+                db,
+                f"INSERT INTO destination (job, dest, source) VALUES ({_JOB_ID}, ?, ?)"
+                " ON CONFLICT (job, dest) DO UPDATE SET source = excluded.source",
+                job.key,
+                job.dest,
+                job.source,
+            )
+    return records
+
+
+def _plan(db: Database, job: NewJob, now: float) -> JobRecord:
+    record = planned(job, now=now)
+    if _run(db, _INSERT, *_encoded(record, _FIELDS)).rowcount == 1:
+        return record
+    known = cast("JobRecord", get(db, job.key))
+    record = replanned(known, job, now=now)
+    if record is not known:
+        swap(db, known, record)
+    return record
+
+
+def get(db: Database, key: str) -> JobRecord | None:
+    """Return the job of this key."""
+    return _job(_row(db, f"{_SELECT} WHERE key = ?", key))
+
+
+def by_task(db: Database, task_id: str) -> JobRecord | None:
+    """Return the job of this task."""
+    return _job(_row(db, f"{_SELECT} WHERE task_id = ? ORDER BY id LIMIT 1", task_id))
+
+
+def find(
+    db: Database, states: Collection[JobState] | None, after: str, limit: int
+) -> list[JobRecord]:
+    """Return a page of jobs; see `Journal.find`."""
+    start = 0
+    if after:
+        row = _row(db, "SELECT id FROM job WHERE key = ?", after)
+        if row is None:
+            raise unknown_key(after)
+        start = row[0]
+    if states is None:
+        rows = _rows(db, f"{_SELECT} WHERE id > ? ORDER BY id LIMIT ?", start, limit)
+        return [_decoded(row) for row in rows]
+    # A page of each state from its index, then the first of all: one IN (…) over the states
+    # would sort all that match for every page.
+    pages = " UNION ALL ".join(
+        ["SELECT * FROM (SELECT id FROM job WHERE state = ? AND id > ? ORDER BY id LIMIT ?)"]
+        * len(states)
+    )
+    bounds = [bound for state in states for bound in (state, start, limit)]
+    sql = f"{_SELECT} WHERE id IN ({pages or 'NULL'}) ORDER BY id LIMIT ?"
+    return [_decoded(row) for row in _rows(db, sql, *bounds, limit)]
+
+
+def swap(db: Database, before: JobRecord, after: JobRecord, why: str = "") -> None:
+    """Replace *before* by *after*, if *before* is how the job stands.
+
+    Raises:
+        StaleRecordError: It is not; nothing was written.
+    """
+    changed = tuple(compress(_FIELDS, map(is_not, _values(before), _values(after))))
+    values = (*_encoded(after, changed), why, before.key, before.state, before.fence)
+    if _run(db, _update(changed), *values).rowcount != 1:
+        _check_current(db, before)
+
+
+@lru_cache
+def _update(changed: tuple[str, ...]) -> str:
+    columns = ", ".join(f"{name} = ?" for name in (*changed, "why"))
+    return f"UPDATE job SET {columns} WHERE key = ? AND state = ? AND fence = ?"
+
+
+def _check_current(db: Database, record: JobRecord) -> None:
+    actual = get(db, record.key)
+    if actual is None or (actual.state, actual.fence) != (record.state, record.fence):
+        raise stale(record, actual)
+
+
+def move(
+    db: Database,
+    before: JobRecord,
+    after: JobRecord,
+    why: str,
+    *,
+    unpaid: bool,
+    place: Destination | None = None,
+) -> None:
+    """Move a job and write down the files of *place*; *unpaid* takes it out of its run's count."""
+    job = None if place is None else _job_at(db, before, place)
+    swap(db, before, after, why)
+    if place is not None:
+        for file in place.files:
+            _run(db, _REPLACE_FILE, job, place.dest, *_columns(file))
+    if unpaid and before.run is not None:
+        _run(
+            db,
+            "UPDATE run SET jobs = jobs - 1, images = images - ? WHERE id = ?",
+            before.n,
+            before.run,
+        )
+
+
+def send(
+    db: Database, before: JobRecord, after: JobRecord, run: str, limits: Limits
+) -> Refusal | None:
+    """Enter ``sending`` unless a limit is reached; see `Journal.send`."""
+    # Without a limit nobody needs the sums, the second of which takes a while with very many.
+    limited = limits.jobs is not None or limits.images is not None
+    row = _row(db, "SELECT jobs, images FROM run WHERE id = ?", run) if limited else None
+    jobs, images = row or (0, 0)
+    flying = in_flight(db) if limits.in_flight is not None else 0
+    refusal = limits.refusal(before.n, jobs=jobs, images=images, in_flight=flying)
+    if refusal:
+        _check_current(db, before)
+        return refusal
+    swap(db, before, after)
+    _run(
+        db,
+        "INSERT INTO run (id, jobs, images) VALUES (?, 1, ?)"
+        " ON CONFLICT (id) DO UPDATE SET jobs = jobs + 1, images = images + excluded.images",
+        run,
+        before.n,
+    )
+    return None
+
+
+def lose_sending(db: Database, boot: str, now: float) -> None:
+    """Move what another opening of the journal was sending to ``unknown`` (T6)."""
+    _run(
+        db,
+        "UPDATE job SET state = ?, fence = fence + 1, updated_at = ?, why = ?"
+        " WHERE state = ? AND boot IS NOT ?",
+        JobState.UNKNOWN,
+        now,
+        "the process that sent it ended",
+        JobState.SENDING,
+        boot,
+    )
+
+
+def in_flight(db: Database) -> int:
+    """Return how many pictures are in flight."""
+    (row,) = _rows(db, f"SELECT coalesce(sum(n), 0) FROM job WHERE {_FLYING}")
+    return cast("int", row[0])
+
+
+def counts(db: Database) -> dict[JobState, int]:
+    """Return how many jobs are in each state."""
+    rows = _rows(db, "SELECT state, count(*) FROM job GROUP BY state")
+    return {JobState(state): number for state, number in rows}
+
+
+def destinations(db: Database, key: str) -> tuple[Destination, ...]:
+    """Return where the job's pictures belong, with what is there."""
+    rows = _rows(
+        db,
+        "SELECT d.source, d.dest, f.number, f.name, f.sha256, f.size, f.kept"
+        " FROM destination d LEFT JOIN file f ON f.job = d.job AND f.dest = d.dest"
+        f" WHERE d.job = {_JOB_ID} ORDER BY d.rowid, f.number",
+        key,
+    )
+    places: dict[str, Destination] = {}
+    for source, dest, number, name, sha256, size, kept in rows:
+        place = places.setdefault(dest, Destination(source=source, dest=dest))
+        if name is not None:
+            file = SavedFile(index=number, name=name, sha256=sha256, size=size, kept=bool(kept))
+            places[dest] = attrs.evolve(place, files=(*place.files, file))
+    return tuple(places.values())
+
+
+def save_file(db: Database, key: str, dest: str, file: SavedFile) -> None:
+    """Write down a file; it replaces those of its place and of its name."""
+    row = _row(db, _AT, key, dest)
+    if row is None:
+        raise unknown_destination(key, dest)
+    _run(db, _REPLACE_FILE, row[0], dest, *_columns(file))
+
+
+def _job_at(db: Database, record: JobRecord, place: Destination) -> object:
+    """Return the number of the job, if its files may be written down at *place*."""
+    job: object = None
+    for name in [file.name for file in place.files] or [""]:
+        row = _row(db, _AT_AND_TAKEN, name, record.key, place.dest)
+        if row is not None and not row[1]:
+            job = row[0]
+            continue
+        _check_current(db, record)  # that it is out of date says more
+        raise taken(record, name) if row else unknown_destination(record.key, place.dest)
+    return job
+
+
+def _columns(file: SavedFile) -> Row:
+    return file.index, file.name, file.sha256, file.size, file.kept
+
+
+def owner_of(db: Database, name: str) -> str | None:
+    """Return the key of the job that saved a file as *name*."""
+    sql = "SELECT job.key FROM file JOIN job ON job.id = file.job WHERE file.name = ?"
+    row = _row(db, sql, name)
+    return row[0] if row else None
+
+
+def events(db: Database, key: str | None) -> list[Event]:
+    """Return what happened to a job, or to all, oldest first."""
+    sql = "SELECT job.key, at, old, new, event.why FROM event JOIN job ON job.id = event.job"
+    if key is None:
+        rows = _rows(db, f"{sql} ORDER BY event.id")
+    else:
+        rows = _rows(db, f"{sql} WHERE job.key = ? ORDER BY event.id", key)
+    return [Event(*row) for row in rows]
+
+
+def read_meta(db: Database, name: str) -> JSON:
+    """Return what was written under *name*, or None."""
+    row = _row(db, "SELECT value FROM meta WHERE name = ?", name)
+    return json.loads(row[0]) if row else None
+
+
+def write_meta(db: Database, name: str, text: str) -> None:
+    """Write *text*, which is JSON, under *name*."""
+    _run(db, "REPLACE INTO meta (name, value) VALUES (?, ?)", name, text)
+
+
+def _run(db: Database, sql: str, *values: object) -> Cursor:
+    return db.execute(sql, [_plain(v) if isinstance(v, str) else v for v in values])
+
+
+def _rows(db: Database, sql: str, *values: object) -> list[Row]:
+    return [tuple(map(_text, row)) for row in _run(db, sql, *values)]
+
+
+def _row(db: Database, sql: str, *values: object) -> Row | None:
+    return next(iter(_rows(db, sql, *values)), None)
+
+
+def _plain(value: str) -> str | bytes:
+    """Return *value* as SQLite takes it: text that is no Unicode becomes bytes.
+
+    File names and servers' messages may hold lone surrogates, which UTF-8 can't hold.
+    """
+    if value.isascii():
+        return str(value)  # a plain one: SQLite's adapters are slow with subclasses
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogatepass")
+    return value
+
+
+def _text(value: object) -> object:
+    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
+
+
+def _encode_images(images: tuple[StoredImage, ...]) -> str:
+    return json.dumps([attrs.astuple(image) for image in images]) if images else "[]"
+
+
+def _decode_images(text: str) -> tuple[StoredImage, ...]:
+    return tuple(
+        StoredImage(index=index, url=url, watermark_url=watermark_url)
+        for index, url, watermark_url in json.loads(text)
+    )
+
+
+_ENCODERS: Mapping[str, Callable[[Any], object]] = {
+    "params": lambda params: json.dumps(dict(params)),
+    "images": _encode_images,
+}
+
+
+def _encoded(record: JobRecord, names: Sequence[str]) -> list[object]:
+    values = [getattr(record, name) for name in names]
+    for position, name in enumerate(names):
+        if name in _ENCODERS:
+            values[position] = _ENCODERS[name](values[position])
+    return values
+
+
+def _job(row: Row | None) -> JobRecord | None:
+    return _decoded(row) if row else None
+
+
+def _decoded(row: Row) -> JobRecord:
+    values = dict(zip(_FIELDS, row, strict=True))
+    try:
+        values["state"] = JobState(values["state"])
+        values["params"] = MappingProxyType(json.loads(values["params"]))
+        values["images"] = _decode_images(values["images"])
+    except (TypeError, ValueError) as error:
+        raise JournalCorruptError(
+            f"job {values['key']} can't be read: {error}", hint=RECOVER
+        ) from None
+    return JobRecord(**values)

@@ -1,0 +1,175 @@
+"""The rules of a journal: what a record may become, and why not.
+
+Both journals change records by the functions here only, so they can't drift apart.
+
+Rule of this file: no I/O, no clock and no state.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import attrs
+
+from comet_async._idempotency import canonical
+from comet_async._journal.records import Changes, JobRecord, NewJob
+from comet_async._journal.states import JobState, Move, check_move
+from comet_async.errors import DownloadError, JournalError, KeyReuseError, StaleRecordError
+from comet_async.secret import redact
+
+_CHANGES = frozenset(Changes.__annotations__)
+
+
+def planned(job: NewJob, *, now: float) -> JobRecord:
+    """Return the first record of *job*."""
+    return JobRecord(
+        key=job.key,
+        kind=job.kind,
+        account=job.account,
+        state=JobState.PLANNED,
+        params=job.params,
+        n=job.n,
+        source=job.source,
+        image_sha=job.image_sha,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def replanned(known: JobRecord, job: NewJob, *, now: float) -> JobRecord:
+    """Return *known* after *job* was planned again: mostly *known* itself.
+
+    Raises:
+        KeyReuseError: *job* is another request under the same key.
+    """
+    if not known.kind:  # its journal was recovered and no more than the key was readable
+        return _next(
+            known,
+            now,
+            kind=job.kind,
+            account=job.account,
+            params=job.params,
+            n=job.n,
+            source=job.source,
+            image_sha=job.image_sha,
+        )
+    if _request(known) != _request(job):
+        raise KeyReuseError(
+            f"the key {job.key} was used for another request",
+            field="external_task_id",
+            value=job.key,
+            hint="choose another one, or repeat the request as it was",
+        )
+    if known.state is JobState.PLANNED and known.account != job.account:
+        return _next(known, now, account=job.account)
+    return known
+
+
+def moved(
+    record: JobRecord, new: JobState, *, now: float, changes: Changes
+) -> tuple[Move, JobRecord]:
+    """Return the move of *record* to *new* and the record after it.
+
+    Raises:
+        JournalError: There is no such move, or it is the one that `Journal.send` makes.
+    """
+    move = check_move(record.state, new)
+    if new is JobState.SENDING:
+        raise JournalError("only send() enters 'sending': it checks the limits")
+    # Whatever may be sent again counts anew.
+    run = None if new in {JobState.PLANNED, JobState.REJECTED} else record.run
+    return move, _next(record, now, state=new, run=run, **_cleaned(changes))
+
+
+def noted(record: JobRecord, *, now: float, changes: Changes) -> JobRecord:
+    """Return *record* with *changes*."""
+    return _next(record, now, **_cleaned(changes))
+
+
+def sending(
+    record: JobRecord, *, now: float, post_deadline: float, boot: str, run: str
+) -> JobRecord:
+    """Return *record* as it is while its request is on the way.
+
+    Raises:
+        JournalError: It is not planned.
+    """
+    check_move(record.state, JobState.SENDING)
+    return _next(
+        record,
+        now,
+        state=JobState.SENDING,
+        boot=boot,
+        run=run,
+        attempt=record.attempt + 1,
+        absent=0,
+        sent_at=now,
+        post_deadline=post_deadline,
+        # What was said about the attempt before must not be read as said about this one.
+        message="",
+        status=None,
+        code=None,
+        request_id=None,
+    )
+
+
+def stale(record: JobRecord, actual: JobRecord | None) -> StaleRecordError:
+    """Return the error of a change that was based on *record* while *actual* holds."""
+    found = f"{actual.state} ({actual.fence})" if actual else "nothing"
+    return StaleRecordError(
+        f"job {record.key} was expected as {record.state} ({record.fence}), found {found}",
+        hint="another part of the program moved it; read it again",
+        task_id=record.task_id,
+        external_task_id=record.key,
+    )
+
+
+def unknown_key(key: str) -> JournalError:
+    """Return the error of asking for a job that is not there."""
+    return JournalError(f"the journal has no job {key}", external_task_id=key)
+
+
+def unknown_destination(key: str, dest: str) -> JournalError:
+    """Return the error of saving a file where none was planned."""
+    return JournalError(f"job {key} has no destination {dest}", external_task_id=key)
+
+
+def taken(record: JobRecord, name: str) -> DownloadError:
+    """Return the error of saving a file as *name*, which another job's file has."""
+    return DownloadError(
+        f"{name} is the result of another picture",
+        task_id=record.task_id,
+        external_task_id=record.key,
+        hint="choose another folder",
+    )
+
+
+def closed() -> JournalError:
+    """Return the error of using a journal after its end."""
+    return JournalError("the journal is closed")
+
+
+def _request(job: JobRecord | NewJob) -> tuple[str, int, str, str]:
+    return job.kind, job.n, job.image_sha, canonical(job.params)
+
+
+def _next(record: JobRecord, now: float, **changes: Any) -> JobRecord:
+    return attrs.evolve(record, fence=record.fence + 1, updated_at=now, **changes)
+
+
+def _cleaned(changes: Changes) -> Changes:
+    """Return *changes* with texts from outside redacted."""
+    if unknown := changes.keys() - _CHANGES:
+        raise TypeError(f"not a change of a job: {', '.join(sorted(unknown))}")
+    cleaned = changes.copy()
+    if message := changes.get("message"):
+        cleaned["message"] = redact(message)
+    if note := changes.get("note"):
+        cleaned["note"] = redact(note)
+    return cleaned
+
+
+def new_boot() -> str:
+    """Return a name for one opening of a journal."""
+    return secrets.token_hex(8)

@@ -1,0 +1,578 @@
+"""One scheduler for all tasks that a waiter watches in one event loop.
+
+A task that waits is an entry in a heap and nothing else: no coroutine, no timer of its own.
+One timer of the loop wakes the scheduler when the earliest entry is due, and workers exist
+only while there are questions to ask. When nobody waits any more nothing is left in the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import attrs
+
+from comet_async._polling.failures import (
+    Parking,
+    Patience,
+    closed_error,
+    concerns_account,
+    deadline_error,
+    is_ours,
+    parting_error,
+)
+from comet_async._polling.timing import Pacer
+from comet_async._polling.watch import NEVER, Agenda, Register, Watch, Watched, rank_of, slim
+from comet_async._retry import ScheduleLike
+from comet_async._wire.decode import Notice
+from comet_async.clock import Clock
+from comet_async.events import Changed, Hinted, Polled, Retried, Teller
+from comet_async.models import Task, TaskPage, TaskStatus
+
+
+class TaskSource(Protocol):
+    """What a waiter asks; `CometSession` is one."""
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that deadlines and ages are measured with."""
+        ...
+
+    @property
+    def schedule(self) -> ScheduleLike:
+        """When to ask, for waiters that are not told."""
+        ...
+
+    async def poll(self, task_id: str, *, kind: str, timeout: float | None) -> Task:
+        """Ask once for a task, without trying again.
+
+        Args:
+            task_id: The task.
+            kind: Its kind.
+            timeout: Seconds for the exchange; the session's own limit when None.
+
+        Raises:
+            CometError: There was no good answer.
+        """
+        ...
+
+    async def poll_page(self, number: int, size: int, *, kind: str) -> TaskPage:
+        """Ask once for a page of the list, without trying again.
+
+        Raises:
+            CometError: There was no good answer.
+        """
+        ...
+
+
+class Shortcut(Protocol):
+    """Another way to learn about tasks of one kind than asking about each."""
+
+    def takes(self, entry: Watched, now: float) -> bool:
+        """Take a due task over; False to have it asked about by itself."""
+        ...
+
+    def pace(self, entry: Watched) -> float:
+        """Return how many times denser than one by one the questions about it should be."""
+        ...
+
+    def asked(self, entry: Watched, task: Task) -> None:
+        """Compare the answer about one task with what the shortcut showed before."""
+        ...
+
+    def cancel(self) -> None:
+        """Stop: nobody waits any more."""
+        ...
+
+
+@attrs.define(eq=False)
+class Counters:
+    """What a waiter has done so far; `TaskWaiter` describes each."""
+
+    polls: int = 0
+    list_calls: int = 0
+    hints: int = 0
+    retries: int = 0
+    finished: int = 0
+    delay_total: float = 0.0
+    delay_longest: float = 0.0
+
+
+@attrs.define(eq=False, kw_only=True)
+class Shared:
+    """What the pollers of one waiter have in common, whatever loop they run in.
+
+    Attributes:
+        source: What is asked.
+        pacer: When.
+        patience: What is borne.
+        teller: Who is told.
+        concurrency: Questions at a time in one loop.
+        named: True to find tasks by external id too.
+        counters: What was done.
+    """
+
+    source: TaskSource
+    pacer: Pacer
+    patience: Patience
+    teller: Teller
+    concurrency: int
+    named: bool
+    counters: Counters = attrs.field(factory=Counters)
+
+
+# Somebody who cancels all tasks of a loop, ours too, may be closing it.
+AFTERMATH = 1.0
+"""Seconds until work goes on after a worker was cancelled from outside."""
+
+
+class Crew:
+    """Asks about tasks in the running loop.
+
+    Args:
+        size: Most questions at a time.
+        ask: Asks about a task; gives the answer, or the error instead of one.
+        answered: Takes what *ask* gave.
+        context: What workers run in.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        ask: Callable[[Watched], Awaitable[Task | Exception]],
+        answered: Callable[[Watched, Task | Exception], None],
+        context: contextvars.Context,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._size = size
+        self._ask = ask
+        self._answered = answered
+        self._context = context
+        self._ready: deque[Watched] = deque()
+        self._workers: set[asyncio.Task[None]] = set()
+
+    def add(self, entry: Watched) -> None:
+        """Ask about *entry* as soon as a worker is free; `staff` sees to that."""
+        self._ready.append(entry)
+
+    def clear(self) -> None:
+        """Ask about nobody."""
+        self._ready.clear()
+
+    def staff(self) -> None:
+        """See to it that there are workers for what is to be asked."""
+        for _ in range(min(len(self._ready), self._size - len(self._workers))):
+            worker = self._loop.create_task(self._work(), context=self._context)
+            self._workers.add(worker)
+            worker.add_done_callback(self._worked)
+
+    async def finish(self) -> None:
+        """Wait until the questions on their way are answered or cancelled."""
+        workers = self._workers - {asyncio.current_task()}
+        if workers:
+            await asyncio.wait(workers)
+
+    def _worked(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        if worker.cancelled():
+            self._loop.call_later(AFTERMATH, self.staff, context=self._context)
+            return
+        worker.result()
+        self.staff()
+
+    def _next(self) -> Watched | None:
+        while self._ready:
+            entry = self._ready.popleft()
+            if not entry.gone:
+                return entry
+        return None
+
+    async def _work(self) -> None:
+        me = asyncio.current_task()
+        while (entry := self._next()) is not None:
+            entry.worker = me
+            try:
+                answer = await self._ask(entry)
+            except asyncio.CancelledError:
+                # Either nobody waits for this answer any more, or somebody else cancels us.
+                if not entry.gone or me is None or me.uncancel():
+                    raise
+                continue
+            finally:
+                entry.worker = None
+            self._answered(entry, answer)
+
+
+# A timer may fire a moment early, and what is due within a moment shares its wake-up.
+_MOMENT = 0.001
+# So many entries a turn of the loop, so that others get theirs.
+_BATCH = 500
+# What was learned is applied to waiting tasks as long as that takes a few milliseconds.
+_REPLANNED = 1000
+# A deadline this near cuts the exchange short; a far one leaves it to the session's limit.
+_NEAR = 20.0
+
+
+class Poller:
+    """Asks about all tasks that are waited for in the running loop.
+
+    Args:
+        shared: What it shares with the pollers in other loops.
+        shortcut: Makes its shortcut, if it has one.
+    """
+
+    def __init__(
+        self, shared: Shared, shortcut: Callable[[Poller], Shortcut] | None = None
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.shared = shared
+        self._clock = shared.pacer.clock
+        self.register = Register()
+        # Not that of whoever happened to wait first: its tracing span is not ours.
+        self.context = contextvars.Context()
+        self._agenda = Agenda()
+        self._parking = Parking(shared.patience, self._agenda)
+        self._crew = Crew(shared.concurrency, self._ask, self._answered, self.context)
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = NEVER
+        self._version = shared.pacer.version
+        self._shortcut = shortcut(self) if shortcut is not None else None
+
+    def now(self) -> float:
+        """Return the monotonic clock."""
+        return self._clock.monotonic()
+
+    # ------------------------------------------------------------------ who waits
+
+    def watch(self, watch: Watch, task: Task | str, kind: str, n: int) -> None:
+        """Let *watch* wait for a task, given as a snapshot or an id."""
+        now = self.now()
+        task_id, snapshot = (task, None) if isinstance(task, str) else (task.id, task)
+        entries = self.register.of_kind(kind)
+        entry = entries.get(task_id)
+        if watch.timeout is not None:
+            watch.deadline = now + max(0.0, watch.timeout)
+        if entry is None:
+            entry = entries[task_id] = Watched(task_id, kind, n, now)
+            entry.add(watch)
+            if snapshot is not None:
+                entry.status, entry.task = snapshot.status, snapshot
+                self.register.name(entry)
+            self._begin(entry, snapshot, now)
+        else:
+            self._join(entry, watch, now)
+        self._arm()
+
+    def _join(self, entry: Watched, watch: Watch, now: float) -> None:
+        """Let *watch* wait for a task that somebody waits for already."""
+        entry.add(watch)
+        when = entry.due
+        if watch.follows and entry.status is not None:
+            if entry.task is not None and entry.task.status == entry.status:
+                watch.changed(entry.task)
+            else:  # nobody followed so far: the state is known, its snapshot was not kept
+                entry.status = None
+                when = min(when, now)
+        self._plan(entry, now, when if entry.due != NEVER else NEVER)
+
+    def _begin(self, entry: Watched, snapshot: Task | None, now: float) -> None:
+        try:
+            when = self.shared.pacer.first(entry, snapshot, now, len(self.register))
+        except BaseException:  # a schedule of the user's own may raise
+            self._forget(entry)
+            raise
+        self._plan(entry, now, when)
+
+    def leave(self, watch: Watch) -> None:
+        """Let *watch* go; a task that nobody else waits for is not asked about any more."""
+        entry = watch.entry
+        if entry is not None and entry.remove(watch):
+            self._forget(entry)
+            self._rest()
+            self._arm()
+
+    def hint(self, notice: Notice) -> None:
+        """Move a task's next poll to now, because a callback may be about it."""
+        pacer = self.shared.pacer
+        entry = self.register.find(notice.task_id, notice.external_task_id)
+        if entry is None or not pacer.worth_asking(entry, notice.status):
+            return
+        now = self.now()
+        when = pacer.hinted(entry, now)
+        self.shared.counters.hints += 1
+        self.shared.teller.tell(Hinted(task_id=entry.id))
+        if entry.due != NEVER:  # else it is being asked about, and asked again at once
+            self._plan(entry, now, min(entry.due, when))
+            self._arm()
+
+    def _forget(self, entry: Watched) -> None:
+        entry.gone = True
+        self._agenda.drop(entry)
+        self.register.remove(entry)
+        if entry.worker is not None:
+            entry.worker.cancel()
+        if entry.trouble is not None and entry.trouble.parked:
+            self._parking.call_next(self.now())
+
+    def _rest(self) -> None:
+        """Leave nothing in the loop when nobody waits."""
+        if self.register:
+            return
+        self._crew.clear()
+        self._parking.clear()
+        if self._shortcut is not None:
+            self._shortcut.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer, self._timer_at = None, NEVER
+
+    def dismiss(self) -> None:
+        """End all waits; the tasks go on."""
+        for entry in self.register:
+            for watch in entry.all:
+                self.leave(watch)
+                watch.failed(closed_error(entry))
+
+    async def stop(self) -> None:
+        """End all waits, and the questions on their way."""
+        self.dismiss()
+        await self._crew.finish()
+        await asyncio.sleep(0)  # a list call that was cancelled leaves, too
+
+    # ------------------------------------------------------------------ when
+
+    def _plan(self, entry: Watched, now: float, when: float) -> None:
+        if entry.deadline <= when:
+            when = self.shared.pacer.last_look(entry, now, when)
+        entry.due = when
+        self._agenda.put(entry)
+
+    def catch_up(self) -> None:
+        """Do what is to be done after each answer."""
+        version = self.shared.pacer.version
+        if version != self._version:
+            self._version = version
+            self._replan()
+        self._rest()
+        self._arm()
+
+    def _replan(self) -> None:
+        """Apply what was learned to the tasks that wait already."""
+        pacer = self.shared.pacer
+        if len(self.register) > _REPLANNED:
+            return
+        now = self.now()
+        for entry in self.register:
+            if entry.due != NEVER and entry.seen and not entry.trouble:
+                if self._pace(entry) > 1.0:
+                    continue
+                self._plan(entry, now, pacer.again(entry, now))
+
+    def _pace(self, entry: Watched) -> float:
+        return self._shortcut.pace(entry) if self._shortcut is not None else 1.0
+
+    def _arm(self) -> None:
+        """Set the loop's timer to the earliest entry."""
+        when = self._agenda.earliest()
+        if when >= self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        wait = max(0.0, when - self.now())
+        self._timer = self.loop.call_later(wait, self._wake, context=self.context)
+        self._timer_at = when
+
+    def _wake(self) -> None:
+        self._timer, self._timer_at = None, NEVER
+        now = self.now()
+        for _ in range(_BATCH):
+            entry = self._agenda.take(now + _MOMENT)
+            if entry is None:
+                break
+            self._wake_entry(entry, now + _MOMENT)
+        self._crew.staff()
+        self._rest()
+        self._arm()
+
+    def _wake_entry(self, entry: Watched, now: float) -> None:
+        if entry.deadline <= now:
+            self._expire(entry, now)
+        if entry.gone:
+            return
+        trouble = entry.trouble
+        if entry.due > now:
+            self._agenda.put(entry)
+        elif trouble is not None and self._parking.hopeless(trouble, now):
+            self._give_up(entry, trouble.error)
+        elif trouble is not None and not self._parking.admits(entry, trouble, now):
+            self._agenda.put(entry)
+        else:
+            entry.due = NEVER
+            self._agenda.put(entry)  # its deadline holds while it is asked about, too
+            if self._shortcut is None or not self._shortcut.takes(entry, now):
+                self._crew.add(entry)
+
+    def ask_singly(self, entry: Watched) -> None:
+        """Ask about a task by itself, as soon as a worker is free."""
+        entry.due = NEVER
+        self._crew.add(entry)
+        self._crew.staff()
+
+    def ask_later(self, entry: Watched) -> None:
+        """Ask about a task a moment later: whoever had it in hand was cancelled."""
+        if not entry.gone:
+            now = self.now()
+            self._plan(entry, now, now + AFTERMATH)
+            self._arm()
+
+    # ------------------------------------------------------------------ asking
+
+    async def _ask(self, entry: Watched) -> Task | Exception:
+        shared = self.shared
+        sent = self.now()
+        shared.pacer.asking(entry, sent)
+        shared.counters.polls += 1
+        timeout = None
+        if entry.deadline - sent < _NEAR:  # the nearest of them; the farthest decides
+            left = max((watch.deadline for watch in entry.all), default=NEVER) - sent
+            timeout = max(_MOMENT, left) if left < _NEAR else None
+        try:
+            return await shared.source.poll(entry.id, kind=entry.kind, timeout=timeout)
+        except asyncio.CancelledError:
+            self.ask_later(entry)
+            raise
+        except Exception as error:  # noqa: BLE001  # whoever waits gets it, sooner or later
+            return error
+
+    def _answered(self, entry: Watched, answer: Task | Exception) -> None:
+        if entry.gone:
+            return
+        now = self.now()
+        if isinstance(answer, Task):
+            self._note(entry, answer, now)
+            self._take(entry, answer, entry.asked, now)
+        else:
+            self._failed(entry, answer, now)
+        self.catch_up()
+
+    def _note(self, entry: Watched, task: Task, now: float) -> None:
+        sent, shared = entry.asked, self.shared
+        took = now - sent
+        shared.pacer.round_trip += 0.2 * (took - shared.pacer.round_trip)
+        if self._shortcut is not None:
+            self._shortcut.asked(entry, task)
+        if shared.teller.listening:
+            event = Polled(
+                task_id=entry.id,
+                kind=entry.kind,
+                status=task.status,
+                age=sent - entry.born,
+                seconds=took,
+            )
+            shared.teller.tell(event)
+
+    # ------------------------------------------------------------------ answers
+
+    def heard(self, entry: Watched, task: Task, sent: float) -> None:
+        """Take what a list tells about a task, asked for at the moment *sent*."""
+        self._take(entry, task, sent, self.now())
+        self._arm()  # there is no worker that would do it
+
+    def _take(self, entry: Watched, task: Task, sent: float, now: float) -> None:
+        if entry.gone:
+            return
+        try:
+            self._heard(entry, task, sent, now)
+        except Exception as error:  # noqa: BLE001  # a schedule of the user's own may raise
+            if not entry.gone:
+                self._give_up(entry, error)
+
+    def _heard(self, entry: Watched, task: Task, sent: float, now: float) -> None:
+        pacer = self.shared.pacer
+        self._parking.good(now)
+        if isinstance(task.status, TaskStatus):
+            entry.trouble = None
+        elif strange := self.shared.patience.strange(entry, task.status, now):
+            self._give_up(entry, strange)
+            return
+        pacer.told(entry, task, sent, now)
+        previous = entry.status
+        changed = task.status != previous and rank_of(task.status) >= entry.rank
+        hinted = entry.hints is not None and pacer.judge_hint(
+            entry, now, changed=changed, done=task.done
+        )
+        if task.done:
+            delay = pacer.ended(entry, task, now, hinted=hinted)
+            self._finish(entry, task, previous, delay)
+            return
+        pacer.lived(entry, sent)
+        if changed:
+            self._change(entry, task, previous)
+        if not entry.gone:  # a hook may have left
+            when = pacer.next(entry, now, self._pace(entry))
+            if entry.trouble is not None:
+                when = min(when, max(now, self.shared.patience.end(entry.trouble)))
+            self._plan(entry, now, when)
+
+    def _change(self, entry: Watched, task: Task, previous: TaskStatus | str | None) -> None:
+        entry.status = task.status
+        if self.shared.named or entry.followed:
+            entry.task = slim(task)
+            self.register.name(entry)
+        if self.shared.teller.listening:
+            self.shared.teller.tell(Changed(task_id=entry.id, task=task, previous=previous))
+        for watch in entry.all:
+            if watch.follows:
+                watch.changed(task)
+
+    def _finish(
+        self, entry: Watched, task: Task, previous: TaskStatus | str | None, delay: float
+    ) -> None:
+        counters = self.shared.counters
+        counters.finished += 1
+        counters.delay_total += delay
+        counters.delay_longest = max(counters.delay_longest, delay)
+        if self.shared.teller.listening:
+            event = Changed(task_id=entry.id, task=task, previous=previous, delay=delay)
+            self.shared.teller.tell(event)
+        self._forget(entry)
+        for watch in entry.dismiss():
+            watch.ended(task)
+
+    def _failed(self, entry: Watched, error: Exception, now: float) -> None:
+        if concerns_account(error):
+            for other in self.register:
+                self._give_up(other, error)
+            return
+        when = None if is_ours(error) else self.shared.patience.failed(entry, error, now)
+        if when is None:
+            self._give_up(entry, error)
+            return
+        self.shared.counters.retries += 1
+        event = Retried(
+            task_id=entry.id,
+            kind=entry.kind,
+            error=type(error).__name__,
+            failures=entry.trouble.count if entry.trouble else 0,
+            wait=when - now,
+        )
+        self.shared.teller.tell(event)
+        if not entry.gone:
+            self._plan(entry, now, when)
+
+    def _give_up(self, entry: Watched, error: Exception) -> None:
+        """End everybody's wait for *entry* with *error*."""
+        self._forget(entry)
+        for watch in entry.dismiss():
+            watch.failed(parting_error(entry, error))
+
+    def _expire(self, entry: Watched, now: float) -> None:
+        """End the waits for *entry* whose deadline has come."""
+        for watch in entry.all:
+            if watch.deadline <= now:
+                error = deadline_error(entry, watch)
+                self.leave(watch)
+                watch.failed(error)

@@ -1,0 +1,376 @@
+"""Finished jobs become files: fetched, named, and recorded before and after they are named.
+
+The order makes every crash harmless: a part is safe on the disk before the journal names it
+(``saving``), and it has its name before the journal calls it kept (``done``).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, ParamSpec, TypeVar
+
+import attrs
+
+from comet_async._fs import file_sha256, make_folders
+from comet_async._http.api import Api
+from comet_async._images.discovery import output_name
+from comet_async._images.load import Picture
+from comet_async._images.rules import shorten
+from comet_async._journal.records import Destination, JobRecord, Journal, SavedFile, StoredImage
+from comet_async._journal.states import JobState
+from comet_async._journal.transitions import taken
+from comet_async._results.download import Downloader
+from comet_async._results.files import Part, Shelf, give_name, in_thread, place
+from comet_async._retry import ask
+from comet_async.clock import Clock
+from comet_async.errors import (
+    CometError,
+    DownloadError,
+    InputError,
+    NotFoundError,
+    ResultExpiredError,
+)
+from comet_async.requests import TaskKind
+
+REFRESHES = 2
+"""How often a link that is no longer good is asked for anew."""
+
+LIFETIME = 30 * 86400.0
+"""Seconds that the server keeps results (Kling, "Image expansion")."""
+
+
+@attrs.define(eq=False)
+class Delivery:
+    """Saves the results of one journal's jobs below one folder."""
+
+    journal: Journal
+    downloader: Downloader
+    api: Api
+    clock: Clock
+    root: Path
+    _shelf: Shelf = attrs.field(factory=Shelf, init=False)
+
+    async def deliver(
+        self, record: JobRecord, dest: str, kind: TaskKind, known: Destination | None = None
+    ) -> tuple[JobRecord, tuple[Path, ...]]:
+        """Save the pictures of *record* under the name *dest*; what is there already is kept.
+
+        Args:
+            record: A job in ``succeeded``, ``saving`` or ``done``.
+            dest: The name, relative to the folder, without its extension.
+            kind: The job's kind.
+            known: What the journal has at *dest*, if the job has no files anywhere else and
+                the caller knows.
+
+        Returns:
+            The record, now ``done``, and the files in the order of the pictures.
+
+        Raises:
+            DownloadError: A file can't be fetched or saved; the job stays as it is.
+            ResultExpiredError: The server no longer holds the result; the job is ``expired``.
+        """
+        places = await self.journal.destinations(record.key) if known is None else (known,)
+        destination = next((place for place in places if place.dest == dest), None)
+        if destination is None:
+            msg = f"the journal has no output {dest!r} for {record.key}"
+            raise DownloadError(msg, task_id=record.task_id)
+        kept = await self._kept(record, destination)
+        missing = [image for image in record.images if image.index not in kept]
+        if missing:
+            copied = await self._copy(record, destination, missing, places)
+            kept |= copied
+            missing = [image for image in missing if image.index not in copied]
+        if missing:
+            record, fetched = await self._fetch_all(record, destination, missing, kind)
+            kept |= fetched
+        if record.state is JobState.SUCCEEDED:
+            record = await self._move(record, JobState.SAVING, "files are complete")
+        if record.state is JobState.SAVING:
+            record = await self._move(record, JobState.DONE, "files are in place")
+        return record, tuple(self.root / kept[index].name for index in sorted(kept))
+
+    async def check_free(self, dest: str, key: str, n: int) -> None:
+        """Refuse a new job a name that a file of somebody else's has, before anything is paid.
+
+        Args:
+            dest: The result's name, without extension.
+            key: The job that wants it.
+            n: How many pictures the job makes.
+
+        Raises:
+            InputError: A file of that name is there, and it is not of this job.
+        """
+        names = [output_name(dest, 0, n, format_) for format_ in ("png", "jpeg", "webp")]
+        there = await self._shelf.do(lambda: [n for n in names if os.path.lexists(self.root / n)])
+        if not there or await self.journal.get(key) is not None:
+            return
+        for name in there:
+            owner = await self.journal.owner_of(name)
+            if owner == key:
+                continue
+            known = "is the result of another request" if owner else "the journal does not know it"
+            hint = "nothing was sent: move it away, or choose another folder"
+            if owner is None:
+                hint += "; if the journal was lost, run with --verify-remote"
+            raise InputError(
+                f"{shorten(str(self.root / name))} exists already, and {known}",
+                field="out",
+                value=name,
+                limit="a name that is free",
+                hint=hint,
+                external_task_id=key,
+            )
+
+    async def copy(self, picture: Picture, dest: str) -> Path:
+        """Save *picture* as it is under the name *dest*, and return the file.
+
+        Raises:
+            DownloadError: Another file has the name.
+        """
+        target = self.root / output_name(dest, 0, 1, picture.format or "png")
+        self._check_inside(dest)
+        part = await _off_loop(_write_part, picture, target)
+        await place(part, target)
+        return target
+
+    async def _kept(self, record: JobRecord, destination: Destination) -> dict[int, SavedFile]:
+        """Return the files that are there and whole, by index."""
+        # A job that was done is trusted by its files' size, so that a second run over
+        # 100,000 pictures need not read them all; one that was cut off is read.
+        thorough = record.state is not JobState.DONE
+        kept = {}
+        for file in destination.files:
+            if await _off_loop(_intact, self.root / file.name, file, thorough):
+                if not file.kept:  # whoever named it may have ended before its name was safe
+                    folder = (self.root / file.name).parent
+                    await self._shelf.do(lambda: None, folder=folder)
+                    file = attrs.evolve(file, kept=True)  # noqa: PLW2901 - the same file, kept
+                    await self.journal.save_file(record.key, destination.dest, file)
+                kept[file.index] = file
+        return kept
+
+    async def _copy(
+        self,
+        record: JobRecord,
+        destination: Destination,
+        missing: Sequence[StoredImage],
+        places: Sequence[Destination],
+    ) -> dict[int, SavedFile]:
+        """Copy what the same job already saved under another name."""
+        copied: dict[int, SavedFile] = {}
+        wanted = {image.index for image in missing}
+        for other in places:
+            for file in other.files:
+                fresh = file.index in wanted and file.index not in copied
+                if other.dest == destination.dest or not file.kept or not fresh:
+                    continue
+                name = output_name(destination.dest, file.index, record.n, _format_of(file.name))
+                owner = await self.journal.owner_of(name)
+                if owner is not None and owner != record.key:
+                    raise taken(record, name)
+                saved = attrs.evolve(file, name=name, kept=False)
+                await self.journal.save_file(record.key, destination.dest, saved)
+                if await self._copy_file(file, saved, record.key):
+                    copied[file.index] = saved = attrs.evolve(saved, kept=True)
+                    await self.journal.save_file(record.key, destination.dest, saved)
+        return copied
+
+    async def _copy_file(self, file: SavedFile, saved: SavedFile, key: str) -> bool:
+        """Copy *file* under the name of *saved*, safely on the disk; False if it is not whole."""
+        source, target = self.root / file.name, self.root / saved.name
+
+        def copy() -> bool:
+            self._check_inside(saved.name)
+            make_folders(target.parent)
+            part = _copy_part(source, target.parent, file, key)
+            if part is not None:
+                give_name(part, target, "fail")
+            return part is not None
+
+        return await self._shelf.do(copy, folder=target.parent)
+
+    async def _fetch_all(
+        self,
+        record: JobRecord,
+        destination: Destination,
+        missing: Sequence[StoredImage],
+        kind: TaskKind,
+    ) -> tuple[JobRecord, dict[int, SavedFile]]:
+        """Fetch what is missing: the job is done then."""
+        if record.state is not JobState.SUCCEEDED:
+            record = await self._move(record, JobState.SUCCEEDED, "a file is missing")
+        parts: list[tuple[SavedFile, Part]] = []
+        try:
+            for image in missing:
+                record, part = await self._fetch(record, destination, image, kind)
+                parts.append((self._named(record, destination, image.index, part), part))
+            # The names are written down before the files have them.
+            place = attrs.evolve(destination, files=tuple(saved for saved, _ in parts))
+            record = await self._move(record, JobState.SAVING, "files are complete", place)
+            await self._place(parts)
+        except BaseException:
+            await _off_loop(_discard, [part for _, part in parts])
+            raise
+        files = tuple(attrs.evolve(saved, kept=True) for saved in place.files)
+        place = attrs.evolve(destination, files=files)
+        record = await self._move(record, JobState.DONE, "files are in place", place)
+        return record, {file.index: file for file in files}
+
+    async def _fetch(
+        self, record: JobRecord, destination: Destination, image: StoredImage, kind: TaskKind
+    ) -> tuple[JobRecord, Part]:
+        stem = self.root / destination.dest
+        self._check_inside(destination.dest)
+        name = f"{stem.name[:80]}-{image.index}-{record.key[-8:]}"
+        expired = ResultExpiredError("the result's link is no longer good")
+        for _ in range(REFRESHES + 1):
+            url = next(new.url for new in record.images if new.index == image.index)
+            try:
+                part = await ask(
+                    functools.partial(self.downloader.fetch, url, stem.parent, name=name),
+                    clock=self.clock,
+                )
+            except ResultExpiredError as error:
+                expired = error
+            else:
+                return record, part
+            record = await self._refresh(record, kind)
+        return await self._expired(record, expired)
+
+    async def _refresh(self, record: JobRecord, kind: TaskKind) -> JobRecord:
+        """Ask for the task again: it comes with new links."""
+        task_id = record.task_id or ""
+        try:
+            task = await ask(lambda: self.api.get(task_id, kind=kind), clock=self.clock)
+        except NotFoundError as error:
+            await self._expired(record, error)
+            raise
+        images = tuple(
+            StoredImage(index=image.index, url=image.url, watermark_url=image.watermark_url)
+            for image in task.images
+        )
+        if not images:
+            return record
+        now = self.clock.time()
+        return await self.journal.note(record, now=now, images=images, images_seen_at=now)
+
+    async def _expired(self, record: JobRecord, error: CometError) -> tuple[JobRecord, Part]:
+        age = self.clock.time() - (record.sent_at or record.created_at)
+        if age > LIFETIME or isinstance(error, NotFoundError):
+            await self._move(record, JobState.EXPIRED, "the server no longer holds the result")
+            msg = "the result is paid, and the server no longer holds it (30 days)"
+            raise ResultExpiredError(
+                msg, task_id=record.task_id, external_task_id=record.key, hint=error.message
+            )
+        msg = "the server gives links that are not good"
+        raise DownloadError(
+            msg,
+            task_id=record.task_id,
+            external_task_id=record.key,
+            hint="the task is paid and safe: run again later",
+        )
+
+    def _named(
+        self, record: JobRecord, destination: Destination, index: int, part: Part
+    ) -> SavedFile:
+        name = output_name(destination.dest, index, record.n, part.format)
+        return SavedFile(index=index, name=name, sha256=part.sha256, size=part.size)
+
+    async def _place(self, parts: Sequence[tuple[SavedFile, Part]]) -> None:
+        """Give the files of one destination their names, safely on the disk."""
+
+        def give_names() -> None:
+            for saved, part in parts:
+                self._check_inside(saved.name)
+                give_name(part, self.root / saved.name, "fail")
+
+        await self._shelf.do(give_names, folder=(self.root / parts[0][0].name).parent)
+
+    def _check_inside(self, name: str) -> None:
+        """Refuse the *name* of a file whose folder is not in the output folder."""
+        path = self.root / name
+        if _is_plain(self.root, name) or path.parent.resolve().is_relative_to(self.root.resolve()):
+            return
+        msg = f"{path} lies outside the output folder"
+        raise DownloadError(msg, hint="remove the link that leads out of the folder")
+
+    async def _move(
+        self, record: JobRecord, state: JobState, why: str, place: Destination | None = None
+    ) -> JobRecord:
+        now = self.clock.time()
+        return await self.journal.move(record, state, now=now, why=why, place=place)
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+async def _off_loop(work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    """Run *work* in a thread; what the disk refuses becomes a `DownloadError`."""
+    return await in_thread(functools.partial(work, *args, **kwargs))
+
+
+def _is_plain(root: Path, name: str) -> bool:
+    """Tell whether *name* surely stays in *root*: no link and no ".." in its folders.
+
+    Cheaper than to resolve the whole path, which asks for each part of *root* as well.
+    """
+    folder = os.fspath(root)
+    for part in name.split("/")[:-1]:
+        folder = f"{folder}/{part}"
+        if part in {"", ".", ".."} or os.path.islink(folder):  # noqa: PTH114 - as cheap as it goes
+            return False
+    return True
+
+
+def _intact(path: Path, file: SavedFile, thorough: bool) -> bool:  # noqa: FBT001
+    if thorough or not file.kept:
+        return file_sha256(path) == file.sha256
+    try:
+        return path.is_file() and path.stat().st_size == file.size
+    except OSError:
+        return False
+
+
+def _format_of(name: str) -> str:
+    return Path(name).suffix.lstrip(".").replace("jpg", "jpeg")
+
+
+def _copy_part(source: Path, folder: Path, file: SavedFile, key: str) -> Part | None:
+    if file_sha256(source) != file.sha256:
+        return None
+    path = folder / f".{source.stem[:80]}-copy-{key[-8:]}.part"
+    with source.open("rb") as kept:
+        _write(kept, path)
+    format_ = _format_of(file.name)
+    return Part(path=path, format=format_, width=0, height=0, sha256=file.sha256, size=file.size)
+
+
+def _write_part(picture: Picture, target: Path) -> Part:
+    make_folders(target.parent)
+    path = target.with_name(f".{target.name}.part")
+    with picture.open() as source:
+        _write(source, path)
+    sha256 = file_sha256(path) or ""
+    return Part(path=path, format="", width=0, height=0, sha256=sha256, size=picture.size)
+
+
+def _write(source: IO[bytes], path: Path) -> None:
+    """Write all of *source* to *path*, safely on the disk; what fails leaves nothing."""
+    try:
+        with path.open("wb") as file:
+            shutil.copyfileobj(source, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _discard(parts: Sequence[Part]) -> None:
+    for part in parts:
+        part.path.unlink(missing_ok=True)

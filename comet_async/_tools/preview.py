@@ -1,0 +1,243 @@
+"""A picture of the canvas before anything is paid: the photo in its place, the new area hatched.
+
+Rule of this file: Pillow is imported inside functions only, because it is an extra.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+import attrs
+
+from comet_async._images.prepare import eight_bits, on_white
+from comet_async._images.rules import PictureCheck, show
+from comet_async.errors import InputError, MissingExtraError
+from comet_async.geometry import MAX_AREA, MarginRule, Margins, added_pixels, canvas_size
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont, ImageFont
+
+    from comet_async._images.load import Picture
+
+
+_PAPER, _INK, _FAINT = "#ffffff", "#1f2933", "#7b8794"
+_NEW, _HATCH, _EDGE = "#e8eef6", "#c5d3e6", "#2f6fde"
+_PAD = 40
+_TITLE, _TEXT = 26, 19
+_LEAST_WIDE = 1000  # or the words meet
+_MOST_TALL = 1.1  # of the width: a tall canvas still fits on a screen
+_STEP = 14
+_FINE = 3  # lines are drawn larger and scaled down, or diagonals show steps
+
+
+@attrs.frozen(kw_only=True)
+class _Layout:
+    """Where things are, in pixels of the preview.
+
+    Attributes:
+        width: Of the whole preview.
+        height: Of the whole preview.
+        canvas: Left, top, right and bottom of the canvas.
+        photo: The same of the photo.
+    """
+
+    width: int
+    height: int
+    canvas: tuple[int, int, int, int]
+    photo: tuple[int, int, int, int]
+
+    @classmethod
+    def of(cls, size: tuple[int, int], margins: Margins, width: int) -> _Layout:
+        """Return the layout for a photo of *size*."""
+        canvas, sides = canvas_size(*size, margins), added_pixels(*size, margins)
+        left, top = _PAD + 2 * _TEXT, _PAD + 5 * _TEXT
+        room = width - left - _PAD
+        scale = min(room / canvas[0], _MOST_TALL * room / canvas[1])
+        wide, tall = round(canvas[0] * scale), round(canvas[1] * scale)
+        left += (room - wide) // 2
+        x, y = left + round(sides.left * scale), top + round(sides.up * scale)
+        return cls(
+            width=width,
+            height=top + tall + 3 * _TEXT + _PAD,
+            canvas=(left, top, left + wide, top + tall),
+            photo=(x, y, x + round(size[0] * scale), y + round(size[1] * scale)),
+        )
+
+
+def render(picture: Picture, margins: MarginRule, *, width: int = 1200) -> bytes:
+    """Return a PNG that shows *picture* on the canvas that *margins* ask for. Takes its time.
+
+    Args:
+        picture: A loaded picture; not one that is a URL.
+        margins: `Margins`, or a rule such as ``Margins.for_aspect("16:9")``.
+        width: Width of the PNG in pixels; 1200 by default, and at least 1000.
+
+    Raises:
+        InputError: The rule can't be kept for this picture, or it can't be decoded.
+        MissingExtraError: Pillow is not installed.
+    """
+    if importlib.util.find_spec("PIL") is None:
+        raise MissingExtraError("a preview needs Pillow", extra="images")
+    from PIL import Image, ImageDraw  # noqa: PLC0415 - an extra
+
+    if picture.width is None or picture.height is None:
+        what, hint = "is a URL, whose size is not known here", "download it, and name the file"
+        raise PictureCheck(source=picture.source).refuse(what, limit="a file", hint=hint)
+    size = picture.width, picture.height
+    resolved = margins.resolve(*size)
+    layout = _Layout.of(size, resolved, max(width, _LEAST_WIDE))
+    page = Image.new("RGB", (layout.width, layout.height), _PAPER)
+    _draw_canvas(page, layout, _photo(picture, layout.width))
+    _draw_sizes(page, layout, canvas_size(*size, resolved))
+    _draw_words(page, layout, _name(picture), size, resolved)
+    _draw_margins(ImageDraw.Draw(page), layout, size, resolved)
+    buffer = io.BytesIO()
+    page.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _name(picture: Picture) -> str:
+    return show(PurePath(picture.source).name if picture.path else picture.source)
+
+
+def _photo(picture: Picture, enough: int) -> Image:
+    from PIL import Image, ImageOps  # noqa: PLC0415 - an extra
+
+    try:
+        with picture.open() as file, Image.open(file) as image:
+            image.draft("RGB", (enough, enough))  # a large JPEG is decoded smaller, and faster
+            upright = ImageOps.exif_transpose(image)
+    except InputError:
+        raise
+    except Exception as exc:  # decoders raise whatever damaged bytes lead them to
+        check = PictureCheck(source=picture.source)
+        what = f"can't be decoded: {type(exc).__name__}: {exc}"
+        raise check.refuse(what, limit="an undamaged picture", hint="save it again") from exc
+    plain, _ = eight_bits(upright, upright.info.get("icc_profile"), [])
+    return on_white(plain.convert("RGBA"))
+
+
+# ---------------------------------------------------------------------------- pictures
+
+
+def _hatched(width: int, height: int) -> Image:
+    from PIL import Image, ImageDraw  # noqa: PLC0415 - an extra
+
+    fine = Image.new("RGB", (width * _FINE, height * _FINE), _NEW)
+    draw = ImageDraw.Draw(fine)
+    for at in range(-fine.height, fine.width, _STEP * _FINE):
+        draw.line((at, fine.height, at + fine.height, 0), fill=_HATCH, width=2 * _FINE)
+    return fine.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _draw_canvas(page: Image, layout: _Layout, photo: Image) -> None:
+    from PIL import Image, ImageDraw  # noqa: PLC0415 - an extra
+
+    left, top, right, bottom = layout.canvas
+    page.paste(_hatched(right - left, bottom - top), (left, top))
+    left, top, right, bottom = layout.photo
+    page.paste(photo.resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top))
+    draw = ImageDraw.Draw(page)
+    draw.rectangle((left, top, right - 1, bottom - 1), outline=_PAPER, width=2)
+    left, top, right, bottom = layout.canvas
+    draw.rectangle((left, top, right - 1, bottom - 1), outline=_EDGE, width=2)
+
+
+# ---------------------------------------------------------------------------- words
+
+
+def _font(size: int, *, bold: bool = False) -> FreeTypeFont | ImageFont:
+    from PIL import ImageFont  # noqa: PLC0415 - an extra
+
+    try:
+        # On most Linux machines, with letters for most languages' file names.
+        return ImageFont.truetype(f"DejaVuSans{'-Bold' if bold else ''}.ttf", size)
+    except OSError:
+        return ImageFont.load_default(size)  # Latin letters only
+
+
+def _draw_words(
+    page: Image, layout: _Layout, name: str, size: tuple[int, int], margins: Margins
+) -> None:
+    from PIL import ImageDraw  # noqa: PLC0415 - an extra
+
+    draw, faint = ImageDraw.Draw(page), _font(_TEXT)
+    line = _PAD + 2 * _TEXT
+    room = layout.width - 2 * _PAD
+    title = min(_TITLE, int(_TITLE * room / draw.textlength(name, _font(_TITLE, bold=True))))
+    draw.text((_PAD, _PAD), name, _INK, _font(title, bold=True), anchor="ls")
+    shapes = f"{_shape(size)}  becomes  {_shape(canvas_size(*size, margins))}"
+    draw.text((_PAD, line), shapes, _FAINT, faint, anchor="ls")
+    area = f"{margins.area:.2f} times the area (at most {MAX_AREA})"
+    draw.text((layout.width - _PAD, line), area, _FAINT, faint, anchor="rs")
+    line = layout.height - _PAD
+    page.paste(_hatched(2 * _TEXT, _TEXT), (_PAD, line - _TEXT))
+    draw.rectangle((_PAD, line - _TEXT, _PAD + 2 * _TEXT, line), outline=_EDGE, width=2)
+    note = "will be painted. The server scales its result; the shape is as shown here."
+    draw.text((_PAD + 3 * _TEXT, line - 3), note, _FAINT, faint, anchor="ls")
+
+
+def _shape(size: tuple[int, int]) -> str:
+    width, height = size
+    ratio = f"{width / height:.2f}:1" if width >= height else f"1:{height / width:.2f}"
+    return f"{width} x {height} px ({ratio})"
+
+
+def _draw_sizes(page: Image, layout: _Layout, canvas: tuple[int, int]) -> None:
+    """Draw the canvas's width above it, and its height at its left, as on a plan."""
+    left, top, right, bottom = layout.canvas
+    across, down = _measure(right - left, canvas[0]), _measure(bottom - top, canvas[1])
+    page.paste(across, (left, top - _TEXT - across.height // 2))
+    down = down.rotate(90, expand=True)
+    page.paste(down, (left - _TEXT - down.width // 2, top))
+
+
+def _measure(length: int, pixels: int) -> Image:
+    """Return a dimension line of *length* that says *pixels*."""
+    from PIL import Image, ImageDraw  # noqa: PLC0415 - an extra
+
+    line = Image.new("RGB", (length, _TEXT + 6), _PAPER)
+    draw, middle = ImageDraw.Draw(line), line.height // 2
+    font, text = _font(_TEXT), f"{pixels} px"
+    gap = draw.textlength(text, font) / 2 + 10
+    draw.line((0, middle, length / 2 - gap, middle), _FAINT, 2)
+    draw.line((length / 2 + gap, middle, length, middle), _FAINT, 2)
+    for end in (1, length - 2):
+        draw.line((end, middle - 6, end, middle + 6), _FAINT, 2)
+    draw.text((length / 2, middle), text, _INK, font, anchor="mm")
+    return line
+
+
+def _draw_margins(
+    draw: ImageDraw, layout: _Layout, size: tuple[int, int], margins: Margins
+) -> None:
+    """Write in the middle of each new strip how wide it is."""
+    left, top, right, bottom = layout.canvas
+    inner = layout.photo
+    middle_x, middle_y = (inner[0] + inner[2]) // 2, (inner[1] + inner[3]) // 2
+    sides = added_pixels(*size, margins)
+    for side, share, pixels, place in (
+        ("up", margins.up, sides.up, (middle_x, (top + inner[1]) // 2)),
+        ("down", margins.down, sides.down, (middle_x, (bottom + inner[3]) // 2)),
+        ("left", margins.left, sides.left, ((left + inner[0]) // 2, middle_y)),
+        ("right", margins.right, sides.right, ((right + inner[2]) // 2, middle_y)),
+    ):
+        if share:
+            _plate(draw, layout, place, f"{side} {share:.4g}\n+{pixels} px")
+
+
+def _plate(draw: ImageDraw, layout: _Layout, centre: tuple[int, int], text: str) -> None:
+    """Write *text* on a plate, as near to *centre* as the canvas allows."""
+    font = _font(_TEXT)
+    box = draw.multiline_textbbox((0, 0), text, font, anchor="mm", align="center", spacing=6)
+    wide, tall = (box[2] - box[0]) / 2 + 12, (box[3] - box[1]) / 2 + 9
+    left, top, right, bottom = layout.canvas
+    x = min(max(centre[0], left + wide + 6), right - wide - 6)
+    y = min(max(centre[1], top + tall + 6), bottom - tall - 6)
+    draw.rounded_rectangle((x - wide, y - tall, x + wide, y + tall), 9, _PAPER, _EDGE, 2)
+    draw.multiline_text((x, y), text, _INK, font, anchor="mm", align="center", spacing=6)

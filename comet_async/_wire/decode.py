@@ -1,0 +1,299 @@
+"""Answers become values: a `Reply` goes in, a `Task`, `TaskPage` or `Notice` comes out.
+
+Rule of this file: no answer, however odd, leaves it as anything but a value or a
+`CometError`. What an error means stands in `codes`, where the task is hidden in `envelope`,
+how its fields read in `snapshots`.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+
+import attrs
+
+from comet_async._wire import error_codes as codes
+from comet_async._wire.envelope import (
+    JSON,
+    Object,
+    Reply,
+    describe,
+    error_code,
+    header_id,
+    id_in,
+    parse,
+    read_fault,
+    retry_after,
+    tidy,
+    unwrap,
+)
+from comet_async._wire.task import (
+    RESULT_KEYS,
+    UNTOLD,
+    external_id,
+    first_id,
+    merge,
+    read_plain,
+    read_status,
+    read_task,
+    state,
+)
+from comet_async.errors import CometError, DecodeError, NotFoundError
+from comet_async.models import Task, TaskPage, TaskStatus
+
+__all__ = [
+    "RESULT_KEYS",
+    "Notice",
+    "Reply",
+    "decode_created",
+    "decode_notice",
+    "decode_page",
+    "decode_task",
+    "retry_after",
+]
+
+
+@attrs.frozen(kw_only=True)
+class Notice:
+    """What a callback says. Anybody can send one: it is a reason to ask, never an answer.
+
+    Attributes:
+        task_id: The server's id of the task.
+        external_task_id: Our own id of the task.
+        status: The state that it claims.
+    """
+
+    task_id: str | None = None
+    external_task_id: str | None = None
+    status: TaskStatus | str | None = None
+
+
+@attrs.frozen
+class _Question:
+    """What was sent, as far as it decides what the answer means."""
+
+    task_id: str | None = None
+    external_task_id: str | None = None
+    now: float | None = attrs.field(default=None, kw_only=True)
+    paid: bool = attrs.field(default=False, kw_only=True)
+    page: bool = attrs.field(default=False, kw_only=True)
+
+
+def decode_created(
+    reply: Reply, *, kind: str, external_task_id: str, now: float | None = None
+) -> Task:
+    """Return the task that a paid request made.
+
+    Args:
+        reply: The answer to the POST.
+        kind: The kind of task.
+        external_task_id: The id that the request carried.
+        now: The wall clock, for a ``Retry-After`` that is a date.
+
+    Raises:
+        OutcomeUnknownError: The answer leaves open whether the request was accepted.
+        DuplicateTaskError: The request was accepted, and paid, earlier.
+        RateLimitedError: Not accepted: too fast, or (`ConcurrencyLimitError`) too many.
+        ServerError: Not accepted: out of service.
+        AuthenticationError: The key was refused.
+        AccountError: The account can't pay, or may not do this.
+        RouteUnavailableError: The gateway does not offer this.
+        RejectedError: The request was refused for what it says.
+    """
+    answer = parse(reply.body)
+    chain = _single(answer)
+    answer_id = partial(header_id, reply.headers)
+    task = read_task(
+        chain, answer_id, kind=kind, sent=external_task_id, untold=TaskStatus.SUBMITTED
+    )
+    if task is not None and _ok(reply) and not _refused(chain):
+        return task
+    task_id = task.id if task else None
+    raise _error(reply, answer, _Question(task_id, external_task_id, now=now, paid=True))
+
+
+def decode_task(
+    reply: Reply,
+    *,
+    kind: str,
+    task_id: str | None = None,
+    external_task_id: str | None = None,
+    now: float | None = None,
+) -> Task:
+    """Return the task that was asked for.
+
+    Args:
+        reply: The answer to the GET.
+        kind: The kind of task.
+        task_id: The server's id that was asked for; the task keeps it, whatever id the
+            gateway's own supplier gave it.
+        external_task_id: Our own id that was asked for. Whether the task carries it is for
+            the caller to compare: some gateways ignore what they were asked.
+        now: The wall clock, for a ``Retry-After`` that is a date.
+
+    Raises:
+        NotFoundError: The server knows no such task.
+        AuthenticationError: The key was refused.
+        AccountError: The account can't pay, or may not do this.
+        RouteUnavailableError: The gateway does not offer this.
+        RateLimitedError: Too many requests.
+        RejectedError: The request was refused for what it says.
+        ServerError: The server failed.
+        DecodeError: The answer can't be read.
+    """
+    answer = parse(reply.body)
+    if _ok(reply):
+        answer_id = partial(header_id, reply.headers)
+        data = answer.get("data") if isinstance(answer, dict) else None
+        plain = read_plain(data, answer, answer_id, kind=kind, asked=task_id)
+        if plain is not None:
+            return plain
+        chain = _single(answer, task_id, external_task_id)
+        task = read_task(chain, answer_id, kind=kind, asked=task_id)
+        if task is not None and not (task.status == UNTOLD and _refused(chain)):
+            return task
+    raise _error(reply, answer, _Question(task_id, external_task_id, now=now))
+
+
+def decode_page(
+    reply: Reply, *, kind: str, number: int, size: int, now: float | None = None
+) -> TaskPage:
+    """Return one page of the list of tasks.
+
+    Args:
+        reply: The answer to the GET.
+        kind: The kind of task.
+        number: The page that was asked for, from 1.
+        size: How many tasks were asked for.
+        now: The wall clock, for a ``Retry-After`` that is a date.
+
+    Raises:
+        AuthenticationError: The key was refused.
+        AccountError: The account can't pay, or may not do this.
+        RouteUnavailableError: The gateway does not offer this.
+        RateLimitedError: Too many requests.
+        RejectedError: The request was refused for what it says.
+        ServerError: The server failed.
+        DecodeError: The answer can't be read, or one of its tasks.
+    """
+    answer = parse(reply.body)
+    chain, items = unwrap(answer)
+    if not _ok(reply) or not isinstance(items, list) or _outer_code(chain) is not None:
+        raise _error(reply, answer, _Question(now=now, page=True))
+    answer_id = cache(partial(header_id, reply.headers))  # one for all of them
+    tasks: list[Task] = []
+    for place, item in enumerate(items):
+        task = read_plain(item, None, answer_id, kind=kind)
+        if task is None:
+            task = read_task(unwrap(item)[0], answer_id, kind=kind)
+        if task is None:
+            # A page is also evidence of what is absent, so a gap in it must not pass.
+            path = f"{_path(chain)}[{place}].task_id"
+            raise DecodeError("a task in the list has no id", path=path, sent=True)
+        tasks.append(task)
+    return TaskPage(tasks=tuple(tasks), number=number, size=size)
+
+
+def decode_notice(body: bytes) -> Notice:
+    """Return what a callback's body says, in Kling's old form or in its new one.
+
+    Raises:
+        DecodeError: It names no task.
+    """
+    chain, _ = unwrap(parse(body))
+    facts = merge(chain)
+    task_id = first_id(chain, "task_id") or first_id(chain, "id")
+    external_task_id = external_id(facts) or first_id(chain, "external_id")
+    if task_id is None and external_task_id is None:
+        raise DecodeError("the callback names no task", path="$.task_id")
+    status = read_status(chain, facts) or state(facts.get("status"))
+    return Notice(task_id=task_id, external_task_id=external_task_id, status=status)
+
+
+# ---------------------------------------------------------------------- finding the task
+
+
+def _ok(reply: Reply) -> bool:
+    return 200 <= reply.status < 300  # noqa: PLR2004 - HTTP's own class of success
+
+
+def _single(
+    answer: JSON, task_id: str | None = None, external_task_id: str | None = None
+) -> list[Object]:
+    """Return the objects from the outermost down to the one task that was asked for."""
+    chain, rest = unwrap(answer)
+    if not isinstance(rest, list):
+        return chain
+    found = [unwrap(item)[0] for item in rest]
+    # Some gateways answer with a list of one, and some that ignore what they were asked
+    # with a list of all: only ours will do.
+    for inner in found:
+        if task_id and first_id(inner, "task_id") == task_id:
+            return chain + inner
+        if external_task_id and external_id(merge(inner)) == external_task_id:
+            return chain + inner
+    return chain + found[0] if len(found) == 1 and not task_id else chain
+
+
+def _outer_code(chain: list[Object]) -> int | str | None:
+    """Return the outermost code unless it says success: it speaks for the whole answer."""
+    values = (level.get("code") for level in chain)
+    return error_code(next((value for value in values if value is not None), None))
+
+
+def _refused(chain: list[Object]) -> bool:
+    return codes.is_known(_outer_code(chain))
+
+
+# -------------------------------------------------------------------------------- errors
+
+
+def _error(reply: Reply, answer: JSON, question: _Question) -> CometError:
+    """Return the error that *reply* means for whoever sent *question*."""
+    fault = read_fault(answer)
+    verdict = codes.judge(
+        status=reply.status,
+        code=fault.code,
+        message=fault.message,
+        envelope=fault.envelope,
+        paid=question.paid,
+    )
+    verdict = _in_context(verdict, reply, answer, question)
+    detail = tidy(fault.message) if fault.envelope else describe(reply, answer)
+    code = "" if fault.code is None else f", code {fault.code}"
+    error = verdict.error(
+        f"{verdict.words}: {detail or 'no reason given'} [HTTP {reply.status}{code}]",
+        hint=verdict.hint,
+        retryable=verdict.retryable,
+        task_id=question.task_id,
+        external_task_id=question.external_task_id,
+        status=reply.status,
+        code=fault.code,
+        request_id=fault.request_id or header_id(reply.headers) or id_in(fault.message),
+        retry_after=retry_after(reply.headers, now=question.now),
+    )
+    if isinstance(error, DecodeError):
+        error.sent = True
+        error.path = _path(unwrap(answer)[0], "" if question.page else ".task_id")
+    return error
+
+
+def _in_context(
+    verdict: codes.Verdict, reply: Reply, answer: JSON, question: _Question
+) -> codes.Verdict:
+    if question.paid:
+        # An answer that names a task must not make us pay for another one.
+        contradicts = question.task_id and (_ok(reply) or verdict.again)
+        return codes.UNKNOWN if contradicts else verdict
+    if question.page:
+        # A list is never absent: such a gateway has none.
+        return codes.NO_ROUTE if verdict.error is NotFoundError else verdict
+    chain, rest = unwrap(answer)
+    clean = _ok(reply) and chain and rest == [] and _outer_code(chain) is None
+    return codes.NOT_FOUND if clean and verdict.error is DecodeError else verdict
+
+
+def _path(chain: list[Object], leaf: str = "") -> str:
+    """Return where in the answer the list, or *leaf* of the task, should have been."""
+    if not chain or "data" in chain[-1]:
+        return "$" + ".data" * len(chain)
+    return "$" + ".data" * (len(chain) - 1) + leaf

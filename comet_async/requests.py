@@ -1,0 +1,387 @@
+"""What all kinds of tasks share: a path, a request, and a body that streams its pictures.
+
+A kind is one room of its own (`comet_async.requests` is the first): its path, the fields of
+its request and their rules. Everything below and above knows only "a task of some kind".
+At the end stand the rules that several kinds share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any, ClassVar, Literal, Protocol
+
+import attrs
+
+from comet_async._images.load import ImageInput, Picture
+from comet_async._types import JSON
+from comet_async.errors import InputError
+from comet_async.geometry import MarginRule, Margins
+
+MAX_PROMPT = 2500
+"""The longest prompt, in characters."""
+
+MAX_N = 9
+"""The most pictures that one task makes."""
+
+
+@attrs.frozen(kw_only=True)
+class TaskKind:
+    """A kind of task: where it lives and what it costs.
+
+    Attributes:
+        name: Our word for it, as kept in the journal.
+        path: The route below the gateway's prefix; create, query and list share it.
+        price: List price in USD for one picture, if published; an estimate, never a bill.
+    """
+
+    name: str
+    path: str
+    price: Decimal | None = None
+
+
+class TaskRequest(Protocol):
+    """What a request of any kind offers to the rooms that send it."""
+
+    kind: ClassVar[TaskKind]
+
+    @property
+    def n(self) -> int:
+        """How many pictures are asked for (and held in flight)."""
+        ...
+
+    @property
+    def external_task_id(self) -> str | None:
+        """The caller's own id, or None to let the library choose."""
+        ...
+
+    @property
+    def callback_url(self) -> str | None:
+        """Where the server reports changes, or None."""
+        ...
+
+    def images(self) -> Mapping[str, ImageInput]:
+        """Return the pictures to send, by JSON field."""
+        ...
+
+    def needless(self, pictures: Mapping[str, Picture]) -> bool:
+        """Tell whether a picture already is what is asked for, so that nothing need be paid."""
+        ...
+
+    def fields(self, pictures: Mapping[str, Picture]) -> dict[str, JSON]:
+        """Return all other fields that decide the result, checked.
+
+        Args:
+            pictures: The pictures of `images`, loaded, by JSON field.
+
+        Raises:
+            InputError: A field breaks a rule of the API.
+        """
+        ...
+
+
+def checked(check: Callable[[object], object]) -> Callable[[Any, Any, Any], None]:
+    """Return *check* as a validator of an attrs field.
+
+    Validators, not converters: with a converter type checkers no longer see a plain field.
+    """
+
+    def validate(_request: object, _field: object, value: object) -> None:
+        check(value)
+
+    return validate
+
+
+def check_n(n: object) -> int:
+    """Return *n* if it is a whole number from 1 to 9.
+
+    Raises:
+        InputError: It is not.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_N:
+        msg = f"n={n!r} must be a whole number from 1 to {MAX_N}"
+        raise InputError(
+            msg, field="n", value=n, limit=f"1 to {MAX_N}", hint=f"ask for 1 to {MAX_N} pictures"
+        )
+    return n
+
+
+def check_prompt(prompt: object, *, field: str = "prompt") -> str | None:
+    """Return *prompt* if the API takes it; an empty one counts as none.
+
+    Raises:
+        InputError: It is not text, or longer than 2500 characters.
+    """
+    if prompt is None or prompt == "":
+        return None
+    if not isinstance(prompt, str):
+        msg = f"{field} must be text, not {type(prompt).__name__}"
+        raise InputError(msg, field=field, value=prompt, limit="text")
+    if len(prompt) > MAX_PROMPT:
+        msg = f"{field} has {len(prompt)} characters; at most {MAX_PROMPT}"
+        raise InputError(
+            msg, field=field, value=prompt, limit=f"{MAX_PROMPT} characters", hint="shorten it"
+        )
+    return prompt
+
+
+def check_text(value: object, *, field: str) -> str | None:
+    """Return *value* if it is printable text of at most 255 characters; empty counts as none.
+
+    Raises:
+        InputError: It is not.
+    """
+    if value is None or value == "":
+        return None
+    limit = "printable text of at most 255 characters"
+    if not isinstance(value, str) or len(value) > 255 or not value.isprintable():  # noqa: PLR2004
+        msg = f"{field} must be {limit}"
+        raise InputError(msg, field=field, value=value, limit=limit)
+    return value
+
+
+def check_own_id(value: object) -> str | None:
+    """Return *value* if it can be an ``external_task_id``; empty counts as none.
+
+    Raises:
+        InputError: It is not printable text of at most 255 characters.
+    """
+    return check_text(value, field="external_task_id")
+
+
+# Kling's price list: image expansion, 8 units of USD 0.0035 a picture
+# (https://kling.ai/document-api/pricing/base/image). Gateways charge prices of their own.
+EXPAND = TaskKind(name="expand", path="images/editing/expand", price=Decimal("0.028"))
+"""The kind that `ExpandRequest` belongs to."""
+
+
+def _check_margins(margins: object) -> None:
+    # Plain margins first: the other question takes ten times as long.
+    if not isinstance(margins, (Margins, MarginRule)):
+        msg = f"margins must be Margins or a rule such as Margins.for_aspect, not {margins!r}"
+        raise InputError(
+            msg, field="margins", value=margins, limit="Margins, or an object with resolve()"
+        )
+
+
+@attrs.frozen(kw_only=True)
+class ExpandRequest:
+    """One picture to expand.
+
+    Attributes:
+        image: A path, bytes, a public URL, or a loaded `Picture`.
+        margins: `Margins`, or a rule that makes them from the picture's size.
+        prompt: What to draw in the new area; at most 2500 characters, none by default.
+        n: How many variants to make, 1 to 9; each is paid. 1 by default.
+        watermark: True to get a watermarked version of each variant as well.
+        callback_url: Where the server reports changes; none by default.
+        external_task_id: Your own id, unique within the account; by default the library
+            makes one, which lets it find the task again whatever happens.
+
+    Raises:
+        InputError: A field breaks a rule of the API; nothing was sent.
+    """
+
+    image: ImageInput = attrs.field(repr=lambda image: f"<{type(image).__name__}>")
+    margins: MarginRule = attrs.field(validator=checked(_check_margins))
+    prompt: str | None = attrs.field(default=None, validator=checked(check_prompt))
+    n: int = attrs.field(default=1, validator=checked(check_n))
+    watermark: bool = False
+    callback_url: str | None = attrs.field(default=None, repr=False)
+    external_task_id: str | None = attrs.field(default=None, validator=checked(check_own_id))
+
+    kind: ClassVar[TaskKind] = EXPAND
+
+    def images(self) -> Mapping[str, ImageInput]:
+        """Return the one picture, by its JSON field."""
+        return {"image": self.image}
+
+    def resolve(self, picture: Picture) -> Margins:
+        """Return the margins for *picture*.
+
+        Raises:
+            InputError: The rule can't be kept, or it needs a size that a URL doesn't tell.
+        """
+        if isinstance(self.margins, Margins):
+            return self.margins
+        if picture.width is None or picture.height is None:
+            msg = "the picture's size is unknown (it is a URL), so this rule can't be resolved"
+            raise InputError(
+                msg,
+                field="margins",
+                value=self.margins,
+                limit="Margins with numbers, for a URL",
+                hint="give shares, like Margins(up=0.5) or --up 0.5; or download the picture first",
+            )
+        return self.margins.resolve(picture.width, picture.height)
+
+    def needless(self, pictures: Mapping[str, Picture]) -> bool:
+        """True when a rule adds nothing: the picture has the wanted shape already."""
+        return not isinstance(self.margins, Margins) and self.resolve(pictures["image"]).empty
+
+    def fields(self, pictures: Mapping[str, Picture]) -> dict[str, JSON]:
+        """Return the JSON fields that decide the result; see `TaskRequest.fields`."""
+        margins = self.resolve(pictures["image"])
+        if margins.empty:
+            msg = "nothing would be added: all four margins are 0"
+            raise InputError(
+                msg,
+                field="margins",
+                value=0,
+                limit="at least one margin above 0",
+                hint="the picture already has this shape, or the margins are missing",
+            )
+        # All four, always: Kling's newer page gives them no default.
+        fields: dict[str, JSON] = {
+            "up_expansion_ratio": margins.up,
+            "down_expansion_ratio": margins.down,
+            "left_expansion_ratio": margins.left,
+            "right_expansion_ratio": margins.right,
+            "n": self.n,
+        }
+        if self.prompt:
+            fields["prompt"] = self.prompt
+        if self.watermark:
+            fields["watermark_info"] = {"enabled": True}
+        return fields
+
+
+GENERATION = TaskKind(name="generation", path="images/generations")
+"""The kind that `GenerationRequest` belongs to. Its price depends on the model."""
+
+ASPECTS = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9")
+"""The shapes that the API makes."""
+
+
+def _check_aspect(aspect: object) -> None:
+    if aspect not in ASPECTS:
+        limit = "one of " + ", ".join(ASPECTS)
+        msg = f"aspect_ratio {aspect!r} is not made by the API"
+        raise InputError(msg, field="aspect_ratio", value=aspect, limit=limit, hint=limit)
+
+
+def _check_negative(prompt: object) -> None:
+    check_prompt(prompt, field="negative_prompt")
+
+
+def _required_prompt(prompt: object) -> None:
+    if check_prompt(prompt) is None:
+        msg = "a picture can't be generated without a prompt"
+        raise InputError(msg, field="prompt", limit="1 to 2500 characters", hint="describe it")
+
+
+@attrs.frozen(kw_only=True)
+class GenerationRequest:
+    """One picture to generate.
+
+    Attributes:
+        prompt: What to draw; 1 to 2500 characters.
+        model: The model's name; ``kling-v2-1`` by default.
+        negative_prompt: What not to draw; none by default.
+        image: A reference picture; none by default.
+        image_reference: What to take from it: its ``subject`` or its ``face``.
+        aspect_ratio: The shape; ``16:9`` by default.
+        n: How many variants, 1 to 9; each is paid. 1 by default.
+        callback_url: Where the server reports changes; none by default.
+        external_task_id: Your own id; by default the library makes one.
+
+    Raises:
+        InputError: A field breaks a rule of the API; nothing was sent.
+    """
+
+    prompt: str = attrs.field(validator=checked(_required_prompt))
+    model: str = "kling-v2-1"
+    negative_prompt: str | None = attrs.field(default=None, validator=checked(_check_negative))
+    image: ImageInput | None = attrs.field(default=None, repr=False)
+    image_reference: Literal["subject", "face"] | None = None
+    aspect_ratio: str = attrs.field(default="16:9", validator=checked(_check_aspect))
+    n: int = attrs.field(default=1, validator=checked(check_n))
+    callback_url: str | None = attrs.field(default=None, repr=False)
+    external_task_id: str | None = attrs.field(default=None, validator=checked(check_own_id))
+
+    kind: ClassVar[TaskKind] = GENERATION
+
+    def images(self) -> Mapping[str, ImageInput]:
+        """Return the reference picture, if there is one."""
+        return {} if self.image is None else {"image": self.image}
+
+    def needless(self, pictures: Mapping[str, Picture]) -> bool:  # noqa: ARG002 - the protocol's
+        """Return False: there is always something to generate."""
+        return False
+
+    def fields(self, pictures: Mapping[str, Picture]) -> dict[str, JSON]:  # noqa: ARG002 - as above
+        """Return the JSON fields that decide the result; see `TaskRequest.fields`."""
+        fields: dict[str, JSON] = {
+            "model_name": self.model,
+            "prompt": self.prompt,
+            "aspect_ratio": self.aspect_ratio,
+            "n": self.n,
+        }
+        if self.negative_prompt:
+            fields["negative_prompt"] = self.negative_prompt
+        if self.image_reference is not None:
+            fields["image_reference"] = self.image_reference
+        return fields
+
+
+TRY_ON = TaskKind(name="try-on", path="images/kolors-virtual-try-on")
+"""The kind that `TryOnRequest` belongs to."""
+
+
+@attrs.frozen(kw_only=True)
+class TryOnRequest:
+    """One garment to try on.
+
+    Attributes:
+        human: The person: a path, bytes, or a public URL.
+        cloth: The garment, likewise.
+        model: The model's name; ``kolors-virtual-try-on-v1-5`` by default.
+        callback_url: Where the server reports changes; none by default.
+        external_task_id: Your own id; by default the library makes one.
+
+    Raises:
+        InputError: A field breaks a rule of the API; nothing was sent.
+    """
+
+    human: ImageInput = attrs.field(repr=False)
+    cloth: ImageInput = attrs.field(repr=False)
+    model: str = "kolors-virtual-try-on-v1-5"
+    callback_url: str | None = attrs.field(default=None, repr=False)
+    external_task_id: str | None = attrs.field(default=None, validator=checked(check_own_id))
+
+    kind: ClassVar[TaskKind] = TRY_ON
+
+    @property
+    def n(self) -> int:
+        """Always 1, since a try-on makes one picture and holds one place."""
+        return 1
+
+    def images(self) -> Mapping[str, ImageInput]:
+        """Return both pictures, by JSON field."""
+        return {"human_image": self.human, "cloth_image": self.cloth}
+
+    def needless(self, pictures: Mapping[str, Picture]) -> bool:  # noqa: ARG002 - the protocol's
+        """Return False: there is always something to try on."""
+        return False
+
+    def fields(self, pictures: Mapping[str, Picture]) -> dict[str, JSON]:  # noqa: ARG002 - as above
+        """Return the JSON fields that decide the result; see `TaskRequest.fields`."""
+        return {"model_name": self.model}
+
+
+KINDS: Mapping[str, TaskKind] = {kind.name: kind for kind in (EXPAND, GENERATION, TRY_ON)}
+"""The kinds of tasks, by name."""
+
+
+def kind_named(name: str) -> TaskKind:
+    """Return the kind called *name*.
+
+    Raises:
+        InputError: There is none.
+    """
+    kind = KINDS.get(name)
+    if kind is None:
+        limit = "one of " + ", ".join(KINDS)
+        msg = f"there is no kind of task {name!r}"
+        raise InputError(msg, field="kind", value=name, limit=limit, hint=limit)
+    return kind
