@@ -1,6 +1,6 @@
 """The one command: ``python -m benchmarks [--quick] [--only NAME]``.
 
-A full run takes about half an hour and writes ``docs/benchmarks.md`` with its pictures; a part
+A full run takes about half an hour and writes ``docs/benchmarks.md`` with its images; a part
 that was not run keeps its old section there. A quick run only prints.
 """
 

@@ -24,7 +24,7 @@ class Bench:
 
     Attributes:
         quick: True for a run of seconds, whose figures only show that it works.
-        plots: Where pictures go; None for no pictures.
+        plots: Where images go; None for no images.
         scratch: A folder for files.
     """
 

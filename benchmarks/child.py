@@ -30,9 +30,9 @@ class Spec:
     Attributes:
         client: Name of the client.
         root: Address of the server.
-        sources: Folder with the pictures.
+        sources: Folder with the images.
         count: How many of them to take.
-        warm: Folder with other, small pictures for the warm-up.
+        warm: Folder with other, small images for the warm-up.
         concurrency: Jobs at a time.
         lag: Measure the delays of the event loop too, which costs a little CPU.
         scratch: Where the results' folder is made.

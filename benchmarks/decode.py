@@ -39,7 +39,7 @@ class Status(enum.StrEnum):
 
 @attrs.frozen
 class Image:
-    """One picture."""
+    """One image."""
 
     index: int
     url: str
@@ -48,7 +48,7 @@ class Image:
 
 @attrs.frozen
 class Result:
-    """The pictures."""
+    """The images."""
 
     images: tuple[Image, ...] = ()
 

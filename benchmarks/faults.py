@@ -19,7 +19,7 @@ from typing import Any
 import attrs
 from aiohttp import web
 
-from benchmarks import pictures
+from benchmarks import images
 from benchmarks.bench import Bench, installed, scratch, table
 from benchmarks.clients import PEERS, Site, open_client
 from benchmarks.programs import last_line
@@ -73,7 +73,7 @@ class Found:
     Attributes:
         posts: How many paid requests reached the server.
         paid: How many tasks it made.
-        saved: Whether the program got its picture.
+        saved: Whether the program got its image.
         error: The error that ended it otherwise.
     """
 
@@ -88,7 +88,7 @@ class _Server:
     """Answers as `benchmarks.shapes` says, except where the case wants a fault."""
 
     case: Case
-    picture: bytes
+    image: bytes
     tasks: Tasks
     posts: int = 0
     paid: int = 0
@@ -100,7 +100,7 @@ class _Server:
         if request.path.startswith("/files") or request.path.endswith("/content"):
             if not self.tasks.finished:  # a client that takes any new word for the end
                 return web.Response(status=404)
-            return web.Response(body=self.picture, content_type="image/png")
+            return web.Response(body=self.image, content_type="image/png")
         body = await request.read()
         if request.method == "POST":
             return await self._submit(request, body)
@@ -167,7 +167,7 @@ class _Server:
 
 
 async def _bought(case: Case, folder: Path) -> Found:
-    server = _Server(case, pictures.png(20_000), Tasks(polls=5, root=""))
+    server = _Server(case, images.png(20_000), Tasks(polls=5, root=""))
     app = web.Application(client_max_size=10**8)
     app.router.add_route("*", "/{path:.*}", server.__call__)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
@@ -179,7 +179,7 @@ async def _bought(case: Case, folder: Path) -> Found:
     server.answers = shapes(server.tasks)
     error = ""
     source, out = folder / "dog.png", folder / "out"
-    source.write_bytes(pictures.png(20_000, 7))
+    source.write_bytes(images.png(20_000, 7))
     out.mkdir()
     place = Site(root=root, concurrency=1, folder=folder, patience=_PATIENCE)
     try:
@@ -256,8 +256,8 @@ def faults(bench: Bench) -> Section:
         "matter of patience.",
         tables=[
             _grid(always, clients, submits, posts),
-            _grid("Only the first POST is: tasks paid, picture got", clients, submits, once),
-            _grid("The third question about a task is: picture got?", clients, polls, survives),
+            _grid("Only the first POST is: tasks paid, image got", clients, submits, once),
+            _grid("The third question about a task is: image got?", clients, polls, survives),
         ],
     )
 

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 from yarl import URL
 
-from benchmarks import pictures
+from benchmarks import images
 from benchmarks.bench import Bench, in_rounds, installed, ratio, table
 from benchmarks.clients import BASE
 from benchmarks.meter import cpu_seconds
@@ -159,7 +159,7 @@ def _table(found: dict[str, dict[int, float]], base: str, unit: str, scale: floa
 def polls(bench: Bench) -> Section:
     """Measure single questions and whole pages."""
     result = bench.scratch / "result.png"
-    result.write_bytes(pictures.png(20_000))
+    result.write_bytes(images.png(20_000))
     calls, pages, rounds = bench.count(3000, 100), bench.count(100, 40), bench.count(5, 1)
     with running(result) as server:
         names = [name for name in installed([*_POLLS]) if name in _POLLS]

@@ -73,7 +73,7 @@ class Section:
         title: Its heading.
         words: What was measured and what it means.
         tables: The figures.
-        plots: File names of its pictures, and what each shows.
+        plots: File names of its images, and what each shows.
         text: Anything else, as it was printed.
     """
 

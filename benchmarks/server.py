@@ -1,6 +1,6 @@
 """The benchmark's server: as little work as possible for an exchange, in its own process.
 
-``python -m benchmarks.server PICTURE`` prints its port and serves until its standard input
+``python -m benchmarks.server IMAGE`` prints its port and serves until its standard input
 ends, so that it never outlives whoever started it. Bodies are counted and thrown away.
 """
 
@@ -31,7 +31,7 @@ _FILE = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r
 class Site:
     """What all connections share."""
 
-    picture: memoryview
+    image: memoryview
     answers: dict[str, Shape]
     counts: Counter[str] = attrs.field(factory=Counter)
 
@@ -102,8 +102,8 @@ class _Exchange(asyncio.BufferedProtocol):
         self._transport.write(_JSON % len(body) + body)
 
     def _send_file(self) -> None:
-        self._transport.write(_FILE % len(self._site.picture))
-        self._out = self._site.picture
+        self._transport.write(_FILE % len(self._site.image))
+        self._out = self._site.image
         self._pump()
 
     def _pump(self) -> None:
@@ -127,9 +127,9 @@ def _length(head: bytes) -> int:
     return int(rest.partition(b"\r\n")[0]) if found else 0
 
 
-async def _serve(picture: Path, polls: int) -> None:
+async def _serve(image: Path, polls: int) -> None:
     loop = asyncio.get_running_loop()
-    site = Site(memoryview(picture.read_bytes()), {})
+    site = Site(memoryview(image.read_bytes()), {})
     server = await loop.create_server(lambda: _Exchange(site), "127.0.0.1", 0, backlog=4096)
     port = server.sockets[0].getsockname()[1]
     site.answers = shapes(Tasks(polls, f"http://127.0.0.1:{port}"))
@@ -153,9 +153,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(picture: Path, *, polls: int = 3) -> Iterator[Server]:
+def running(image: Path, *, polls: int = 3) -> Iterator[Server]:
     """Run a server whose tasks are finished when asked for the *polls*-th time."""
-    command = [sys.executable, "-m", "benchmarks.server", str(picture), str(polls)]
+    command = [sys.executable, "-m", "benchmarks.server", str(image), str(polls)]
     with Popen(  # noqa: S603 - ours
         command, stdin=PIPE, stdout=PIPE, text=True, cwd=ROOT, env=ENVIRONMENT
     ) as process:

@@ -1,6 +1,6 @@
 """What the benchmark's server answers, in the shape of each API that a client here speaks.
 
-Each API has a task that is unfinished for some polls and then has one picture. Shapes: Kling,
+Each API has a task that is unfinished for some polls and then has one image. Shapes: Kling,
 "Image expansion" (https://klingai.com/document-api/api/image/common/outpainting); OpenAI,
 "Videos" (https://platform.openai.com/docs/api-reference/videos); Runway, "Tasks"
 (https://docs.dev.runwayml.com/api/); fal, "Queue" (https://docs.fal.ai/model-endpoints/queue/);
@@ -55,7 +55,7 @@ class Tasks:
         return asked >= self.polls
 
     @property
-    def picture(self) -> str:
+    def image(self) -> str:
         """Where the result is."""
         return f"{self.root}/files/result.png"
 
@@ -64,7 +64,7 @@ def _dumps(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def kling_task(task_id: str, status: str, picture: str | None) -> dict[str, object]:
+def kling_task(task_id: str, status: str, image: str | None) -> dict[str, object]:
     """Return one task in Kling's form."""
     task: dict[str, object] = {
         "task_id": task_id,
@@ -74,8 +74,8 @@ def kling_task(task_id: str, status: str, picture: str | None) -> dict[str, obje
         "created_at": _MOMENT,
         "updated_at": _MOMENT + 1,
     }
-    if picture is not None:
-        task["task_result"] = {"images": [{"index": 0, "url": picture}]}
+    if image is not None:
+        task["task_result"] = {"images": [{"index": 0, "url": image}]}
         task["final_unit_deduction"] = "8"
     return task
 
@@ -94,13 +94,13 @@ def _kling(tasks: Tasks, method: str, path: str) -> bytes:
         return _kling_page(tasks, rest)
     task_id = rest[1:]
     if tasks.ask(task_id):
-        return _kling_answer(kling_task(task_id, "succeed", tasks.picture))
+        return _kling_answer(kling_task(task_id, "succeed", tasks.image))
     return _kling_answer(kling_task(task_id, "processing", None))
 
 
 def _kling_page(tasks: Tasks, query: str) -> bytes:
     size = int(query.partition("pageSize=")[2] or 30)
-    done = [kling_task(f"{number:018d}", "succeed", tasks.picture) for number in range(size)]
+    done = [kling_task(f"{number:018d}", "succeed", tasks.image) for number in range(size)]
     return _kling_answer(done)
 
 
@@ -122,7 +122,7 @@ def _runway(tasks: Tasks, method: str, path: str) -> bytes:
         return _dumps({"id": tasks.new(), "estimatedCost": {"credits": 8}})
     task: dict[str, object] = {"id": task_id, "createdAt": _ISO}
     if tasks.ask(task_id):
-        done = {"status": "SUCCEEDED", "cost": {"credits": 8}, "output": [tasks.picture]}
+        done = {"status": "SUCCEEDED", "cost": {"credits": 8}, "output": [tasks.image]}
         return _dumps({**task, **done})
     return _dumps({**task, "status": "RUNNING", "estimatedCost": {"credits": 8}, "progress": 0.5})
 
@@ -135,7 +135,7 @@ def _fal(tasks: Tasks, method: str, path: str) -> bytes:
         return _dumps({"request_id": task_id, "status": "IN_QUEUE", "queue_position": 0, **urls})
     address = path.partition("?")[0]
     if not address.endswith("/status"):
-        return _dumps({"images": [{"url": tasks.picture, "content_type": "image/png"}]})
+        return _dumps({"images": [{"url": tasks.image, "content_type": "image/png"}]})
     if tasks.ask(address.split("/")[-2]):
         return _dumps({"status": "COMPLETED", "logs": None, "metrics": {"inference_time": 1.0}})
     return _dumps({"status": "IN_PROGRESS", "logs": None})
@@ -147,7 +147,7 @@ def _replicate(tasks: Tasks, method: str, path: str) -> bytes:
     if method == "POST":
         task_id, status = tasks.new(), "starting"
     elif tasks.ask(task_id):
-        status, output = "succeeded", tasks.picture
+        status, output = "succeeded", tasks.image
     url = f"{tasks.root}/replicate/v1/predictions/{task_id}"
     facts = {"id": task_id, "model": "bench/expand", "version": "1", "created_at": _ISO}
     rest = {"status": status, "output": output, "input": {}, "logs": "", "error": None}

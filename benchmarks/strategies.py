@@ -57,7 +57,7 @@ class Hump:
 
 
 @attrs.frozen
-class Durations:
+class DurationHistogram:
     """How long tasks take.
 
     Attributes:
@@ -96,8 +96,8 @@ class Durations:
         )
 
 
-ONE_HUMP = Durations("lognormal, median 20 s", (Hump(20.0, 0.5),))
-TWO_HUMPS = Durations(
+ONE_HUMP = DurationHistogram("lognormal, median 20 s", (Hump(20.0, 0.5),))
+TWO_HUMPS = DurationHistogram(
     "70 % around 12 s, 30 % around 60 s", (Hump(12, 0.25, 0.7), Hump(60, 0.25, 0.3))
 )
 
@@ -134,7 +134,7 @@ class Optimum:
         """Do nothing."""
 
 
-def optimum(durations: Durations, price: float, step: float = 0.05) -> Optimum:
+def optimum(durations: DurationHistogram, price: float, step: float = 0.05) -> Optimum:
     """Return the polls that cost least, one poll costing what *price* seconds of delay do.
 
     Backwards through all ages: the best next poll after a poll at age *t* is found for the
@@ -161,7 +161,7 @@ def optimum(durations: Durations, price: float, step: float = 0.05) -> Optimum:
     return Optimum(ages, polls, late)
 
 
-def optimum_with(durations: Durations, polls: float) -> Optimum:
+def optimum_with(durations: DurationHistogram, polls: float) -> Optimum:
     """Return the best schedule of about so many *polls* a task."""
     cheap, dear = 0.01, 10.0
     for _ in range(12):

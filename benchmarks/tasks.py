@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 
 import attrs
 
-from comet_async._wire.decode import Notice
+from comet_async._wire.decode import Notification
 from comet_async.errors import NotFoundError
 from comet_async.models import ResultImage, Task, TaskPage, TaskStatus
 from comet_async.testing import VirtualClock
 
-_PICTURES = (ResultImage(index=0, url="https://example/a.png", task_id="t"),)
+_IMAGES = (ResultImage(index=0, url="https://example/a.png", task_id="t"),)
 
 
 class _Jumps(selectors.SelectSelector):
@@ -58,7 +58,7 @@ class Life:
 
 @attrs.define(eq=False)
 class Tasks:
-    """A server of tasks, and who calls back; a `TaskSource` and a `NoticeSource`.
+    """A server of tasks, and who calls back; a `TaskSource` and a `NotificationSource`.
 
     Attributes:
         clock: The loop's.
@@ -77,7 +77,7 @@ class Tasks:
     url: str = "https://example/hooks"
     lives: dict[str, Life] = attrs.field(factory=dict)
     moments: list[float] = attrs.field(factory=list)
-    _listener: Callable[[Notice], object] | None = None
+    _listener: Callable[[Notification], object] | None = None
 
     def submit(self, duration: float) -> tuple[Task, Life]:
         """Take a task that will last *duration*; return its first snapshot and its life."""
@@ -92,9 +92,9 @@ class Tasks:
 
     def _report(self, task_id: str) -> None:
         if self._listener is not None:
-            self._listener(Notice(task_id=task_id, status=TaskStatus.SUCCEED))
+            self._listener(Notification(task_id=task_id, status=TaskStatus.SUCCEED))
 
-    def subscribe(self, listener: Callable[[Notice], object]) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[Notification], object]) -> Callable[[], None]:
         """Call *listener* from now on."""
         self._listener = listener
         return lambda: None
@@ -112,7 +112,7 @@ class Tasks:
         return Task(
             id=life.id,
             status=TaskStatus.SUCCEED if done else status,
-            images=_PICTURES if done else (),
+            images=_IMAGES if done else (),
             created_at=datetime.fromtimestamp(wall + life.born, UTC),
             updated_at=datetime.fromtimestamp(wall + changed, UTC),
         )

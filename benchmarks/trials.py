@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import attrs
 
-from benchmarks.strategies import Durations, Make, ours
+from benchmarks.strategies import DurationHistogram, Make, ours
 from benchmarks.tasks import ExactLoop, Tasks
 from comet_async.schedules import LearnedSchedule, Schedule
 from comet_async.waiter import TaskWaiter
@@ -96,7 +96,9 @@ def _follow(schedule: Schedule, duration: float) -> tuple[int, float]:
     return polls, age - duration
 
 
-def simulate(schedule: Schedule, durations: Durations, count: int, rng: random.Random) -> Found:
+def simulate(
+    schedule: Schedule, durations: DurationHistogram, count: int, rng: random.Random
+) -> Found:
     """Follow *count* tasks one after the other."""
     found = Found()
     for _ in range(count):
@@ -111,7 +113,7 @@ def _chunks(count: int) -> Iterator[tuple[int, int]]:
         yield SEED + number, min(CHUNK, count - start)
 
 
-def simulate_ours(durations: Durations, count: int, aim: float | None = None) -> Found:
+def simulate_ours(durations: DurationHistogram, count: int, aim: float | None = None) -> Found:
     """Follow *count* tasks, in chunks by schedules that have learned from 64 each."""
     parts = []
     for seed, size in _chunks(count):
@@ -166,7 +168,7 @@ class Run:
         )
         self.heard, self.unheard = Found(), Found()
 
-    async def wait(self, durations: Durations, count: int) -> Found:
+    async def wait(self, durations: DurationHistogram, count: int) -> Found:
         """Wait for *count* tasks."""
         waiter, found, left = self._waiter, Found(), iter(range(count))
         before = waiter.polls + waiter.list_calls
@@ -193,7 +195,7 @@ class Run:
 
 def really(
     setting: Setting,
-    durations: Durations,
+    durations: DurationHistogram,
     count: int,
     *,
     seed: int = SEED,
@@ -213,6 +215,6 @@ def really(
         return runner.run(measure())
 
 
-def really_in_chunks(setting: Setting, durations: Durations, count: int) -> Found:
+def really_in_chunks(setting: Setting, durations: DurationHistogram, count: int) -> Found:
     """Use the real waiter for *count* tasks, in chunks by new ones that have learned from 64."""
     return merged(really(setting, durations, size, seed=seed)[0] for seed, size in _chunks(count))

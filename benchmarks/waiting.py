@@ -13,7 +13,7 @@ from benchmarks.strategies import (
     ONE_HUMP,
     PEERS,
     TWO_HUMPS,
-    Durations,
+    DurationHistogram,
     Hump,
     Make,
     optimum,
@@ -55,7 +55,7 @@ def _cells(found: Found) -> list[str]:
 _HEAD = ("requests a task", "mean delay s", "added %", "p95 delay s", "score")
 
 
-def _singles(durations: Durations, count: int) -> dict[str, Found]:
+def _singles(durations: DurationHistogram, count: int) -> dict[str, Found]:
     """Ask about each task by itself."""
     found = {
         name: simulate(make(random.Random(SEED)), durations, count, random.Random(SEED))
@@ -69,7 +69,7 @@ def _singles(durations: Durations, count: int) -> dict[str, Found]:
     return found
 
 
-def _singles_table(durations: Durations, found: dict[str, Found]) -> Table:
+def _singles_table(durations: DurationHistogram, found: dict[str, Found]) -> Table:
     rows = [_strong(name, _cells(each)) for name, each in found.items()]
     return Table(title=f"One by one; {durations.name}", head=("strategy", *_HEAD), rows=rows)
 
@@ -83,7 +83,7 @@ def _cold_table(runs: int) -> Table:
     """Wait for the first tasks of all, of which nothing is known."""
     rows = []
     for median in _UNKNOWN:
-        durations = Durations("", (Hump(median, 0.5),))
+        durations = DurationHistogram("", (Hump(median, 0.5),))
         cells: list[str] = []
         for in_flight in (1, 8, LEARNED):
             setting = Setting(in_flight=in_flight)
@@ -119,13 +119,13 @@ def _shared_table(title: str, found: dict[str, tuple[Found, ...]]) -> Table:
     return Table(title=title, head=("", *head), rows=rows)
 
 
-def _callbacks(durations: Durations, lost: int, count: int) -> tuple[Found, Run]:
+def _callbacks(durations: DurationHistogram, lost: int, count: int) -> tuple[Found, Run]:
     """Use a server that calls back, and loses one of so many callbacks."""
     setting = Setting(in_flight=32, callbacks=True, lost=lost, round_trip=_ROUND_TRIP)
     return really(setting, durations, count)
 
 
-def _callbacks_table(found: dict[tuple[Durations, int], tuple[Found, Run]]) -> Table:
+def _callbacks_table(found: dict[tuple[DurationHistogram, int], tuple[Found, Run]]) -> Table:
     rows = []
     for (durations, lost), (all_of_them, run) in found.items():
         cells = [f"{all_of_them.each:.2f}", f"{run.heard.delay:.2f}"]
@@ -188,7 +188,7 @@ class _Metronome:
 
 
 def _panel(
-    durations: Durations, singles: dict[str, Found], shared: dict[str, Found], count: int
+    durations: DurationHistogram, singles: dict[str, Found], shared: dict[str, Found], count: int
 ) -> plots.Panel:
     """Return what is drawn for one kind of durations."""
 

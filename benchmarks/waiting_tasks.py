@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import attrs
 
-from benchmarks import pictures
+from benchmarks import images
 from benchmarks.bench import Bench, in_rounds, ratio, table
 from benchmarks.clients import BASE
 from benchmarks.meter import LoopLag, cpu_seconds, forget_peak
@@ -324,7 +324,7 @@ def _ask_table(bench: Bench, root: str, *, ends: bool) -> Table:
 def waiting_tasks(bench: Bench) -> Section:
     """Measure what many waiting tasks hold, and what it costs to ask about them."""
     result = bench.scratch / "result.png"
-    result.write_bytes(pictures.png(20_000))
+    result.write_bytes(images.png(20_000))
     with running(result, polls=1) as server:
         asked = [_ask_table(bench, server.root, ends=ends) for ends in (False, True)]
     return Section(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-from benchmarks import pictures, plots
+from benchmarks import images, plots
 from benchmarks.bench import Bench, in_rounds, installed, ratio, table
 from benchmarks.child import Sample, Spec, measure
 from benchmarks.clients import BASE, PEERS
@@ -16,7 +16,7 @@ from benchmarks.server import Server, running
 
 SMALL = 20_000
 LARGE = 5_000_000
-_WARM = 20_001  # another size, so that no warm-up picture is one of those measured
+_WARM = 20_001  # another size, so that no warm-up image is one of those measured
 _CRAMPED = 128
 _KEPT = 50_000_000  # bytes of results that are left until the end
 
@@ -26,7 +26,7 @@ class Load:
     """A number of jobs.
 
     Attributes:
-        size: Bytes of each picture, up and down.
+        size: Bytes of each image, up and down.
         count: How many jobs.
         concurrency: How many at a time.
         lag: Look at the event loop too.
@@ -46,13 +46,13 @@ class Load:
 
 @contextlib.contextmanager
 def prepared(bench: Bench, load: Load) -> Iterator[tuple[Server, Spec]]:
-    """Have pictures and a server for *load*; the spec lacks only the client."""
-    sources = bench.scratch / f"pictures-{load.size}"
+    """Have images and a server for *load*; the spec lacks only the client."""
+    sources = bench.scratch / f"images-{load.size}"
     warm = bench.scratch / "warm"
-    pictures.make(sources, load.count, load.size)
-    pictures.make(warm, max(_CRAMPED, load.concurrency) + 1, _WARM)
+    images.make(sources, load.count, load.size)
+    images.make(warm, max(_CRAMPED, load.concurrency) + 1, _WARM)
     result = bench.scratch / f"result-{load.size}.png"
-    result.write_bytes(pictures.png(load.size, -1))
+    result.write_bytes(images.png(load.size, -1))
     with running(result) as server:
         yield (
             server,
@@ -133,24 +133,24 @@ _OWN = ("comet_async", "comet_async, journal", "comet_async, folder")
 
 
 def small(bench: Bench) -> Section:
-    """Small pictures: what a job costs beside its bytes."""
+    """Small images: what a job costs beside its bytes."""
     load = Load(size=SMALL, count=bench.count(1000, 100))
     names = ["floor", BASE, "plain aiohttp", *_OWN, *PEERS]
     samples = compared(bench, load, names, rounds=5, peer_rounds=1)
     return Section(
         name="small",
-        title="Small pictures",
+        title="Small images",
         words=f"Whole jobs: {load.words}, each 1 upload, 3 questions and 1 download into a file. "
-        "Ours also hashes, checks both pictures and puts results safely on the disk; "
+        "Ours also hashes, checks both images and puts results safely on the disk; "
         "*journal* is `expand` and `download` with a journal at full durability, *folder* is "
         "`expand_folder`, which also scans, names, and records every file.",
         tables=[_cost_table("", samples)],
-        plots=_drawn(bench, "small.png", samples, "Small pictures: CPU and memory by client"),
+        plots=_drawn(bench, "small.png", samples, "Small images: CPU and memory by client"),
     )
 
 
 def large(bench: Bench) -> Section:
-    """Large pictures, 32 and 128 at a time: what the bytes cost."""
+    """Large images, 32 and 128 at a time: what the bytes cost."""
     ours = ("comet_async", "comet_async, no pybase64", "comet_async, folder")
     names = ["floor", BASE, "plain aiohttp", *ours, *PEERS]
     tables, drawn = [], []
@@ -162,17 +162,17 @@ def large(bench: Bench) -> Section:
         drawn += _drawn(bench, file, samples, alt)
     return Section(
         name="large",
-        title="Large pictures",
-        words="The same with large pictures. Bodies are encoded while they are sent and results "
+        title="Large images",
+        words="The same with large images. Bodies are encoded while they are sent and results "
         "written while they come, so memory follows neither the size nor the number of "
-        "pictures; `pybase64` is the extra `speed`.",
+        "images; `pybase64` is the extra `speed`.",
         tables=tables,
         plots=drawn,
     )
 
 
 def lag(bench: Bench) -> Section:
-    """How long others wait for the event loop while large pictures go up and down."""
+    """How long others wait for the event loop while large images go up and down."""
     load = Load(size=LARGE, count=bench.count(100, 8), lag=True)
     names = ["floor", BASE, "plain aiohttp", "comet_async", "comet_async, no pybase64", "httpx"]
     samples = compared(bench, load, [*names, "openai"], rounds=3, peer_rounds=1)
@@ -214,7 +214,7 @@ def growth(bench: Bench) -> Section:
     return Section(
         name="growth",
         title="Memory and the number of jobs",
-        words="Growth of the peak, 20 kB pictures, 32 at a time. A session keeps nothing of a job "
+        words="Growth of the peak, 20 kB images, 32 at a time. A session keeps nothing of a job "
         "that has ended; with a journal the growth is SQLite's cache (2 MiB at most) and the "
         "allocator's reserve, for a folder also the names in it (0.4 kB each).",
         tables=[table("", head, rows)],

@@ -2,7 +2,7 @@
 
 A key is sent as ``external_task_id``, so it must be opaque: it is a hash and shows neither
 file names nor prompts. Equal requests have equal keys whatever the file is called, which is
-how a second run, or a second copy of a picture, finds out that it is paid already.
+how a second run, or a second copy of an image, finds out that it is paid already.
 
 Rule of this file: pure functions of their arguments; only `random_key` rolls dice.
 """
@@ -26,7 +26,7 @@ from comet_async.errors import InputError
 # Part of what is hashed: a change of the canonical form must never let two forms meet.
 _VERSION = 1
 _PREFIX = "ce1-"
-# 26 characters of Base32 are 130 bits: no two pictures will ever share a key.
+# 26 characters of Base32 are 130 bits: no two images will ever share a key.
 _LENGTH = 26
 PATTERN = rf"{_PREFIX}[a-z2-7]{{{_LENGTH}}}(?:\.(?:[2-9]|[1-9][0-9]+))?"
 """A regular expression for keys made here."""
@@ -44,7 +44,7 @@ def content_key(
 
     Args:
         kind: The kind of task, such as ``"expand"``.
-        images: For each picture field, the SHA-256 of the bytes, or the URL.
+        images: For each image field, the SHA-256 of the bytes, or the URL.
         fields: All other fields of the request.
         salt: Any text; another one makes another purchase of the same request.
         attempt: 1, or the number of a deliberate new purchase after a failed task.

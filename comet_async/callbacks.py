@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeVar, final
 import attrs
 from yarl import URL
 
-from comet_async._wire.decode import Notice, decode_notice
+from comet_async._wire.decode import Notification, decode_notification
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.errors import ConfigError, DecodeError, InputError
 from comet_async.models import TaskStatus
@@ -221,8 +221,8 @@ class CallbackReceiver:
         self._clock = clock
         self._token = random_secrets.token_urlsafe(32)
         self._runner: web.AppRunner | None = None
-        self._listeners: list[Callable[[Notice], object]] = []
-        self._early: OrderedDict[str, Notice] = OrderedDict()
+        self._listeners: list[Callable[[Notification], object]] = []
+        self._early: OrderedDict[str, Notification] = OrderedDict()
         self._seen: OrderedDict[str, bool] = OrderedDict()
         self._peers: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -379,17 +379,17 @@ class CallbackReceiver:
         try:
             if self._secrets and self._repeated(headers, body):
                 return _OK
-            notice = _short(decode_notice(body))
+            notification = _short(decode_notification(body))
         except InputError as error:
             logger.warning("callback refused: %s", error.message)
             return _FORBIDDEN
         except (DecodeError, RecursionError):
             return _BAD
-        self._pass_on(notice)
+        self._pass_on(notification)
         return _OK
 
-    def subscribe(self, listener: Callable[[Notice], object]) -> Callable[[], None]:
-        """Call *listener* with each notice from now on; return what ends that.
+    def subscribe(self, listener: Callable[[Notification], object]) -> Callable[[], None]:
+        """Call *listener* with each notification from now on; return what ends that.
 
         It is called in the event loop of the server, or wherever `handle` is called.
         """
@@ -401,21 +401,23 @@ class CallbackReceiver:
 
         return unsubscribe
 
-    def early(self, task_id: str | None, external_task_id: str | None = None) -> Notice | None:
-        """Return the last notice about a task, and forget it.
+    def early(
+        self, task_id: str | None, external_task_id: str | None = None
+    ) -> Notification | None:
+        """Return the last notification about a task, and forget it.
 
         A callback may overtake the answer that tells the task's id: the last 1,024 are kept.
         """
         found = [self._early.pop(name, None) for name in (task_id, external_task_id) if name]
-        return next((notice for notice in found if notice is not None), None)
+        return next((notification for notification in found if notification is not None), None)
 
-    def _pass_on(self, notice: Notice) -> None:
-        for name in (notice.task_id, notice.external_task_id):
+    def _pass_on(self, notification: Notification) -> None:
+        for name in (notification.task_id, notification.external_task_id):
             if name:
-                _remember(self._early, name, notice)
+                _remember(self._early, name, notification)
         for listener in list(self._listeners):
             try:
-                listener(notice)
+                listener(notification)
             except Exception:
                 logger.exception("a listener for callbacks raised")
 
@@ -446,16 +448,19 @@ async def _read(chunks: AsyncIterable[bytes]) -> bytes:
     return bytes(body)
 
 
-def _short(notice: Notice) -> Notice:
-    """Return *notice* without words of the sender's own, which may be long.
+def _short(notification: Notification) -> Notification:
+    """Return *notification* without words of the sender's own, which may be long.
 
     Raises:
         DecodeError: Its ids are no ids.
     """
-    if max(map(len, filter(None, (notice.task_id, notice.external_task_id)))) > LONGEST_ID:
+    if (
+        max(map(len, filter(None, (notification.task_id, notification.external_task_id))))
+        > LONGEST_ID
+    ):
         raise DecodeError("the callback's id is too long", path="$.task_id")
-    known = isinstance(notice.status, TaskStatus)
-    return notice if known else attrs.evolve(notice, status=None)
+    known = isinstance(notification.status, TaskStatus)
+    return notification if known else attrs.evolve(notification, status=None)
 
 
 def _remember(memory: OrderedDict[str, V], name: str, value: V) -> None:

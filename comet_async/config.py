@@ -137,7 +137,7 @@ class Config:
 
 
 def choose_gateway(given: Gateway | str | None, env: Mapping[str, str], config: Config) -> Gateway:
-    """Return the door: the argument, else the environment, else the config file.
+    """Return the gateway: the argument, else the environment, else the config file.
 
     ``COMETAPI_API_ROOT``, else ``COMETAPI_BASE_URL`` without a final ``/v1``, names another
     root for CometAPI. With none of these, Kling's own keys choose Kling.
@@ -178,7 +178,7 @@ def choose_credentials(
     env: Mapping[str, str],
     config: Config,
 ) -> Credentials:
-    """Return what signs requests: the argument, else what the environment holds for the door.
+    """Return what signs requests: the argument, else what the environment holds for the gateway.
 
     Raises:
         ConfigError: No key is set, or it can't be used as a header.
@@ -192,9 +192,11 @@ def choose_credentials(
     # A key is shown to nobody but its own company; other gateways may take either.
     host = gateway.root.host or ""
     kling = host.endswith("klingai.com")
-    doors = (_kling,) if kling else (_comet,) if host.endswith("cometapi.com") else (_comet, _kling)
-    for door in doors:
-        credentials = door(env)
+    sources = (
+        (_kling,) if kling else (_comet,) if host.endswith("cometapi.com") else (_comet, _kling)
+    )
+    for read in sources:
+        credentials = read(env)
         if credentials is not None:
             return credentials
     if config.api_key is not None:

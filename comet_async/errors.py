@@ -6,9 +6,9 @@
     ├── ConfigError                 a setting is missing or wrong; nothing was sent
     │   ├── MissingExtraError       an optional dependency is not installed
     │   ├── LimitReachedError       this run may not buy more
-    │   └── ForeignProcessError     the object was made in another process (fork)
+    │   └── ForkedSessionError     the object was made in another process (fork)
     ├── InputError                  a value is refused before anything is sent (also a ValueError)
-    │   └── KeyReuseError           an id of your own was used before, for another request
+    │   └── IdempotencyConflictError  your own id was used for another request
     ├── TransportError              no complete answer came
     │   ├── NotSentError            the request provably never left
     │   ├── ConnectionLostError     a question (GET) got no complete answer
@@ -19,7 +19,7 @@
     │   ├── RouteUnavailableError   this gateway does not offer the route
     │   ├── NotFoundError           no such task
     │   ├── DuplicateTaskError      the external id is taken: it was paid earlier
-    │   ├── RateLimitedError        too many requests
+    │   ├── RateLimitError        too many requests
     │   │   └── ConcurrencyLimitError   too many images in flight
     │   ├── RejectedError           the request was refused for what it says
     │   └── ServerError             the server failed
@@ -135,7 +135,7 @@ class LimitReachedError(ConfigError):
     """A limit that was set for this run is reached; the rest stays planned."""
 
 
-class ForeignProcessError(ConfigError):
+class ForkedSessionError(ConfigError):
     """The object was made in another process: its sockets and locks can't be shared."""
 
 
@@ -165,7 +165,7 @@ class InputError(CometError, ValueError):
         self.limit = limit
 
 
-class KeyReuseError(InputError):
+class IdempotencyConflictError(InputError):
     """An ``external_task_id`` of your own was used before, for another request."""
 
 
@@ -189,7 +189,7 @@ class ConnectionLostError(TransportError):
 class OutcomeUnknownError(TransportError):
     """A paid request was sent and its answer was lost: it may have been accepted.
 
-    Never submit the same picture again because of it. ``external_task_id`` finds the task
+    Never submit the same image again because of it. ``external_task_id`` finds the task
     (``await session.find(error.external_task_id)``) once the server shows it.
     """
 
@@ -226,13 +226,13 @@ class DuplicateTaskError(ResponseError):
     """The ``external_task_id`` is taken: the request was accepted, and paid, earlier."""
 
 
-class RateLimitedError(ResponseError):
+class RateLimitError(ResponseError):
     """Too many requests; nothing was accepted and nothing was paid."""
 
     default_retryable = True
 
 
-class ConcurrencyLimitError(RateLimitedError):
+class ConcurrencyLimitError(RateLimitError):
     """The account has as many images in flight as it may have (Kling code 1303)."""
 
 

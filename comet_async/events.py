@@ -89,7 +89,7 @@ class Retried:
 
 
 @attrs.frozen(kw_only=True)
-class Hinted:
+class Notified:
     """A callback moved a task's next poll to now.
 
     Attributes:
@@ -99,13 +99,13 @@ class Hinted:
     task_id: str
 
 
-Event: TypeAlias = Polled | Folded | Changed | Retried | Hinted
+Event: TypeAlias = Polled | Folded | Changed | Retried | Notified
 """What an ``on_event=`` hook is called with."""
 
 _LEVELS: dict[type[Event], int] = {Retried: logging.INFO}
 
 
-class Teller:
+class EventSink:
     """Passes events to a hook and to the log ``comet_async.waiter``.
 
     Each log record carries the event's name as ``comet_event`` and its fields as
@@ -155,5 +155,5 @@ def _text(event: Event) -> str:
             return f"{event.task_id} is now {event.task.status}"
         case Retried():
             return f"{event.task_id}: {event.error}, asking again in {event.wait:.1f} s"
-        case Hinted():
+        case Notified():
             return f"{event.task_id}: a callback came, asking now"

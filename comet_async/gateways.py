@@ -50,12 +50,12 @@ def _check_root(root: URL | str) -> URL:
 
 @attrs.frozen(kw_only=True)
 class Gateway:
-    """A door to the API.
+    """A gateway to the API.
 
     Attributes:
         name: What to call it in messages.
         root: Scheme, host and port, and a path before ``prefix`` if there is one.
-        prefix: What stands before ``/images/…`` on this door.
+        prefix: What stands before ``/images/…`` on this gateway.
         down_field: Name of the lower margin: ``down``, ``bottom`` or both with equal values.
         lookup_forms: Ways to ask for a task by our own id, in the order to try them.
 
@@ -129,7 +129,7 @@ class Gateway:
 
     @property
     def fingerprint(self) -> str:
-        """A short name of the door for the journal."""
+        """A short name of the gateway for the journal."""
         return hashlib.sha256(f"{self.root}{self.prefix}".encode()).hexdigest()[:16]
 
     def collection(self, kind: TaskKind) -> URL:
@@ -157,7 +157,7 @@ class Gateway:
         return self.collection(kind).with_query(pageNum=number, pageSize=size)
 
     def adapt(self, fields: Mapping[str, JSON]) -> dict[str, JSON]:
-        """Return *fields* under the names that this door reads."""
+        """Return *fields* under the names that this gateway reads."""
         adapted = dict(fields)
         down = adapted.get("down_expansion_ratio")
         if down is None or self.down_field == "down":

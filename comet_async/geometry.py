@@ -1,9 +1,9 @@
-"""Margins: how far a picture grows on each side, and the rules that bound it.
+"""Margins: how far an image grows on each side, and the rules that bound it.
 
 A margin is a share of the source's own height (up, down) or width (left, right). The limits
 are those of Kling's "Image expansion" page
 (https://klingai.com/document-api/api/image/common/outpainting): each margin within [0, 2],
-and the new picture at most three times the area of the old one.
+and the new image at most three times the area of the old one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_MARGIN = 2
 """The largest margin on one side, as a share of the source's height or width."""
 
 MAX_AREA = 3
-"""The largest area of the new picture, as a multiple of the old one's."""
+"""The largest area of the new image, as a multiple of the old one's."""
 
 AREA_TOLERANCE = Decimal("1e-6")
 """Slack for the area rule: margins written with few decimals may pass it by a hair."""
@@ -47,10 +47,10 @@ _ANCHORS: dict[str, tuple[float, float]] = {
 
 @runtime_checkable
 class MarginRule(Protocol):
-    """Anything that turns a picture's size into margins."""
+    """Anything that turns an image's size into margins."""
 
     def resolve(self, width: int, height: int) -> Margins:
-        """Return the margins for a picture of *width* × *height* pixels.
+        """Return the margins for an image of *width* × *height* pixels.
 
         Raises:
             InputError: The rule can't be kept for this size.
@@ -88,7 +88,7 @@ def _check_share(name: str, value: object) -> float:
             msg,
             field=name,
             value=number,
-            limit=f"0 to {MAX_MARGIN} (a share of the picture's own side)",
+            limit=f"0 to {MAX_MARGIN} (a share of the image's own side)",
             hint=f"give {name} as a share: 0.5 adds half of the side",
         )
     return number + 0.0  # -0.0 becomes 0.0
@@ -101,7 +101,7 @@ def _exact(share: float) -> Decimal:
 
 @attrs.frozen
 class Margins:
-    """How far the picture grows, as shares of its own height (up, down) and width (left, right).
+    """How far the image grows, as shares of its own height (up, down) and width (left, right).
 
     Each is within [0, 2]; ``(1 + up + down) × (1 + left + right)`` is at most 3.
 
@@ -125,7 +125,7 @@ class Margins:
             object.__setattr__(self, name, _check_share(name, getattr(self, name)))
         if _area(self) > MAX_AREA + AREA_TOLERANCE:
             area = float(_area(self))
-            msg = f"the new picture would have {area:.7g} times the area; at most {MAX_AREA}"
+            msg = f"the new image would have {area:.7g} times the area; at most {MAX_AREA}"
             raise InputError(
                 msg,
                 field="margins",
@@ -136,7 +136,7 @@ class Margins:
 
     @property
     def area(self) -> float:
-        """The new picture's area as a multiple of the old one's."""
+        """The new image's area as a multiple of the old one's."""
         return float(_area(self))
 
     @property
@@ -159,13 +159,13 @@ class Margins:
 
     @staticmethod
     def for_aspect(aspect: str | float, *, anchor: Anchor = "center") -> MarginRule:
-        """Return the rule that grows any picture to *aspect*, adding as little as possible.
+        """Return the rule that grows any image to *aspect*, adding as little as possible.
 
-        It only adds: a picture that is too wide grows in height, one too tall in width.
+        It only adds: an image that is too wide grows in height, one too tall in width.
 
         Args:
             aspect: Width to height: ``"16:9"``, ``"3/2"``, ``1.5`` or ``"1.5"``.
-            anchor: Where the picture sits; in the middle by default.
+            anchor: Where the image sits; in the middle by default.
 
         Raises:
             InputError: *aspect* or *anchor* can't be read.
@@ -174,14 +174,14 @@ class Margins:
 
     @staticmethod
     def for_size(width: int, height: int, *, anchor: Anchor = "center") -> MarginRule:
-        """Return the rule that grows a picture to a canvas of *width* × *height* pixels.
+        """Return the rule that grows an image to a canvas of *width* × *height* pixels.
 
         The server scales its result, so the *shape* is what this fixes.
 
         Args:
-            width: Canvas width in pixels; at least the picture's.
-            height: Canvas height in pixels; at least the picture's.
-            anchor: Where the picture sits; in the middle by default.
+            width: Canvas width in pixels; at least the image's.
+            height: Canvas height in pixels; at least the image's.
+            anchor: Where the image sits; in the middle by default.
 
         Raises:
             InputError: A side is not a positive whole number, or *anchor* can't be read.
@@ -244,13 +244,13 @@ class SizeRule:
         """Return the margins that give the canvas; see `MarginRule.resolve`."""
         if self.width < width or self.height < height:
             canvas = f"{self.width}x{self.height}"
-            msg = f"a canvas of {canvas} is smaller than the {width}x{height} picture"
+            msg = f"a canvas of {canvas} is smaller than the {width}x{height} image"
             raise InputError(
                 msg,
                 field="size",
                 value=f"{self.width}x{self.height}",
                 limit=f"at least {width}x{height}",
-                hint="expansion only adds: choose a larger canvas or a smaller picture",
+                hint="expansion only adds: choose a larger canvas or a smaller image",
             )
         what = f"size {self.width}x{self.height}"
         wanted = Decimal(self.width), Decimal(self.height)
@@ -279,7 +279,7 @@ class PixelRule:
 def _share(value: Decimal) -> float:
     if value > MAX_MARGIN:
         return float(value)  # to be refused with its own figure
-    # Six decimals: finer than a hundredth of a pixel of any picture that the API takes.
+    # Six decimals: finer than a hundredth of a pixel of any image that the API takes.
     # Rounded down, so that rounding never passes a limit.
     return float(value.quantize(Decimal("1e-6"), ROUND_DOWN))
 
@@ -289,14 +289,14 @@ def _half_up(value: Decimal) -> int:
 
 
 def _grow(
-    picture: tuple[int, int], wanted: tuple[Decimal, Decimal], anchor: Anchor, what: str
+    image: tuple[int, int], wanted: tuple[Decimal, Decimal], anchor: Anchor, what: str
 ) -> Margins:
-    """Return the margins that add whole pixels around *picture* to reach about *wanted*."""
-    width, height = picture
+    """Return the margins that add whole pixels around *image* to reach about *wanted*."""
+    width, height = image
     add_x, add_y = _half_up(wanted[0] - width), _half_up(wanted[1] - height)
     # In whole pixels: 9:7 around 300x700 is 900 wide, but a hair more in decimals.
     if (width + add_x) * (height + add_y) > MAX_AREA * width * height:
-        raise _too_large(picture, wanted, what)
+        raise _too_large(image, wanted, what)
     shift_x, shift_y = _ANCHORS[anchor]
     left, up = math.floor(add_x * shift_x), math.floor(add_y * shift_y)
     return Margins(
@@ -307,16 +307,16 @@ def _grow(
     )
 
 
-def _too_large(picture: tuple[int, int], wanted: tuple[Decimal, Decimal], what: str) -> InputError:
-    width, height = picture
+def _too_large(image: tuple[int, int], wanted: tuple[Decimal, Decimal], what: str) -> InputError:
+    width, height = image
     area = float(wanted[0] * wanted[1] / width / height)
     field, _, value = what.partition(" ")
     return InputError(
-        f"{what} needs {area:.4g} times the area of the {width}x{height} picture",
+        f"{what} needs {area:.4g} times the area of the {width}x{height} image",
         field=field,
         value=value,
         limit=f"at most {MAX_AREA} times the area",
-        hint="choose a shape nearer to the picture's own",
+        hint="choose a shape nearer to the image's own",
     )
 
 
@@ -334,7 +334,7 @@ def parse_aspect(aspect: str | float) -> Decimal:
             ratio = Decimal(0 if isinstance(aspect, bool) else repr(float(aspect)))
     except (ArithmeticError, ValueError, TypeError):
         ratio = Decimal(0)
-    # Far beyond any picture's; it keeps the sums that follow from overflowing.
+    # Far beyond any image's; it keeps the sums that follow from overflowing.
     if not ratio.is_finite() or not Decimal("1e-6") <= ratio <= Decimal("1e6"):
         msg = f"aspect {aspect!r} is not a ratio of width to height"
         raise InputError(
@@ -369,7 +369,7 @@ def _check_pixels(name: str, value: object, *, least: int = 0) -> int:
 
 
 def added_pixels(width: int, height: int, margins: Margins) -> Sides:
-    """Return the whole pixels that *margins* add to a picture of *width* × *height*.
+    """Return the whole pixels that *margins* add to an image of *width* × *height*.
 
     Each side is rounded on its own, half up, in decimals: ``round()`` would take the even
     neighbour, and binary products are off by a hair.
@@ -387,6 +387,6 @@ def added_pixels(width: int, height: int, margins: Margins) -> Sides:
 
 
 def canvas_size(width: int, height: int, margins: Margins) -> tuple[int, int]:
-    """Return the width and height in pixels of the canvas around a picture."""
+    """Return the width and height in pixels of the canvas around an image."""
     sides = added_pixels(width, height, margins)
     return width + sides.left + sides.right, height + sides.up + sides.down

@@ -1,8 +1,8 @@
 """The journal on disk: one SQLite file with one owner.
 
 `SqliteJournal` turns each call into one operation of `comet_async._journal.sql` and has it done
-by a `comet_async._journal.group_commit.Writer`; `recover` gets out of a damaged file what is
-readable.
+by a `comet_async._journal.group_commit.GroupCommitWriter`; `recover` gets out of a
+damaged file what is readable.
 
 Rule of this file: the only import of ``sqlite3``.
 """
@@ -26,7 +26,7 @@ import attrs
 from comet_async._fs import sync_folder
 from comet_async._journal import repair as salvage
 from comet_async._journal import sql as statements
-from comet_async._journal.group_commit import Hook, Writer
+from comet_async._journal.group_commit import GroupCommitWriter, Hook
 from comet_async._journal.lockfile import (
     FileLock,
     beside,
@@ -178,7 +178,7 @@ class SqliteJournal:
 
     path: Path
     boot: str
-    _writer: Writer = attrs.field(repr=False, alias="writer")
+    _writer: GroupCommitWriter = attrs.field(repr=False, alias="writer")
 
     @classmethod
     async def open(
@@ -210,7 +210,7 @@ class SqliteJournal:
             ResourceWarning: when it is never closed.
         """
         place, boot = _absolute(path), boot or new_boot()
-        writer = Writer(place, partial(_translated, place), hook)
+        writer = GroupCommitWriter(place, partial(_translated, place), hook)
         await writer.open(partial(_open, place, boot, clock.time()))
         return cls(path=place, boot=boot, writer=writer)
 
@@ -279,7 +279,7 @@ class SqliteJournal:
         return after
 
     async def destinations(self, key: str) -> tuple[Destination, ...]:
-        """Return where the job's pictures belong."""
+        """Return where the job's images belong."""
         return await self._writer.run("", partial(statements.destinations, key=key))
 
     async def save_file(self, key: str, dest: str, file: SavedFile) -> None:
@@ -292,7 +292,7 @@ class SqliteJournal:
         return await self._writer.run("", partial(statements.owner_of, name=name))
 
     async def in_flight(self) -> int:
-        """Return how many pictures are in flight, those of crashed runs included."""
+        """Return how many images are in flight, those of crashed runs included."""
         return await self._writer.run("", statements.in_flight)
 
     async def counts(self) -> dict[JobState, int]:

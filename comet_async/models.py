@@ -71,11 +71,11 @@ _SUCCEED, _FAILED = TaskStatus.SUCCEED, TaskStatus.FAILED
 
 @attrs.frozen(kw_only=True)
 class ResultImage:
-    """One picture of a finished task.
+    """One image of a finished task.
 
     Attributes:
-        index: Position among the task's pictures, from 0.
-        url: Where the picture is, for about 30 days. Signed: not shown in ``repr``.
+        index: Position among the task's images, from 0.
+        url: Where the image is, for about 30 days. Signed: not shown in ``repr``.
         watermark_url: The watermarked version, if one was asked for.
         task_id: The task that made it, so that a link that expired can be asked for again.
         kind: The task's kind.
@@ -101,7 +101,7 @@ class Task:
         status: A `TaskStatus`, or the server's own word if it is a new one.
         message: Why it failed; empty otherwise.
         external_task_id: Our own id of the task, if the server echoes it.
-        images: The pictures of a task that succeeded, by index.
+        images: The images of a task that succeeded, by index.
         created_at: When the server took it (aware UTC), if told.
         updated_at: When it last changed (aware UTC), if told.
         units: What the server says it charged, in its own units, if told.
@@ -129,12 +129,12 @@ class Task:
 
     @property
     def succeeded(self) -> bool:
-        """True when the pictures are there."""
+        """True when the images are there."""
         return self.status == _SUCCEED
 
     @property
     def failed(self) -> bool:
-        """True when the task ended without pictures."""
+        """True when the task ended without images."""
         return self.status == _FAILED
 
     def __getstate__(self) -> dict[str, Any]:

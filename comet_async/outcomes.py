@@ -1,4 +1,4 @@
-"""What became of one picture, in the words that programs and people read."""
+"""What became of one image, in the words that programs and people read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from comet_async.models import ResultImage, Task, TaskStatus
 
 
 class OutcomeStatus(enum.StrEnum):
-    """How one picture's job ended, or where it stands."""
+    """How one image's job ended, or where it stands."""
 
     DONE = "done"
     FAILED = "failed"
@@ -37,18 +37,18 @@ class OutcomeStatus(enum.StrEnum):
 
 @attrs.frozen(kw_only=True)
 class Outcome:
-    """What became of one picture.
+    """What became of one image.
 
     Attributes:
-        source: The picture as it was named.
+        source: The image as it was named.
         status: ``done``; ``failed`` (the task failed), ``rejected`` (the API refused it),
             ``invalid`` (refused before sending), ``uncertain`` (it may be paid; see the
             error's hint), ``pending`` (not ended; running again goes on with it).
         task: The newest snapshot of its task, or None when there is none.
-        files: What was saved, in the order of the pictures.
+        files: What was saved, in the order of the images.
         error: Why it is not done.
         external_task_id: Our own id of its task; also its key in the journal.
-        notes: What was done to the picture before sending, one sentence each.
+        notes: What was done to the image before sending, one sentence each.
     """
 
     source: str
@@ -61,7 +61,7 @@ class Outcome:
 
     @property
     def done(self) -> bool:
-        """True when the pictures are there."""
+        """True when the images are there."""
         return self.status is OutcomeStatus.DONE
 
 
@@ -113,7 +113,7 @@ def _ending(record: JobRecord, task: Task | None) -> tuple[OutcomeStatus, CometE
                 task=task,
                 task_id=task_id,
                 external_task_id=key,
-                hint="it is not bought again by itself; mend the picture, or use "
+                hint="it is not bought again by itself; mend the image, or use "
                 "retry_failed=True (on the command line --retry-failed)",
             )
         case JobState.UNCERTAIN:

@@ -1,4 +1,4 @@
-"""What all kinds of tasks share: a path, a request, and a body that streams its pictures.
+"""What all kinds of tasks share: a path, a request, and a body that streams its images.
 
 A kind is one room of its own (`comet_async.requests` is the first): its path, the fields of
 its request and their rules. Everything below and above knows only "a task of some kind".
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import attrs
 
-from comet_async._images.load import ImageInput, Picture
+from comet_async._images.load import ImageInput, SourceImage
 from comet_async._types import JSON
 from comet_async.errors import InputError
 from comet_async.geometry import MarginRule, Margins
@@ -22,7 +22,7 @@ MAX_PROMPT = 2500
 """The longest prompt, in characters."""
 
 MAX_N = 9
-"""The most pictures that one task makes."""
+"""The most images that one task makes."""
 
 
 @attrs.frozen(kw_only=True)
@@ -32,7 +32,7 @@ class TaskKind:
     Attributes:
         name: Our word for it, as kept in the journal.
         path: The route below the gateway's prefix; create, query and list share it.
-        price: List price in USD for one picture, if published; an estimate, never a bill.
+        price: List price in USD for one image, if published; an estimate, never a bill.
     """
 
     name: str
@@ -47,7 +47,7 @@ class TaskRequest(Protocol):
 
     @property
     def n(self) -> int:
-        """How many pictures are asked for (and held in flight)."""
+        """How many images are asked for (and held in flight)."""
         ...
 
     @property
@@ -61,18 +61,18 @@ class TaskRequest(Protocol):
         ...
 
     def images(self) -> Mapping[str, ImageInput]:
-        """Return the pictures to send, by JSON field."""
+        """Return the images to send, by JSON field."""
         ...
 
-    def needless(self, pictures: Mapping[str, Picture]) -> bool:
-        """Tell whether a picture already is what is asked for, so that nothing need be paid."""
+    def needless(self, images: Mapping[str, SourceImage]) -> bool:
+        """Tell whether an image already is what is asked for, so that nothing need be paid."""
         ...
 
-    def fields(self, pictures: Mapping[str, Picture]) -> dict[str, JSON]:
+    def fields(self, images: Mapping[str, SourceImage]) -> dict[str, JSON]:
         """Return all other fields that decide the result, checked.
 
         Args:
-            pictures: The pictures of `images`, loaded, by JSON field.
+            images: The images of `images`, loaded, by JSON field.
 
         Raises:
             InputError: A field breaks a rule of the API.
@@ -101,7 +101,7 @@ def check_n(n: object) -> int:
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_N:
         msg = f"n={n!r} must be a whole number from 1 to {MAX_N}"
         raise InputError(
-            msg, field="n", value=n, limit=f"1 to {MAX_N}", hint=f"ask for 1 to {MAX_N} pictures"
+            msg, field="n", value=n, limit=f"1 to {MAX_N}", hint=f"ask for 1 to {MAX_N} images"
         )
     return n
 
@@ -149,7 +149,7 @@ def check_own_id(value: object) -> str | None:
     return check_text(value, field="external_task_id")
 
 
-# Kling's price list: image expansion, 8 units of USD 0.0035 a picture
+# Kling's price list: image expansion, 8 units of USD 0.0035 an image
 # (https://kling.ai/document-api/pricing/base/image). Gateways charge prices of their own.
 EXPAND = TaskKind(name="expand", path="images/editing/expand", price=Decimal("0.028"))
 """The kind that `ExpandRequest` belongs to."""
@@ -166,11 +166,11 @@ def _check_margins(margins: object) -> None:
 
 @attrs.frozen(kw_only=True)
 class ExpandRequest:
-    """One picture to expand.
+    """One image to expand.
 
     Attributes:
-        image: A path, bytes, a public URL, or a loaded `Picture`.
-        margins: `Margins`, or a rule that makes them from the picture's size.
+        image: A path, bytes, a public URL, or a loaded `SourceImage`.
+        margins: `Margins`, or a rule that makes them from the image's size.
         prompt: What to draw in the new area; at most 2500 characters, none by default.
         n: How many variants to make, 1 to 9; each is paid. 1 by default.
         watermark: True to get a watermarked version of each variant as well.
@@ -193,35 +193,35 @@ class ExpandRequest:
     kind: ClassVar[TaskKind] = EXPAND
 
     def images(self) -> Mapping[str, ImageInput]:
-        """Return the one picture, by its JSON field."""
+        """Return the one image, by its JSON field."""
         return {"image": self.image}
 
-    def resolve(self, picture: Picture) -> Margins:
-        """Return the margins for *picture*.
+    def resolve(self, image: SourceImage) -> Margins:
+        """Return the margins for *image*.
 
         Raises:
             InputError: The rule can't be kept, or it needs a size that a URL doesn't tell.
         """
         if isinstance(self.margins, Margins):
             return self.margins
-        if picture.width is None or picture.height is None:
-            msg = "the picture's size is unknown (it is a URL), so this rule can't be resolved"
+        if image.width is None or image.height is None:
+            msg = "the image's size is unknown (it is a URL), so this rule can't be resolved"
             raise InputError(
                 msg,
                 field="margins",
                 value=self.margins,
                 limit="Margins with numbers, for a URL",
-                hint="give shares, like Margins(up=0.5) or --up 0.5; or download the picture first",
+                hint="give shares, like Margins(up=0.5) or --up 0.5; or download the image first",
             )
-        return self.margins.resolve(picture.width, picture.height)
+        return self.margins.resolve(image.width, image.height)
 
-    def needless(self, pictures: Mapping[str, Picture]) -> bool:
-        """True when a rule adds nothing: the picture has the wanted shape already."""
-        return not isinstance(self.margins, Margins) and self.resolve(pictures["image"]).empty
+    def needless(self, images: Mapping[str, SourceImage]) -> bool:
+        """True when a rule adds nothing: the image has the wanted shape already."""
+        return not isinstance(self.margins, Margins) and self.resolve(images["image"]).empty
 
-    def fields(self, pictures: Mapping[str, Picture]) -> dict[str, JSON]:
+    def fields(self, images: Mapping[str, SourceImage]) -> dict[str, JSON]:
         """Return the JSON fields that decide the result; see `TaskRequest.fields`."""
-        margins = self.resolve(pictures["image"])
+        margins = self.resolve(images["image"])
         if margins.empty:
             msg = "nothing would be added: all four margins are 0"
             raise InputError(
@@ -229,7 +229,7 @@ class ExpandRequest:
                 field="margins",
                 value=0,
                 limit="at least one margin above 0",
-                hint="the picture already has this shape, or the margins are missing",
+                hint="the image already has this shape, or the margins are missing",
             )
         # All four, always: Kling's newer page gives them no default.
         fields: dict[str, JSON] = {
@@ -266,19 +266,19 @@ def _check_negative(prompt: object) -> None:
 
 def _required_prompt(prompt: object) -> None:
     if check_prompt(prompt) is None:
-        msg = "a picture can't be generated without a prompt"
+        msg = "an image can't be generated without a prompt"
         raise InputError(msg, field="prompt", limit="1 to 2500 characters", hint="describe it")
 
 
 @attrs.frozen(kw_only=True)
 class GenerationRequest:
-    """One picture to generate.
+    """One image to generate.
 
     Attributes:
         prompt: What to draw; 1 to 2500 characters.
         model: The model's name; ``kling-v2-1`` by default.
         negative_prompt: What not to draw; none by default.
-        image: A reference picture; none by default.
+        image: A reference image; none by default.
         image_reference: What to take from it: its ``subject`` or its ``face``.
         aspect_ratio: The shape; ``16:9`` by default.
         n: How many variants, 1 to 9; each is paid. 1 by default.
@@ -302,14 +302,14 @@ class GenerationRequest:
     kind: ClassVar[TaskKind] = GENERATION
 
     def images(self) -> Mapping[str, ImageInput]:
-        """Return the reference picture, if there is one."""
+        """Return the reference image, if there is one."""
         return {} if self.image is None else {"image": self.image}
 
-    def needless(self, pictures: Mapping[str, Picture]) -> bool:  # noqa: ARG002 - the protocol's
+    def needless(self, images: Mapping[str, SourceImage]) -> bool:  # noqa: ARG002 - the protocol's
         """Return False: there is always something to generate."""
         return False
 
-    def fields(self, pictures: Mapping[str, Picture]) -> dict[str, JSON]:  # noqa: ARG002 - as above
+    def fields(self, images: Mapping[str, SourceImage]) -> dict[str, JSON]:  # noqa: ARG002 - as above
         """Return the JSON fields that decide the result; see `TaskRequest.fields`."""
         fields: dict[str, JSON] = {
             "model_name": self.model,
@@ -353,18 +353,18 @@ class TryOnRequest:
 
     @property
     def n(self) -> int:
-        """Always 1, since a try-on makes one picture and holds one place."""
+        """Always 1, since a try-on makes one image and holds one place."""
         return 1
 
     def images(self) -> Mapping[str, ImageInput]:
-        """Return both pictures, by JSON field."""
+        """Return both images, by JSON field."""
         return {"human_image": self.human, "cloth_image": self.cloth}
 
-    def needless(self, pictures: Mapping[str, Picture]) -> bool:  # noqa: ARG002 - the protocol's
+    def needless(self, images: Mapping[str, SourceImage]) -> bool:  # noqa: ARG002 - the protocol's
         """Return False: there is always something to try on."""
         return False
 
-    def fields(self, pictures: Mapping[str, Picture]) -> dict[str, JSON]:  # noqa: ARG002 - as above
+    def fields(self, images: Mapping[str, SourceImage]) -> dict[str, JSON]:  # noqa: ARG002 - as above
         """Return the JSON fields that decide the result; see `TaskRequest.fields`."""
         return {"model_name": self.model}
 

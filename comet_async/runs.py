@@ -25,15 +25,15 @@ import attrs
 
 from comet_async._http.api import Api
 from comet_async._images.discovery import OURS, scan
-from comet_async._images.load import ImageInput, Picture, load
-from comet_async._jobs.admission import Desk, InFlight, Turns
+from comet_async._images.load import ImageInput, SourceImage, load
+from comet_async._jobs.admission import ConcurrencyLimiter, JobClaims, KeyedLock
 from comet_async._jobs.batch import Batch, Item, Planned
 from comet_async._jobs.runner import JobOptions, JobRunner
 from comet_async._journal.memory import MemoryJournal
 from comet_async._journal.records import JobRecord, Journal, Limits
 from comet_async._journal.states import IN_FLIGHT
 from comet_async._results.download import Downloader
-from comet_async._results.save import Delivery
+from comet_async._results.save import ResultSaver
 from comet_async._validation import check_concurrency, check_timeout
 from comet_async.clock import Clock
 from comet_async.errors import CometError, InputError
@@ -73,7 +73,7 @@ class OpenBatch(Protocol):
 
 @attrs.define(eq=False)
 class Run:
-    """Outcomes of many pictures, as an async iterable: use it once.
+    """Outcomes of many images, as an async iterable: use it once.
 
     Example:
         >>> async for outcome in comet.expand_folder("photos", "wide", Margins.uniform(0.2)):
@@ -114,7 +114,7 @@ class Run:
                     yield outcome
 
     async def plan(self) -> AsyncGenerator[tuple[Item, Planned | CometError], None]:
-        """Yield what a run would do with each picture; nothing is written, sent or paid."""
+        """Yield what a run would do with each image; nothing is written, sent or paid."""
         async with self._opened(dry=True) as batch:
             async for item in self._items():
                 try:
@@ -131,7 +131,7 @@ class Run:
             yield batch
         finally:
             self._stopped, self._batch = batch.stopped, None
-            await batch.runner.desk.settle()
+            await batch.runner.claims.settle()
             if ours:
                 await journal.aclose()
 
@@ -145,26 +145,26 @@ SETTLE = 60.0
 PRICE = "give it by price= (on the command line --price)"
 """How to name a price, as error messages say it."""
 
-# Pictures that are looked for at once: a thread for each would cost more than finding it.
+# SourceImages that are looked for at once: a thread for each would cost more than finding it.
 _PAGE = 32
 
 
 class RunOptions(TypedDict, total=False):
-    """Options of a run over many pictures; all are optional.
+    """Options of a run over many images; all are optional.
 
     Attributes:
         concurrency: Most images in flight at a time; the session's by default.
-        prepare: Mend pictures that the API would refuse. Needs the extra ``images``.
+        prepare: Mend images that the API would refuse. Needs the extra ``images``.
         settle: Seconds after a request of unknown outcome during which its task may still
             appear; the session's by default.
         timeout: Seconds that one task is waited for; no limit by default.
         max_jobs: Most jobs that this run may buy.
         max_spend: Most money in USD that this run may spend, by ``price``.
-        price: USD for one picture; the list price by default.
+        price: USD for one image; the list price by default.
         retry_failed: Buy tasks that failed in an earlier run once more.
         verify_remote: Look for each new job on the server before sending it: for a folder
             whose journal was lost.
-        salt: Another text makes another purchase of the same pictures.
+        salt: Another text makes another purchase of the same images.
     """
 
     concurrency: int
@@ -180,7 +180,7 @@ class RunOptions(TypedDict, total=False):
 
 
 @attrs.define(eq=False)
-class Engine:
+class RunFactory:
     """Makes runs for one session."""
 
     api: Api
@@ -192,7 +192,7 @@ class Engine:
     heard: Callable[[str], str | None]
     given: JournalLike
     _own: Batch | None = attrs.field(default=None, init=False)
-    _turns: Turns = attrs.field(factory=Turns, init=False)
+    _turns: KeyedLock = attrs.field(factory=KeyedLock, init=False)
 
     @property
     def has_journal(self) -> bool:
@@ -200,7 +200,7 @@ class Engine:
         return self.given is not None
 
     def loader(self, *, prepare: bool = False) -> Loader:
-        """Return what loads pictures by this session's rules."""
+        """Return what loads images by this session's rules."""
         return Loader(prepare=prepare, private=self.api.gateway.loopback)
 
     async def own(self) -> Batch:
@@ -221,7 +221,7 @@ class Engine:
         Raises:
             InputError: An option can't be used.
         """
-        limits(options)  # refused here, not at the first picture
+        limits(options)  # refused here, not at the first image
         check_timeout(options.get("timeout"))
         if root is not None and self.given is not None and not is_of(self.given, root):
             items = functools.partial(with_folder, items, root.absolute())
@@ -229,8 +229,8 @@ class Engine:
         async def open_batch(*, dry: bool) -> tuple[Batch, Journal, bool]:
             if self.given is not None:
                 own = await self.own()
-                desk = own.runner.desk
-                return await self.batch(own.journal, root, options, desk), own.journal, False
+                claims = own.runner.claims
+                return await self.batch(own.journal, root, options, claims), own.journal, False
             path = None if root is None else root / JOURNAL_NAME
             kept = path is not None and (not dry or path.exists())
             journal = await self._open(path if kept else None)
@@ -243,7 +243,7 @@ class Engine:
         journal: Journal,
         root: Path | None,
         options: RunOptions,
-        desk: Desk | None = None,
+        claims: JobClaims | None = None,
     ) -> Batch:
         """Return a batch over *journal*; what is in flight there already is counted.
 
@@ -251,13 +251,13 @@ class Engine:
             journal: Where the jobs are.
             root: Below which folder results are saved; None saves none.
             options: What differs from the session's own.
-            desk: That of other runs over the same journal, if there are.
+            claims: That of other runs over the same journal, if there are.
         """
         settings: RunOptions = {**self.defaults, **options}
         concurrency = check_concurrency(settings.get("concurrency", CONCURRENCY))
-        if desk is None:
-            desk = Desk(InFlight(concurrency), journal)
-            await _seed(desk.places, journal)
+        if claims is None:
+            claims = JobClaims(ConcurrencyLimiter(concurrency), journal)
+            await _seed(claims.places, journal)
         # Only in the folder's own journal do all jobs belong to this folder.
         left_over = root is not None and is_of(journal, root)
         loader = self.loader(prepare=settings.get("prepare", False))
@@ -265,7 +265,7 @@ class Engine:
             api=self.api,
             journal=journal,
             waiter=self.waiter,
-            desk=desk,
+            claims=claims,
             clock=self.clock,
             kinds=KINDS,
             load=loader.again,
@@ -281,7 +281,7 @@ class Engine:
         )
         delivery = None
         if root is not None:
-            delivery = Delivery(
+            delivery = ResultSaver(
                 journal=journal,
                 downloader=self.downloader,
                 api=self.api,
@@ -296,7 +296,7 @@ class Engine:
             account=self.api.account,
             kinds=KINDS,
             clock=self.clock,
-            # Twice: while one half is in flight, the other saves results and reads pictures.
+            # Twice: while one half is in flight, the other saves results and reads images.
             workers=2 * concurrency,
             salt=settings.get("salt", ""),
             retry_failed=settings.get("retry_failed", False),
@@ -308,7 +308,7 @@ class Engine:
         own, self._own = self._own, None
         if own is None:
             return
-        await own.runner.desk.settle()
+        await own.runner.claims.settle()
         if own.journal is not self.given:
             await own.journal.aclose()
 
@@ -322,19 +322,19 @@ class Engine:
 
 @attrs.frozen(kw_only=True)
 class Loader:
-    """Loads pictures.
+    """Loads images.
 
     Attributes:
         prepare: Mend what can be mended.
         private: Take URLs of this machine and of private networks.
-        hashed: Find out each picture's hash, which keys are made of.
+        hashed: Find out each image's hash, which keys are made of.
     """
 
     prepare: bool
     private: bool
     hashed: bool = True
 
-    async def __call__(self, image: ImageInput, field: str) -> Picture:
+    async def __call__(self, image: ImageInput, field: str) -> SourceImage:
         """Load *image*; see `comet_async._images.load.load`."""
         return await load(
             image,
@@ -344,39 +344,39 @@ class Loader:
             hashed=self.hashed,
         )
 
-    async def again(self, record: JobRecord) -> Mapping[str, Picture]:
-        """Load the picture of a job from where its record says it is.
+    async def again(self, record: JobRecord) -> Mapping[str, SourceImage]:
+        """Load the image of a job from where its record says it is.
 
         Raises:
-            InputError: It is not there any more, or it is another picture.
+            InputError: It is not there any more, or it is another image.
         """
         if not record.image_sha:
             return {}
         if ":" in record.image_sha:
-            msg = "a request with several pictures can't be rebuilt from the journal"
+            msg = "a request with several images can't be rebuilt from the journal"
             raise InputError(
                 msg,
                 field="image",
                 value=record.source,
-                limit="one picture",
+                limit="one image",
                 hint="run the same request again: what was paid is not paid again",
                 external_task_id=record.key,
             )
-        picture = await self(record.source, "image")
-        if picture.sha256 != record.image_sha:
-            msg = f"{record.source} is not the picture that was planned"
+        image = await self(record.source, "image")
+        if image.sha256 != record.image_sha:
+            msg = f"{record.source} is not the image that was planned"
             raise InputError(
                 msg,
                 field="image",
                 value=record.source,
                 limit="the same bytes",
-                hint="nothing was paid; submit it as a new picture",
+                hint="nothing was paid; submit it as a new image",
                 external_task_id=record.key,
             )
-        return {"image": picture}
+        return {"image": image}
 
 
-async def _seed(quota: InFlight, journal: Journal) -> None:
+async def _seed(quota: ConcurrencyLimiter, journal: Journal) -> None:
     after = ""
     while page := await journal.find(IN_FLIGHT, after=after):
         for record in page:
@@ -416,7 +416,7 @@ def _money(field: str, value: Decimal | float | str) -> Decimal:
 
 
 def name_of(request: TaskRequest) -> str:
-    """Return what to call a request: its first picture's name.
+    """Return what to call a request: its first image's name.
 
     Raises:
         InputError: It is no request.
@@ -426,7 +426,7 @@ def name_of(request: TaskRequest) -> str:
         hint = "wrap it, as in ExpandRequest(image=..., margins=...)"
         raise InputError(msg, field="request", value=request, hint=hint)
     for image in request.images().values():
-        if isinstance(image, Picture):
+        if isinstance(image, SourceImage):
             return image.source
         if isinstance(image, bytes | bytearray | memoryview):
             return "<bytes>"
@@ -464,7 +464,7 @@ async def _each(
 async def found_items(
     sources: Iterable[str | os.PathLike[str]], out: Path, template: ExpandRequest
 ) -> AsyncIterator[Item]:
-    """Yield an item for each picture that *sources* lead to."""
+    """Yield an item for each image that *sources* lead to."""
     loop = asyncio.get_running_loop()
     scanned = scan([os.fspath(source) for source in sources], out=out)
     try:

@@ -77,7 +77,7 @@ def _soften(values: Numbers, passes: int) -> Numbers:
     return values
 
 
-class Durations:
+class DurationHistogram:
     """What is known about how long tasks take: ends and survivals per bin of age.
 
     Tasks that still run count too, up to the age at which they were last seen. Without them the
@@ -303,7 +303,7 @@ class LearnedSchedule:
         self._steps = aim - (1.0 - self._FIRST)
         self._floor, self.ceiling = floor, ceiling
         self._rng = rng or random.Random()  # noqa: S311  # spreads polls, guards nothing
-        self._durations = Durations()
+        self._durations = DurationHistogram()
         self._scales: dict[int, _Scale] = {}
         self._records = 0
         self._due: tuple[float, float] = (0.0, 0.0)

@@ -15,10 +15,10 @@ from comet_async._http.balance import Balance, balance
 from comet_async._http.transport import Transport
 from comet_async._idempotency import random_key
 from comet_async._images.load import ImageInput
-from comet_async._jobs.admission import InFlight
+from comet_async._jobs.admission import ConcurrencyLimiter
 from comet_async._jobs.batch import Item
-from comet_async._jobs.reconcile import Lookup
-from comet_async._jobs.submit import Purchase
+from comet_async._jobs.reconcile import TaskLookup
+from comet_async._jobs.submit import Submitter
 from comet_async._journal.records import Journal
 from comet_async._results.download import Downloader
 from comet_async._results.files import Exists
@@ -43,16 +43,16 @@ from comet_async.requests import EXPAND, ExpandRequest, TaskRequest, kind_named
 from comet_async.runs import (
     CONCURRENCY,
     SETTLE,
-    Engine,
     Loader,
     Run,
+    RunFactory,
     RunOptions,
     found_items,
     items_of,
     name_of,
 )
 from comet_async.secret import Secret
-from comet_async.waiter import NoticeSource, TaskWaiter
+from comet_async.waiter import NotificationSource, TaskWaiter
 
 
 class TaskReader:
@@ -92,7 +92,7 @@ class TaskReader:
             AuthenticationError: The key was refused.
             AccountError: The account may not ask.
         """
-        lookup = Lookup(self._api)
+        lookup = TaskLookup(self._api)
         finding = await lookup.look(kind_named(kind), external_task_id, known=None)
         if finding.task is None:
             msg = f"no task was found under the external id {external_task_id!r}"
@@ -165,7 +165,7 @@ class CometSession(TaskReader):
             schedule of ours. A schedule that learns by default.
         callbacks: A `CallbackReceiver` whose address goes into what is submitted.
         network: Proxy, certificates, or an ``aiohttp.ClientSession`` of your own.
-        prepare: Mend pictures that the API would refuse. False by default.
+        prepare: Mend images that the API would refuse. False by default.
         clock: For tests.
 
     Raises:
@@ -182,34 +182,34 @@ class CometSession(TaskReader):
         request_timeout: float | Timeouts | None = None,
         settle: float = SETTLE,
         schedule: ScheduleLike = None,
-        callbacks: NoticeSource | None = None,
+        callbacks: NotificationSource | None = None,
         network: Network | None = None,
         prepare: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._closed = True  # until all settings are known to be good
         config = Config.read(config_path(os.environ))
-        door = choose_gateway(gateway, os.environ, config)
-        credentials = choose_credentials(api_key, door, os.environ, config)
+        chosen = choose_gateway(gateway, os.environ, config)
+        credentials = choose_credentials(api_key, chosen, os.environ, config)
         network = network or Network(connections=max(concurrency, 32) + 1)
         timeouts = Timeouts.of(request_timeout)
-        trusted = frozenset({door.root.host or "", *(("localhost",) if door.loopback else ())})
+        trusted = frozenset({chosen.root.host or "", *(("localhost",) if chosen.loopback else ())})
         transport = Transport(network=network, timeouts=timeouts, clock=clock, trusted=trusted)
         self.schedule = schedule
-        self._api = Api(gateway=door, credentials=credentials, transport=transport, clock=clock)
-        self._downloader = Downloader(transport=transport, clock=clock, loopback=door.loopback)
-        self._purchase = Purchase(
+        self._api = Api(gateway=chosen, credentials=credentials, transport=transport, clock=clock)
+        self._downloader = Downloader(transport=transport, clock=clock, loopback=chosen.loopback)
+        self._purchase = Submitter(
             api=self._api,
             clock=clock,
             settle=settle,
-            load=Loader(prepare=prepare, private=door.loopback, hashed=False),
+            load=Loader(prepare=prepare, private=chosen.loopback, hashed=False),
             callback_url=self._callback_url,
             heard=self._heard,
         )
-        self._in_flight = InFlight(check_concurrency(concurrency))
+        self._in_flight = ConcurrencyLimiter(check_concurrency(concurrency))
         self._callbacks = callbacks
         self._waiter = TaskWaiter(self, callbacks=callbacks)
-        self._engine = Engine(
+        self._engine = RunFactory(
             api=self._api,
             downloader=self._downloader,
             waiter=self._waiter,
@@ -326,7 +326,7 @@ class CometSession(TaskReader):
         external_task_id: str | None = None,
         timeout: float | None = WAIT,
     ) -> Task:
-        """Expand one picture: submit, wait, and return the finished task.
+        """Expand one image: submit, wait, and return the finished task.
 
         Args:
             image: A path, bytes, or a public URL.
@@ -365,7 +365,7 @@ class CometSession(TaskReader):
 
         Args:
             requests: Any iterable, also an endless or async one; taken one by one.
-            out: Where to save the pictures; by default they are not saved.
+            out: Where to save the images; by default they are not saved.
             **options: See `RunOptions`.
 
         Raises:
@@ -385,14 +385,14 @@ class CometSession(TaskReader):
         n: int = 1,
         **options: Unpack[RunOptions],
     ) -> Run:
-        """Expand all pictures of a folder; iterate over the result for their outcomes.
+        """Expand all images of a folder; iterate over the result for their outcomes.
 
         Calling it again goes on where the last call ended, whatever ended it. Its journal is
         ``OUT/.comet-async/journal.sqlite3`` unless the session has one.
 
         Args:
             source: A folder, a file, a URL, or several of them.
-            out: Where to save the pictures, under the names of their sources.
+            out: Where to save the images, under the names of their sources.
             margins: `Margins`, or a rule such as ``Margins.for_aspect("16:9")``.
             prompt: What to draw in the new area; at most 2500 characters.
             n: How many variants of each, 1 to 9.
@@ -444,7 +444,7 @@ class CometSession(TaskReader):
         exists: Exists = "fail",
         watermarked: bool = False,
     ) -> Path:
-        """Save one picture; the file is there whole, or, also after a power cut, not at all.
+        """Save one image; the file is there whole, or, also after a power cut, not at all.
 
         Args:
             image: One of a finished task's ``images``.
@@ -456,7 +456,7 @@ class CometSession(TaskReader):
             The path.
 
         Raises:
-            ResultExpiredError: The server no longer holds the picture.
+            ResultExpiredError: The server no longer holds the image.
             DownloadError: It can't be fetched or saved, or another file has the name.
         """
         target = Path(path)
@@ -469,8 +469,8 @@ class CometSession(TaskReader):
 
     def _heard(self, key: str) -> str | None:
         """Return the task that a callback names for our own id, if one came."""
-        notice = None if self._callbacks is None else self._callbacks.early(None, key)
-        return None if notice is None else notice.task_id
+        notification = None if self._callbacks is None else self._callbacks.early(None, key)
+        return None if notification is None else notification.task_id
 
 
 def _require(task: Task | None) -> Task:

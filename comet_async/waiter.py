@@ -11,20 +11,20 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from types import TracebackType
 from typing import Final, Protocol, Self, final
 
-from comet_async._polling.failures import Patience
-from comet_async._polling.list_polling import ListFolder
+from comet_async._polling.failures import FailurePolicy
+from comet_async._polling.list_polling import ListPolling
 from comet_async._polling.poller import Poller, Shared, TaskSource
 from comet_async._polling.streams import AsCompleted, TaskStream, Transitions, kind_of
-from comet_async._polling.timing import Pacer
-from comet_async._polling.watch import NEVER, Watch, Watched
+from comet_async._polling.timing import PollTiming
+from comet_async._polling.watch import NEVER, Watch, WatchedTask
 from comet_async._retry import ScheduleLike, as_schedule
 from comet_async._validation import check_least, check_task, check_timeout
-from comet_async._wire.decode import Notice
+from comet_async._wire.decode import Notification
 from comet_async.errors import TaskFailedError
-from comet_async.events import Event, Teller
+from comet_async.events import Event, EventSink
 from comet_async.models import Task
 
-__all__ = ["NoticeSource", "TaskSource", "TaskStream", "TaskWaiter"]
+__all__ = ["NotificationSource", "TaskSource", "TaskStream", "TaskWaiter"]
 
 
 class _Unset(enum.Enum):
@@ -36,7 +36,7 @@ class _Unset(enum.Enum):
 _UNSET: Final = _Unset.UNSET
 
 
-class NoticeSource(Protocol):
+class NotificationSource(Protocol):
     """What tells a waiter of callbacks; `CallbackReceiver` is one."""
 
     @property
@@ -44,12 +44,14 @@ class NoticeSource(Protocol):
         """Where the server reports changes."""
         ...
 
-    def subscribe(self, listener: Callable[[Notice], object]) -> Callable[[], None]:
-        """Call *listener* with each notice from now on; return what ends that."""
+    def subscribe(self, listener: Callable[[Notification], object]) -> Callable[[], None]:
+        """Call *listener* with each notification from now on; return what ends that."""
         ...
 
-    def early(self, task_id: str | None, external_task_id: str | None = None) -> Notice | None:
-        """Return the last notice that came for a task before anybody waited for it."""
+    def early(
+        self, task_id: str | None, external_task_id: str | None = None
+    ) -> Notification | None:
+        """Return the last notification that came for a task before anybody waited for it."""
         ...
 
 
@@ -65,7 +67,7 @@ class _Wait(asyncio.Future[Task]):
 
     def __init__(self, timeout: float | None) -> None:
         super().__init__()
-        self.entry: Watched | None = None
+        self.entry: WatchedTask | None = None
         self.timeout = timeout
         self.deadline = NEVER
 
@@ -124,7 +126,7 @@ class TaskWaiter:
         *,
         timeout: float | None = None,
         schedule: ScheduleLike = None,
-        callbacks: NoticeSource | None = None,
+        callbacks: NotificationSource | None = None,
         patience: float = 300.0,
         grace: float = 60.0,
         fold: bool = True,
@@ -141,21 +143,21 @@ class TaskWaiter:
         self._timeout = timeout
         self._shared = Shared(
             source=session,
-            pacer=Pacer(clock=session.clock, schedule=when, rng=rng),
-            patience=Patience(limit=patience, grace=grace, rng=rng),
-            teller=Teller(on_event),
+            timing=PollTiming(clock=session.clock, schedule=when, rng=rng),
+            patience=FailurePolicy(limit=patience, grace=grace, rng=rng),
+            sink=EventSink(on_event),
             concurrency=concurrency,
             named=callbacks is not None,
         )
         self._counters = self._shared.counters
-        self._shortcut = ListFolder if fold else None
+        self._shortcut = ListPolling if fold else None
         self._pollers: dict[asyncio.AbstractEventLoop, Poller] = {}
         self._callbacks = callbacks
         if callbacks is not None:
             weakref.finalize(self, callbacks.subscribe(_listener(weakref.ref(self))))
 
     def __repr__(self) -> str:
-        schedule = self._shared.pacer.schedule
+        schedule = self._shared.timing.schedule
         return f"<TaskWaiter with {self.waiting} tasks, {schedule!r}>"
 
     async def __aenter__(self) -> Self:
@@ -202,9 +204,9 @@ class TaskWaiter:
         return self._counters.list_calls
 
     @property
-    def hints(self) -> int:
+    def notifications(self) -> int:
         """How many callbacks moved a poll to now."""
-        return self._counters.hints
+        return self._counters.notifications
 
     @property
     def retries(self) -> int:
@@ -348,14 +350,14 @@ class TaskWaiter:
                 poller.hint(early)
         return poller
 
-    def hint(self, notice: Notice) -> None:
+    def hint(self, notification: Notification) -> None:
         """Ask about a task now instead of later, if it is waited for: a callback may be about it.
 
         A `CallbackReceiver` does this by itself; this is for programs that hear otherwise. It may
-        be called from any thread. What the notice claims is not believed.
+        be called from any thread. What the notification claims is not believed.
 
         Args:
-            notice: Which task.
+            notification: Which task.
         """
         try:
             here = asyncio.get_running_loop()
@@ -363,10 +365,10 @@ class TaskWaiter:
             here = None
         for loop, poller in list(self._pollers.items()):
             if loop is here:
-                poller.hint(notice)
+                poller.hint(notification)
             else:
                 with contextlib.suppress(RuntimeError):  # that loop was closed
-                    loop.call_soon_threadsafe(poller.hint, notice)
+                    loop.call_soon_threadsafe(poller.hint, notification)
 
 
 def _succeeded(task: Task) -> Task:
@@ -382,12 +384,12 @@ def _succeeded(task: Task) -> Task:
     return task
 
 
-def _listener(ref: weakref.ref[TaskWaiter]) -> Callable[[Notice], None]:
+def _listener(ref: weakref.ref[TaskWaiter]) -> Callable[[Notification], None]:
     """Return a listener that does not keep its waiter alive."""
 
-    def listen(notice: Notice) -> None:
+    def listen(notification: Notification) -> None:
         waiter = ref()
         if waiter is not None:
-            waiter.hint(notice)
+            waiter.hint(notification)
 
     return listen

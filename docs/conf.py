@@ -46,7 +46,7 @@ nitpick_ignore = [
             "Clock",
             "Credentials",
             "Event",
-            "NoticeSource",
+            "NotificationSource",
             "ScheduleLike",
             "TaskSource",
             "URL",
@@ -58,7 +58,7 @@ nitpick_ignore = [
             "comet_async._journal.records.Refusal",
             "comet_async._journal.states.JobState",
             "comet_async.waiter._Unset",
-            "comet_async._wire.decode.Notice",
+            "comet_async._wire.decode.Notification",
         )
     ),
 ]

@@ -1,4 +1,4 @@
-"""What every test has: a loop and a clock that cost no time, pictures, and no way out."""
+"""What every test has: a loop and a clock that cost no time, images, and no way out."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ def make_png(width: int, height: int, tint: int = 0) -> bytes:
 
 @pytest.fixture(scope="session")
 def photo() -> bytes:
-    """Return a valid picture, 400 x 300 pixels, PNG."""
+    """Return a valid image, 400 x 300 pixels, PNG."""
     return make_png(400, 300)
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Return a folder with three different pictures, one of them in a subfolder."""
+    """Return a folder with three different images, one of them in a subfolder."""
     folder = tmp_path / "photos"
     (folder / "trip").mkdir(parents=True)
     for tint, name in enumerate(("dog.png", "cat.png", "trip/sea.png")):
@@ -110,7 +110,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_photo() -> Callable[..., bytes]:
-    """Return the maker of pictures: width, height, and a tint that tells them apart."""
+    """Return the maker of images: width, height, and a tint that tells them apart."""
     return make_png
 
 

@@ -12,7 +12,7 @@ import pytest
 # Behind all else: the benchmarks are no part of the package, which is tested as installed.
 sys.path.append(str(Path(__file__).parents[1]))
 
-from benchmarks import decode, pictures, report, waiting_tasks
+from benchmarks import decode, images, report, waiting_tasks
 from benchmarks.bench import in_rounds, ratio
 from benchmarks.child import Spec, measure
 from benchmarks.clients import OURS
@@ -24,19 +24,19 @@ CLIENTS = ["floor", "raw aiohttp", "plain aiohttp", *OURS]
 
 
 @pytest.mark.parametrize("size", [2_000, 20_000])
-def test_a_picture_has_its_size_and_is_whole(size: int) -> None:
-    """A generated picture has exactly the size asked for, and our own checks take it."""
+def test_an_image_has_its_size_and_is_whole(size: int) -> None:
+    """A generated image has exactly the size asked for, and our own checks take it."""
     inspector = Inspector()
-    inspector.feed(pictures.png(size, 1))
+    inspector.feed(images.png(size, 1))
     assert (inspector.size, inspector.complete) == (size, True)
 
 
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
-    """Return a folder with a folder of two pictures, one of three, and a result."""
-    pictures.make(tmp_path / "sources", 2, 2_000)
-    pictures.make(tmp_path / "warm", 3, 2_001)
-    (tmp_path / "result.png").write_bytes(pictures.png(3_000))
+    """Return a folder with a folder of two images, one of three, and a result."""
+    images.make(tmp_path / "sources", 2, 2_000)
+    images.make(tmp_path / "warm", 3, 2_001)
+    (tmp_path / "result.png").write_bytes(images.png(3_000))
     return tmp_path
 
 
@@ -69,7 +69,7 @@ def test_each_client_of_ours_does_the_same_exchanges(client: str, sources: Path)
 @pytest.mark.parametrize("ends", [False, True])
 def test_each_client_asks_about_all_that_wait(client: str, *, ends: bool, tmp_path: Path) -> None:
     """Fifty tasks are asked about once, those that end and those that go on."""
-    (tmp_path / "result.png").write_bytes(pictures.png(3_000))
+    (tmp_path / "result.png").write_bytes(images.png(3_000))
     with running(tmp_path / "result.png", polls=1) as server:
         asked = asyncio.run(waiting_tasks._asked(client, server.root, 50, ends=ends))
         counts = server.counts()

@@ -80,7 +80,7 @@ def check_that_callbacks_ended_the_wait(comet: CometSession, sandbox: Sandbox) -
     """They were taken, and the questions that they led to were the only ones."""
     assert {delivery.answer for delivery in sandbox.deliveries} == {200}
     waiter = comet._waiter
-    assert waiter.hints >= 1
+    assert waiter.notifications >= 1
     assert 1 <= waiter.polls <= len(sandbox.deliveries)
     assert waiter.longest_delay < 5.0
 
@@ -118,14 +118,14 @@ async def test_lost_callbacks_cost_only_time(
     photo: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A service that knows another token, as after a restart, has the picture minutes later."""
+    """A service that knows another token, as after a restart, has the image minutes later."""
     monkeypatch.setattr(program.receiver, "knows", lambda _token: False)
     async with serving(program.app, port) as client:
         async with client.post(f"{base}/widen", data=photo) as answer:
             assert answer.status == 200
         assert {delivery.answer for delivery in sandbox.deliveries} == {404}
         waiter = program.app.state.comet._waiter
-        assert (waiter.hints, waiter.finished) == (0, 1)
+        assert (waiter.notifications, waiter.finished) == (0, 1)
 
 
 async def test_strangers_are_turned_away(program: Program, port: socket.socket, base: str) -> None:

@@ -1,4 +1,4 @@
-"""The front door: every public name is there, says what it is, and costs nothing until used."""
+"""The front gateway: every public name is there, says what it is, and costs nothing until used."""
 
 from __future__ import annotations
 

@@ -193,13 +193,13 @@ def test_loopback(text: str, loopback: bool) -> None:
     assert Gateway.parse(text).loopback is loopback
 
 
-def test_fingerprint_tells_doors_apart() -> None:
-    """Another root or another prefix is another door; a name is not."""
-    doors = [
+def test_fingerprint_tells_gateways_apart() -> None:
+    """Another root or another prefix is another gateway; a name is not."""
+    gateways = [
         Gateway.comet(),
         Gateway.kling(),
         Gateway.comet("https://gate.example"),
         Gateway.parse("https://gate.example/v1"),
     ]
-    assert len({door.fingerprint for door in doors}) == len(doors)
-    assert attrs.evolve(doors[0], name="other").fingerprint == doors[0].fingerprint
+    assert len({gateway.fingerprint for gateway in gateways}) == len(gateways)
+    assert attrs.evolve(gateways[0], name="other").fingerprint == gateways[0].fingerprint

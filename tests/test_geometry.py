@@ -33,8 +33,8 @@ SHARES = st.floats(0, 2)
 
 
 @st.composite
-def pictures(draw: st.DrawFn) -> tuple[int, int]:
-    """Draw the width and height of a picture that the API takes."""
+def images(draw: st.DrawFn) -> tuple[int, int]:
+    """Draw the width and height of an image that the API takes."""
     short = draw(st.integers(300, 8000))
     long = draw(st.integers(short, short * 5 // 2))
     return (short, long) if draw(st.booleans()) else (long, short)
@@ -136,7 +136,7 @@ def test_empty() -> None:
     assert not Margins(right=0.001).empty
 
 
-@given(pictures())
+@given(images())
 def test_margins_are_their_own_rule(size: tuple[int, int]) -> None:
     """Wherever a rule is taken, margins are taken."""
     margins = Margins.uniform(0.3)
@@ -202,7 +202,7 @@ def resolved(rule: MarginRule, size: tuple[int, int]) -> Margins | None:
     return margins
 
 
-@given(ASPECTS, pictures(), st.sampled_from(ANCHORS))
+@given(ASPECTS, images(), st.sampled_from(ANCHORS))
 def test_aspect_is_reached_by_adding(
     aspect: str | float, size: tuple[int, int], anchor: Anchor
 ) -> None:
@@ -218,7 +218,7 @@ def test_aspect_is_reached_by_adding(
     assert abs(width - wanted * height) <= max(1, wanted) / 2 + 1e-6
 
 
-@given(pictures(), st.data(), st.sampled_from(ANCHORS))
+@given(images(), st.data(), st.sampled_from(ANCHORS))
 def test_canvas_of_a_size_is_exact(
     size: tuple[int, int], data: st.DataObject, anchor: Anchor
 ) -> None:
@@ -231,7 +231,7 @@ def test_canvas_of_a_size_is_exact(
         assert canvas_size(*size, margins) == (width, height)
 
 
-@given(pictures(), st.data())
+@given(images(), st.data())
 def test_pixels_are_exact(size: tuple[int, int], data: st.DataObject) -> None:
     """Pixels become shares that become the same pixels."""
     across, down = st.integers(0, size[0] // 3), st.integers(0, size[1] // 3)
@@ -241,8 +241,8 @@ def test_pixels_are_exact(size: tuple[int, int], data: st.DataObject) -> None:
     assert added_pixels(*size, margins) == Sides(up=up, down=below, left=left, right=right)
 
 
-@given(pictures(), st.integers(0, 300), st.integers(0, 300))
-def test_anchors_place_the_picture(size: tuple[int, int], more_x: int, more_y: int) -> None:
+@given(images(), st.integers(0, 300), st.integers(0, 300))
+def test_anchors_place_the_image(size: tuple[int, int], more_x: int, more_y: int) -> None:
     """The anchor says at which edge nothing is added; the middle is exact to a pixel."""
     for anchor in ANCHORS:
         rule = Margins.for_size(size[0] + more_x, size[1] + more_y, anchor=anchor)
@@ -274,7 +274,7 @@ def test_the_limit_of_a_rule_is_inclusive() -> None:
 
 
 def test_no_growth_is_no_margin() -> None:
-    """A picture that has the shape already stays as it is."""
+    """An image that has the shape already stays as it is."""
     assert Margins.for_aspect("4:3").resolve(400, 300).empty
     assert Margins.for_size(400, 300).resolve(400, 300).empty
 
@@ -283,20 +283,20 @@ def test_no_growth_is_no_margin() -> None:
     ("rule", "field", "message"),
     [
         (Margins.for_aspect("9:1"), "aspect", "aspect 9 needs 6.75 times the area"),
-        (Margins.for_aspect(0.2), "aspect", "times the area of the 400x300 picture"),
+        (Margins.for_aspect(0.2), "aspect", "times the area of the 400x300 image"),
         (Margins.for_aspect(1e6), "aspect", "times the area"),
         (Margins.for_aspect(1e-6), "aspect", "times the area"),
         (Margins.for_size(2000, 2000), "size", "size 2000x2000 needs 33.33 times the area"),
         (Margins.for_size(10**200, 10**200), "size", "times the area"),
-        (Margins.for_size(399, 900), "size", "is smaller than the 400x300 picture"),
-        (Margins.for_size(900, 299), "size", "is smaller than the 400x300 picture"),
+        (Margins.for_size(399, 900), "size", "is smaller than the 400x300 image"),
+        (Margins.for_size(900, 299), "size", "is smaller than the 400x300 image"),
         (Margins.for_pixels(left=801), "left", "left=2.0025 is outside 0 to 2"),
         (Margins.for_pixels(up=300, left=300), "margins", "3.5 times the area; at most 3"),
         (Margins.for_pixels(right=10**400), "right", "outside 0 to 2"),
     ],
 )
-def test_rules_that_a_picture_can_not_keep(rule: MarginRule, field: str, message: str) -> None:
-    """The error names what was asked for, and the picture."""
+def test_rules_that_an_image_can_not_keep(rule: MarginRule, field: str, message: str) -> None:
+    """The error names what was asked for, and the image."""
     error = refused(rule.resolve, 400, 300)
     assert error.field == field
     assert message in error.message

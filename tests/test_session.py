@@ -45,7 +45,7 @@ WIDE = Margins(left=0.5, right=0.5)
 
 @pytest.fixture
 def dog(tmp_path: Path, photo: bytes) -> Path:
-    """Return the path of a picture, 400 x 300."""
+    """Return the path of an image, 400 x 300."""
     path = tmp_path / "dog.png"
     path.write_bytes(photo)
     return path
@@ -54,7 +54,7 @@ def dog(tmp_path: Path, photo: bytes) -> Path:
 async def test_expand_and_download_are_two_lines(
     comet: CometSession, dog: Path, tmp_path: Path
 ) -> None:
-    """A picture goes in, a wider picture comes out."""
+    """An image goes in, a wider image comes out."""
     task = await comet.expand(dog, WIDE, prompt="white sun")
     path = await comet.download(task.images[0], tmp_path / "wide.png")
     info = read_info(path.read_bytes())
@@ -88,10 +88,10 @@ async def test_what_the_wire_says(comet: CometSession, sandbox: Sandbox, dog: Pa
 
 
 @pytest.mark.parametrize("make", [Path, str, Path.read_bytes])
-async def test_pictures_come_as_paths_text_or_bytes(
+async def test_images_come_as_paths_text_or_bytes(
     comet: CometSession, dog: Path, make: Callable[[Path], object]
 ) -> None:
-    """A picture may be a path, text, or bytes."""
+    """An image may be a path, text, or bytes."""
     task = await comet.expand(make(dog), WIDE)  # type: ignore[arg-type]
     assert task.succeeded
 
@@ -113,8 +113,8 @@ async def test_list_goes_over_all_pages(comet: CometSession, dog: Path) -> None:
     assert sorted(listed) == sorted(task.id for task in made)
 
 
-async def test_n_pictures_come_in_order(comet: CometSession, dog: Path) -> None:
-    """A task of three variants has three pictures."""
+async def test_n_images_come_in_order(comet: CometSession, dog: Path) -> None:
+    """A task of three variants has three images."""
     task = await comet.expand(dog, WIDE, n=3)
     assert [image.index for image in task.images] == [0, 1, 2]
 
@@ -249,10 +249,10 @@ async def test_generation_rides_on_the_same_rails(
     assert width is None
 
 
-async def test_try_on_sends_both_pictures(
+async def test_try_on_sends_both_images(
     comet: CometSession, sandbox: Sandbox, photo: bytes
 ) -> None:
-    """A kind with two pictures streams both."""
+    """A kind with two images streams both."""
     task = await comet.run(TryOnRequest(human=photo, cloth=photo))
     body = sandbox.ledger.posts[0].body
     assert task.succeeded
@@ -276,7 +276,7 @@ async def test_expand_many_takes_any_iterable(
 async def test_expand_many_saves_below_a_folder(
     comet: CometSession, dog: Path, tmp_path: Path
 ) -> None:
-    """With ``out=`` the pictures are saved under their number and name."""
+    """With ``out=`` the images are saved under their number and name."""
     run = comet.expand_many([ExpandRequest(image=dog, margins=WIDE, n=2)], out=tmp_path / "out")
     (outcome,) = [outcome async for outcome in run]
     assert [path.name for path in outcome.files] == ["00001-dog-0.png", "00001-dog-1.png"]
@@ -320,7 +320,7 @@ async def test_result_that_is_gone_is_told(clock: VirtualClock, dog: Path, tmp_p
 async def test_watermark_is_asked_for_and_saved(
     comet: CometSession, dog: Path, tmp_path: Path
 ) -> None:
-    """The watermarked version is another picture, there only if asked for."""
+    """The watermarked version is another image, there only if asked for."""
     task = await comet.expand(dog, WIDE, watermark=True)
     plain = await comet.download(task.images[0], tmp_path / "plain.png")
     marked = await comet.download(task.images[0], tmp_path / "marked.png", watermarked=True)
@@ -335,7 +335,7 @@ async def test_watermark_is_asked_for_and_saved(
     [
         ("nowhere.png", WIDE, {}, "image"),
         (b"", WIDE, {}, "image"),
-        (b"text, not a picture", WIDE, {}, "image"),
+        (b"text, not an image", WIDE, {}, "image"),
         ("http://user:secret@example.com/x.png", WIDE, {}, "image"),
         ("https://example.com/x.png", Margins.for_aspect("16:9"), {}, "margins"),
         (None, Margins(), {}, "margins"),
@@ -506,7 +506,7 @@ async def test_folders_that_share_a_journal_may_have_equal_names(
     assert len(sandbox.ledger.posts) == 2
 
 
-async def test_runs_into_one_folder_tell_of_their_own_pictures(
+async def test_runs_into_one_folder_tell_of_their_own_images(
     sandbox: Sandbox, clock: VirtualClock, photos: Path, tmp_path: Path
 ) -> None:
     """What another run is working on is no left-over of an earlier one."""
@@ -527,7 +527,7 @@ async def test_runs_into_one_folder_tell_of_their_own_pictures(
     assert len(sandbox.ledger.posts) == 3
 
 
-async def test_equal_pictures_in_several_subfolders(
+async def test_equal_images_in_several_subfolders(
     comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path
 ) -> None:
     """What was bought once is copied to each place, also into a folder that is not there yet."""
@@ -565,7 +565,7 @@ async def test_plan_shows_and_makes_nothing(
 ) -> None:
     """A plan is made without sending or writing anything."""
     out = tmp_path / "out"
-    (photos / "bad.png").write_bytes(b"no picture")
+    (photos / "bad.png").write_bytes(b"no image")
     planned = [what async for _, what in comet.expand_folder(photos, out, WIDE).plan()]
     assert sum(isinstance(what, InputError) for what in planned) == 1
     assert len(planned) == 4
@@ -601,10 +601,10 @@ async def test_interrupted_run_goes_on_later(
     assert len(sandbox.ledger.posts) == 3
 
 
-async def test_paid_jobs_of_lost_pictures_are_finished(
+async def test_paid_jobs_of_lost_images_are_finished(
     comet: CometSession, photos: Path, tmp_path: Path
 ) -> None:
-    """What was paid is fetched even if its picture is no longer there."""
+    """What was paid is fetched even if its image is no longer there."""
     out = tmp_path / "out"
     run = comet.expand_folder(photos, out, WIDE)
     asyncio.get_running_loop().call_later(5, run.interrupt)
@@ -614,7 +614,7 @@ async def test_paid_jobs_of_lost_pictures_are_finished(
     assert again == {"dog.png": "done", "cat.png": "done", "sea.png": "done"}
 
 
-async def test_picture_of_the_wanted_shape_is_copied(
+async def test_image_of_the_wanted_shape_is_copied(
     comet: CometSession, sandbox: Sandbox, dog: Path, tmp_path: Path
 ) -> None:
     """Where a rule adds nothing, nothing is paid."""
@@ -625,7 +625,7 @@ async def test_picture_of_the_wanted_shape_is_copied(
     assert sandbox.ledger.posts == []
 
 
-async def test_a_copy_of_a_picture_that_changes_leaves_nothing(
+async def test_a_copy_of_an_image_that_changes_leaves_nothing(
     comet: CometSession, dog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was begun is removed; the outcome says why."""

@@ -45,7 +45,7 @@ class Jobs(Protocol):
 
 
 Job = Callable[[Path, Path], Awaitable[None]]
-"""One job: the picture at the first path is sent, its result saved at the second."""
+"""One job: the image at the first path is sent, its result saved at the second."""
 
 
 @attrs.frozen

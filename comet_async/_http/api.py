@@ -1,4 +1,4 @@
-"""The API's calls, one exchange each: the request, its door, its key, and its answer.
+"""The API's calls, one exchange each: the request, its gateway, its key, and its answer.
 
 Nothing here repeats a paid request, waits, or keeps anything.
 """

@@ -32,7 +32,7 @@ class Balance:
 
     Attributes:
         left: The amount; None when there is no limit.
-        unit: ``USD``, or ``units`` (Kling; 8 units are one expanded picture).
+        unit: ``USD``, or ``units`` (Kling; 8 units are one expanded image).
     """
 
     left: Decimal | None

@@ -10,12 +10,12 @@ from typing import BinaryIO
 
 import attrs
 
-from comet_async._images.load import Picture
+from comet_async._images.load import SourceImage
 from comet_async._types import JSON
 from comet_async.errors import CometError
 
 PIECE = 192 * 1024
-"""Bytes of a picture encoded at a time: a multiple of 3, so that Base64 pieces join. Larger
+"""Bytes of an image encoded at a time: a multiple of 3, so that Base64 pieces join. Larger
 pieces hold the loop longer, smaller ones cost more steps."""
 
 GATED = 256 * 1024
@@ -114,13 +114,13 @@ _JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 @attrs.frozen
 class Body:
-    """A JSON object with holes for pictures, which are encoded while they are sent.
+    """A JSON object with holes for images, which are encoded while they are sent.
 
     Attributes:
-        parts: JSON text and pictures, in order; a picture stands for its Base64 text.
+        parts: JSON text and images, in order; an image stands for its Base64 text.
     """
 
-    parts: tuple[bytes | Picture, ...] = attrs.field(repr=False)
+    parts: tuple[bytes | SourceImage, ...] = attrs.field(repr=False)
 
     @property
     def length(self) -> int:
@@ -130,15 +130,15 @@ class Body:
         )
 
     @classmethod
-    def build(cls, fields: Mapping[str, JSON], pictures: Mapping[str, Picture]) -> Body:
-        """Return the body with *fields* and *pictures*; a picture that is a URL stays one."""
-        urls = {name: picture.url for name, picture in pictures.items() if picture.url}
+    def build(cls, fields: Mapping[str, JSON], images: Mapping[str, SourceImage]) -> Body:
+        """Return the body with *fields* and *images*; an image that is a URL stays one."""
+        urls = {name: image.url for name, image in images.items() if image.url}
         text = _JSON.encode({**urls, **fields})
-        parts: list[bytes | Picture] = []
+        parts: list[bytes | SourceImage] = []
         opening = b"{"
-        for name, picture in pictures.items():
-            if picture.url is None:
-                parts += [opening + json.dumps(name).encode() + b':"', picture]
+        for name, image in images.items():
+            if image.url is None:
+                parts += [opening + json.dumps(name).encode() + b':"', image]
                 opening = b'",'
         if not parts:
             return cls((text.encode(),))

@@ -5,7 +5,7 @@ Rules of this file:
 * A paid POST is sent exactly once. Redirects are never followed: aiohttp would send the
   body again on 307 and 308.
 * ``ClientConnectorError`` and ``ConnectionTimeoutError`` mean that nothing left this machine.
-  Every other failure of a POST leaves its outcome unknown. ``tests/test_transport.py`` holds
+  Every other failure of a POST leaves its outcome unknown. ``tests/http/test_transport.py`` holds
   this mapping against real sockets, so that a new aiohttp can't change it unseen.
 * No exception of aiohttp's leaves: they carry the request's headers, and so the key. Ours are
   raised after the ``except`` block has ended; ``raise … from None`` would still keep the
@@ -40,14 +40,14 @@ from comet_async.errors import (
     CometError,
     ConfigError,
     ConnectionLostError,
-    ForeignProcessError,
+    ForkedSessionError,
     NotSentError,
     OutcomeUnknownError,
 )
 
 
 @attrs.frozen
-class Mishap:
+class TransportFailure:
     """A failed exchange.
 
     Attributes:
@@ -77,26 +77,26 @@ class Mishap:
 
 # A class stands for its subclasses, unless one of them has a row of its own: both "not sent"
 # classes are subclasses of classes that also cover failures after sending.
-MISHAPS: Mapping[str, Mishap] = {
-    "ClientConnectorCertificateError": Mishap(
+FAILURES: Mapping[str, TransportFailure] = {
+    "ClientConnectorCertificateError": TransportFailure(
         "the certificate is not trusted", sent=False, final=True
     ),
-    "ClientConnectorError": Mishap("can't connect", sent=False),
-    "ConnectionTimeoutError": Mishap("connecting took too long", sent=False),
-    "InvalidURL": Mishap("the address is not valid", sent=False, final=True),
-    "ServerDisconnectedError": Mishap("the server closed the connection"),
-    "SocketTimeoutError": Mishap("the server did not answer in time"),
-    "ClientPayloadError": Mishap("the answer was cut short"),
-    "ClientResponseError": Mishap("the answer was not HTTP"),
-    "TimeoutError": Mishap("the time for it ran out"),
-    "Exception": Mishap("the connection broke"),
+    "ClientConnectorError": TransportFailure("can't connect", sent=False),
+    "ConnectionTimeoutError": TransportFailure("connecting took too long", sent=False),
+    "InvalidURL": TransportFailure("the address is not valid", sent=False, final=True),
+    "ServerDisconnectedError": TransportFailure("the server closed the connection"),
+    "SocketTimeoutError": TransportFailure("the server did not answer in time"),
+    "ClientPayloadError": TransportFailure("the answer was cut short"),
+    "ClientResponseError": TransportFailure("the answer was not HTTP"),
+    "TimeoutError": TransportFailure("the time for it ran out"),
+    "Exception": TransportFailure("the connection broke"),
 }
 
 
-def describe(exc: Exception, url: URL) -> Mishap:
+def describe(exc: Exception, url: URL) -> TransportFailure:
     """Return what is worth keeping of *exc*, met on the way to *url*."""
     names = [cls.__name__ for cls in type(exc).__mro__]
-    row = next(MISHAPS[name] for name in names if name in MISHAPS)
+    row = next(FAILURES[name] for name in names if name in FAILURES)
     reason = getattr(getattr(exc, "os_error", None), "strerror", None) or names[0]
     return attrs.evolve(row, text=f"{row.text} ({url.host}:{url.port}, {reason})")
 
@@ -191,7 +191,7 @@ class Transport:
             ConfigError: The server's certificate is not trusted.
         """
         pool = await self._pool()
-        mishap: Mishap | None = None
+        mishap: TransportFailure | None = None
         try:
             async with pool.api.get(
                 url,
@@ -222,7 +222,7 @@ class Transport:
         """
         pool = await self._pool()
         upload = Upload(body, pool.uploads)
-        mishap: Mishap | None = None
+        mishap: TransportFailure | None = None
         data = await upload.begin()
         try:
             async with (
@@ -263,7 +263,7 @@ class Transport:
             ConfigError: The host's certificate is not trusted.
         """
         pool = await self._pool()
-        mishap: Mishap | None = None
+        mishap: TransportFailure | None = None
         response: aiohttp.ClientResponse | None = None
         try:
             response = await pool.files.get(
@@ -319,7 +319,7 @@ class Transport:
     async def _pool(self) -> _Pool:
         if os.getpid() != self._pid:
             msg = "this session was made in another process"
-            raise ForeignProcessError(msg, hint="make a new CometSession after the fork")
+            raise ForkedSessionError(msg, hint="make a new CometSession after the fork")
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None or pool.closed:
@@ -382,7 +382,7 @@ class Incoming:
         """
         content = self._response.content
         while True:
-            mishap: Mishap | None = None
+            mishap: TransportFailure | None = None
             piece = b""
             try:
                 piece = await content.read(size)
@@ -395,7 +395,7 @@ class Incoming:
             yield piece
 
 
-def _broken(mishap: Mishap | None, url: URL) -> CometError:
+def _broken(mishap: TransportFailure | None, url: URL) -> CometError:
     if mishap is not None and mishap.sent is False:
         return mishap.refusal()
     msg = f"the transfer from {url.host} broke off: {mishap.text if mishap else ''}"

@@ -1,4 +1,4 @@
-"""Which pictures a command names, and which names their results get.
+"""Which images a command names, and which names their results get.
 
 A source is a file, a folder, a URL, or ``-`` (one of the former on each line of the standard
 input). Names of results depend on what is named together, never on the order: the same sources
@@ -34,13 +34,13 @@ import attrs
 
 from comet_async._images.formats import EXTENSIONS
 from comet_async._images.load import url_scheme
-from comet_async._images.rules import PictureCheck
+from comet_async._images.rules import ImageRules
 from comet_async.errors import InputError
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".tif", ".tiff", ".gif", ".bmp", ".avif"}
 )
-"""What a file in a folder must end with, in any case, to be taken for a picture."""
+"""What a file in a folder must end with, in any case, to be taken for an image."""
 
 OURS = ".comet-async"
 """The folder in each output folder where its journal lies."""
@@ -59,10 +59,10 @@ _ELSEWHERE = "choose another output folder"
 
 @attrs.frozen(kw_only=True)
 class Found:
-    """One picture to expand.
+    """One image to expand.
 
     Attributes:
-        source: The picture as the user named it; below a folder, with the folder's name.
+        source: The image as the user named it; below a folder, with the folder's name.
         image: The same, to be loaded.
         stem: Where its results go: a name without extension, relative to the output folder.
         error: Why it can't be used, or None.
@@ -94,11 +94,11 @@ def output_name(stem: str | PurePosixPath, index: int, n: int, format: str) -> s
 def scan(
     sources: Iterable[str], *, out: str | os.PathLike[str], stdin: IO[Any] | None = None
 ) -> Scan:
-    """Return an iterator over the pictures that *sources* lead to.
+    """Return an iterator over the images that *sources* lead to.
 
     Folders are read one at a time while the iterator is used, which takes a while: use it in
     a thread. Hidden files, the folder *out*, subfolders that are output folders of other runs,
-    and files without a picture's extension are left out; what is named by itself is always
+    and files without an image's extension are left out; what is named by itself is always
     taken. A link to a file outside its folder is found with an error.
 
     Args:
@@ -110,7 +110,7 @@ def scan(
 
 
 class Scan(Iterator[Found]):
-    """The pictures that some sources lead to; made by `scan`.
+    """The images that some sources lead to; made by `scan`.
 
     Attributes:
         skipped: How many files in folders were left out so far for what they are.
@@ -192,7 +192,7 @@ class Scan(Iterator[Found]):
         return bool(self._inside) and _real(os.path.join(self._out, below)).startswith(self._inside)
 
     def _listing(self, folder: str, *, top: bool) -> tuple[list[_Entry], list[str]]:
-        """Return the pictures and the folders in *folder*, sorted by name.
+        """Return the images and the folders in *folder*, sorted by name.
 
         There are none in an output folder, unless it is the *top* one, which was named.
         """
@@ -254,9 +254,9 @@ def _found(path: str, stem: PurePosixPath, root: str) -> Found:
 
 
 def _refused(path: str, stem: PurePosixPath, problem: str, hint: str) -> Found:
-    check = PictureCheck(source=path)
+    check = ImageRules(source=path)
     return Found(
-        source=path, stem=stem, error=check.refuse(problem, limit="a readable picture", hint=hint)
+        source=path, stem=stem, error=check.refuse(problem, limit="a readable image", hint=hint)
     )
 
 
@@ -301,10 +301,10 @@ class _Entry:
             own = "\0" not in key and os.path.realpath(os.path.dirname(key)) == out
             return attrs.evolve(cls.of_name(os.path.basename(key)), key=key, joined=own)
         if scheme == "data":
-            return cls(key=key, name="picture")
+            return cls(key=key, name="image")
         parts = unquote(re.split("[?#]", key)[0]).split("/")
         name = next(filter(None, reversed(parts)))
-        # Only what is a picture's: "render.php" has no extension that says anything.
+        # Only what is an image's: "render.php" has no extension that says anything.
         return attrs.evolve(cls.of_name(name if _suffix(name) else f"{name}."), key=key)
 
 
@@ -313,7 +313,7 @@ def _suffix(name: str) -> str:
     return suffix if suffix in SUFFIXES else ""
 
 
-def _safe(text: str, default: str = "picture") -> str:
+def _safe(text: str, default: str = "image") -> str:
     """Return *text* as a name that every file system takes, and no path."""
     text = _ODD.sub("_", text)
     if not text.isprintable():

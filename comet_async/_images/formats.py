@@ -1,4 +1,4 @@
-"""What a run of bytes is: its picture format, its size as seen upright, and whether it ends.
+"""What a run of bytes is: its image format, its size as seen upright, and whether it ends.
 
 Rule of this file: bytes in, values out. No file, no network, no image library, and no
 exception for any input: bytes that can't be read give None.
@@ -55,8 +55,8 @@ _EXIF = b"Exif\x00\x00"
 
 
 @attrs.frozen(kw_only=True)
-class PictureInfo:
-    """What a picture's header says.
+class ImageInfo:
+    """What an image's header says.
 
     Attributes:
         format: ``"png"``, ``"jpeg"``, ``"webp"``, ``"gif"`` or ``"bmp"``.
@@ -116,10 +116,10 @@ def _sniff_iso(head: bytes) -> str | None:
     return "heic" if brands & _HEIC_BRANDS else None
 
 
-def read_info(head: bytes) -> PictureInfo | None:
+def read_info(head: bytes) -> ImageInfo | None:
     """Return what the header that begins with *head* says, or None when it can't be read.
 
-    64 KiB are enough for most pictures; a JPEG with much metadata needs more.
+    64 KiB are enough for most images; a JPEG with much metadata needs more.
     """
     return _parse(head).info
 
@@ -128,7 +128,7 @@ def read_info(head: bytes) -> PictureInfo | None:
 class _Parsed:
     """A header as far as it was read; *final* when more bytes would not change it."""
 
-    info: PictureInfo | None = None
+    info: ImageInfo | None = None
     final: bool = True
     end: int = 0  # where the search for the end mark may begin
 
@@ -171,7 +171,7 @@ def _parse_png(head: bytes) -> _Parsed:
     orientation, final = _png_orientation(head)
     if orientation > 4:  # 5 to 8 lie on their side
         width, height = height, width
-    info = PictureInfo(
+    info = ImageInfo(
         format="png",
         width=width,
         height=height,
@@ -230,7 +230,7 @@ def _jpeg_frame(head: bytes, at: int, orientation: int) -> _Parsed:
         return _BROKEN
     if orientation > 4:  # 5 to 8 lie on their side
         width, height = height, width
-    info = PictureInfo(
+    info = ImageInfo(
         format="jpeg",
         width=width,
         height=height,
@@ -262,7 +262,7 @@ def _orientation(exif: bytes) -> int:
 
 
 def _plain(name: str, width: int, height: int, channels: int = 3) -> _Parsed:
-    return _Parsed(PictureInfo(format=name, width=width, height=height, channels=channels))
+    return _Parsed(ImageInfo(format=name, width=width, height=height, channels=channels))
 
 
 def _parse_gif(head: bytes) -> _Parsed:
@@ -304,7 +304,7 @@ _PARSERS: Mapping[str, Callable[[bytes], _Parsed]] = {
 def is_complete(format: str, tail: bytes) -> bool:  # noqa: A002 - the word of the field
     """Return True when a PNG's or JPEG's end mark stands in *tail*.
 
-    What follows the mark is not looked at: phones append second pictures, films and zeros.
+    What follows the mark is not looked at: phones append second images, films and zeros.
     Other formats have no end mark; they count as complete here (`Inspector` checks WebP).
 
     Args:
@@ -320,7 +320,7 @@ _END_MARKS: Mapping[str, bytes] = {"png": _PNG_END, "jpeg": _JPEG_END}
 
 @attrs.define(eq=False)
 class Inspector:
-    """Reads a picture that passes by in pieces, keeping no more than its header and its tail.
+    """Reads an image that passes by in pieces, keeping no more than its header and its tail.
 
     Attributes:
         size: Bytes fed so far.
@@ -359,7 +359,7 @@ class Inspector:
         return sniff(bytes(self._head[:256]))
 
     @property
-    def info(self) -> PictureInfo | None:
+    def info(self) -> ImageInfo | None:
         """What the header says, or None while or when it can't be read."""
         self._parse_head()
         return self._parsed.info
@@ -368,7 +368,7 @@ class Inspector:
     def complete(self) -> bool:
         """True when the header can be read, and the end is there or not far from it.
 
-        False as well for a whole picture with more than 64 KiB behind its end, as telephones
+        False as well for a whole image with more than 64 KiB behind its end, as telephones
         write them; `has_end` finds it.
         """
         if self.info is None:

@@ -1,4 +1,4 @@
-"""From what a user names (a path, bytes, a URL) to a picture that is known to be acceptable.
+"""From what a user names (a path, bytes, a URL) to an image that is known to be acceptable.
 
 Everything that the server would check is checked here, before anything is sent. A file is read
 once, in a thread and in pieces, for its hash and its header; it never lies in memory as a whole.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comet_async._images.formats import sniff
-from comet_async._images.rules import PictureCheck
+from comet_async._images.rules import ImageRules
 from comet_async.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class UnchangedFile(io.FileIO):
         OSError: It can't be opened.
     """
 
-    def __init__(self, path: Path, size: int, mtime_ns: int | None, check: PictureCheck) -> None:
+    def __init__(self, path: Path, size: int, mtime_ns: int | None, check: ImageRules) -> None:
         super().__init__(str(path), opener=opener)
         self._size, self._mtime_ns, self._words = size, mtime_ns, check
         self._seen = 0
@@ -111,10 +111,10 @@ class UnchangedFile(io.FileIO):
             raise changed(self._words)
 
 
-def not_read(exc: OSError, check: PictureCheck) -> InputError:
+def not_read(exc: OSError, check: ImageRules) -> InputError:
     """Return the error for a file that can't be opened or read."""
     if exc.errno == errno.EISDIR:
-        hint = "name a picture in it, or expand the whole folder"
+        hint = "name an image in it, or expand the whole folder"
         return check.refuse("is a folder", limit="a file", hint=hint)
     if exc.errno == errno.ELOOP:
         limit = "no symbolic link inside a folder, and no circle of them"
@@ -126,13 +126,13 @@ def not_read(exc: OSError, check: PictureCheck) -> InputError:
     return check.refuse(what, limit="a readable file", hint=hint)
 
 
-def missing(check: PictureCheck) -> InputError:
+def missing(check: ImageRules) -> InputError:
     """Return the error for a file that is not there."""
     hint = _missing_hint(check.source)
     return check.refuse("is neither a file nor a URL", limit="an existing file", hint=hint)
 
 
-def changed(check: PictureCheck) -> InputError:
+def changed(check: ImageRules) -> InputError:
     """Return the error for a file that somebody writes to."""
     hint = "run again once nothing writes to it"
     return check.refuse("changed while it was read", limit="an unchanged file", hint=hint)
@@ -154,16 +154,16 @@ _CHUNK = 256 * 1024
 
 
 @attrs.frozen(kw_only=True)
-class Picture:
-    """A picture that may be sent; made by `load`.
+class SourceImage:
+    """An image that may be sent; made by `load`.
 
     Attributes:
-        source: The picture as the user named it; ``"bytes"`` and ``"data URI"`` for unnamed ones.
-        sha256: What the picture is, in hex: the hash of its bytes, or of the URL's text. A
-            prepared picture has a hash made from the *original's* bytes: another version of
-            the image library writes other bytes, and the same picture must not be paid again.
+        source: The image as the user named it; ``"bytes"`` and ``"data URI"`` for unnamed ones.
+        sha256: What the image is, in hex: the hash of its bytes, or of the URL's text. A
+            prepared image has a hash made from the *original's* bytes: another version of
+            the image library writes other bytes, and the same image must not be paid again.
             Empty if nobody asked for it.
-        url: The URL, when the server is to fetch the picture itself.
+        url: The URL, when the server is to fetch the image itself.
         path: The file; absolute.
         data: The bytes, when they don't come from a file as it is.
         size: Bytes to send; 0 for a URL.
@@ -188,32 +188,32 @@ class Picture:
 
     @property
     def is_url(self) -> bool:
-        """True when the server fetches the picture itself."""
+        """True when the server fetches the image itself."""
         return self.url is not None
 
     def open(self) -> BinaryIO:
-        """Return a new binary file with the picture's bytes, to be closed by the caller.
+        """Return a new binary file with the image's bytes, to be closed by the caller.
 
         Raises:
-            InputError: The picture is a URL, or its file was changed, moved or deleted since it
+            InputError: The image is a URL, or its file was changed, moved or deleted since it
                 was loaded. A change while the file is being read is raised by ``read``.
         """
         if self.data is not None:
             return io.BytesIO(self.data)
         if self.path is None:
             raise InputError("a URL has no bytes to read", field="image", value=show(self.source))
-        words = PictureCheck(source=self.source)
+        words = ImageRules(source=self.source)
         try:
             return UnchangedFile(self.path, self.size, self.mtime_ns, words)
         except OSError as exc:
             raise not_read(exc, words) from exc
 
 
-ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | URL | Picture
-"""What is taken for a picture.
+ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | URL | SourceImage
+"""What is taken for an image.
 
 Text is a path, an ``http(s)`` URL or a ``data:image/…;base64,`` URI; ``~`` is not expanded, and
-text is never guessed to be Base64. Bytes are the picture file itself.
+text is never guessed to be Base64. Bytes are the image file itself.
 """
 
 
@@ -225,25 +225,26 @@ async def load(
     allow_private: bool = False,
     follow_symlinks: bool = True,
     hashed: bool = True,
-) -> Picture:
+) -> SourceImage:
     """Return *image* checked, hashed and measured.
 
     Args:
-        image: A path, bytes, a URL, or a `Picture`, which is returned as it is unless
+        image: A path, bytes, a URL, or a `SourceImage`, which is returned as it is unless
             *prepare* asks for more.
         field: What error messages call it.
         prepare: Mend what can be mended (see `comet_async._images.prepare`);
-            `Picture.notes` says what was done. Needs the extra ``images``, for HEIC also ``heif``.
+            `SourceImage.notes` says what was done. Needs the extra ``images``, for HEIC also
+            ``heif``.
         allow_private: Take URLs on this machine or in a private network.
         follow_symlinks: Take a path that is a symbolic link.
-        hashed: Whether `Picture.sha256` is wanted. Without it the middle of a large file is
+        hashed: Whether `SourceImage.sha256` is wanted. Without it the middle of a large file is
             not read.
 
     Raises:
         InputError: The server would refuse it; the error names field, value, limit and remedy.
         MissingExtraError: *prepare* needs a library that is not installed.
     """
-    if isinstance(image, Picture):
+    if isinstance(image, SourceImage):
         known = image.sha256 or not hashed
         if known and (not prepare or image.is_url or image.notes):
             return image
@@ -255,7 +256,7 @@ async def load(
     scheme = url_scheme(image) if isinstance(image, str) else ""
     if isinstance(image, str) and scheme not in {"", "data"}:
         return _from_url(image.strip(), scheme, field, allow_private=allow_private)
-    check = PictureCheck(field=field, prepare=prepare, hashed=hashed)
+    check = ImageRules(field=field, prepare=prepare, hashed=hashed)
     if isinstance(image, bytes | bytearray | memoryview):
         read = functools.partial(_from_bytes, bytes(image), check)
     elif isinstance(image, str) and scheme == "data":
@@ -284,7 +285,7 @@ def url_scheme(text: str) -> str:
     return scheme if found and (found[2] or scheme in {"data", "file"}) else ""
 
 
-def _from_url(text: str, scheme: str, field: str, *, allow_private: bool) -> Picture:
+def _from_url(text: str, scheme: str, field: str, *, allow_private: bool) -> SourceImage:
     refuse = functools.partial(
         InputError, field=field, value=show(text), limit="a public http or https URL"
     )
@@ -314,7 +315,7 @@ def _from_url(text: str, scheme: str, field: str, *, allow_private: bool) -> Pic
             hint="pass the file itself",
         )
     # The text as given: another spelling of the same URL could break its signature.
-    return Picture(source=text, url=text, sha256=hashlib.sha256(text.encode()).hexdigest())
+    return SourceImage(source=text, url=text, sha256=hashlib.sha256(text.encode()).hexdigest())
 
 
 def _is_private(host: str) -> bool:
@@ -326,7 +327,7 @@ def _is_private(host: str) -> bool:
     return is_literal(host) and not is_public(host)
 
 
-def _as_path(value: str | os.PathLike[str], check: PictureCheck) -> str:
+def _as_path(value: str | os.PathLike[str], check: ImageRules) -> str:
     try:
         return os.fsdecode(value)
     except TypeError:
@@ -334,30 +335,30 @@ def _as_path(value: str | os.PathLike[str], check: PictureCheck) -> str:
         raise check.refuse(
             f"can't be taken from {name}",
             value=name,
-            limit="a path, bytes, a URL or a Picture",
+            limit="a path, bytes, a URL or a SourceImage",
             hint="pass the path of a PNG or JPEG file, or its bytes",
         ) from None
 
 
-def _from_data_uri(text: str, check: PictureCheck) -> Picture:
+def _from_data_uri(text: str, check: ImageRules) -> SourceImage:
     head, comma, body = text.strip().partition(",")
     refuse = functools.partial(check.refuse, value=show(head), limit="data:image/…;base64,…")
     if not comma or not re.fullmatch(r"data:image/[\w.+-]+(;[^,]*)?;base64", head, re.IGNORECASE):
-        raise refuse("is a data URI of another kind", hint="pass the picture's bytes")
+        raise refuse("is a data URI of another kind", hint="pass the image's bytes")
     try:
         data = base64.b64decode("".join(unquote(body).split()), validate=True)
     except (binascii.Error, ValueError) as exc:
-        raise refuse(f"is not valid Base64: {exc}", hint="pass the picture's bytes") from None
+        raise refuse(f"is not valid Base64: {exc}", hint="pass the image's bytes") from None
     return _from_bytes(data, attrs.evolve(check, source="data URI"))
 
 
-def _from_bytes(data: bytes, check: PictureCheck) -> Picture:
+def _from_bytes(data: bytes, check: ImageRules) -> SourceImage:
     with io.BytesIO(data) as file:
-        picture = _examine(file, len(data), check)
-    return picture if picture.data is not None else attrs.evolve(picture, data=data)
+        image = _examine(file, len(data), check)
+    return image if image.data is not None else attrs.evolve(image, data=data)
 
 
-def _from_path(text: str, check: PictureCheck, open_it: Opener) -> Picture:
+def _from_path(text: str, check: ImageRules, open_it: Opener) -> SourceImage:
     check = attrs.evolve(check, source=text)
     if "\0" in text:
         raise missing(check)
@@ -368,16 +369,16 @@ def _from_path(text: str, check: PictureCheck, open_it: Opener) -> Picture:
         raise not_read(exc, check) from exc
 
 
-def _from_file(file: io.FileIO, check: PictureCheck) -> Picture:
+def _from_file(file: io.FileIO, check: ImageRules) -> SourceImage:
     before = os.fstat(file.fileno())
     if not stat.S_ISREG(before.st_mode):
         raise check.refuse("is not a regular file", limit="a file", hint="copy it to a file")
-    picture = _examine(file, before.st_size, check)
+    image = _examine(file, before.st_size, check)
     after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise changed(check)
-    mtime_ns = after.st_mtime_ns if picture.data is None else None
-    return attrs.evolve(picture, path=Path(check.source).absolute(), mtime_ns=mtime_ns)
+    mtime_ns = after.st_mtime_ns if image.data is None else None
+    return attrs.evolve(image, path=Path(check.source).absolute(), mtime_ns=mtime_ns)
 
 
 # ---------------------------------------------------------------------------- reading
@@ -388,8 +389,8 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
     return iter(functools.partial(file.read, _CHUNK), b"")
 
 
-def _examine(file: BinaryIO, size: int, check: PictureCheck) -> Picture:
-    """Return the picture in *file*, read once from its start."""
+def _examine(file: BinaryIO, size: int, check: ImageRules) -> SourceImage:
+    """Return the image in *file*, read once from its start."""
     digest, inspector = hashlib.sha256() if check.hashed else None, Inspector()
     for piece in _pieces(file):
         if digest is not None:
@@ -408,7 +409,7 @@ def _examine(file: BinaryIO, size: int, check: PictureCheck) -> Picture:
     info = inspector.info
     if info is None or (check.prepare and needs_mending(info, size)):
         return _mend(file, inspector, digest.digest() if digest is not None else None, check)
-    return Picture(
+    return SourceImage(
         source=check.source,
         sha256=digest.hexdigest() if digest is not None else "",
         size=inspector.size,
@@ -419,14 +420,14 @@ def _examine(file: BinaryIO, size: int, check: PictureCheck) -> Picture:
 
 
 def _mend(
-    file: BinaryIO, inspector: Inspector, digest: bytes | None, check: PictureCheck
-) -> Picture:
+    file: BinaryIO, inspector: Inspector, digest: bytes | None, check: ImageRules
+) -> SourceImage:
     file.seek(0)
     bits = inspector.info.bits if inspector.info else 8
     mended = mend(file, inspector.format or "", check, bits=bits)
-    return Picture(
+    return SourceImage(
         source=check.source,
-        # A word of its own: sent as it is, the same original would be another picture.
+        # A word of its own: sent as it is, the same original would be another image.
         sha256="" if digest is None else hashlib.sha256(b"prepared 1\0" + digest).hexdigest(),
         data=mended.data,
         size=len(mended.data),

@@ -1,8 +1,8 @@
-"""Mends pictures that the API would refuse, as far as a picture can be mended.
+"""Mends images that the API would refuse, as far as an image can be mended.
 
-EXIF rotation is applied; WebP, HEIC, AVIF, TIFF, GIF, BMP, CMYK and 16-bit pictures become PNG
+EXIF rotation is applied; WebP, HEIC, AVIF, TIFF, GIF, BMP, CMYK and 16-bit images become PNG
 or JPEG; a file that is too large is encoded again, and scaled down if that is not enough; a
-picture that is too small is scaled up. What is fine already is never touched. A shape beyond
+image that is too small is scaled up. What is fine already is never touched. A shape beyond
 1:2.5 can't be mended without cropping or padding, which is for a person to decide.
 
 Asked for with ``load(..., prepare=True)``. The same bytes give the same bytes on one machine;
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import attrs
 
-from comet_async._images.formats import FORMAT_NAMES, PictureInfo
-from comet_async._images.rules import ACCEPTED, MAX_BYTES, MAX_RATIO, MIN_SIDE, PictureCheck
+from comet_async._images.formats import FORMAT_NAMES, ImageInfo
+from comet_async._images.rules import ACCEPTED, MAX_BYTES, MAX_RATIO, MIN_SIDE, ImageRules
 from comet_async.errors import CometError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _LOSSY = frozenset({"jpeg", "heic", "avif"})
 
 @attrs.frozen(kw_only=True)
 class Mended:
-    """A picture that the API takes.
+    """An image that the API takes.
 
     Attributes:
         data: The file.
@@ -58,8 +58,8 @@ class Mended:
     notes: tuple[str, ...]
 
 
-def needs_mending(info: PictureInfo | None, size: int) -> bool:
-    """Tell whether a picture can't be sent as it is, or is better not.
+def needs_mending(info: ImageInfo | None, size: int) -> bool:
+    """Tell whether an image can't be sent as it is, or is better not.
 
     Args:
         info: Its header, or None for a format whose header is not read.
@@ -79,11 +79,11 @@ def needs_mending(info: PictureInfo | None, size: int) -> bool:
 def mend(
     file: BinaryIO,
     format: str,  # noqa: A002 - the field's word
-    check: PictureCheck,
+    check: ImageRules,
     *,
     bits: int = 8,
 ) -> Mended:
-    """Return the picture in *file* as a PNG or JPEG that the API takes. Takes its time.
+    """Return the image in *file* as a PNG or JPEG that the API takes. Takes its time.
 
     Args:
         file: The file, at its start.
@@ -96,7 +96,7 @@ def mend(
         MissingExtraError: Pillow, or for HEIC pillow-heif, is not installed.
     """
     if importlib.util.find_spec("PIL") is None:
-        raise MissingExtraError("preparing a picture needs Pillow", extra="images")
+        raise MissingExtraError("preparing an image needs Pillow", extra="images")
     notes: list[str] = []
     image = _decode(file, format, check, notes)
     if bits > 8 or image.mode.startswith("I"):  # noqa: PLR2004 - what will be left
@@ -114,14 +114,14 @@ def mend(
 # ---------------------------------------------------------------------------- decoding
 
 
-def _decode(file: BinaryIO, format: str, check: PictureCheck, notes: list[str]) -> Image:  # noqa: A002 - as above
+def _decode(file: BinaryIO, format: str, check: ImageRules, notes: list[str]) -> Image:  # noqa: A002 - as above
     from PIL import ImageOps  # noqa: PLC0415 - an extra
 
     try:
         image = _open(file, format, check)
         check.check_shape(*image.size)
         if format not in {"png", "jpeg"} and getattr(image, "is_animated", False):
-            notes.append("only the first picture of several kept")
+            notes.append("only the first image of several kept")
         size = image.size
         if format == "jpeg" and size[0] * size[1] > _MAX_DECODED:
             image.draft(None, (size[0] // 2, size[1] // 2))
@@ -132,7 +132,7 @@ def _decode(file: BinaryIO, format: str, check: PictureCheck, notes: list[str]) 
     except Exception as exc:  # decoders raise whatever damaged bytes lead them to
         what = f"can't be decoded: {type(exc).__name__}: {exc}"
         hint = "open it in an image program and save it again"
-        raise check.refuse(what, limit="an undamaged picture", hint=hint) from exc
+        raise check.refuse(what, limit="an undamaged image", hint=hint) from exc
     if turn in range(2, 9):
         notes.append(f"rotated upright (EXIF {turn})")
     if image.size != size:
@@ -140,7 +140,7 @@ def _decode(file: BinaryIO, format: str, check: PictureCheck, notes: list[str]) 
     return upright
 
 
-def _open(file: BinaryIO, format: str, check: PictureCheck) -> Image:  # noqa: A002 - as above
+def _open(file: BinaryIO, format: str, check: ImageRules) -> Image:  # noqa: A002 - as above
     import PIL.Image  # noqa: PLC0415 - an extra
 
     if format == "heic":
@@ -239,7 +239,7 @@ def _scale_up(image: Image, notes: list[str]) -> Image:
 def _encode(
     image: Image, profile: bytes | None, notes: list[str], *, lossy: bool
 ) -> tuple[bytes, Image]:
-    """Return a file that fits, and its picture: PNG if that keeps more, else JPEG."""
+    """Return a file that fits, and its image: PNG if that keeps more, else JPEG."""
     transparent = image.mode == "RGBA"
     pixels = image.width * image.height * len(image.getbands())
     if transparent or (not lossy and pixels <= _MAX_PNG):
@@ -267,7 +267,7 @@ def _encode_jpeg(image: Image, profile: bytes | None, notes: list[str]) -> tuple
 
 
 def _smaller(size: tuple[int, int]) -> tuple[int, int]:
-    # The shorter side is rounded up, so that rounding makes no picture too slim.
+    # The shorter side is rounded up, so that rounding makes no image too slim.
     short = min(size)
     width, height = (
         math.ceil(side * _SHRINK) if side == short else int(side * _SHRINK) for side in size
@@ -286,6 +286,6 @@ def on_white(image: Image) -> Image:
 def _save(image: Image, format: str, **options: object) -> bytes:  # noqa: A002 - Pillow's word
     buffer = io.BytesIO()
     clean = image.copy()
-    clean.info = {}  # no EXIF: it would turn the picture again, and say where it was taken
+    clean.info = {}  # no EXIF: it would turn the image again, and say where it was taken
     clean.save(buffer, format, **options)
     return buffer.getvalue()

@@ -1,6 +1,6 @@
-"""The API's rules for a picture, as errors that say what is wrong and what to do.
+"""The API's rules for an image, as errors that say what is wrong and what to do.
 
-Rule of this file: it looks at facts about a picture (first bytes, size, header), never at a file.
+Rule of this file: it looks at facts about an image (first bytes, size, header), never at a file.
 
 Limits: Kling's "Image expansion" page,
 https://klingai.com/document-api/api/image/common/outpainting.
@@ -19,7 +19,7 @@ from comet_async.errors import InputError
 # The page does not say whether 10 MB are 10^7 or 10 * 2^20 bytes, nor whether the file counts
 # or its Base64 text: "file" is taken at its word.
 MAX_BYTES = 10 * 1024 * 1024
-"""The largest picture file, in bytes before Base64."""
+"""The largest image file, in bytes before Base64."""
 
 MIN_SIDE = 300
 """The least width and height, in pixels."""
@@ -28,7 +28,7 @@ MAX_RATIO = 2.5
 """The longer side is at most this many times the shorter one."""
 
 MAX_PIXELS = 178_956_970
-"""The most pixels. The API names no limit; here Pillow refuses to open a picture as a
+"""The most pixels. The API names no limit; here Pillow refuses to open an image as a
 "decompression bomb" (twice its ``MAX_IMAGE_PIXELS``), so most servers would too."""
 
 ACCEPTED = frozenset({"png", "jpeg"})
@@ -44,14 +44,14 @@ _SHOWN = 80
 
 
 @attrs.frozen(kw_only=True)
-class PictureCheck:
+class ImageRules:
     """What to find out, and how to speak of it.
 
     Attributes:
-        field: What the picture is called in the request.
+        field: What the image is called in the request.
         prepare: True when it will be mended, so that less is asked of it.
         hashed: Whether its hash is wanted.
-        source: The picture as the user named it.
+        source: The image as the user named it.
     """
 
     field: str = "image"
@@ -60,7 +60,7 @@ class PictureCheck:
     source: str = "bytes"
 
     def refuse(self, what: str, *, limit: str, hint: str, value: str | None = None) -> InputError:
-        """Return the error that says what the picture is, which rule it breaks, what to do."""
+        """Return the error that says what the image is, which rule it breaks, what to do."""
         name = show(self.source) or "''"
         return InputError(
             f"{self.field}: {name} {what}",
@@ -82,10 +82,10 @@ class PictureCheck:
             raise self.refuse(what, value=f"{size} bytes", limit=limit, hint=hint)
 
     def check_kind(self, format: str | None, head: bytes) -> None:  # noqa: A002 - the field's word
-        """Raise `InputError` for what is no picture, or one that must be converted first."""
+        """Raise `InputError` for what is no image, or one that must be converted first."""
         if format is None:
             hint = "the content decides, not the name"
-            raise self.refuse(f"is {_guess(head)}, no picture", limit="PNG or JPEG", hint=hint)
+            raise self.refuse(f"is {_guess(head)}, no image", limit="PNG or JPEG", hint=hint)
         if format not in ACCEPTED and not self.prepare:
             name = FORMAT_NAMES[format]
             hint = f"{PREPARE} converts it"
@@ -116,7 +116,7 @@ class PictureCheck:
             raise refuse(f"has {size}; it needs {limit}", limit=limit, hint="crop it")
         if min(width, height) < MIN_SIDE and not self.prepare:
             limit = f"both sides at least {MIN_SIDE} px"
-            hint = f"use a larger picture, or {PREPARE} scales it up"
+            hint = f"use a larger image, or {PREPARE} scales it up"
             raise refuse(f"has {size}; it needs {limit}", limit=limit, hint=hint)
 
 

@@ -17,7 +17,7 @@ from comet_async.errors import CometError, NotSentError
 
 
 @attrs.define(eq=False)
-class Turns:
+class KeyedLock:
     """Locks by key; a key that nobody wants costs nothing.
 
     Not made of ``asyncio.Lock``, which belongs to one loop: a session may serve several.
@@ -81,7 +81,7 @@ CLEAN_RUN = 20
 
 
 @attrs.define(eq=False)
-class InFlight:
+class ConcurrencyLimiter:
     """Places for images in flight; the number of places follows what the server allows.
 
     Attributes:
@@ -192,7 +192,7 @@ def _settle(turn: asyncio.Future[None]) -> None:
 
 
 @attrs.define(eq=False)
-class Desk:
+class JobClaims:
     """Several runs over one journal must not send the same job, nor count places apart.
 
     Attributes:
@@ -202,9 +202,9 @@ class Desk:
         sending: Requests on their way, each recorded when it ends.
     """
 
-    places: InFlight
+    places: ConcurrencyLimiter
     journal: Journal
-    turns: Turns = attrs.field(factory=Turns)
+    turns: KeyedLock = attrs.field(factory=KeyedLock)
     sending: set[asyncio.Task[JobRecord]] = attrs.field(factory=set)
 
     @asynccontextmanager
@@ -221,7 +221,7 @@ class Desk:
         """Write *job* down, and work on it as in `alone`.
 
         Raises:
-            KeyReuseError: Its key is known for another request.
+            IdempotencyConflictError: Its key is known for another request.
         """
         if self.turns.taken(job.key):
             # Whoever has it may take long: a crash meanwhile must not lose this wish.
@@ -254,7 +254,7 @@ _RANDOM = random.Random()  # noqa: S311 - spreads retries, guards nothing
 
 
 @attrs.define(eq=False)
-class Persistence:
+class SendBackoff:
     """Remembers whether a server can be reached at all.
 
     Attributes:

@@ -1,7 +1,7 @@
-"""Many pictures: each becomes one outcome, and none can stop the others.
+"""Many images: each becomes one outcome, and none can stop the others.
 
-A fixed number of workers takes pictures one by one from a source that may be endless; memory
-follows the number of workers, not of pictures. Outcomes come in the order of completion.
+A fixed number of workers takes images one by one from a source that may be endless; memory
+follows the number of workers, not of images. Outcomes come in the order of completion.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import TypeVar, cast
 import attrs
 
 from comet_async._idempotency import content_key
-from comet_async._images.load import ImageInput, Picture
+from comet_async._images.load import ImageInput, SourceImage
 from comet_async._jobs.runner import JobRunner
 from comet_async._journal.records import Destination, JobRecord, Journal, NewJob
 from comet_async._journal.states import JobState
-from comet_async._results.save import Delivery
+from comet_async._results.save import ResultSaver
 from comet_async._types import JSON
 from comet_async.clock import Clock
 from comet_async.errors import CometError, InputError, JournalError, LimitReachedError
@@ -95,7 +95,7 @@ _PAID_FOR = frozenset({JobState.SUCCEEDED, JobState.SAVING, JobState.DONE})
 
 @attrs.frozen(kw_only=True)
 class Item:
-    """One picture to work on.
+    """One image to work on.
 
     Attributes:
         source: How to name it in the outcome.
@@ -122,25 +122,25 @@ class Item:
         return self.request
 
 
-Pictures = Mapping[str, Picture] | None
-LoadPicture = Callable[[ImageInput, str], Awaitable[Picture]]
+SourceImages = Mapping[str, SourceImage] | None
+LoadImage = Callable[[ImageInput, str], Awaitable[SourceImage]]
 
 
 @attrs.frozen(kw_only=True)
 class Planned:
-    """An item whose pictures are loaded and checked.
+    """An item whose images are loaded and checked.
 
     Attributes:
         item: The item.
-        pictures: Its pictures, by JSON field.
+        images: Its images, by JSON field.
         fields: The fields that decide the result.
-        key: The content key: the same picture with the same fields has the same one.
+        key: The content key: the same image with the same fields has the same one.
         record: What the journal knows of it, or None when it is new.
-        needless: True when the picture already is what is asked for.
+        needless: True when the image already is what is asked for.
     """
 
     item: Item
-    pictures: Mapping[str, Picture]
+    images: Mapping[str, SourceImage]
     fields: Mapping[str, JSON]
     key: str
     record: JobRecord | None
@@ -157,8 +157,8 @@ class Batch:
 
     runner: JobRunner
     journal: Journal
-    delivery: Delivery | None
-    load: LoadPicture
+    delivery: ResultSaver | None
+    load: LoadImage
     account: str
     kinds: Mapping[str, TaskKind]
     clock: Clock
@@ -166,7 +166,7 @@ class Batch:
     salt: str = ""
     retry_failed: bool = False
     finish_left_over: bool = False
-    _parked: list[tuple[Item, JobRecord, Pictures]] = attrs.field(factory=list, init=False)
+    _parked: list[tuple[Item, JobRecord, SourceImages]] = attrs.field(factory=list, init=False)
     _unfinished: set[str] = attrs.field(factory=set, init=False)
     _keys: dict[str, str | None] = attrs.field(factory=dict, init=False)
     _halted: bool = attrs.field(default=False, init=False)
@@ -210,12 +210,12 @@ class Batch:
 
     async def _second_look(self) -> AsyncIterator[Work[Outcome | None]]:
         parked, self._parked = self._parked, []
-        for item, record, pictures in parked:
-            work = functools.partial(self._end_of, item, record, pictures)
+        for item, record, images in parked:
+            work = functools.partial(self._end_of, item, record, images)
             yield self._guarded(item.source, work)
 
     async def _left_over(self) -> AsyncIterator[Work[Outcome | None]]:
-        """Go on with paid jobs of earlier runs whose pictures are no longer among the sources."""
+        """Go on with paid jobs of earlier runs whose images are no longer among the sources."""
         after = ""
         while self.finish_left_over and not self._halted:
             page = await self.journal.find(_LEFT_OVER, after=after)
@@ -229,7 +229,7 @@ class Batch:
 
     async def _take_over(self, record: JobRecord) -> Outcome | None:
         """Go on with a left-over job, unless another run of this process has it or ended it."""
-        if self.runner.desk.turns.taken(record.key):
+        if self.runner.claims.turns.taken(record.key):
             return None
         current = await self.journal.get(record.key)
         if current is None or current.state not in _LEFT_OVER:
@@ -266,7 +266,7 @@ class Batch:
 
     async def _interrupted(self, source: str) -> Outcome:
         """Tell how far the job of *source* came; what was being sent is recorded first."""
-        await self.runner.desk.settle()
+        await self.runner.claims.settle()
         key = self._keys.get(source)
         record = await self.journal.get(key) if key is not None else None
         task = None if record is None else as_task(record)
@@ -306,20 +306,18 @@ class Batch:
         if item.error is not None:
             raise item.error
         request = item.wanted
-        pictures = {name: await self.load(image, name) for name, image in request.images().items()}
-        if request.needless(pictures):
-            return Planned(
-                item=item, pictures=pictures, fields={}, key="", record=None, needless=True
-            )
-        fields = request.fields(pictures)
-        hashes = {name: picture.sha256 for name, picture in pictures.items()}
+        images = {name: await self.load(given, name) for name, given in request.images().items()}
+        if request.needless(images):
+            return Planned(item=item, images=images, fields={}, key="", record=None, needless=True)
+        fields = request.fields(images)
+        hashes = {name: image.sha256 for name, image in images.items()}
         key, record = request.external_task_id, None
         attempts = itertools.count(1)
         while key is None or (record is not None and record.state in _LOST):
             attempt = next(attempts)
             key = content_key(request.kind.name, hashes, fields, salt=self.salt, attempt=attempt)
             record = await self.journal.get(key) if self.retry_failed else None
-        return Planned(item=item, pictures=pictures, fields=fields, key=key, record=record)
+        return Planned(item=item, images=images, fields=fields, key=key, record=record)
 
     async def submit(self, item: Item) -> JobRecord:
         """Plan one item and move it until the server has its task.
@@ -329,7 +327,7 @@ class Batch:
         """
         planned = await self._prepared(item)
         async with self._planned(planned) as record:
-            return await self.runner.run(record, planned.pictures, until=JobState.SUBMITTED)
+            return await self.runner.run(record, planned.images, until=JobState.SUBMITTED)
 
     async def one(self, item: Item, *, timeout: float | None = None) -> Outcome:
         """Run one item to its end; *timeout* limits the wait, in seconds.
@@ -339,7 +337,7 @@ class Batch:
         """
         planned = await self._prepared(item)
         async with self._planned(planned) as record:
-            return await self._end(item, record, planned.pictures, timeout=timeout)
+            return await self._end(item, record, planned.images, timeout=timeout)
 
     async def resume(self, record: JobRecord) -> Outcome:
         """Go on with a job of the journal, to its end, at each of its destinations.
@@ -362,7 +360,7 @@ class Batch:
         if not self.runner.options.verify_remote:
             await self._check_free(planned)
         async with self._planned(planned) as record:
-            return await self._finish(item, record, planned.pictures)
+            return await self._finish(item, record, planned.images)
 
     async def _check_free(self, planned: Planned) -> None:
         """Refuse a name that is taken, before anything is paid."""
@@ -382,10 +380,10 @@ class Batch:
             params=planned.fields,
             n=request.n,
             source=item.source,
-            image_sha=":".join(picture.sha256 for picture in planned.pictures.values()),
+            image_sha=":".join(image.sha256 for image in planned.images.values()),
             dest=item.dest,
         )
-        return self.runner.desk.planned(job, now=self.clock.time())
+        return self.runner.claims.planned(job, now=self.clock.time())
 
     def _begin(self, item: Item, key: str) -> None:
         """Remember what the phases of `outcomes` need to know of a job; nothing for others."""
@@ -395,42 +393,42 @@ class Batch:
             self._unfinished.add(key)
 
     async def _copy(self, planned: Planned) -> Outcome:
-        """Save a picture that already has the wanted shape as it is: nothing is paid."""
+        """Save an image that already has the wanted shape as it is: nothing is paid."""
         item = planned.item
         files: tuple[Path, ...] = ()
         note = "it already has this shape: copied as it is, nothing was paid"
         if self.delivery is not None and item.dest is not None:
-            files = (await self.delivery.copy(next(iter(planned.pictures.values())), item.dest),)
+            files = (await self.delivery.copy(next(iter(planned.images.values())), item.dest),)
         return Outcome(source=item.source, status=OutcomeStatus.DONE, files=files, notes=(note,))
 
-    async def _finish(self, item: Item, record: JobRecord, pictures: Pictures) -> Outcome | None:
+    async def _finish(self, item: Item, record: JobRecord, images: SourceImages) -> Outcome | None:
         """Run a job as far as it goes; None when it is put aside for a second look."""
         fresh = _never_sent(record)
-        record = await self.runner.run(record, pictures)
+        record = await self.runner.run(record, images)
         if record.state is JobState.UNKNOWN and not self._ended():
             # Its places must not keep the others from running: one of them may supply the
             # proof that this one needs.
             self.runner.quota.release(record.key)
-            self._parked.append((item, record, pictures))
+            self._parked.append((item, record, images))
             return None
-        return await self._deliver(item, record, pictures, fresh=fresh)
+        return await self._deliver(item, record, images, fresh=fresh)
 
-    async def _end_of(self, item: Item, record: JobRecord, pictures: Pictures) -> Outcome:
+    async def _end_of(self, item: Item, record: JobRecord, images: SourceImages) -> Outcome:
         """Run a job of the journal to its end, alone."""
         self._begin(item, record.key)
-        async with self.runner.desk.alone(record) as current:
-            return await self._end(item, current, pictures)
+        async with self.runner.claims.alone(record) as current:
+            return await self._end(item, current, images)
 
     async def _end(
-        self, item: Item, record: JobRecord, pictures: Pictures, *, timeout: float | None = None
+        self, item: Item, record: JobRecord, images: SourceImages, *, timeout: float | None = None
     ) -> Outcome:
         """Run a job to its end; nothing that comes later can help it."""
         fresh = _never_sent(record)
-        record = await self.runner.run(record, pictures, timeout=timeout)
-        return await self._deliver(item, record, pictures, fresh=fresh)
+        record = await self.runner.run(record, images, timeout=timeout)
+        return await self._deliver(item, record, images, fresh=fresh)
 
     async def _deliver(
-        self, item: Item, record: JobRecord, pictures: Pictures, *, fresh: bool
+        self, item: Item, record: JobRecord, images: SourceImages, *, fresh: bool
     ) -> Outcome:
         files: tuple[Path, ...] = ()
         if record.state is JobState.UNKNOWN:
@@ -442,7 +440,7 @@ class Batch:
             record, files = await self.delivery.deliver(record, item.dest, kind, known)
         if record.state not in _LEFT_OVER:
             self._unfinished.discard(record.key)
-        notes = tuple(note for picture in (pictures or {}).values() for note in picture.notes)
+        notes = tuple(note for image in (images or {}).values() for note in image.notes)
         return from_record(item.source, record, files, notes)
 
 

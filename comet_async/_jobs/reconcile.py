@@ -75,7 +75,7 @@ class Known:
 
 
 @attrs.define(eq=False)
-class Lookup:
+class TaskLookup:
     """Asks a gateway for tasks by our own id, and knows which of its answers to believe.
 
     Attributes:
@@ -129,7 +129,7 @@ class Lookup:
 
     async def _told(self, kind: TaskKind, key: str) -> Task | None:
         """Return the task that a callback names for our id, if the server knows it as ours."""
-        # Kept, because a notice is given once, and the server may be out of reach now.
+        # Kept, because a notification is given once, and the server may be out of reach now.
         if told := self.heard(key):
             self._named[key] = told
         if key not in self._named:
@@ -235,10 +235,10 @@ _ACKNOWLEDGED = frozenset(
 
 
 @attrs.define(eq=False)
-class Resolver:
+class Reconciler:
     """Finds out what became of requests, with the journal's other jobs as controls."""
 
-    lookup: Lookup
+    lookup: TaskLookup
     journal: Journal
     clock: Clock
     settle: float

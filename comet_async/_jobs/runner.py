@@ -20,9 +20,9 @@ import attrs
 
 from comet_async._http.api import Api
 from comet_async._http.body import Body
-from comet_async._images.load import Picture
-from comet_async._jobs.admission import Desk, InFlight, Persistence
-from comet_async._jobs.reconcile import Lookup, Resolver, Verdict
+from comet_async._images.load import SourceImage
+from comet_async._jobs.admission import ConcurrencyLimiter, JobClaims, SendBackoff
+from comet_async._jobs.reconcile import Reconciler, TaskLookup, Verdict
 from comet_async._journal.records import Changes, JobRecord, Journal, Limits, Refusal, StoredImage
 from comet_async._journal.states import JobState
 from comet_async.clock import Clock
@@ -36,7 +36,7 @@ from comet_async.errors import (
     NotFoundError,
     NotSentError,
     OutcomeUnknownError,
-    RateLimitedError,
+    RateLimitError,
     RejectedError,
     ServerError,
     TaskFailedError,
@@ -49,8 +49,8 @@ logger = logging.getLogger("comet_async.jobs")
 
 _RECORD_TRIES = 5
 
-Load = Callable[[JobRecord], Awaitable[Mapping[str, Picture]]]
-"""Loads the pictures of a job anew from where its record says they are."""
+Load = Callable[[JobRecord], Awaitable[Mapping[str, SourceImage]]]
+"""Loads the images of a job anew from where its record says they are."""
 
 
 @attrs.frozen(kw_only=True)
@@ -81,29 +81,29 @@ class JobRunner:
     api: Api
     journal: Journal
     waiter: TaskWaiter
-    desk: Desk
+    claims: JobClaims
     clock: Clock
     kinds: Mapping[str, TaskKind]
     load: Load
     options: JobOptions
     callback_url: Callable[[], str | None] = lambda: None
     heard: Callable[[str], str | None] = lambda _key: None
-    _resolver: Resolver = attrs.field(init=False)
+    _resolver: Reconciler = attrs.field(init=False)
     _stopped: CometError | None = attrs.field(default=None, init=False)
-    _persistence: Persistence = attrs.field(factory=Persistence, init=False)
+    _persistence: SendBackoff = attrs.field(factory=SendBackoff, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._resolver = Resolver(
-            lookup=Lookup(self.api, self.heard),
+        self._resolver = Reconciler(
+            lookup=TaskLookup(self.api, self.heard),
             journal=self.journal,
             clock=self.clock,
             settle=self.options.settle,
         )
 
     @property
-    def quota(self) -> InFlight:
+    def quota(self) -> ConcurrencyLimiter:
         """The places for images in flight."""
-        return self.desk.places
+        return self.claims.places
 
     @property
     def stopped(self) -> CometError | None:
@@ -117,7 +117,7 @@ class JobRunner:
     async def run(
         self,
         record: JobRecord,
-        pictures: Mapping[str, Picture] | None = None,
+        images: Mapping[str, SourceImage] | None = None,
         *,
         until: JobState | None = None,
         timeout: float | None = None,
@@ -126,7 +126,7 @@ class JobRunner:
 
         Args:
             record: The job, as the journal has it now.
-            pictures: Its pictures, if they are loaded; else they are loaded when needed.
+            images: Its images, if they are loaded; else they are loaded when needed.
             until: Stop in this state.
             timeout: Seconds to wait for the task; by default as `JobOptions` say.
 
@@ -143,7 +143,7 @@ class JobRunner:
         while record.state is not until:
             match record.state:
                 case JobState.PLANNED:
-                    record = await self._send(record, pictures)
+                    record = await self._send(record, images)
                 case JobState.UNKNOWN:
                     record = await self._resolve(record)
                     if record.state is JobState.UNKNOWN:
@@ -165,20 +165,20 @@ class JobRunner:
 
     # Sending ----------------------------------------------------------------------------
 
-    async def _send(self, record: JobRecord, pictures: Mapping[str, Picture] | None) -> JobRecord:
+    async def _send(self, record: JobRecord, images: Mapping[str, SourceImage] | None) -> JobRecord:
         kind = self.kinds[record.kind]
         if self.options.verify_remote and record.attempt == 0:
             finding = await self._resolver.lookup.look(kind, record.key, known=None)
             if finding.task is not None:
                 return await self._adopt(record, finding.task, "found on the server")
-        body = self._body(record, pictures if pictures is not None else await self.load(record))
+        body = self._body(record, images if images is not None else await self.load(record))
         attempt, begin = 0, self.clock.monotonic()
         while record.state is JobState.PLANNED:
             await self.quota.acquire(record.key, record.n)
             pause: float | None = None
             try:
                 record = await self._post_shielded(record, kind, body)
-            except (NotSentError, RateLimitedError, ServerError) as error:
+            except (NotSentError, RateLimitError, ServerError) as error:
                 attempt += 1
                 pause = self._persistence.pause(error, attempt)
                 self._check_persistence(error, begin, pause)
@@ -191,12 +191,12 @@ class JobRunner:
                 await self.clock.sleep(pause)
         return record
 
-    def _body(self, record: JobRecord, pictures: Mapping[str, Picture]) -> Body:
+    def _body(self, record: JobRecord, images: Mapping[str, SourceImage]) -> Body:
         fields = dict(record.params)
         fields["external_task_id"] = record.key
         if callback := self.callback_url():
             fields["callback_url"] = callback
-        return Body.build(self.api.gateway.adapt(fields), pictures)
+        return Body.build(self.api.gateway.adapt(fields), images)
 
     async def _post_shielded(self, record: JobRecord, kind: TaskKind, body: Body) -> JobRecord:
         """Send and record in a task of our own: a cancelled caller must not cut it off."""
@@ -204,12 +204,12 @@ class JobRunner:
             msg = f"not sent, because this run has stopped: {self._stopped.message}"
             raise LimitReachedError(msg, hint="run again to go on")
         task = asyncio.create_task(self._post(record, kind, body), name=f"send {record.key}")
-        self.desk.sending.add(task)
+        self.claims.sending.add(task)
         task.add_done_callback(self._sent)
         return await asyncio.shield(task)
 
     def _sent(self, task: asyncio.Task[JobRecord]) -> None:
-        self.desk.sending.discard(task)
+        self.claims.sending.discard(task)
         if not task.cancelled():
             task.exception()  # a caller that was cancelled never asks for it
 
@@ -269,7 +269,7 @@ class JobRunner:
 
     async def _join(self, record: JobRecord) -> JobRecord:
         name = f"send {record.key}"
-        while any(task.get_name() == name for task in list(self.desk.sending)):
+        while any(task.get_name() == name for task in list(self.claims.sending)):
             await self.clock.sleep(0.05)  # perhaps another loop's task: not to be awaited here
         current = await self._current(record)
         if current.state is JobState.SENDING:

@@ -14,16 +14,16 @@ import attrs
 
 from comet_async._http.api import Api
 from comet_async._http.body import Body
-from comet_async._images.load import ImageInput, Picture
-from comet_async._jobs.admission import Persistence
-from comet_async._jobs.reconcile import Lookup
+from comet_async._images.load import ImageInput, SourceImage
+from comet_async._jobs.admission import SendBackoff
+from comet_async._jobs.reconcile import TaskLookup
 from comet_async.clock import Clock
 from comet_async.errors import (
     CometError,
     DuplicateTaskError,
     NotSentError,
     OutcomeUnknownError,
-    RateLimitedError,
+    RateLimitError,
     ServerError,
 )
 from comet_async.models import Task
@@ -42,13 +42,13 @@ _LONGEST_PAUSE = 30.0
 
 
 @attrs.define(eq=False)
-class Purchase:
+class Submitter:
     """Sends paid requests of one account."""
 
     api: Api
     clock: Clock
     settle: float
-    load: Callable[[ImageInput, str], Awaitable[Picture]]
+    load: Callable[[ImageInput, str], Awaitable[SourceImage]]
     callback_url: Callable[[], str | None]
     heard: Callable[[str], str | None] = lambda _key: None
     _sending: set[asyncio.Task[Task]] = attrs.field(factory=set, init=False)
@@ -68,12 +68,12 @@ class Purchase:
             OutcomeUnknownError: It may have been accepted, and could not be found.
             CometError: It was not accepted; see each error's ``hint``.
         """
-        pictures = {name: await self.load(image, name) for name, image in request.images().items()}
+        images = {name: await self.load(image, name) for name, image in request.images().items()}
         key = request.external_task_id or key
-        fields = self.api.gateway.adapt(request.fields(pictures)) | {"external_task_id": key}
+        fields = self.api.gateway.adapt(request.fields(images)) | {"external_task_id": key}
         if callback := request.callback_url or self.callback_url():
             fields["callback_url"] = callback
-        return await self._submit(request.kind, Body.build(fields, pictures), key)
+        return await self._submit(request.kind, Body.build(fields, images), key)
 
     async def settle_in_flight(self) -> None:
         """Wait until each request that is being sent has been answered."""
@@ -81,12 +81,12 @@ class Purchase:
             await asyncio.wait(self._sending)
 
     async def _submit(self, kind: TaskKind, body: Body, key: str) -> Task:
-        begin, attempt, persistence = self.clock.monotonic(), 1, Persistence()
+        begin, attempt, persistence = self.clock.monotonic(), 1, SendBackoff()
         while True:
             lost: CometError
             try:
                 return await self._create(kind, body, key)
-            except (NotSentError, RateLimitedError, ServerError) as error:
+            except (NotSentError, RateLimitError, ServerError) as error:
                 pause = persistence.pause(error, attempt)
                 limit = UNREACHED if isinstance(error, NotSentError) else BUSY
                 if self.clock.monotonic() + pause - begin > limit:
@@ -112,7 +112,7 @@ class Purchase:
 
     async def _look_for(self, kind: TaskKind, key: str, lost: CometError) -> Task:
         """Ask for the task until the settle time is over; absence proves nothing here."""
-        lookup = Lookup(self.api, self.heard)
+        lookup = TaskLookup(self.api, self.heard)
         begin, pause = self.clock.monotonic(), 1.0
         while True:
             try:

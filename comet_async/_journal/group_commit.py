@@ -32,7 +32,7 @@ import attrs
 
 from comet_async._journal.sql import Database
 from comet_async._journal.transitions import closed
-from comet_async.errors import CometError, ForeignProcessError
+from comet_async.errors import CometError, ForkedSessionError
 
 _T = TypeVar("_T")
 Hook = Callable[[str], None]
@@ -79,7 +79,7 @@ class _Request:
 
 
 @attrs.define(eq=False)
-class Writer:
+class GroupCommitWriter:
     """One thread with one connection, for any number of tasks.
 
     Nothing here belongs to an event loop, so several loops may use it, one after the other
@@ -129,7 +129,7 @@ class Writer:
         caller that is cancelled only stops waiting.
         """
         if os.getpid() != self._pid:
-            raise ForeignProcessError(
+            raise ForkedSessionError(
                 f"the journal {self.path} was opened by process {self._pid}",
                 hint="open it in the process that uses it",
             )

@@ -172,7 +172,7 @@ class MemoryJournal:
         return after
 
     async def destinations(self, key: str) -> tuple[Destination, ...]:
-        """Return where the job's pictures belong."""
+        """Return where the job's images belong."""
         self._check_open()
         return tuple(self._destinations.get(key, {}).values())
 
@@ -198,7 +198,7 @@ class MemoryJournal:
         return self._owners[name][0] if name in self._owners else None
 
     async def in_flight(self) -> int:
-        """Return how many pictures are in flight."""
+        """Return how many images are in flight."""
         self._check_open()
         return self._in_flight
 

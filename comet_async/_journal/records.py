@@ -6,7 +6,7 @@ is sent, so that no crash can make anybody pay twice or lose what was paid. `Sql
 `Journal`.
 
 Rule of this file: frozen facts and one protocol. Nothing here holds a key, a header or a
-picture, so neither can a journal.
+image, so neither can a journal.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from comet_async._types import JSON
 from comet_async.errors import InputError
 from comet_async.secret import redact
 
-# A request without its picture is below 3 kB (Kling's prompts end at 2,500 characters); the
-# smallest picture that the service takes, 300 x 300 pixels, is far above this.
+# A request without its image is below 3 kB (Kling's prompts end at 2,500 characters); the
+# smallest image that the service takes, 300 x 300 pixels, is far above this.
 MAX_PARAMS_BYTES = 16 * 1024
 
 
@@ -37,7 +37,7 @@ def _read_only(params: Mapping[str, JSON]) -> Mapping[str, JSON]:
         raise InputError(f"a journal holds JSON only: {error}", field="params") from None
     if len(text) > MAX_PARAMS_BYTES:
         raise InputError(
-            f"the parameters are {len(text)} bytes long; a picture does not belong in a journal",
+            f"the parameters are {len(text)} bytes long; an image does not belong in a journal",
             field="params",
             limit=f"<= {MAX_PARAMS_BYTES} bytes",
         )
@@ -61,10 +61,10 @@ class NewJob:
         key: Its ``external_task_id``.
         kind: The kind of task, such as ``"expand"``.
         account: A hash that tells accounts apart; never a key.
-        params: The request's fields without pictures, as JSON.
-        n: How many pictures it makes, from 1.
-        source: The picture as the user named it.
-        image_sha: SHA-256 of the picture's bytes (of the URL if it is one).
+        params: The request's fields without images, as JSON.
+        n: How many images it makes, from 1.
+        source: The image as the user named it.
+        image_sha: SHA-256 of the image's bytes (of the URL if it is one).
         dest: Path of the result with "/" and without an extension, relative to the output
             folder if the journal is that folder's own; None when no file is wanted.
     """
@@ -81,10 +81,10 @@ class NewJob:
 
 @attrs.frozen(kw_only=True)
 class SavedFile:
-    """One saved picture.
+    """One saved image.
 
     Attributes:
-        index: Position among the task's pictures, from 0.
+        index: Position among the task's images, from 0.
         name: Path with "/" and the extension, relative as in `NewJob`.
         sha256: Hash of the file's bytes, in hexadecimal.
         size: Bytes.
@@ -100,10 +100,10 @@ class SavedFile:
 
 @attrs.frozen(kw_only=True)
 class Destination:
-    """One place where a job's pictures belong: equal pictures share a job, not a place.
+    """One place where a job's images belong: equal images share a job, not a place.
 
     Attributes:
-        source: The picture as the user named it.
+        source: The image as the user named it.
         dest: Where the result belongs, as in `NewJob`.
         files: What was saved there, by index.
     """
@@ -118,7 +118,7 @@ class StoredImage:
     """Where one result is on the server. The addresses are signed: not shown in ``repr``.
 
     Attributes:
-        index: Position among the task's pictures, from 0.
+        index: Position among the task's images, from 0.
         url: Its address.
         watermark_url: The address of the watermarked version, if there is one.
     """
@@ -144,10 +144,10 @@ class JobRecord:
         absent: How often in a row a lookup found no task.
         sent_at: When the request was sent last.
         post_deadline: When that request can't be on the wire any more.
-        params: The request's fields without pictures; read-only.
-        n: How many pictures it makes.
-        source: The picture as the user first named it.
-        image_sha: SHA-256 of the picture's bytes (of the URL if it is one).
+        params: The request's fields without images; read-only.
+        n: How many images it makes.
+        source: The image as the user first named it.
+        image_sha: SHA-256 of the image's bytes (of the URL if it is one).
         task_id: The server's id.
         images: Where the results are on the server.
         images_seen_at: When those addresses came.
@@ -156,7 +156,7 @@ class JobRecord:
         status: HTTP status of the answer that decided.
         code: The server's error code.
         request_id: The id to quote to the provider's support.
-        note: Our own words, such as what was done to the picture.
+        note: Our own words, such as what was done to the image.
         created_at: When it was planned.
         updated_at: When it last changed.
     """
@@ -230,10 +230,10 @@ class Limits:
     """Guards that are checked in the same transaction that starts a paid request.
 
     Attributes:
-        in_flight: Most pictures in flight at a time, over all runs. A job with more pictures
+        in_flight: Most images in flight at a time, over all runs. A job with more images
             than that passes alone.
         jobs: Most jobs of this run.
-        images: Most pictures of this run.
+        images: Most images of this run.
 
     None means: no limit.
     """
@@ -243,7 +243,7 @@ class Limits:
     images: int | None = None
 
     def refusal(self, n: int, *, jobs: int, images: int, in_flight: int) -> Refusal | None:
-        """Return why *n* more pictures must not be sent, or None if they may.
+        """Return why *n* more images must not be sent, or None if they may.
 
         *jobs* and *images* are those of the run so far, *in_flight* those of all runs.
         """
@@ -285,7 +285,7 @@ class Journal(Protocol):
         account that asks for it.
 
         Raises:
-            KeyReuseError: A key is known for another request.
+            IdempotencyConflictError: A key is known for another request.
         """
         ...
 
@@ -343,7 +343,7 @@ class Journal(Protocol):
             now: Seconds since 1970.
             post_deadline: When it can't be on the wire any more.
             limits: Guards, checked in the same transaction.
-            run: The run whose jobs and pictures are counted, until proven unpaid (T4, T5, T8).
+            run: The run whose jobs and images are counted, until proven unpaid (T4, T5, T8).
 
         Returns:
             The job as it is now, or the limit that is reached.
@@ -359,7 +359,7 @@ class Journal(Protocol):
         ...
 
     async def destinations(self, key: str) -> tuple[Destination, ...]:
-        """Return where the job's pictures belong, in the order in which they were planned."""
+        """Return where the job's images belong, in the order in which they were planned."""
         ...
 
     async def save_file(self, key: str, dest: str, file: SavedFile) -> None:
@@ -377,7 +377,7 @@ class Journal(Protocol):
         ...
 
     async def in_flight(self) -> int:
-        """Return how many pictures are in flight, those of crashed runs included."""
+        """Return how many images are in flight, those of crashed runs included."""
         ...
 
     async def counts(self) -> dict[JobState, int]:

@@ -51,7 +51,7 @@ def copy_rows(old: Database, fresh: Database, broken: _Errors) -> int:
 def add_lost(fresh: Database, keys: Iterable[str], now: float) -> int:
     """Add a job for each of *keys* that is not there, and return how many those are.
 
-    No more than the key is known; planning the same picture again completes the record.
+    No more than the key is known; planning the same image again completes the record.
     """
     lost = sorted(key for key in keys if get(fresh, key) is None)
     for key in lost:

@@ -333,7 +333,7 @@ def lose_sending(db: Database, boot: str, now: float) -> None:
 
 
 def in_flight(db: Database) -> int:
-    """Return how many pictures are in flight."""
+    """Return how many images are in flight."""
     (row,) = _rows(db, f"SELECT coalesce(sum(n), 0) FROM job WHERE {_FLYING}")
     return cast("int", row[0])
 
@@ -345,7 +345,7 @@ def counts(db: Database) -> dict[JobState, int]:
 
 
 def destinations(db: Database, key: str) -> tuple[Destination, ...]:
-    """Return where the job's pictures belong, with what is there."""
+    """Return where the job's images belong, with what is there."""
     rows = _rows(
         db,
         "SELECT d.source, d.dest, f.number, f.name, f.sha256, f.size, f.kept"

@@ -46,11 +46,11 @@ MEANINGS: Mapping[JobState, str] = MappingProxyType(
         _S.UNKNOWN: "The answer to the paid request was lost; it is being looked up.",
         _S.UNCERTAIN: "Whether it was paid can't be found out; you decide.",
         _S.REJECTED: "The server refused the request; nothing was paid.",
-        _S.SUCCEEDED: "The pictures are ready on the server.",
-        _S.SAVING: "The pictures are here under temporary names.",
-        _S.DONE: "The pictures are saved.",
+        _S.SUCCEEDED: "The images are ready on the server.",
+        _S.SAVING: "The images are here under temporary names.",
+        _S.DONE: "The images are saved.",
         _S.FAILED: "The server tried and failed.",
-        _S.EXPIRED: "Paid and finished, but the server has cleared the pictures.",
+        _S.EXPIRED: "Paid and finished, but the server has cleared the images.",
         _S.STRANDED: "Paid, but the server no longer shows the task; asked for again later.",
         _S.ABANDONED: "You gave it up.",
     }
@@ -86,7 +86,7 @@ class Move:
 
 
 _ALL = (
-    Move("T1", None, _S.PLANNED, "the picture was read and its key computed"),
+    Move("T1", None, _S.PLANNED, "the image was read and its key computed"),
     Move("T2", _S.PLANNED, _S.SENDING, "before the first byte of the paid request leaves"),
     Move("T3", _S.SENDING, _S.SUBMITTED, "the server answered with a task id"),
     Move("T4", _S.SENDING, _S.PLANNED, "provably not accepted; may be sent again", unpaid=True),
@@ -105,7 +105,7 @@ _ALL = (
     Move("T15", _S.UNCERTAIN, _S.UNKNOWN, "looked up again, which is free, at every start"),
     Move("T16", _S.SUBMITTED, _S.STRANDED, "the server no longer knows the task"),
     Move("T17", _S.STRANDED, _S.SUBMITTED, "asked for again, which is free"),
-    Move("T18", _S.SUCCEEDED, _S.EXPIRED, "the server has cleared the pictures"),
+    Move("T18", _S.SUCCEEDED, _S.EXPIRED, "the server has cleared the images"),
     Move("T19", _S.DONE, _S.SUCCEEDED, "a file is missing: fetched again, which is free"),
     Move("T20", _S.SAVING, _S.SUCCEEDED, "a file is missing or differs: fetched again"),
     Move("T21", _S.REJECTED, _S.PLANNED, "you run it again after mending the cause"),

@@ -15,7 +15,12 @@ import attrs
 from comet_async._idempotency import canonical
 from comet_async._journal.records import Changes, JobRecord, NewJob
 from comet_async._journal.states import JobState, Move, check_move
-from comet_async.errors import DownloadError, JournalError, KeyReuseError, StaleRecordError
+from comet_async.errors import (
+    DownloadError,
+    IdempotencyConflictError,
+    JournalError,
+    StaleRecordError,
+)
 from comet_async.secret import redact
 
 _CHANGES = frozenset(Changes.__annotations__)
@@ -41,7 +46,7 @@ def replanned(known: JobRecord, job: NewJob, *, now: float) -> JobRecord:
     """Return *known* after *job* was planned again: mostly *known* itself.
 
     Raises:
-        KeyReuseError: *job* is another request under the same key.
+        IdempotencyConflictError: *job* is another request under the same key.
     """
     if not known.kind:  # its journal was recovered and no more than the key was readable
         return _next(
@@ -55,7 +60,7 @@ def replanned(known: JobRecord, job: NewJob, *, now: float) -> JobRecord:
             image_sha=job.image_sha,
         )
     if _request(known) != _request(job):
-        raise KeyReuseError(
+        raise IdempotencyConflictError(
             f"the key {job.key} was used for another request",
             field="external_task_id",
             value=job.key,
@@ -138,7 +143,7 @@ def unknown_destination(key: str, dest: str) -> JournalError:
 def taken(record: JobRecord, name: str) -> DownloadError:
     """Return the error of saving a file as *name*, which another job's file has."""
     return DownloadError(
-        f"{name} is the result of another picture",
+        f"{name} is the result of another image",
         task_id=record.task_id,
         external_task_id=record.key,
         hint="choose another folder",

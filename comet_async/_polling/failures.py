@@ -9,7 +9,7 @@ from collections import deque
 
 import attrs
 
-from comet_async._polling.watch import NEVER, Agenda, Trouble, Watch, Watched
+from comet_async._polling.watch import NEVER, FailureStreak, TimerHeap, Watch, WatchedTask
 from comet_async._retry import RetryBudget, backoff
 from comet_async.errors import (
     AccountError,
@@ -42,7 +42,7 @@ def is_ours(error: Exception) -> bool:
 
 
 @attrs.define(eq=False)
-class Patience:
+class FailurePolicy:
     """Decides how long failures are borne. Shared by all event loops of a waiter.
 
     Attributes:
@@ -59,11 +59,11 @@ class Patience:
     budget: RetryBudget = attrs.field(factory=RetryBudget, init=False)
     _words: set[str] = attrs.field(factory=set, init=False)
 
-    def end(self, trouble: Trouble) -> float:
+    def end(self, trouble: FailureStreak) -> float:
         """Return when the patience with *trouble* ends."""
         return NEVER if trouble.since is None else trouble.since + self.limit
 
-    def failed(self, entry: Watched, error: Exception, now: float) -> float | None:
+    def failed(self, entry: WatchedTask, error: Exception, now: float) -> float | None:
         """Take note of a failure; return when to ask again, or None to give up."""
         before = entry.trouble
         since = before.since if before is not None else None
@@ -72,13 +72,13 @@ class Patience:
             since = now
         count = before.count + 1 if before is not None else 1
         entry.asked = 0.0  # in vain
-        entry.trouble = trouble = Trouble(since, now, error, count)
+        entry.trouble = trouble = FailureStreak(since, now, error, count)
         if now >= self.end(trouble):
             return None
         asked = error.retry_after if isinstance(error, CometError) else None
         return min(now + backoff(count, self.rng, asked=asked), self.end(trouble))
 
-    def strange(self, entry: Watched, word: str, now: float) -> DecodeError | None:
+    def strange(self, entry: WatchedTask, word: str, now: float) -> DecodeError | None:
         """Bear a state that nobody knows; return the reason to give up when it lasts too long."""
         if word not in self._words:
             self._words.add(word)
@@ -86,20 +86,20 @@ class Patience:
         error = DecodeError(f"unknown task state {word!r}", path="$.data.task_status")
         before = entry.trouble
         since = now if before is None or before.since is None else before.since
-        entry.trouble = trouble = Trouble(since, now, error)
+        entry.trouble = trouble = FailureStreak(since, now, error)
         return error if now >= self.end(trouble) else None
 
 
-class Parking:
+class RetryQueue:
     """Where retries wait for the budget, in one event loop.
 
     Only the first in the row is woken for a retry; all others sleep until their patience ends.
     """
 
-    def __init__(self, patience: Patience, agenda: Agenda) -> None:
+    def __init__(self, patience: FailurePolicy, timers: TimerHeap) -> None:
         self._patience = patience
-        self._agenda = agenda
-        self._row: deque[Watched] = deque()
+        self._timers = timers
+        self._row: deque[WatchedTask] = deque()
         self._good_at = -NEVER
 
     def clear(self) -> None:
@@ -115,7 +115,7 @@ class Parking:
         if self._row:
             self.call_next(now)
 
-    def admits(self, entry: Watched, trouble: Trouble, now: float) -> bool:
+    def admits(self, entry: WatchedTask, trouble: FailureStreak, now: float) -> bool:
         """Take a retry for *entry* from the budget; else park it."""
         if not trouble.count or self._patience.budget.spend(now):
             trouble.parked = False
@@ -128,7 +128,7 @@ class Parking:
         self.call_next(now)
         return False
 
-    def hopeless(self, trouble: Trouble, now: float) -> bool:
+    def hopeless(self, trouble: FailureStreak, now: float) -> bool:
         """Tell whether the patience with a parked task is over.
 
         When others are answered again it is asked about once more.
@@ -143,20 +143,20 @@ class Parking:
             row.popleft()
         if row:
             row[0].due = min(row[0].due, now + self._patience.budget.wait(now))
-            self._agenda.put(row[0])
+            self._timers.put(row[0])
 
 
-def deadline_error(entry: Watched, watch: Watch) -> WaitTimeoutError:
+def deadline_error(entry: WatchedTask, watch: Watch) -> WaitTimeoutError:
     """Return what a wait for *entry* ends with when its deadline has come."""
     return _unfinished(entry, f"after {watch.timeout:g} s of waiting")
 
 
-def closed_error(entry: Watched) -> WaitTimeoutError:
+def closed_error(entry: WatchedTask) -> WaitTimeoutError:
     """Return what a wait for *entry* ends with when its waiter is closed."""
     return _unfinished(entry, "and its waiter was closed")
 
 
-def _unfinished(entry: Watched, why: str) -> WaitTimeoutError:
+def _unfinished(entry: WatchedTask, why: str) -> WaitTimeoutError:
     task = entry.snapshot()
     word, hint = "in an unknown state" if task is None else str(task.status), RESUME
     if task is None and entry.trouble is not None:
@@ -171,7 +171,7 @@ def _unfinished(entry: Watched, why: str) -> WaitTimeoutError:
     )
 
 
-def parting_error(entry: Watched, error: Exception) -> Exception:
+def parting_error(entry: WatchedTask, error: Exception) -> Exception:
     """Return *error* as one waiter of *entry* gets it: a copy that tells what resumes it."""
     own = copy.copy(error)
     if isinstance(own, CometError):

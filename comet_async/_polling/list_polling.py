@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from comet_async._polling.watch import NEVER, Watched
+from comet_async._polling.watch import NEVER, WatchedTask
 from comet_async.events import Folded
 from comet_async.models import Task, TaskPage
 
@@ -66,7 +66,7 @@ class _List:
     not_before: float = 0.0
     lied_at: float = -NEVER
     calls: int = 0
-    due: list[Watched] = attrs.field(factory=list)
+    due: list[WatchedTask] = attrs.field(factory=list)
     running: asyncio.Task[None] | asyncio.TimerHandle | None = None
 
     def failed(self, now: float) -> None:
@@ -76,7 +76,7 @@ class _List:
         self.pause = min(_LONGEST_PAUSE, 2.0 * self.pause)
 
 
-class ListFolder:
+class ListPolling:
     """Serves due polls of one event loop from the server's list; a `Shortcut`.
 
     Args:
@@ -87,7 +87,7 @@ class ListFolder:
         self._poller = poller
         self._lists: dict[str, _List] = {}
 
-    def takes(self, entry: Watched, now: float) -> bool:
+    def takes(self, entry: WatchedTask, now: float) -> bool:
         """Take a due task over if a list call is likely to tell about it."""
         state = self._of(entry.kind)
         if len(self._entries(state)) < _FEWEST:
@@ -106,7 +106,7 @@ class ListFolder:
             state.running = loop.call_later(wait, self._start, state, context=context)
         return True
 
-    def pace(self, entry: Watched) -> float:
+    def pace(self, entry: WatchedTask) -> float:
         """Return the square root of the number of tasks that a call tells about.
 
         For one task the best density of polls goes with sqrt(hazard); for m tasks that one
@@ -118,12 +118,12 @@ class ListFolder:
         crowd = len(self._entries(state))
         return 1.0 if crowd < _FEWEST else math.sqrt(min(_SIZES[-1], crowd))
 
-    def asked(self, entry: Watched, task: Task) -> None:
+    def asked(self, entry: WatchedTask, task: Task) -> None:
         """Find out a list that shows tasks in states that they left before."""
         state, now = self._of(entry.kind), self._poller.now()
         differs = entry.listed and task.status != entry.status
         if state.proven and differs and task.updated_at is not None:
-            changed = now - self._poller.shared.pacer.age_of(task.updated_at)
+            changed = now - self._poller.shared.timing.age_of(task.updated_at)
             if changed + _LAG < entry.seen:
                 state.lied_at, state.pause = now, _LONGEST_PAUSE
                 state.failed(now)
@@ -146,12 +146,12 @@ class ListFolder:
             state = self._lists[kind] = _List(kind)
         return state
 
-    def _entries(self, state: _List) -> dict[str, Watched]:
+    def _entries(self, state: _List) -> dict[str, WatchedTask]:
         return self._poller.register.of_kind(state.kind)
 
-    def _needs_control(self, entry: Watched, now: float) -> bool:
+    def _needs_control(self, entry: WatchedTask, now: float) -> bool:
         age = now - entry.born
-        return age > _OLDER * (entry.asked - entry.born) and age > self._poller.shared.pacer.late()
+        return age > _OLDER * (entry.asked - entry.born) and age > self._poller.shared.timing.late()
 
     # ------------------------------------------------------------------ calling
 
@@ -199,7 +199,7 @@ class ListFolder:
         shared.counters.list_calls += 1
         async with asyncio.timeout(_TIMEOUT):
             page = await shared.source.poll_page(number, size, kind=state.kind)
-        if shared.teller.listening:
+        if shared.sink.listening:
             entries = self._entries(state)
             event = Folded(
                 kind=state.kind,
@@ -208,7 +208,7 @@ class ListFolder:
                 watched=sum(task.id in entries for task in page.tasks),
                 seconds=poller.now() - sent,
             )
-            shared.teller.tell(event)
+            shared.sink.tell(event)
         return page, sent
 
     def _hear(self, state: _List, page: TaskPage, sent: float) -> set[str]:
@@ -221,20 +221,20 @@ class ListFolder:
                 continue
             entry.unlisted = False
             told.add(task.id)
-            # A list may leave the pictures out: then the task itself has to tell.
+            # A list may leave the images out: then the task itself has to tell.
             if not task.succeeded or task.images:
                 poller.heard(entry, task, sent)
             elif entry.due != NEVER:
                 poller.ask_singly(entry)
         return told
 
-    def _goes_on(self, page: TaskPage, missing: list[Watched]) -> bool:
+    def _goes_on(self, page: TaskPage, missing: list[WatchedTask]) -> bool:
         """Tell whether a page after *page* may show one of the *missing* tasks."""
         moments = [task.created_at for task in page.tasks if task.created_at is not None]
         if not moments:
             return True
         now = self._poller.now()
-        oldest = now - self._poller.shared.pacer.age_of(min(moments))
+        oldest = now - self._poller.shared.timing.age_of(min(moments))
         return any(entry.born < oldest + _LAG for entry in missing)
 
     def _judge(self, state: _List, shown: set[str]) -> None:
@@ -246,7 +246,7 @@ class ListFolder:
         elif any(now - entry.born > _LAG for entry in self._entries(state).values()):
             state.failed(now)
 
-    def _settle(self, state: _List, due: list[Watched], shown: set[str]) -> None:
+    def _settle(self, state: _List, due: list[WatchedTask], shown: set[str]) -> None:
         """Ask singly about those that the list did not show, and about one as a control."""
         now = self._poller.now()
         waiting = [*due, *state.due]

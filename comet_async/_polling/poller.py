@@ -16,20 +16,28 @@ from typing import Protocol
 import attrs
 
 from comet_async._polling.failures import (
-    Parking,
-    Patience,
+    FailurePolicy,
+    RetryQueue,
     closed_error,
     concerns_account,
     deadline_error,
     is_ours,
     parting_error,
 )
-from comet_async._polling.timing import Pacer
-from comet_async._polling.watch import NEVER, Agenda, Register, Watch, Watched, rank_of, slim
+from comet_async._polling.timing import PollTiming
+from comet_async._polling.watch import (
+    NEVER,
+    TimerHeap,
+    Watch,
+    WatchedTask,
+    WatchIndex,
+    rank_of,
+    slim,
+)
 from comet_async._retry import ScheduleLike
-from comet_async._wire.decode import Notice
+from comet_async._wire.decode import Notification
 from comet_async.clock import Clock
-from comet_async.events import Changed, Hinted, Polled, Retried, Teller
+from comet_async.events import Changed, EventSink, Notified, Polled, Retried
 from comet_async.models import Task, TaskPage, TaskStatus
 
 
@@ -71,15 +79,15 @@ class TaskSource(Protocol):
 class Shortcut(Protocol):
     """Another way to learn about tasks of one kind than asking about each."""
 
-    def takes(self, entry: Watched, now: float) -> bool:
+    def takes(self, entry: WatchedTask, now: float) -> bool:
         """Take a due task over; False to have it asked about by itself."""
         ...
 
-    def pace(self, entry: Watched) -> float:
+    def pace(self, entry: WatchedTask) -> float:
         """Return how many times denser than one by one the questions about it should be."""
         ...
 
-    def asked(self, entry: Watched, task: Task) -> None:
+    def asked(self, entry: WatchedTask, task: Task) -> None:
         """Compare the answer about one task with what the shortcut showed before."""
         ...
 
@@ -94,7 +102,7 @@ class Counters:
 
     polls: int = 0
     list_calls: int = 0
-    hints: int = 0
+    notifications: int = 0
     retries: int = 0
     finished: int = 0
     delay_total: float = 0.0
@@ -107,18 +115,18 @@ class Shared:
 
     Attributes:
         source: What is asked.
-        pacer: When.
+        timing: When.
         patience: What is borne.
-        teller: Who is told.
+        sink: Who is told.
         concurrency: Questions at a time in one loop.
         named: True to find tasks by external id too.
         counters: What was done.
     """
 
     source: TaskSource
-    pacer: Pacer
-    patience: Patience
-    teller: Teller
+    timing: PollTiming
+    patience: FailurePolicy
+    sink: EventSink
     concurrency: int
     named: bool
     counters: Counters = attrs.field(factory=Counters)
@@ -129,7 +137,7 @@ AFTERMATH = 1.0
 """Seconds until work goes on after a worker was cancelled from outside."""
 
 
-class Crew:
+class WorkerPool:
     """Asks about tasks in the running loop.
 
     Args:
@@ -142,8 +150,8 @@ class Crew:
     def __init__(
         self,
         size: int,
-        ask: Callable[[Watched], Awaitable[Task | Exception]],
-        answered: Callable[[Watched, Task | Exception], None],
+        ask: Callable[[WatchedTask], Awaitable[Task | Exception]],
+        answered: Callable[[WatchedTask, Task | Exception], None],
         context: contextvars.Context,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -151,10 +159,10 @@ class Crew:
         self._ask = ask
         self._answered = answered
         self._context = context
-        self._ready: deque[Watched] = deque()
+        self._ready: deque[WatchedTask] = deque()
         self._workers: set[asyncio.Task[None]] = set()
 
-    def add(self, entry: Watched) -> None:
+    def add(self, entry: WatchedTask) -> None:
         """Ask about *entry* as soon as a worker is free; `staff` sees to that."""
         self._ready.append(entry)
 
@@ -183,7 +191,7 @@ class Crew:
         worker.result()
         self.staff()
 
-    def _next(self) -> Watched | None:
+    def _next(self) -> WatchedTask | None:
         while self._ready:
             entry = self._ready.popleft()
             if not entry.gone:
@@ -229,16 +237,16 @@ class Poller:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.shared = shared
-        self._clock = shared.pacer.clock
-        self.register = Register()
+        self._clock = shared.timing.clock
+        self.register = WatchIndex()
         # Not that of whoever happened to wait first: its tracing span is not ours.
         self.context = contextvars.Context()
-        self._agenda = Agenda()
-        self._parking = Parking(shared.patience, self._agenda)
-        self._crew = Crew(shared.concurrency, self._ask, self._answered, self.context)
+        self._timers = TimerHeap()
+        self._parking = RetryQueue(shared.patience, self._timers)
+        self._pool = WorkerPool(shared.concurrency, self._ask, self._answered, self.context)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = NEVER
-        self._version = shared.pacer.version
+        self._version = shared.timing.version
         self._shortcut = shortcut(self) if shortcut is not None else None
 
     def now(self) -> float:
@@ -256,7 +264,7 @@ class Poller:
         if watch.timeout is not None:
             watch.deadline = now + max(0.0, watch.timeout)
         if entry is None:
-            entry = entries[task_id] = Watched(task_id, kind, n, now)
+            entry = entries[task_id] = WatchedTask(task_id, kind, n, now)
             entry.add(watch)
             if snapshot is not None:
                 entry.status, entry.task = snapshot.status, snapshot
@@ -266,7 +274,7 @@ class Poller:
             self._join(entry, watch, now)
         self._arm()
 
-    def _join(self, entry: Watched, watch: Watch, now: float) -> None:
+    def _join(self, entry: WatchedTask, watch: Watch, now: float) -> None:
         """Let *watch* wait for a task that somebody waits for already."""
         entry.add(watch)
         when = entry.due
@@ -278,9 +286,9 @@ class Poller:
                 when = min(when, now)
         self._plan(entry, now, when if entry.due != NEVER else NEVER)
 
-    def _begin(self, entry: Watched, snapshot: Task | None, now: float) -> None:
+    def _begin(self, entry: WatchedTask, snapshot: Task | None, now: float) -> None:
         try:
-            when = self.shared.pacer.first(entry, snapshot, now, len(self.register))
+            when = self.shared.timing.first(entry, snapshot, now, len(self.register))
         except BaseException:  # a schedule of the user's own may raise
             self._forget(entry)
             raise
@@ -294,23 +302,23 @@ class Poller:
             self._rest()
             self._arm()
 
-    def hint(self, notice: Notice) -> None:
+    def hint(self, notification: Notification) -> None:
         """Move a task's next poll to now, because a callback may be about it."""
-        pacer = self.shared.pacer
-        entry = self.register.find(notice.task_id, notice.external_task_id)
-        if entry is None or not pacer.worth_asking(entry, notice.status):
+        timing = self.shared.timing
+        entry = self.register.find(notification.task_id, notification.external_task_id)
+        if entry is None or not timing.worth_asking(entry, notification.status):
             return
         now = self.now()
-        when = pacer.hinted(entry, now)
-        self.shared.counters.hints += 1
-        self.shared.teller.tell(Hinted(task_id=entry.id))
+        when = timing.hinted(entry, now)
+        self.shared.counters.notifications += 1
+        self.shared.sink.tell(Notified(task_id=entry.id))
         if entry.due != NEVER:  # else it is being asked about, and asked again at once
             self._plan(entry, now, min(entry.due, when))
             self._arm()
 
-    def _forget(self, entry: Watched) -> None:
+    def _forget(self, entry: WatchedTask) -> None:
         entry.gone = True
-        self._agenda.drop(entry)
+        self._timers.drop(entry)
         self.register.remove(entry)
         if entry.worker is not None:
             entry.worker.cancel()
@@ -321,7 +329,7 @@ class Poller:
         """Leave nothing in the loop when nobody waits."""
         if self.register:
             return
-        self._crew.clear()
+        self._pool.clear()
         self._parking.clear()
         if self._shortcut is not None:
             self._shortcut.cancel()
@@ -339,20 +347,20 @@ class Poller:
     async def stop(self) -> None:
         """End all waits, and the questions on their way."""
         self.dismiss()
-        await self._crew.finish()
+        await self._pool.finish()
         await asyncio.sleep(0)  # a list call that was cancelled leaves, too
 
     # ------------------------------------------------------------------ when
 
-    def _plan(self, entry: Watched, now: float, when: float) -> None:
+    def _plan(self, entry: WatchedTask, now: float, when: float) -> None:
         if entry.deadline <= when:
-            when = self.shared.pacer.last_look(entry, now, when)
+            when = self.shared.timing.last_look(entry, now, when)
         entry.due = when
-        self._agenda.put(entry)
+        self._timers.put(entry)
 
     def catch_up(self) -> None:
         """Do what is to be done after each answer."""
-        version = self.shared.pacer.version
+        version = self.shared.timing.version
         if version != self._version:
             self._version = version
             self._replan()
@@ -361,7 +369,7 @@ class Poller:
 
     def _replan(self) -> None:
         """Apply what was learned to the tasks that wait already."""
-        pacer = self.shared.pacer
+        timing = self.shared.timing
         if len(self.register) > _REPLANNED:
             return
         now = self.now()
@@ -369,14 +377,14 @@ class Poller:
             if entry.due != NEVER and entry.seen and not entry.trouble:
                 if self._pace(entry) > 1.0:
                     continue
-                self._plan(entry, now, pacer.again(entry, now))
+                self._plan(entry, now, timing.again(entry, now))
 
-    def _pace(self, entry: Watched) -> float:
+    def _pace(self, entry: WatchedTask) -> float:
         return self._shortcut.pace(entry) if self._shortcut is not None else 1.0
 
     def _arm(self) -> None:
         """Set the loop's timer to the earliest entry."""
-        when = self._agenda.earliest()
+        when = self._timers.earliest()
         if when >= self._timer_at:
             return
         if self._timer is not None:
@@ -389,39 +397,39 @@ class Poller:
         self._timer, self._timer_at = None, NEVER
         now = self.now()
         for _ in range(_BATCH):
-            entry = self._agenda.take(now + _MOMENT)
+            entry = self._timers.take(now + _MOMENT)
             if entry is None:
                 break
             self._wake_entry(entry, now + _MOMENT)
-        self._crew.staff()
+        self._pool.staff()
         self._rest()
         self._arm()
 
-    def _wake_entry(self, entry: Watched, now: float) -> None:
+    def _wake_entry(self, entry: WatchedTask, now: float) -> None:
         if entry.deadline <= now:
             self._expire(entry, now)
         if entry.gone:
             return
         trouble = entry.trouble
         if entry.due > now:
-            self._agenda.put(entry)
+            self._timers.put(entry)
         elif trouble is not None and self._parking.hopeless(trouble, now):
             self._give_up(entry, trouble.error)
         elif trouble is not None and not self._parking.admits(entry, trouble, now):
-            self._agenda.put(entry)
+            self._timers.put(entry)
         else:
             entry.due = NEVER
-            self._agenda.put(entry)  # its deadline holds while it is asked about, too
+            self._timers.put(entry)  # its deadline holds while it is asked about, too
             if self._shortcut is None or not self._shortcut.takes(entry, now):
-                self._crew.add(entry)
+                self._pool.add(entry)
 
-    def ask_singly(self, entry: Watched) -> None:
+    def ask_singly(self, entry: WatchedTask) -> None:
         """Ask about a task by itself, as soon as a worker is free."""
         entry.due = NEVER
-        self._crew.add(entry)
-        self._crew.staff()
+        self._pool.add(entry)
+        self._pool.staff()
 
-    def ask_later(self, entry: Watched) -> None:
+    def ask_later(self, entry: WatchedTask) -> None:
         """Ask about a task a moment later: whoever had it in hand was cancelled."""
         if not entry.gone:
             now = self.now()
@@ -430,10 +438,10 @@ class Poller:
 
     # ------------------------------------------------------------------ asking
 
-    async def _ask(self, entry: Watched) -> Task | Exception:
+    async def _ask(self, entry: WatchedTask) -> Task | Exception:
         shared = self.shared
         sent = self.now()
-        shared.pacer.asking(entry, sent)
+        shared.timing.asking(entry, sent)
         shared.counters.polls += 1
         timeout = None
         if entry.deadline - sent < _NEAR:  # the nearest of them; the farthest decides
@@ -447,7 +455,7 @@ class Poller:
         except Exception as error:  # noqa: BLE001  # whoever waits gets it, sooner or later
             return error
 
-    def _answered(self, entry: Watched, answer: Task | Exception) -> None:
+    def _answered(self, entry: WatchedTask, answer: Task | Exception) -> None:
         if entry.gone:
             return
         now = self.now()
@@ -458,13 +466,13 @@ class Poller:
             self._failed(entry, answer, now)
         self.catch_up()
 
-    def _note(self, entry: Watched, task: Task, now: float) -> None:
+    def _note(self, entry: WatchedTask, task: Task, now: float) -> None:
         sent, shared = entry.asked, self.shared
         took = now - sent
-        shared.pacer.round_trip += 0.2 * (took - shared.pacer.round_trip)
+        shared.timing.round_trip += 0.2 * (took - shared.timing.round_trip)
         if self._shortcut is not None:
             self._shortcut.asked(entry, task)
-        if shared.teller.listening:
+        if shared.sink.listening:
             event = Polled(
                 task_id=entry.id,
                 kind=entry.kind,
@@ -472,16 +480,16 @@ class Poller:
                 age=sent - entry.born,
                 seconds=took,
             )
-            shared.teller.tell(event)
+            shared.sink.tell(event)
 
     # ------------------------------------------------------------------ answers
 
-    def heard(self, entry: Watched, task: Task, sent: float) -> None:
+    def heard(self, entry: WatchedTask, task: Task, sent: float) -> None:
         """Take what a list tells about a task, asked for at the moment *sent*."""
         self._take(entry, task, sent, self.now())
         self._arm()  # there is no worker that would do it
 
-    def _take(self, entry: Watched, task: Task, sent: float, now: float) -> None:
+    def _take(self, entry: WatchedTask, task: Task, sent: float, now: float) -> None:
         if entry.gone:
             return
         try:
@@ -490,59 +498,59 @@ class Poller:
             if not entry.gone:
                 self._give_up(entry, error)
 
-    def _heard(self, entry: Watched, task: Task, sent: float, now: float) -> None:
-        pacer = self.shared.pacer
+    def _heard(self, entry: WatchedTask, task: Task, sent: float, now: float) -> None:
+        timing = self.shared.timing
         self._parking.good(now)
         if isinstance(task.status, TaskStatus):
             entry.trouble = None
         elif strange := self.shared.patience.strange(entry, task.status, now):
             self._give_up(entry, strange)
             return
-        pacer.told(entry, task, sent, now)
+        timing.told(entry, task, sent, now)
         previous = entry.status
         changed = task.status != previous and rank_of(task.status) >= entry.rank
-        hinted = entry.hints is not None and pacer.judge_hint(
+        hinted = entry.notifications is not None and timing.judge_hint(
             entry, now, changed=changed, done=task.done
         )
         if task.done:
-            delay = pacer.ended(entry, task, now, hinted=hinted)
+            delay = timing.ended(entry, task, now, hinted=hinted)
             self._finish(entry, task, previous, delay)
             return
-        pacer.lived(entry, sent)
+        timing.lived(entry, sent)
         if changed:
             self._change(entry, task, previous)
         if not entry.gone:  # a hook may have left
-            when = pacer.next(entry, now, self._pace(entry))
+            when = timing.next(entry, now, self._pace(entry))
             if entry.trouble is not None:
                 when = min(when, max(now, self.shared.patience.end(entry.trouble)))
             self._plan(entry, now, when)
 
-    def _change(self, entry: Watched, task: Task, previous: TaskStatus | str | None) -> None:
+    def _change(self, entry: WatchedTask, task: Task, previous: TaskStatus | str | None) -> None:
         entry.status = task.status
         if self.shared.named or entry.followed:
             entry.task = slim(task)
             self.register.name(entry)
-        if self.shared.teller.listening:
-            self.shared.teller.tell(Changed(task_id=entry.id, task=task, previous=previous))
+        if self.shared.sink.listening:
+            self.shared.sink.tell(Changed(task_id=entry.id, task=task, previous=previous))
         for watch in entry.all:
             if watch.follows:
                 watch.changed(task)
 
     def _finish(
-        self, entry: Watched, task: Task, previous: TaskStatus | str | None, delay: float
+        self, entry: WatchedTask, task: Task, previous: TaskStatus | str | None, delay: float
     ) -> None:
         counters = self.shared.counters
         counters.finished += 1
         counters.delay_total += delay
         counters.delay_longest = max(counters.delay_longest, delay)
-        if self.shared.teller.listening:
+        if self.shared.sink.listening:
             event = Changed(task_id=entry.id, task=task, previous=previous, delay=delay)
-            self.shared.teller.tell(event)
+            self.shared.sink.tell(event)
         self._forget(entry)
         for watch in entry.dismiss():
             watch.ended(task)
 
-    def _failed(self, entry: Watched, error: Exception, now: float) -> None:
+    def _failed(self, entry: WatchedTask, error: Exception, now: float) -> None:
         if concerns_account(error):
             for other in self.register:
                 self._give_up(other, error)
@@ -559,17 +567,17 @@ class Poller:
             failures=entry.trouble.count if entry.trouble else 0,
             wait=when - now,
         )
-        self.shared.teller.tell(event)
+        self.shared.sink.tell(event)
         if not entry.gone:
             self._plan(entry, now, when)
 
-    def _give_up(self, entry: Watched, error: Exception) -> None:
+    def _give_up(self, entry: WatchedTask, error: Exception) -> None:
         """End everybody's wait for *entry* with *error*."""
         self._forget(entry)
         for watch in entry.dismiss():
             watch.failed(parting_error(entry, error))
 
-    def _expire(self, entry: Watched, now: float) -> None:
+    def _expire(self, entry: WatchedTask, now: float) -> None:
         """End the waits for *entry* whose deadline has come."""
         for watch in entry.all:
             if watch.deadline <= now:

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Protocol, Self, final
 
 from comet_async._polling.poller import Poller
-from comet_async._polling.watch import NEVER, Watch, Watched, rank_of
+from comet_async._polling.watch import NEVER, Watch, WatchedTask, rank_of
 from comet_async.models import Task
 
 DEFAULT_KIND = "expand"
@@ -176,7 +176,7 @@ class Transitions:
     def __init__(
         self, start: Start, task: Task | str, timeout: float | None, *, kind: str, n: int
     ) -> None:
-        self.entry: Watched | None = None
+        self.entry: WatchedTask | None = None
         self.timeout = timeout
         self.deadline = NEVER
         self._start = start
@@ -245,7 +245,7 @@ class _Item:
     follows = False
 
     def __init__(self, feed: AsCompleted, timeout: float | None) -> None:
-        self.entry: Watched | None = None
+        self.entry: WatchedTask | None = None
         self.timeout = timeout
         self.deadline = NEVER
         self._feed = feed

@@ -1,6 +1,6 @@
 """When to ask about each task that is waited for: the schedule, applied to real clocks.
 
-No I/O and nothing of asyncio: one `Pacer` serves all event loops of a waiter.
+No I/O and nothing of asyncio: one `PollTiming` serves all event loops of a waiter.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import attrs
 
-from comet_async._polling.watch import NEVER, Hints, Watched
+from comet_async._polling.watch import NEVER, Hints, WatchedTask
 from comet_async.clock import Clock
 from comet_async.models import Task, TaskStatus
 from comet_async.schedules import SHORTEST, LearnedSchedule, Schedule
@@ -61,7 +61,7 @@ class ServerClock:
 
 
 @attrs.define(eq=False)
-class Trust:
+class CallbackReliability:
     """Whether callbacks arrive: a share of those that could have, the last ones counting most.
 
     Attributes:
@@ -92,7 +92,7 @@ def _sane(wait: float) -> float:
 
 
 @attrs.define(eq=False)
-class Pacer:
+class PollTiming:
     """Tells when to ask, and learns from what came back. Moments are monotonic.
 
     Attributes:
@@ -108,7 +108,7 @@ class Pacer:
     schedule: Schedule
     rng: random.Random
     server: ServerClock = attrs.field(factory=ServerClock, init=False)
-    trust: Trust = attrs.field(factory=Trust, init=False)
+    trust: CallbackReliability = attrs.field(factory=CallbackReliability, init=False)
     round_trip: float = attrs.field(default=0.2, init=False)
 
     @property
@@ -116,7 +116,7 @@ class Pacer:
         """Something that changes when waiting tasks should be planned anew."""
         return getattr(self.schedule, "version", 0), self.trust.proven
 
-    def first(self, entry: Watched, snapshot: Task | None, now: float, crowd: int) -> float:
+    def first(self, entry: WatchedTask, snapshot: Task | None, now: float, crowd: int) -> float:
         """Return when to ask first.
 
         Args:
@@ -141,7 +141,7 @@ class Pacer:
             return self.schedule.first(n, crowd)
         return self.schedule.first(n)
 
-    def next(self, entry: Watched, now: float, pace: float) -> float:
+    def next(self, entry: WatchedTask, now: float, pace: float) -> float:
         """Return when to ask again about a task that was seen unfinished just now.
 
         Args:
@@ -152,11 +152,11 @@ class Pacer:
         age = max(0.0, now - entry.born)
         wait = self._relaxed(entry, age)
         wait = wait or _sane(self.schedule.next(age, max(1, entry.polls), entry.n)) / pace
-        if entry.hints is not None and entry.hints.waiting:
-            wait = min(wait, max(0.0, entry.hints.after - now))
+        if entry.notifications is not None and entry.notifications.waiting:
+            wait = min(wait, max(0.0, entry.notifications.after - now))
         return now + wait
 
-    def again(self, entry: Watched, now: float) -> float:
+    def again(self, entry: WatchedTask, now: float) -> float:
         """Return when to ask, by what was learned since that was last decided."""
         if not isinstance(self.schedule, LearnedSchedule):
             return entry.due
@@ -167,7 +167,7 @@ class Pacer:
         latest = max(entry.seen, entry.asked) + self.schedule.ceiling
         return min(now + wait, max(now, latest))
 
-    def last_look(self, entry: Watched, now: float, when: float) -> float:
+    def last_look(self, entry: WatchedTask, now: float, when: float) -> float:
         """Return *when*, or the moment of a last look if the deadline comes before it."""
         if not entry.deadline <= when < NEVER:
             return when
@@ -177,7 +177,7 @@ class Pacer:
             return entry.deadline
         return max(now, look)
 
-    def _relaxed(self, entry: Watched, age: float) -> float:
+    def _relaxed(self, entry: WatchedTask, age: float) -> float:
         """Return the wait of a task whose end a callback will announce; 0 for all others."""
         if self.trust.proven and isinstance(self.schedule, LearnedSchedule):
             return self.schedule.backstop(age, entry.n)
@@ -198,12 +198,12 @@ class Pacer:
         """Return the seconds from a *moment* that the server told to now; never negative."""
         return self.server.since(moment.timestamp(), self.clock.time())
 
-    def _date(self, entry: Watched, task: Task, now: float) -> None:
+    def _date(self, entry: WatchedTask, task: Task, now: float) -> None:
         """Set when *entry* was created, if *task* tells."""
         if task.created_at is not None:
             entry.born = now - self.age_of(task.created_at)
 
-    def told(self, entry: Watched, task: Task, sent: float, now: float) -> None:
+    def told(self, entry: WatchedTask, task: Task, sent: float, now: float) -> None:
         """Learn about the server's clock, and from it about the task's age.
 
         Args:
@@ -227,7 +227,7 @@ class Pacer:
         if entry.polls <= 1:
             self._date(entry, task, now)
 
-    def lived(self, entry: Watched, sent: float) -> None:
+    def lived(self, entry: WatchedTask, sent: float) -> None:
         """Take note that a task was unfinished when a question was sent."""
         if entry.seen and isinstance(self.schedule, LearnedSchedule):
             since = max(0.0, entry.seen - entry.born)
@@ -235,7 +235,7 @@ class Pacer:
         entry.seen = max(entry.seen, sent)
         entry.listed = sent != entry.asked
 
-    def ended(self, entry: Watched, task: Task, now: float, *, hinted: bool) -> float:
+    def ended(self, entry: WatchedTask, task: Task, now: float, *, hinted: bool) -> float:
         """Learn how long a task took; return how long ago it ended."""
         duration, delay = self._measure(entry, task, now)
         if isinstance(self.schedule, LearnedSchedule):
@@ -247,7 +247,7 @@ class Pacer:
             self.trust.lost()
         return delay
 
-    def _measure(self, entry: Watched, task: Task, now: float) -> tuple[float, float]:
+    def _measure(self, entry: WatchedTask, task: Task, now: float) -> tuple[float, float]:
         """Return how long the task took, and how long ago it ended."""
         if task.created_at is not None and task.updated_at is not None:
             duration = (task.updated_at - task.created_at).total_seconds()
@@ -258,7 +258,7 @@ class Pacer:
 
     # ------------------------------------------------------------------ callbacks
 
-    def worth_asking(self, entry: Watched, status: TaskStatus | str | None) -> bool:
+    def worth_asking(self, entry: WatchedTask, status: TaskStatus | str | None) -> bool:
         """Tell whether a callback that claims *status* is a reason to ask now.
 
         Nothing is believed: a claim is only compared with what is known and wanted. A state in
@@ -269,20 +269,23 @@ class Pacer:
         wanted = status.rank > 1 or entry.followed
         return wanted and status.rank > entry.rank
 
-    def hinted(self, entry: Watched, now: float) -> float:
+    def hinted(self, entry: WatchedTask, now: float) -> float:
         """Take note of a callback; return when it may be obeyed."""
-        entry.hints = hints = entry.hints or Hints()
-        hints.waiting = True
-        return max(now, hints.after)
+        entry.notifications = notifications = entry.notifications or Hints()
+        notifications.waiting = True
+        return max(now, notifications.after)
 
-    def asking(self, entry: Watched, now: float) -> None:
+    def asking(self, entry: WatchedTask, now: float) -> None:
         """Take note that a poll is being sent."""
         entry.asked = now
         entry.polls += 1
-        if entry.hints is not None:
-            entry.hints.obeyed, entry.hints.waiting = entry.hints.waiting, False
+        if entry.notifications is not None:
+            entry.notifications.obeyed, entry.notifications.waiting = (
+                entry.notifications.waiting,
+                False,
+            )
 
-    def judge_hint(self, entry: Watched, now: float, *, changed: bool, done: bool) -> bool:
+    def judge_hint(self, entry: WatchedTask, now: float, *, changed: bool, done: bool) -> bool:
         """Learn from an answer whether a callback told the truth; return whether one led to it.
 
         Only ends prove that callbacks arrive: it is ends that are waited for.
@@ -290,15 +293,15 @@ class Pacer:
         One that tells of nothing new makes the next ones wait longer, so that a flood of them
         does not become a flood of polls.
         """
-        hints = entry.hints
-        if hints is None or not hints.obeyed:
+        notifications = entry.notifications
+        if notifications is None or not notifications.obeyed:
             return False
-        hints.obeyed = False
+        notifications.obeyed = False
         if changed:
-            hints.useless = 0
+            notifications.useless = 0
             if done:
                 self.trust.delivered()
         else:
-            hints.useless += 1
-            hints.after = now + 0.2 * 2.0 ** min(hints.useless, 16)
+            notifications.useless += 1
+            notifications.after = now + 0.2 * 2.0 ** min(notifications.useless, 16)
         return True

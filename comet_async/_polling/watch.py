@@ -32,7 +32,7 @@ def slim(task: Task) -> Task:
 
 
 class Watch(Protocol):
-    """Somebody who waits for a task. Made by a waiter, held by a `Watched`.
+    """Somebody who waits for a task. Made by a waiter, held by a `WatchedTask`.
 
     Attributes:
         entry: The task; None before the watch began and after it ended.
@@ -41,7 +41,7 @@ class Watch(Protocol):
         follows: True for one who wants to know of each change, not only of the end.
     """
 
-    entry: Watched | None
+    entry: WatchedTask | None
     timeout: float | None
     deadline: float
 
@@ -61,7 +61,7 @@ class Watch(Protocol):
 
 
 @attrs.define(eq=False)
-class Trouble:
+class FailureStreak:
     """A run of answers that were none.
 
     Attributes:
@@ -96,7 +96,7 @@ class Hints:
     after: float = 0.0
 
 
-class Watched:
+class WatchedTask:
     """A task that somebody waits for. 100,000 of them may exist: no field is there for comfort.
 
     Attributes:
@@ -106,7 +106,7 @@ class Watched:
         born: When it was created, on our monotonic clock.
         seen: When it was last seen unfinished; 0 before.
         due: When to ask again; `NEVER` while somebody is asking.
-        queued: Its live item in the agenda; None without one.
+        queued: Its live item in the timers; None without one.
         polls: How often it was asked about.
         asked: When it was last asked about by itself; 0 before, and after a failure.
         status: Its newest state; None before the first.
@@ -115,7 +115,7 @@ class Watched:
         deadline: The earliest of theirs.
         worker: The asyncio task that asks about it just now.
         trouble: The run of failures that it is in, if any.
-        hints: What callbacks did, if any came.
+        notifications: What callbacks did, if any came.
         listed: True when the server's list showed it unfinished last, not an answer of its own.
         unlisted: True when the server's list left it out.
         gone: True when nobody waits any more.
@@ -127,11 +127,11 @@ class Watched:
         "deadline",
         "due",
         "gone",
-        "hints",
         "id",
         "kind",
         "listed",
         "n",
+        "notifications",
         "polls",
         "queued",
         "seen",
@@ -150,7 +150,7 @@ class Watched:
         self.born = born
         self.seen = 0.0
         self.due = NEVER
-        self.queued: tuple[float, Watched] | None = None
+        self.queued: tuple[float, WatchedTask] | None = None
         self.polls = 0
         self.asked = 0.0
         self.status: TaskStatus | str | None = None
@@ -158,13 +158,13 @@ class Watched:
         self.watches: Watch | list[Watch] | None = None
         self.deadline = NEVER
         self.worker: asyncio.Task[None] | None = None
-        self.trouble: Trouble | None = None
-        self.hints: Hints | None = None
+        self.trouble: FailureStreak | None = None
+        self.notifications: Hints | None = None
         self.listed = False
         self.unlisted = False
         self.gone = False
 
-    def __lt__(self, other: Watched) -> bool:
+    def __lt__(self, other: WatchedTask) -> bool:
         return self.id < other.id  # only to break ties in a heap
 
     @property
@@ -221,17 +221,17 @@ class Watched:
         return watches
 
 
-class Agenda:
+class TimerHeap:
     """A heap with one live item for each entry; entries that left are dropped when met."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, Watched]] = []
+        self._heap: list[tuple[float, WatchedTask]] = []
         self._stale = 0
 
     def __len__(self) -> int:
         return len(self._heap) - self._stale
 
-    def put(self, entry: Watched) -> None:
+    def put(self, entry: WatchedTask) -> None:
         """Wake *entry* when it is due, or at its deadline if that is earlier.
 
         Putting it off costs nothing: it is met at its old time, and put again.
@@ -246,7 +246,7 @@ class Agenda:
         entry.queued = when, entry
         heapq.heappush(self._heap, entry.queued)
 
-    def drop(self, entry: Watched) -> None:
+    def drop(self, entry: WatchedTask) -> None:
         """Forget *entry*."""
         if entry.queued is None:
             return
@@ -265,7 +265,7 @@ class Agenda:
             self._stale -= 1
         return self._heap[0][0] if self._heap else NEVER
 
-    def take(self, now: float) -> Watched | None:
+    def take(self, now: float) -> WatchedTask | None:
         """Return an entry that wakes at *now* or before; None when there is none."""
         while self._heap and self._heap[0][0] <= now:
             item = heapq.heappop(self._heap)
@@ -276,12 +276,12 @@ class Agenda:
         return None
 
 
-class Register:
+class WatchIndex:
     """All tasks that are waited for in one event loop, by kind and id."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, dict[str, Watched]] = {}
-        self._external: dict[str, Watched] = {}
+        self._kinds: dict[str, dict[str, WatchedTask]] = {}
+        self._external: dict[str, WatchedTask] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._kinds.values()))
@@ -289,27 +289,27 @@ class Register:
     def __bool__(self) -> bool:
         return any(self._kinds.values())
 
-    def __iter__(self) -> Iterator[Watched]:
+    def __iter__(self) -> Iterator[WatchedTask]:
         for entries in list(self._kinds.values()):
             yield from list(entries.values())
 
-    def of_kind(self, kind: str) -> dict[str, Watched]:
+    def of_kind(self, kind: str) -> dict[str, WatchedTask]:
         """Return the tasks of *kind* by their ids."""
         return self._kinds.setdefault(kind, {})
 
-    def find(self, task_id: str | None, external_task_id: str | None) -> Watched | None:
+    def find(self, task_id: str | None, external_task_id: str | None) -> WatchedTask | None:
         """Return the task of one of these ids, whatever its kind."""
         for entries in self._kinds.values():
             if task_id in entries:
                 return entries[task_id]
         return self._external.get(external_task_id or "")
 
-    def name(self, entry: Watched) -> None:
+    def name(self, entry: WatchedTask) -> None:
         """Find *entry* by its external id too, from now on."""
         if entry.task is not None and entry.task.external_task_id:
             self._external[entry.task.external_task_id] = entry
 
-    def remove(self, entry: Watched) -> None:
+    def remove(self, entry: WatchedTask) -> None:
         """Forget *entry*."""
         self._kinds[entry.kind].pop(entry.id, None)
         name = entry.task.external_task_id if entry.task is not None else None

@@ -2,7 +2,7 @@
 
 The URL comes from the server, so it is treated as a stranger's: https and public addresses
 only (this machine only when the API itself runs on it), each redirect checked again, a limit
-on size before and while reading, and the bytes must be a whole picture.
+on size before and while reading, and the bytes must be a whole image.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from comet_async.errors import (
 from comet_async.models import ResultImage, Task
 
 MAX_FILE = 64 * 1024 * 1024
-"""The largest result taken; the API's own pictures are a few MiB."""
+"""The largest result taken; the API's own images are a few MiB."""
 
 MAX_REDIRECTS = 3
 DEADLINE = 300.0
@@ -93,10 +93,10 @@ class Downloader:
         exists: Exists = "fail",
         watermarked: bool = False,
     ) -> None:
-        """Save one picture as *target*; try again where it helps.
+        """Save one image as *target*; try again where it helps.
 
         Args:
-            image: The picture.
+            image: The image.
             target: The file.
             renew: Asks for a task by its id: a link that expired is asked for anew.
             exists: What to do when another file has the name.
@@ -104,12 +104,12 @@ class Downloader:
 
         Raises:
             InputError: There is no such version.
-            ResultExpiredError: The server no longer holds the picture.
+            ResultExpiredError: The server no longer holds the image.
             CometError: As `fetch` says.
         """
         url = image.watermark_url if watermarked else image.url
         if not url:
-            msg = "the picture has no such version"
+            msg = "the image has no such version"
             raise InputError(msg, field="watermarked", value=watermarked)
         expired: ResultExpiredError
         try:
@@ -121,7 +121,7 @@ class Downloader:
         try:
             task = await renew(image.task_id, kind=image.kind)
         except NotFoundError:
-            raise expired from None  # the server forgot the task with its picture
+            raise expired from None  # the server forgot the task with its image
         for fresh in task.images:
             if fresh.index == image.index:
                 again = fresh.watermark_url if watermarked else fresh.url
@@ -144,7 +144,7 @@ class Downloader:
         hashed: bool = True,
         then: Then | None = None,
     ) -> Part:
-        """Fetch one picture into a temporary file of *folder*.
+        """Fetch one image into a temporary file of *folder*.
 
         Args:
             url: Where it is.
@@ -156,7 +156,7 @@ class Downloader:
 
         Raises:
             ResultExpiredError: The link is no longer good (HTTP 403, 404, 410).
-            ConnectionLostError: The transfer broke off, or what came is no whole picture;
+            ConnectionLostError: The transfer broke off, or what came is no whole image;
                 another try makes sense.
             DownloadError: The address is refused, or the file is too large.
         """

@@ -31,7 +31,7 @@ _FLUSH = 512 * 1024
 
 @attrs.frozen(kw_only=True)
 class Part:
-    """A complete, checked picture under a temporary name, safe on the disk.
+    """A complete, checked image under a temporary name, safe on the disk.
 
     Attributes:
         path: The temporary file, in the folder where the result will be.
@@ -92,12 +92,12 @@ class PartWriter:
         """Return the checked part once it is safe on the disk.
 
         Raises:
-            ConnectionLostError: What came is no whole picture.
+            ConnectionLostError: What came is no whole image.
         """
         self.flush()
         info = self._inspector.info
         if info is None or info.format not in {"png", "jpeg", "webp"}:
-            msg = f"the result's host sent {self.size} bytes that are no picture"
+            msg = f"the result's host sent {self.size} bytes that are no image"
             raise ConnectionLostError(msg, hint="fetching again is free")
         if not self._inspector.complete:
             msg = f"the result is cut short: {self.size} bytes of a {info.format} without its end"
@@ -230,7 +230,7 @@ class _Request:
 
 
 @attrs.define(eq=False)
-class Shelf:
+class FsyncBatcher:
     """The output folder of one run, in one event loop."""
 
     _waiting: list[_Request] = attrs.field(factory=list, init=False)

@@ -18,13 +18,13 @@ import attrs
 from comet_async._fs import file_sha256, make_folders
 from comet_async._http.api import Api
 from comet_async._images.discovery import output_name
-from comet_async._images.load import Picture
+from comet_async._images.load import SourceImage
 from comet_async._images.rules import shorten
 from comet_async._journal.records import Destination, JobRecord, Journal, SavedFile, StoredImage
 from comet_async._journal.states import JobState
 from comet_async._journal.transitions import taken
 from comet_async._results.download import Downloader
-from comet_async._results.files import Part, Shelf, give_name, in_thread, place
+from comet_async._results.files import FsyncBatcher, Part, give_name, in_thread, place
 from comet_async._retry import ask
 from comet_async.clock import Clock
 from comet_async.errors import (
@@ -44,7 +44,7 @@ LIFETIME = 30 * 86400.0
 
 
 @attrs.define(eq=False)
-class Delivery:
+class ResultSaver:
     """Saves the results of one journal's jobs below one folder."""
 
     journal: Journal
@@ -52,12 +52,12 @@ class Delivery:
     api: Api
     clock: Clock
     root: Path
-    _shelf: Shelf = attrs.field(factory=Shelf, init=False)
+    _shelf: FsyncBatcher = attrs.field(factory=FsyncBatcher, init=False)
 
     async def deliver(
         self, record: JobRecord, dest: str, kind: TaskKind, known: Destination | None = None
     ) -> tuple[JobRecord, tuple[Path, ...]]:
-        """Save the pictures of *record* under the name *dest*; what is there already is kept.
+        """Save the images of *record* under the name *dest*; what is there already is kept.
 
         Args:
             record: A job in ``succeeded``, ``saving`` or ``done``.
@@ -67,7 +67,7 @@ class Delivery:
                 the caller knows.
 
         Returns:
-            The record, now ``done``, and the files in the order of the pictures.
+            The record, now ``done``, and the files in the order of the images.
 
         Raises:
             DownloadError: A file can't be fetched or saved; the job stays as it is.
@@ -99,7 +99,7 @@ class Delivery:
         Args:
             dest: The result's name, without extension.
             key: The job that wants it.
-            n: How many pictures the job makes.
+            n: How many images the job makes.
 
         Raises:
             InputError: A file of that name is there, and it is not of this job.
@@ -125,22 +125,22 @@ class Delivery:
                 external_task_id=key,
             )
 
-    async def copy(self, picture: Picture, dest: str) -> Path:
-        """Save *picture* as it is under the name *dest*, and return the file.
+    async def copy(self, image: SourceImage, dest: str) -> Path:
+        """Save *image* as it is under the name *dest*, and return the file.
 
         Raises:
             DownloadError: Another file has the name.
         """
-        target = self.root / output_name(dest, 0, 1, picture.format or "png")
+        target = self.root / output_name(dest, 0, 1, image.format or "png")
         self._check_inside(dest)
-        part = await _off_loop(_write_part, picture, target)
+        part = await _off_loop(_write_part, image, target)
         await place(part, target)
         return target
 
     async def _kept(self, record: JobRecord, destination: Destination) -> dict[int, SavedFile]:
         """Return the files that are there and whole, by index."""
         # A job that was done is trusted by its files' size, so that a second run over
-        # 100,000 pictures need not read them all; one that was cut off is read.
+        # 100,000 images need not read them all; one that was cut off is read.
         thorough = record.state is not JobState.DONE
         kept = {}
         for file in destination.files:
@@ -350,13 +350,13 @@ def _copy_part(source: Path, folder: Path, file: SavedFile, key: str) -> Part | 
     return Part(path=path, format=format_, width=0, height=0, sha256=file.sha256, size=file.size)
 
 
-def _write_part(picture: Picture, target: Path) -> Part:
+def _write_part(image: SourceImage, target: Path) -> Part:
     make_folders(target.parent)
     path = target.with_name(f".{target.name}.part")
-    with picture.open() as source:
+    with image.open() as source:
         _write(source, path)
     sha256 = file_sha256(path) or ""
-    return Part(path=path, format="", width=0, height=0, sha256=sha256, size=picture.size)
+    return Part(path=path, format="", width=0, height=0, sha256=sha256, size=image.size)
 
 
 def _write(source: IO[bytes], path: Path) -> None:

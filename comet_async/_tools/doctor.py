@@ -250,13 +250,13 @@ def _extras() -> list[Check]:
 
 
 SIDE = 300
-"""The smallest picture that the API takes, in pixels."""
+"""The smallest image that the API takes, in pixels."""
 
 _FEW = 30
 
 
 def sample() -> bytes:
-    """Return a small picture of a sky, as PNG."""
+    """Return a small image of a sky, as PNG."""
     rows = b"".join(
         b"\0" + bytes((90 + y * 100 // SIDE, 150 + y * 80 // SIDE, 230)) * SIDE for y in range(SIDE)
     )

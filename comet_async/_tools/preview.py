@@ -1,4 +1,4 @@
-"""A picture of the canvas before anything is paid: the photo in its place, the new area hatched.
+"""An image of the canvas before anything is paid: the photo in its place, the new area hatched.
 
 Rule of this file: Pillow is imported inside functions only, because it is an extra.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from comet_async._images.prepare import eight_bits, on_white
-from comet_async._images.rules import PictureCheck, show
+from comet_async._images.rules import ImageRules, show
 from comet_async.errors import InputError, MissingExtraError
 from comet_async.geometry import MAX_AREA, MarginRule, Margins, added_pixels, canvas_size
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-    from comet_async._images.load import Picture
+    from comet_async._images.load import SourceImage
 
 
 _PAPER, _INK, _FAINT = "#ffffff", "#1f2933", "#7b8794"
@@ -69,60 +69,60 @@ class _Layout:
         )
 
 
-def render(picture: Picture, margins: MarginRule, *, width: int = 1200) -> bytes:
-    """Return a PNG that shows *picture* on the canvas that *margins* ask for. Takes its time.
+def render(image: SourceImage, margins: MarginRule, *, width: int = 1200) -> bytes:
+    """Return a PNG that shows *image* on the canvas that *margins* ask for. Takes its time.
 
     Args:
-        picture: A loaded picture; not one that is a URL.
+        image: A loaded image; not one that is a URL.
         margins: `Margins`, or a rule such as ``Margins.for_aspect("16:9")``.
         width: Width of the PNG in pixels; 1200 by default, and at least 1000.
 
     Raises:
-        InputError: The rule can't be kept for this picture, or it can't be decoded.
+        InputError: The rule can't be kept for this image, or it can't be decoded.
         MissingExtraError: Pillow is not installed.
     """
     if importlib.util.find_spec("PIL") is None:
         raise MissingExtraError("a preview needs Pillow", extra="images")
     from PIL import Image, ImageDraw  # noqa: PLC0415 - an extra
 
-    if picture.width is None or picture.height is None:
+    if image.width is None or image.height is None:
         what, hint = "is a URL, whose size is not known here", "download it, and name the file"
-        raise PictureCheck(source=picture.source).refuse(what, limit="a file", hint=hint)
-    size = picture.width, picture.height
+        raise ImageRules(source=image.source).refuse(what, limit="a file", hint=hint)
+    size = image.width, image.height
     resolved = margins.resolve(*size)
     layout = _Layout.of(size, resolved, max(width, _LEAST_WIDE))
     page = Image.new("RGB", (layout.width, layout.height), _PAPER)
-    _draw_canvas(page, layout, _photo(picture, layout.width))
+    _draw_canvas(page, layout, _photo(image, layout.width))
     _draw_sizes(page, layout, canvas_size(*size, resolved))
-    _draw_words(page, layout, _name(picture), size, resolved)
+    _draw_words(page, layout, _name(image), size, resolved)
     _draw_margins(ImageDraw.Draw(page), layout, size, resolved)
     buffer = io.BytesIO()
     page.save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _name(picture: Picture) -> str:
-    return show(PurePath(picture.source).name if picture.path else picture.source)
+def _name(image: SourceImage) -> str:
+    return show(PurePath(image.source).name if image.path else image.source)
 
 
-def _photo(picture: Picture, enough: int) -> Image:
+def _photo(source: SourceImage, enough: int) -> Image:
     from PIL import Image, ImageOps  # noqa: PLC0415 - an extra
 
     try:
-        with picture.open() as file, Image.open(file) as image:
+        with source.open() as file, Image.open(file) as image:
             image.draft("RGB", (enough, enough))  # a large JPEG is decoded smaller, and faster
             upright = ImageOps.exif_transpose(image)
     except InputError:
         raise
     except Exception as exc:  # decoders raise whatever damaged bytes lead them to
-        check = PictureCheck(source=picture.source)
+        check = ImageRules(source=source.source)
         what = f"can't be decoded: {type(exc).__name__}: {exc}"
-        raise check.refuse(what, limit="an undamaged picture", hint="save it again") from exc
+        raise check.refuse(what, limit="an undamaged image", hint="save it again") from exc
     plain, _ = eight_bits(upright, upright.info.get("icc_profile"), [])
     return on_white(plain.convert("RGBA"))
 
 
-# ---------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------- images
 
 
 def _hatched(width: int, height: int) -> Image:

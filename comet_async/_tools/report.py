@@ -1,4 +1,4 @@
-"""A page of all pictures of a folder, before and after: one HTML file that loads nothing remote.
+"""A page of all images of a folder, before and after: one HTML file that loads nothing remote.
 
 Rule of this file: Jinja2 is imported inside a function only, because it is an extra.
 """
@@ -25,13 +25,13 @@ from comet_async.errors import ConfigError, InputError, MissingExtraError
 NAME = "report.html"
 
 _MARK = b'<meta name="generator" content="comet_async">'
-_HEAD = 64 * 1024  # enough of a picture's file to know its size
+_HEAD = 64 * 1024  # enough of an image's file to know its size
 _SHOWABLE = {"png", "jpeg", "webp", "gif", "avif", "bmp"}  # by browsers
 
 
 @attrs.frozen(kw_only=True)
 class Shot:
-    """One picture file on the page.
+    """One image file on the page.
 
     Attributes:
         address: Relative to the page.
@@ -178,7 +178,7 @@ def _share(params: Mapping[str, JSON], side: str) -> float:
 
 
 def _shot(path: Path, folder: Path) -> Shot | None:
-    """Return *path* as a picture on the page, or None when a browser can't show it."""
+    """Return *path* as an image on the page, or None when a browser can't show it."""
     info = None
     with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
         info = read_info(file.read(_HEAD))

@@ -1,4 +1,4 @@
-"""Answers become values: a `Reply` goes in, a `Task`, `TaskPage` or `Notice` comes out.
+"""Answers become values: a `Reply` goes in, a `Task`, `TaskPage` or `Notification` comes out.
 
 Rule of this file: no answer, however odd, leaves it as anything but a value or a
 `CometError`. What an error means stands in `codes`, where the task is hidden in `envelope`,
@@ -42,10 +42,10 @@ from comet_async.models import Task, TaskPage, TaskStatus
 
 __all__ = [
     "RESULT_KEYS",
-    "Notice",
+    "Notification",
     "Reply",
     "decode_created",
-    "decode_notice",
+    "decode_notification",
     "decode_page",
     "decode_task",
     "retry_after",
@@ -53,7 +53,7 @@ __all__ = [
 
 
 @attrs.frozen(kw_only=True)
-class Notice:
+class Notification:
     """What a callback says. Anybody can send one: it is a reason to ask, never an answer.
 
     Attributes:
@@ -92,7 +92,7 @@ def decode_created(
     Raises:
         OutcomeUnknownError: The answer leaves open whether the request was accepted.
         DuplicateTaskError: The request was accepted, and paid, earlier.
-        RateLimitedError: Not accepted: too fast, or (`ConcurrencyLimitError`) too many.
+        RateLimitError: Not accepted: too fast, or (`ConcurrencyLimitError`) too many.
         ServerError: Not accepted: out of service.
         AuthenticationError: The key was refused.
         AccountError: The account can't pay, or may not do this.
@@ -135,7 +135,7 @@ def decode_task(
         AuthenticationError: The key was refused.
         AccountError: The account can't pay, or may not do this.
         RouteUnavailableError: The gateway does not offer this.
-        RateLimitedError: Too many requests.
+        RateLimitError: Too many requests.
         RejectedError: The request was refused for what it says.
         ServerError: The server failed.
         DecodeError: The answer can't be read.
@@ -170,7 +170,7 @@ def decode_page(
         AuthenticationError: The key was refused.
         AccountError: The account can't pay, or may not do this.
         RouteUnavailableError: The gateway does not offer this.
-        RateLimitedError: Too many requests.
+        RateLimitError: Too many requests.
         RejectedError: The request was refused for what it says.
         ServerError: The server failed.
         DecodeError: The answer can't be read, or one of its tasks.
@@ -193,7 +193,7 @@ def decode_page(
     return TaskPage(tasks=tuple(tasks), number=number, size=size)
 
 
-def decode_notice(body: bytes) -> Notice:
+def decode_notification(body: bytes) -> Notification:
     """Return what a callback's body says, in Kling's old form or in its new one.
 
     Raises:
@@ -206,7 +206,7 @@ def decode_notice(body: bytes) -> Notice:
     if task_id is None and external_task_id is None:
         raise DecodeError("the callback names no task", path="$.task_id")
     status = read_status(chain, facts) or state(facts.get("status"))
-    return Notice(task_id=task_id, external_task_id=external_task_id, status=status)
+    return Notification(task_id=task_id, external_task_id=external_task_id, status=status)
 
 
 # ---------------------------------------------------------------------- finding the task

@@ -34,7 +34,7 @@ from comet_async.errors import (
     DuplicateTaskError,
     NotFoundError,
     OutcomeUnknownError,
-    RateLimitedError,
+    RateLimitError,
     RejectedError,
     RouteUnavailableError,
     ServerError,
@@ -126,7 +126,7 @@ _DUPLICATE = Verdict(
 _NO_KEY = Verdict(AuthenticationError, "the key was refused", _CHECK_KEY)
 _NO_CREDIT = Verdict(AccountError, "the account has no credit left", _TOP_UP)
 _NO_RIGHT = Verdict(AccountError, "the account may not do this", _CHECK_ACCOUNT)
-_TOO_FAST = Verdict(RateLimitedError, "too many requests", "slow down; nothing was paid")
+_TOO_FAST = Verdict(RateLimitError, "too many requests", "slow down; nothing was paid")
 _TOO_MANY = Verdict(
     ConcurrencyLimitError,
     "the account has as many images in flight as it may have",
@@ -220,7 +220,7 @@ _ANY = frozenset(
         AuthenticationError,
         DecodeError,
         NotFoundError,
-        RateLimitedError,
+        RateLimitError,
         RejectedError,
         ServerError,
     }
@@ -267,13 +267,13 @@ PHRASES: tuple[Phrase, ...] = (
             re.IGNORECASE,
         ),
         verdict=_NO_CREDIT,
-        refines=frozenset({RejectedError, RateLimitedError}),
+        refines=frozenset({RejectedError, RateLimitError}),
         coded=False,
     ),
     Phrase(
         pattern=re.compile(r"parallel task over resource pack limit", re.IGNORECASE),
         verdict=_TOO_MANY,
-        refines=frozenset({RejectedError, RateLimitedError}),
+        refines=frozenset({RejectedError, RateLimitError}),
         coded=False,
     ),
 )
@@ -282,7 +282,7 @@ PHRASES: tuple[Phrase, ...] = (
 _TIMED_OUT = Verdict(ServerError, "the server did not answer in time", _LATER, paid=UNKNOWN)
 _CONFLICT = Verdict(ServerError, "the server was not ready for it", _LATER, paid=UNKNOWN)
 _NO_PAYMENT = attrs.evolve(_NO_CREDIT, words="the server asks for payment")
-_TOO_LARGE = Verdict(RejectedError, "the request is too large", "send a smaller picture")
+_TOO_LARGE = Verdict(RejectedError, "the request is too large", "send a smaller image")
 
 STATUSES: Mapping[int, Verdict] = MappingProxyType(
     {

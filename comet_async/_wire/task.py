@@ -205,7 +205,7 @@ def _reason(chain: list[Object]) -> str:
     return ""
 
 
-# ------------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------------ images
 
 
 def _images(facts: Object, kind: str, task_id: str) -> tuple[ResultImage, ...]:
@@ -223,7 +223,7 @@ def _images(facts: Object, kind: str, task_id: str) -> tuple[ResultImage, ...]:
 
 
 def _numbered(items: list[JSON], kind: str, task_id: str) -> tuple[ResultImage, ...]:
-    """Return the pictures by their own indexes, or by their places when those are no use."""
+    """Return the images by their own indexes, or by their places when those are no use."""
     told = [_index(item.get("index")) if isinstance(item, dict) else -1 for item in items]
     places = range(len(items)) if -1 in told or len(set(told)) < len(told) else told
     images: list[ResultImage] = []

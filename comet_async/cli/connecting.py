@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 SPEED = 20.0
 """How many times faster than the service the sandbox of this process is: its tasks take 0.4 to
-2 s, which is as long as painting a picture takes."""
+2 s, which is as long as painting an image takes."""
 
 
 @attrs.frozen(kw_only=True)
-class Door:
+class Endpoint:
     """Where requests go, and what signs them.
 
     Attributes:
@@ -42,7 +42,7 @@ class Door:
 
 
 @asynccontextmanager
-async def open_door(connection: Connection, screen: Screen) -> AsyncGenerator[Door, None]:
+async def open_endpoint(connection: Connection, screen: Screen) -> AsyncGenerator[Endpoint, None]:
     """Find the API and its key, and start the sandbox if that is what is wanted.
 
     Raises:
@@ -54,22 +54,22 @@ async def open_door(connection: Connection, screen: Screen) -> AsyncGenerator[Do
     from comet_async.secret import Secret
 
     if not connection.is_sandbox:
-        door = find_door(connection.gateway)
-        screen.hide(door.credentials.secrets)
-        yield door
+        endpoint = find_endpoint(connection.gateway)
+        screen.hide(endpoint.credentials.secrets)
+        yield endpoint
         return
     from comet_async.sandbox import DEFAULT_KEY, Sandbox
 
     async with Sandbox(speed=SPEED) as sandbox:
-        yield Door(
+        yield Endpoint(
             gateway=Gateway.comet(sandbox.url),
             credentials=ApiKey(Secret(DEFAULT_KEY)),
             sandbox=sandbox,
         )
 
 
-def offline_door(connection: Connection) -> Door:
-    """Return a door that nobody goes through: enough to plan, without a key or a server.
+def offline_endpoint(connection: Connection) -> Endpoint:
+    """Return a endpoint that nobody goes through: enough to plan, without a key or a server.
 
     Raises:
         ConfigError: A setting can't be used.
@@ -81,12 +81,14 @@ def offline_door(connection: Connection) -> Door:
 
     nobody = ApiKey(Secret("no-key-is-needed-to-plan"))
     if connection.is_sandbox:
-        return Door(gateway=Gateway.comet("http://127.0.0.1:9"), credentials=nobody)
+        return Endpoint(gateway=Gateway.comet("http://127.0.0.1:9"), credentials=nobody)
     config = Config.read(config_path(os.environ))
-    return Door(gateway=choose_gateway(connection.gateway, os.environ, config), credentials=nobody)
+    return Endpoint(
+        gateway=choose_gateway(connection.gateway, os.environ, config), credentials=nobody
+    )
 
 
-def find_door(gateway: str | None) -> Door:
+def find_endpoint(gateway: str | None) -> Endpoint:
     """Return where *gateway*, the environment and the config file lead.
 
     Raises:
@@ -100,4 +102,4 @@ def find_door(gateway: str | None) -> Door:
     config = Config.read(config_path(os.environ))
     chosen = choose_gateway(gateway, os.environ, config)
     credentials = choose_credentials(None, chosen, os.environ, config)
-    return Door(gateway=chosen, credentials=credentials)
+    return Endpoint(gateway=chosen, credentials=credentials)

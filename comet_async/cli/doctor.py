@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from comet_async.cli.connecting import open_door
+from comet_async.cli.connecting import open_endpoint
 from comet_async.cli.invocation import CURRENT
 from comet_async.cli.options import OUTPUT, USUAL_CONNECTION, Connection
 from comet_async.cli.output import ACCOUNT, DONE, NOT_DONE, Screen
@@ -31,7 +31,7 @@ async def doctor(
         bool, Parameter(group=OUTPUT, help="One JSON object a line for each check.")
     ] = False,
     paid: Annotated[
-        bool, Parameter(help="Buy one small picture and see what it proves; asks first.")
+        bool, Parameter(help="Buy one small image and see what it proves; asks first.")
     ] = False,
     yes: Annotated[bool, Parameter(help="Agree to --paid beforehand.")] = False,
 ) -> int:
@@ -42,8 +42,8 @@ async def doctor(
     screen = CURRENT.get().screen
     screen.json = json
     problems, account = 0, False
-    async with open_door(connection, screen) as door:
-        async with aclosing(examine(door.gateway, door.credentials)) as checks:
+    async with open_endpoint(connection, screen) as endpoint:
+        async with aclosing(examine(endpoint.gateway, endpoint.credentials)) as checks:
             async for check in checks:
                 problems += check.verdict == "problem"
                 account = account or check.account_wide
@@ -54,13 +54,13 @@ async def doctor(
         paid = paid and not problems and (yes or await _agreed(screen))
         if paid:
             async with (
-                CometSession(door.credentials, gateway=door.gateway) as session,
+                CometSession(endpoint.credentials, gateway=endpoint.gateway) as session,
                 aclosing(examine_paid(session)) as checks,
             ):
                 async for check in checks:
                     problems += check.verdict == "problem"
                     _tell(screen, check)
-    verdict = "one picture was paid" if paid else "nothing was paid"
+    verdict = "one image was paid" if paid else "nothing was paid"
     screen.say(f"{problems} to mend" if problems else f"ready; {verdict}")
     if not problems:
         return DONE
@@ -83,7 +83,7 @@ async def _agreed(screen: Screen) -> bool:
     """Ask before money is spent; where nobody can be asked, the answer is no."""
     from comet_async.requests import EXPAND
 
-    screen.say(f"buying one picture, about ${EXPAND.price} by the list (an estimate)")
+    screen.say(f"buying one image, about ${EXPAND.price} by the list (an estimate)")
     if not sys.stdin.isatty():
         screen.say("not bought: nobody can be asked here; --yes agrees beforehand")
         return False

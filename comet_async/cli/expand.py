@@ -40,7 +40,7 @@ async def expand(  # noqa: PLR0913 - the groups of options, as --help shows them
     again: Again = _AGAIN,
     shown: Shown = _SHOWN,
 ) -> int:
-    """Expand pictures, and save the results."""
+    """Expand images, and save the results."""
     from comet_async.cli.expanding import carry_out
     from comet_async.cli.invocation import CURRENT
 

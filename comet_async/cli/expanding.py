@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from comet_async.cli import journals, plan
-from comet_async.cli.connecting import Door, offline_door, open_door
+from comet_async.cli.connecting import Endpoint, offline_endpoint, open_endpoint
 from comet_async.cli.invocation import CURRENT, INTERRUPTED, Invocation
 from comet_async.cli.options import Connection
 from comet_async.cli.order import Order, Shown
@@ -38,22 +38,22 @@ _LAST = 1.0  # seconds that the end of a run waits for the number of sources
 
 
 async def carry_out(order: Order, connection: Connection, shown: Shown) -> int:
-    """Expand the pictures of *order*, or show what that would do; return the exit status."""
+    """Expand the images of *order*, or show what that would do; return the exit status."""
     invocation = CURRENT.get()
     screen = invocation.screen
     async with _counting(order) as census:
         if census is not None and not await census.any():
             raise _nothing(order)
         if shown.dry_run:
-            door = offline_door(connection)
-            return await plan.show(order, door, screen, free=connection.is_sandbox)
-        async with open_door(connection, screen) as door:
-            return await _run(order, door, invocation, census, report=shown.report)
+            endpoint = offline_endpoint(connection)
+            return await plan.show(order, endpoint, screen, free=connection.is_sandbox)
+        async with open_endpoint(connection, screen) as endpoint:
+            return await _run(order, endpoint, invocation, census, report=shown.report)
 
 
 def _nothing(order: Order) -> InputError:
-    msg = f"no picture was found in {' '.join(order.sources)}"
-    hint = "a folder's pictures are its files that end in .jpg, .png and the like"
+    msg = f"no image was found in {' '.join(order.sources)}"
+    hint = "a folder's images are its files that end in .jpg, .png and the like"
     return InputError(msg, field="sources", value=" ".join(order.sources), hint=hint)
 
 
@@ -98,41 +98,46 @@ async def _counting(order: Order) -> AsyncGenerator[_Census | None, None]:
 
 
 async def _run(
-    order: Order, door: Door, invocation: Invocation, census: _Census | None, *, report: bool
+    order: Order,
+    endpoint: Endpoint,
+    invocation: Invocation,
+    census: _Census | None,
+    *,
+    report: bool,
 ) -> int:
     from comet_async.journal import SqliteJournal
     from comet_async.runs import JOURNAL_NAME
 
     screen = invocation.screen
-    if door.sandbox is not None:
+    if endpoint.sandbox is not None:
         screen.say(
             "sandbox: the new edges are painted on this machine; the prompt is checked, "
             "not followed",
             style="dim",
         )
     async with await SqliteJournal.open(order.out / JOURNAL_NAME) as journal:
-        await journals.check_purpose(journal, sandbox=door.sandbox is not None)
-        if door.sandbox is not None:
+        await journals.check_purpose(journal, sandbox=endpoint.sandbox is not None)
+        if endpoint.sandbox is not None:
             await journals.bury(journal, now=time.time())
             order = attrs.evolve(order, options={**order.options, "retry_failed": True})
         clock = asyncio.get_running_loop().time
         tally = Tally(price=order.price, since=time.time(), clock=clock)
         try:
-            async with _session(order, door, journal) as comet:
+            async with _session(order, endpoint, journal) as comet:
                 run = order.on(comet)
-                async with _telling_balance(comet, screen, door):
-                    await _follow(run, journal, tally, invocation, census, door)
+                async with _telling_balance(comet, screen, endpoint):
+                    await _follow(run, journal, tally, invocation, census, endpoint)
         except JournalError as error:  # while it ran, so something may have been sent
             screen.complain(error)
             return NOT_DONE
         if report and tally.ended["done"]:
             await _report(order.out, journal, screen)
-    return _end(order, run, tally, invocation, door)
+    return _end(order, run, tally, invocation, endpoint)
 
 
 @asynccontextmanager
 async def _telling_balance(
-    comet: CometSession, screen: Screen, door: Door
+    comet: CometSession, screen: Screen, endpoint: Endpoint
 ) -> AsyncGenerator[None, None]:
     """Say what is left in the account, if the gateway tells; nothing waits for it."""
 
@@ -141,7 +146,7 @@ async def _telling_balance(
         if left is not None:
             screen.say(f"left in the account: {left}", style="dim")
 
-    telling = asyncio.create_task(tell()) if door.sandbox is None else None
+    telling = asyncio.create_task(tell()) if endpoint.sandbox is None else None
     try:
         yield
     finally:
@@ -150,16 +155,16 @@ async def _telling_balance(
             await asyncio.wait({telling})
 
 
-def _session(order: Order, door: Door, journal: Journal) -> CometSession:
+def _session(order: Order, endpoint: Endpoint, journal: Journal) -> CometSession:
     from comet_async.session import CometSession
 
     return CometSession(
-        door.credentials,
-        gateway=door.gateway,
+        endpoint.credentials,
+        gateway=endpoint.gateway,
         journal=journal,
         concurrency=order.options.get("concurrency", 16),
         # The sandbox is asked often: it is near, and its tasks are short.
-        schedule=0.25 if door.sandbox is not None else None,
+        schedule=0.25 if endpoint.sandbox is not None else None,
     )
 
 
@@ -169,7 +174,7 @@ async def _follow(
     tally: Tally,
     invocation: Invocation,
     census: _Census | None,
-    door: Door,
+    endpoint: Endpoint,
 ) -> None:
     """Go through the run, and show it."""
     screen = invocation.screen
@@ -183,7 +188,7 @@ async def _follow(
         )
 
     invocation.on_signal = stop
-    with RunProgress(screen, tally, free=door.sandbox is not None) as progress:
+    with RunProgress(screen, tally, free=endpoint.sandbox is not None) as progress:
         watching = asyncio.create_task(_watch(journal, tally, progress, census))
         try:
             async with aclosing(run.__aiter__()) as outcomes:
@@ -247,25 +252,25 @@ async def _report(out: Path, journal: Journal, screen: Screen) -> None:
 
     try:
         path = await write_report(out, journal)
-    except CometError as error:  # the pictures are there; a page is no reason to fail
+    except CometError as error:  # the images are there; a page is no reason to fail
         screen.complain(error)
     else:
-        screen.say(f"the page of all pictures before and after is {path}")
+        screen.say(f"the page of all images before and after is {path}")
 
 
 # ---------------------------------------------------------------------------- the end
 
 
-def _end(order: Order, run: Run, tally: Tally, invocation: Invocation, door: Door) -> int:
+def _end(order: Order, run: Run, tally: Tally, invocation: Invocation, endpoint: Endpoint) -> int:
     """Write the summary, and return the exit status."""
     screen, stopped = invocation.screen, run.stopped
     if not tally.count and not invocation.interrupted and stopped is None:
         screen.complain(_nothing(order))
         return USAGE
-    for line in summary(tally, out=order.out, free=door.sandbox is not None):
+    for line in summary(tally, out=order.out, free=endpoint.sandbox is not None):
         screen.say(line)
-    if door.sandbox is not None:
-        engines = sorted({task.engine for task in door.sandbox.tasks.all() if task.engine})
+    if endpoint.sandbox is not None:
+        engines = sorted({task.engine for task in endpoint.sandbox.tasks.all() if task.engine})
         if engines:
             screen.say(f"painted here by {', '.join(engines)}, free of charge")
     if stopped is not None and not invocation.interrupted:
@@ -289,7 +294,7 @@ def _advice(order: Order, tally: Tally, *, unfinished: bool) -> list[str]:
         lines.append("failed tasks are bought once more only if you add --retry-failed")
     if ended["uncertain"]:
         lines.append(
-            f"{counted(ended['uncertain'], 'picture')} may have been paid: each run looks again, "
+            f"{counted(ended['uncertain'], 'image')} may have been paid: each run looks again, "
             f"free of charge; comet-async jobs {order.out} --uncertain shows what you can decide"
         )
     if unfinished or ended["pending"] or ended["uncertain"]:

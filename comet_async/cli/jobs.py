@@ -191,7 +191,7 @@ def _decision(action: Action, key: str | None, task_id: str | None, *, accepted:
         hint = "comet-async jobs DIR attach KEY TASK_ID; the others take no task id"
         raise _wrong(f"{action} needs {'a' if task_id is None else 'no'} task id", hint)
     if action == "attach":
-        done = "the task is attached: the next run waits for it and saves its pictures, free"
+        done = "the task is attached: the next run waits for it and saves its images, free"
         why = "you named the task"
         return _Decision(key=key, state=JobState.SUBMITTED, task_id=task_id, why=why, done=done)
     if action == "abandon":
@@ -218,7 +218,7 @@ async def _decide(path: Path, decision: _Decision, screen: Screen) -> int:
             owner = await journal.by_task(decision.task_id)
             if owner is not None and owner.key != record.key:
                 msg = f"task {decision.task_id} belongs to the job {owner.key}"
-                raise _wrong(msg, "look at its time and picture in the provider's console")
+                raise _wrong(msg, "look at its time and image in the provider's console")
             await _check_task(decision.task_id, record, screen)
             changes = {"task_id": decision.task_id}
         now = time.time()
@@ -234,13 +234,13 @@ async def _check_task(task_id: str, record: JobRecord, screen: Screen) -> None:
         InputError: There is no such task, or it is another job's.
         CometError: The server can't be asked.
     """
-    from comet_async.cli.connecting import find_door
+    from comet_async.cli.connecting import find_endpoint
     from comet_async.session import CometSession
 
-    door = find_door(None)
-    screen.hide(door.credentials.secrets)
+    endpoint = find_endpoint(None)
+    screen.hide(endpoint.credentials.secrets)
     try:
-        async with CometSession(door.credentials, gateway=door.gateway) as comet:
+        async with CometSession(endpoint.credentials, gateway=endpoint.gateway) as comet:
             task = await comet.get(task_id, kind=record.kind)
     except NotFoundError:
         task = None

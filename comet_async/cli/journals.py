@@ -17,7 +17,7 @@ from comet_async.errors import ConfigError, InputError, JournalBusyError
 if TYPE_CHECKING:
     from comet_async._journal.records import JobRecord, Journal
 
-_PURPOSE = "sandbox"  # the fact in the journal that says whether its pictures were for practice
+_PURPOSE = "sandbox"  # the fact in the journal that says whether its images were for practice
 _ENDED = "its sandbox has ended"
 
 
@@ -89,9 +89,9 @@ async def all_jobs(journal: Journal) -> AsyncGenerator[JobRecord, None]:
 
 
 async def check_purpose(journal: Journal, *, sandbox: bool, write: bool = True) -> None:
-    """Refuse to mix practice with bought pictures in one folder.
+    """Refuse to mix practice with bought images in one folder.
 
-    Both have the same names, and the journal takes a picture that the sandbox painted for
+    Both have the same names, and the journal takes an image that the sandbox painted for
     done: the real one would never be bought.
 
     Args:
@@ -107,7 +107,7 @@ async def check_purpose(journal: Journal, *, sandbox: bool, write: bool = True) 
         await journal.write_meta(_PURPOSE, sandbox)
     if marked is not None and marked is not sandbox:
         has, wants = ("the sandbox's", "real") if marked else ("real", "the sandbox's")
-        msg = f"the output folder holds {has} pictures, not {wants} ones"
+        msg = f"the output folder holds {has} images, not {wants} ones"
         raise ConfigError(msg, hint="choose another folder with --out")
 
 

@@ -38,7 +38,7 @@ def whole(_type: object, tokens: Sequence[Token]) -> int:
 @Parameter(name="*", group=SHAPE)
 @attrs.frozen(kw_only=True)
 class Geometry:
-    """How far pictures grow: four margins, a shape, or a size."""
+    """How far images grow: four margins, a shape, or a size."""
 
     up: Annotated[
         float | None, Parameter(help="Add above, as a share of the height: 0.5 adds half of it.")
@@ -58,7 +58,7 @@ class Geometry:
     ] = None
     anchor: Annotated[
         Anchor | None,
-        Parameter(help="Where the picture sits, with --to or --size; center by default."),
+        Parameter(help="Where the image sits, with --to or --size; center by default."),
     ] = None
 
     def rule(self) -> MarginRule:
@@ -87,7 +87,7 @@ class Geometry:
     def _check(self, ways: list[str], *, by_sides: bool) -> None:
         if not ways:
             hint = "give --to 16:9, or --size 1920x1080, or one of --up --down --left --right"
-            raise _wrong("how far should the pictures grow?", hint)
+            raise _wrong("how far should the images grow?", hint)
         if len(ways) > 1 and not (by_sides and self.to is None and self.size is None):
             raise _wrong(
                 f"{' and '.join(ways)} can't be used together",
@@ -95,7 +95,7 @@ class Geometry:
             )
         if by_sides and self.anchor is not None:
             raise _wrong(
-                "--anchor needs --to or --size", "margins say already where the picture sits"
+                "--anchor needs --to or --size", "margins say already where the image sits"
             )
 
 

@@ -45,14 +45,14 @@ class Wish:
         Parameter(
             name="-n",
             converter=whole,
-            help="How many variants of each picture, 1 to 9, each paid; 1 by default.",
+            help="How many variants of each image, 1 to 9, each paid; 1 by default.",
         ),
     ] = 1
     prepare: Annotated[
         bool,
         Parameter(
-            help="Mend pictures that would be refused: rotation, WebP, HEIC, TIFF or CMYK, too "
-            "large a file, too small a picture."
+            help="Mend images that would be refused: rotation, WebP, HEIC, TIFF or CMYK, too "
+            "large a file, too small an image."
         ),
     ] = False
 
@@ -64,12 +64,12 @@ class Pace:
 
     concurrency: Annotated[
         int,
-        Parameter(converter=whole, help="Most pictures in flight at a time; 16 by default."),
+        Parameter(converter=whole, help="Most images in flight at a time; 16 by default."),
     ] = 16
     timeout: Annotated[
         float | None,
         Parameter(
-            help="Seconds to wait for one picture, which goes on without us; no limit by default."
+            help="Seconds to wait for one image, which goes on without us; no limit by default."
         ),
     ] = None
     settle: Annotated[
@@ -93,7 +93,7 @@ class Purse:
         str | None, Parameter(help="Most USD that this run may spend, as --price estimates it.")
     ] = None
     price: Annotated[
-        str | None, Parameter(help="USD for one picture, for estimates; the list price by default.")
+        str | None, Parameter(help="USD for one image, for estimates; the list price by default.")
     ] = None
 
 
@@ -103,25 +103,25 @@ class Again:
     """What a further run does differently."""
 
     retry_failed: Annotated[
-        bool, Parameter(help="Buy pictures whose task failed in an earlier run once more.")
+        bool, Parameter(help="Buy images whose task failed in an earlier run once more.")
     ] = False
     verify_remote: Annotated[
         bool,
         Parameter(
-            help="Look for each new picture on the server before buying it: for a folder whose "
+            help="Look for each new image on the server before buying it: for a folder whose "
             "journal was lost."
         ),
     ] = False
     fresh: Annotated[
         str,
-        Parameter(help="A name for another purchase of the same pictures; each name is one."),
+        Parameter(help="A name for another purchase of the same images; each name is one."),
     ] = ""
 
 
 @Parameter(name="*", group=OUTPUT)
 @attrs.frozen(kw_only=True)
 class Shown:
-    """What is written besides the pictures."""
+    """What is written besides the images."""
 
     dry_run: Annotated[
         bool, Parameter(help="Show what a run would do and cost; send and write nothing.")
@@ -130,13 +130,13 @@ class Shown:
         bool, Parameter(help="One JSON object a line on standard output for each source.")
     ] = False
     report: Annotated[
-        bool, Parameter(help="Write a page of all pictures before and after: DIR/report.html.")
+        bool, Parameter(help="Write a page of all images before and after: DIR/report.html.")
     ] = False
 
 
 @attrs.frozen(kw_only=True)
 class Order:
-    """A checked command: nothing in it can be refused before pictures are looked at."""
+    """A checked command: nothing in it can be refused before images are looked at."""
 
     sources: tuple[str, ...]
     out: Path

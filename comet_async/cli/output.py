@@ -177,5 +177,5 @@ def duration(seconds: float) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return "1 picture" or "2 pictures"."""
+    """Return "1 image" or "2 images"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,4 +1,4 @@
-"""``expand --dry-run``: what a run would do with each picture, and what it would cost."""
+"""``expand --dry-run``: what a run would do with each image, and what it would cost."""
 
 # ruff: noqa: PLC0415 - imported when the command runs: `--help` must be there at once
 
@@ -13,7 +13,7 @@ import attrs
 
 from comet_async._journal.states import JobState
 from comet_async.cli import journals
-from comet_async.cli.connecting import Door
+from comet_async.cli.connecting import Endpoint
 from comet_async.cli.order import Order
 from comet_async.cli.output import DONE, NOT_DONE, Screen, counted, error_record, money
 from comet_async.cli.progress import short, shown
@@ -58,10 +58,10 @@ class _Plan:
     keys: set[str] = attrs.field(factory=set)
 
     def add(self, source: str, planned: Planned | CometError) -> tuple[str, int]:
-        """Take one picture in; return the word of the plan, and how many it would buy."""
+        """Take one image in; return the word of the plan, and how many it would buy."""
         word, images = word_of(planned), 0
         if word == "new" and not isinstance(planned, CometError) and planned.key not in self.keys:
-            self.keys.add(planned.key)  # equal pictures are bought once
+            self.keys.add(planned.key)  # equal images are bought once
             images = planned.item.request.n if planned.item.request is not None else 1
         self.counts[word] += 1
         self.images += images
@@ -80,7 +80,7 @@ def _why(error: CometError, source: str) -> str:
 
 
 def word_of(planned: Planned | CometError) -> str:
-    """Return the plan for one picture in a word."""
+    """Return the plan for one image in a word."""
     if isinstance(planned, CometError):
         return "invalid"
     if planned.needless:
@@ -88,12 +88,12 @@ def word_of(planned: Planned | CometError) -> str:
     return "new" if planned.record is None else _STATES.get(planned.record.state, "resume")
 
 
-async def show(order: Order, door: Door, screen: Screen, *, free: bool) -> int:
+async def show(order: Order, endpoint: Endpoint, screen: Screen, *, free: bool) -> int:
     """Show the plan of *order*, and return the exit status. Sends and writes nothing.
 
     Args:
         order: The command.
-        door: Where a run would send it.
+        endpoint: Where a run would send it.
         screen: Where to write.
         free: Whether a run would use the sandbox.
     """
@@ -106,7 +106,9 @@ async def show(order: Order, door: Door, screen: Screen, *, free: bool) -> int:
         if free:
             await journals.bury(journal, now=time.time())
             order = attrs.evolve(order, options={**order.options, "retry_failed": True})
-        async with CometSession(door.credentials, gateway=door.gateway, journal=journal) as comet:
+        async with CometSession(
+            endpoint.credentials, gateway=endpoint.gateway, journal=journal
+        ) as comet:
             async for item, planned in order.on(comet).plan():
                 word, images = plan.add(item.source, planned)
                 if screen.json:
@@ -145,7 +147,7 @@ def _summary(plan: _Plan, order: Order, screen: Screen, *, free: bool) -> None:
         return
     cost = money(order.price * plan.images)
     each = f"{money(order.price)} each, an estimate, not a bill"
-    screen.say(f"a run would buy {counted(plan.images, 'picture')}: about {cost} ({each})")
+    screen.say(f"a run would buy {counted(plan.images, 'image')}: about {cost} ({each})")
     for line in _limits(plan, order):
         screen.say(line)
 

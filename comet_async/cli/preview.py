@@ -1,4 +1,4 @@
-"""``comet-async preview``: pictures of the canvas before anything is paid."""
+"""``comet-async preview``: images of the canvas before anything is paid."""
 
 # ruff: noqa: PLC0415 - imported when the command runs: `--help` must be there at once
 
@@ -30,7 +30,7 @@ async def preview(
     ] = Path(),
     geometry: Geometry = NO_GEOMETRY,
     prepare: Annotated[
-        bool, Parameter(group=REQUEST, help="Mend pictures as `expand --prepare` does.")
+        bool, Parameter(group=REQUEST, help="Mend images as `expand --prepare` does.")
     ] = False,
 ) -> int:
     """Draw the canvases."""
@@ -46,14 +46,14 @@ async def preview(
         many += 1
         failed += not await _draw(each, rule, out, screen, prepare=prepare)
     if not many:
-        raise InputError("no picture was found", field="sources", hint="name a file or a folder")
+        raise InputError("no image was found", field="sources", hint="name a file or a folder")
     return NOT_DONE if failed else DONE
 
 
 async def _draw(
     found: Found, rule: MarginRule, out: Path, screen: Screen, *, prepare: bool
 ) -> bool:
-    """Draw one preview, and say where it is; False when the picture can't be drawn."""
+    """Draw one preview, and say where it is; False when the image can't be drawn."""
     from comet_async._images.load import load
     from comet_async._tools.preview import render
 
@@ -61,9 +61,9 @@ async def _draw(
     try:
         if found.error is not None:
             raise found.error
-        picture = await load(found.image, prepare=prepare)
+        image = await load(found.image, prepare=prepare)
         loop = asyncio.get_running_loop()
-        data = await loop.run_in_executor(None, render, picture, rule)
+        data = await loop.run_in_executor(None, render, image, rule)
         await loop.run_in_executor(None, _save, data, target)
     except InputError as error:
         screen.complain(error)

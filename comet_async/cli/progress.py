@@ -146,8 +146,8 @@ def cost_line(tally: Tally) -> str:
     parts = []
     if tally.bought:
         cost = money(tally.price * tally.bought)
-        parts.append(f"bought {counted(tally.bought, 'picture')}, about {cost}")
+        parts.append(f"bought {counted(tally.bought, 'image')}, about {cost}")
     if tally.doubtful:
         cost = money(tally.price * tally.doubtful)
-        parts.append(f"{counted(tally.doubtful, 'picture')} may have been paid, about {cost}")
+        parts.append(f"{counted(tally.doubtful, 'image')} may have been paid, about {cost}")
     return f"{'; '.join(parts)} (an estimate, not a bill)"

@@ -1,4 +1,4 @@
-"""``comet-async report``: a page of all pictures of a folder, before and after."""
+"""``comet-async report``: a page of all images of a folder, before and after."""
 
 # ruff: noqa: PLC0415 - imported when the command runs: `--help` must be there at once
 

@@ -36,14 +36,14 @@ class Tally:
     """Counts of one run.
 
     Attributes:
-        price: USD for one picture; an estimate.
+        price: USD for one image; an estimate.
         since: When the run began, in seconds since 1970.
         clock: A clock that never goes back, in seconds.
         total: How many sources there are, once that is known.
-        in_flight: Pictures that the service is working on.
+        in_flight: SourceImages that the service is working on.
         ended: Outcomes by their status.
-        bought: Pictures bought by this run.
-        doubtful: Pictures that this run may have bought.
+        bought: SourceImages bought by this run.
+        doubtful: SourceImages that this run may have bought.
         awaited: Sources that ended pending, with a task that the service has accepted.
     """
 
@@ -71,7 +71,7 @@ class Tally:
             self.awaited += 1
         if record is None or record.key in self._counted or (record.sent_at or 0) < self.since:
             return
-        self._counted.add(record.key)  # equal pictures share a job, and its price
+        self._counted.add(record.key)  # equal images share a job, and its price
         if record.state in _BOUGHT:
             self.bought += record.n
         elif record.state in _OPEN_QUESTION:

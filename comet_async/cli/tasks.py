@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from comet_async.cli.connecting import find_door
+from comet_async.cli.connecting import find_endpoint
 from comet_async.cli.invocation import CURRENT
 from comet_async.cli.options import OUTPUT, SERVICE, check_seconds, whole
 from comet_async.cli.output import DONE, NOT_DONE, Screen
@@ -57,7 +57,7 @@ async def wait(
         float | None, Parameter(help="Seconds to wait; no limit by default.", group=SERVICE)
     ] = None,
     out: Annotated[
-        Path | None, Parameter(help="Save the pictures in this folder.", group=OUTPUT)
+        Path | None, Parameter(help="Save the images in this folder.", group=OUTPUT)
     ] = None,
     gateway: Annotated[str | None, _GATEWAY] = None,
     json: Annotated[bool, _JSON] = False,
@@ -110,7 +110,7 @@ async def list_tasks(
         for task in tasks:
             screen.emit(_as_record(task, screen))
     elif tasks:
-        screen.table(("status", "task", "our id", "created", "pictures"), list(map(_row, tasks)))
+        screen.table(("status", "task", "our id", "created", "images"), list(map(_row, tasks)))
     else:
         screen.say("the account has no task of this kind")
     return DONE
@@ -126,9 +126,9 @@ def _screen(*, json: bool) -> Screen:
 async def _session(gateway: str | None, screen: Screen) -> AsyncGenerator[CometSession, None]:
     from comet_async.session import CometSession
 
-    door = find_door(gateway)
-    screen.hide(door.credentials.secrets)
-    async with CometSession(door.credentials, gateway=door.gateway) as comet:
+    endpoint = find_endpoint(gateway)
+    screen.hide(endpoint.credentials.secrets)
+    async with CometSession(endpoint.credentials, gateway=endpoint.gateway) as comet:
         yield comet
 
 
@@ -164,7 +164,7 @@ def _show(task: Task, screen: Screen) -> None:
         ("changed", _moment(task.updated_at)),
         ("charged", None if task.units is None else f"{task.units} units"),
         ("message", task.message or None),
-        *((f"picture {image.index}", image.url) for image in task.images),
+        *((f"image {image.index}", image.url) for image in task.images),
     ]
     for name, value in facts:
         if value is not None:

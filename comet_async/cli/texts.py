@@ -5,7 +5,7 @@ Rule of this file: it imports nothing, so that help is there at once.
 
 PROGRAM = """Make photos wider or taller with a paid image expansion API (CometAPI, Kling).
 
-It never pays twice for the same picture and never loses a paid result, whatever
+It never pays twice for the same image and never loses a paid result, whatever
 breaks: running the same command again goes on where the last one ended.
 
 [bold]Examples[/bold]
@@ -22,7 +22,7 @@ The key is read from COMETAPI_KEY, for Kling itself from KLING_API_KEY.
   3 stopped by the account (key, credit, rights) · 130 interrupted
 """
 
-EXPAND = """Expand pictures, and save the results under the names of their sources.
+EXPAND = """Expand images, and save the results under the names of their sources.
 
 Running the same command again goes on where the last run ended, whatever ended it.
 
@@ -34,7 +34,7 @@ Running the same command again goes on where the last run ended, whatever ended 
   [cyan]find . -name '*.jpg' | comet-async expand - --out wide --to 3:2 --json[/cyan]
 """
 
-PREVIEW = """Draw each picture on its canvas, with the new area hatched. Free: nothing is sent.
+PREVIEW = """Draw each image on its canvas, with the new area hatched. Free: nothing is sent.
 
 [bold]Examples[/bold]
 
@@ -60,7 +60,7 @@ guess, so what looking can't settle is yours to decide:
   [cyan]comet-async jobs wide resubmit ce1-q5c… --i-accept-double-charge[/cyan]
 """
 
-REPORT = """Write DIR/report.html: every picture of a folder before and after, on one page.
+REPORT = """Write DIR/report.html: every image of a folder before and after, on one page.
 
 [bold]Example[/bold]
 
@@ -74,7 +74,7 @@ STATUS = """Show how a task stands.
   [cyan]comet-async status 878106242831892487[/cyan]
 """
 
-WAIT = """Wait for a task, show each change, and save its pictures if a folder is named.
+WAIT = """Wait for a task, show each change, and save its images if a folder is named.
 
 Giving up the wait does not end the task: it goes on there, and can be waited for again.
 
@@ -93,7 +93,7 @@ LIST = """List the account's tasks, newest first. CometAPI documents no list; Kl
 SANDBOX = """Serve a local stand-in for CometAPI and Kling until Ctrl-C. Nothing leaves the machine.
 
 It speaks both APIs, keeps an account, really paints the new edges, and goes wrong on demand. \
-Its front page shows tasks, charges and pictures.
+Its front page shows tasks, charges and images.
 
 [bold]Examples[/bold]
 
@@ -103,7 +103,7 @@ Its front page shows tasks, charges and pictures.
 
 DOCTOR = """Check key, address, route, lookups, list, clock and balance, and say what to do.
 
-Nothing is paid, unless [cyan]--paid[/cyan] asks to buy one small picture: that proves what no
+Nothing is paid, unless [cyan]--paid[/cyan] asks to buy one small image: that proves what no
 free question can. The price is shown first, and you are asked.
 
 [bold]Examples[/bold]

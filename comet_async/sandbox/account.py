@@ -82,7 +82,7 @@ class Account:
 
     def _used_usd(self) -> float:
         # CometAPI's own price for this call is not published: Kling's list price stands in.
-        return round(USD * self.state.ledger.pictures, 6)
+        return round(USD * self.state.ledger.images, 6)
 
     def _packs(self, voice: Voice) -> Answer:
         total = self.state.options.pack_units

@@ -81,7 +81,7 @@ class Voice:
         options: The sandbox's switches.
         request_id: Kling's id of this exchange.
         comet_id: CometAPI's id of this exchange.
-        image_urls: Return the address of a task's picture: task, index, watermarked.
+        image_urls: Return the address of a task's image: task, index, watermarked.
     """
 
     profile: Profile
@@ -117,7 +117,7 @@ class Voice:
         told = [self._told(task, watermark=True) for task in tasks]
         return json_answer(self._envelope(told, request_id=self.options.request_id))
 
-    def notice(self, task: SandboxTask) -> dict[str, Any]:
+    def notification(self, task: SandboxTask) -> dict[str, Any]:
         """Return the body of a callback, legacy form: the bare task."""
         # Kling API: Callbacks, https://klingai.com/document-api/api/get-started/callbacks
         return self._told(task, watermark=True)

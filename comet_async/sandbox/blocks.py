@@ -1,6 +1,6 @@
-"""Rebuild a small picture at full size from blocks of the photo it was copied from.
+"""Rebuild a small image at full size from blocks of the photo it was copied from.
 
-Enlarging the small picture would give fog. Every block of its new area resembles some block of
+Enlarging the small image would give fog. Every block of its new area resembles some block of
 the small photo, and that block exists at full size, with all its detail.
 """
 
@@ -72,7 +72,7 @@ def rebuild(
     """Return *fill* at full size, and the colour difference that is left, a value for each cell.
 
     Args:
-        fill: The small picture with its new area filled.
+        fill: The small image with its new area filled.
         whole: The photo at full size, padded to whole cells.
         grid: How the two relate.
         allowed: Photo cells where a block that is copied may begin.
@@ -171,14 +171,14 @@ def _distance(one: Floats, other: Floats) -> float:
 
 
 def _paste(canvas: Image.Image, photo: Image.Image, copy: Copy, cell: int) -> None:
-    """Copy one block with soft edges; *cell* is the side of a cell in pixels of both pictures."""
+    """Copy one block with soft edges; *cell* is the side of a cell in pixels of both images."""
     row, column, from_row, from_column = (cell * at for at in copy)
     side = cell * BLOCK
     block = photo.crop((from_column, from_row, from_column + side, from_row + side))
     canvas.paste(block, (column, row), _feather(side, cell * (BLOCK - _STRIDE)))
 
 
-@lru_cache(maxsize=4)  # one for the small picture and one for the large
+@lru_cache(maxsize=4)  # one for the small image and one for the large
 def _feather(side: int, soft: int) -> Image.Image:
     """Return a mask that rises over *soft* pixels from each edge."""
     ramp = np.ones(side)

@@ -22,12 +22,12 @@ from comet_async.sandbox.options import Options, Profile
 from comet_async.sandbox.refusals import MalformedBodyError, RefusalError
 
 MAX_BODY = 15 * 1024 * 1024
-"""The largest request body in bytes: a picture of 10 MB is 13.4 MB of Base64."""
+"""The largest request body in bytes: an image of 10 MB is 13.4 MB of Base64."""
 
-MAX_PICTURE = 10 * 1024 * 1024
+MAX_IMAGE = 10 * 1024 * 1024
 MAX_PROMPT = 2500
 MAX_RATIO = 2
-MAX_PICTURES = 9
+MAX_IMAGES = 9
 ASPECTS = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9")
 
 _RATIOS = tuple(f"{side}_expansion_ratio" for side in ("up", "down", "left", "right"))
@@ -39,7 +39,7 @@ Fields: TypeAlias = Mapping[str, Any]
 
 @attrs.frozen(kw_only=True)
 class Source:
-    """A picture of the request: its bytes, or where to fetch them.
+    """An image of the request: its bytes, or where to fetch them.
 
     Attributes:
         data: The decoded file; None for an address, and once it is no longer needed.
@@ -56,10 +56,10 @@ class Order:
 
     Attributes:
         kind: Name of the kind of task.
-        n: How many pictures.
-        sources: The pictures to start from.
+        n: How many images.
+        sources: The images to start from.
         margins: How far to grow them; for the kind ``expand``.
-        aspect: Shape of the picture to make; for the kind ``generation``.
+        aspect: Shape of the image to make; for the kind ``generation``.
         prompt: Text that was checked and will not be followed.
         watermark: Whether a watermarked version is wanted, too.
         external_task_id: The client's own id, or empty.
@@ -77,7 +77,7 @@ class Order:
     callback_url: str = ""
 
     def emptied(self) -> Order:
-        """Return the order without the pictures' bytes."""
+        """Return the order without the images' bytes."""
         return attrs.evolve(self, sources=tuple(Source(url=item.url) for item in self.sources))
 
 
@@ -118,13 +118,13 @@ def external_id(fields: Fields) -> str:
 
 
 def _check_expand(fields: Fields, options: Options, profile: Profile) -> Order:
-    source = _picture(fields, "image", needed=True)
+    source = _image(fields, "image", needed=True)
     margins = _margins(fields, options, profile)
     return attrs.evolve(_common(fields, options, "expand"), sources=source, margins=margins)
 
 
 def _check_generation(fields: Fields, options: Options, _profile: Profile) -> Order:
-    source = _picture(fields, "image", needed=False)
+    source = _image(fields, "image", needed=False)
     if not fields.get("prompt"):
         raise RefusalError(1201, "prompt can not be null")
     aspect = fields.get("aspect_ratio", "16:9")
@@ -134,8 +134,8 @@ def _check_generation(fields: Fields, options: Options, _profile: Profile) -> Or
 
 
 def _check_try_on(fields: Fields, options: Options, _profile: Profile) -> Order:
-    human = _picture(fields, "human_image", needed=True)
-    cloth = _picture(fields, "cloth_image", needed=True)
+    human = _image(fields, "human_image", needed=True)
+    cloth = _image(fields, "cloth_image", needed=True)
     return attrs.evolve(_common(fields, options, "try_on"), sources=human + cloth, n=1)
 
 
@@ -172,7 +172,7 @@ def _invalid(field: str, value: object) -> RefusalError:
     return RefusalError(1201, f"{field} value '{str(value)[:100]}' is invalid")
 
 
-def _picture(fields: Fields, name: str, *, needed: bool) -> tuple[Source, ...]:
+def _image(fields: Fields, name: str, *, needed: bool) -> tuple[Source, ...]:
     value = fields.get(name)
     if not value:
         if needed:
@@ -186,7 +186,7 @@ def _picture(fields: Fields, name: str, *, needed: bool) -> tuple[Source, ...]:
         data = base64.b64decode(value, validate=True)  # refuses "data:…;base64,", too
     except (binascii.Error, ValueError):
         raise RefusalError(1201, "File is not in a valid base64 format") from None
-    if len(data) > MAX_PICTURE:
+    if len(data) > MAX_IMAGE:
         raise RefusalError(1201, f"{name} size exceeds 10MB")
     return (Source(data=data),)
 
@@ -215,7 +215,7 @@ def _ratio(name: str, value: object) -> Decimal:
 def _count(value: object, *, lenient: bool) -> int:
     if lenient and isinstance(value, str) and value.isascii() and value.isdigit():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PICTURES:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_IMAGES:
         raise _invalid("n", value)
     return value
 

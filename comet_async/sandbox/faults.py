@@ -77,7 +77,7 @@ WORDS: Mapping[str, _Word] = MappingProxyType(
         "not_found": _Word("say that there is no such task", _ASKS),
         "other_task": _Word("send another task", _ASKS),
         # a result
-        "wrong_magic": _Word("send bytes that are no picture", frozenset({"result"})),
+        "wrong_magic": _Word("send bytes that are no image", frozenset({"result"})),
         "huge": _Word("announce 10 GB and start to send them", frozenset({"result"})),
         "endless": _Word("send without an end, chunked", frozenset({"result"})),
         "gzip": _Word("compress though nobody asked", frozenset({"result"})),

@@ -9,10 +9,10 @@ from typing import Any
 import attrs
 
 UNITS = 8
-"""Units charged for a picture (Kling's price list, outpainting)."""
+"""Units charged for an image (Kling's price list, outpainting)."""
 
 USD = 0.028
-"""List price of a picture."""
+"""List price of an image."""
 
 
 @attrs.frozen(kw_only=True)
@@ -23,7 +23,7 @@ class Charge:
         at: When, in seconds since 1970 on the sandbox's clock.
         external_task_id: The client's own id; empty if it sent none.
         task_id: The task that it made.
-        n: How many pictures.
+        n: How many images.
         kind: What kind of task.
     """
 
@@ -79,20 +79,20 @@ class Ledger:
         return sorted(name for name, times in counts.items() if name and times > 1)
 
     @property
-    def pictures(self) -> int:
-        """How many pictures were charged and not given back."""
+    def images(self) -> int:
+        """How many images were charged and not given back."""
         refunded = set(self.refunds)
         return sum(charge.n for charge in self.charges if charge.task_id not in refunded)
 
     @property
     def units(self) -> int:
         """What they cost, in Kling's units."""
-        return UNITS * self.pictures
+        return UNITS * self.images
 
     @property
     def usd(self) -> float:
         """What they cost at list price, in US dollars."""
-        return round(USD * self.pictures, 6)
+        return round(USD * self.images, 6)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the whole ledger as plain data."""
@@ -105,7 +105,7 @@ class Ledger:
 
 
 def shorten(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *body* with long texts (pictures) cut, for the record."""
+    """Return *body* with long texts (images) cut, for the record."""
     return {key: _cut(value) for key, value in body.items()}
 
 

@@ -15,7 +15,7 @@ from comet_async.geometry import Sides
 from comet_async.sandbox.layout import Place
 
 # (distance from the photo, blur radius), both as shares of its short side. Each layer covers
-# what lies beyond its distance, so the picture loses its detail gradually.
+# what lies beyond its distance, so the image loses its detail gradually.
 _LAYERS = ((0.012, 0.008), (0.05, 0.03), (0.12, 0.08), (0.26, 0.18))
 
 # What a variant changes: how soon the mirror image dissolves.
@@ -26,9 +26,9 @@ def expand(photo: Image.Image, sides: Sides, *, variant: int = 0) -> Image.Image
     """Return *photo* on the larger canvas, itself untouched.
 
     Args:
-        photo: RGB picture.
+        photo: RGB image.
         sides: Pixels to add.
-        variant: Which of nine pictures; they differ in how soon the mirror image dissolves.
+        variant: Which of nine images; they differ in how soon the mirror image dissolves.
     """
     place = Place.on_canvas(photo.size, sides)
     tiled = _tile(photo, sides)

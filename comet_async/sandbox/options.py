@@ -108,7 +108,7 @@ class Options:
         status_msg: What ``task_status_msg`` is while there is nothing to say.
         echo_external_id: Whether ``task_info`` repeats the external id.
         unit_deduction: Whether the charge is told.
-        image_index: Whether pictures carry their ``index``.
+        image_index: Whether images carry their ``index``.
         watermark_in_query: Whether a query of one task tells ``watermark_url``; lists always do.
         bottom: What ``bottom_expansion_ratio`` without ``down_`` means; None: nothing for Kling,
             the same as ``down_`` for CometAPI.

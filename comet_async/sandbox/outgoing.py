@@ -1,4 +1,4 @@
-"""What the sandbox itself asks of the network: pictures to start from, and callbacks.
+"""What the sandbox itself asks of the network: images to start from, and callbacks.
 
 It talks to this machine only. Anything else is treated as out of reach, which is also what the
 service does with an address that it can't fetch.
@@ -13,13 +13,13 @@ import aiohttp
 import attrs
 from yarl import URL
 
-from comet_async.sandbox.checks import MAX_PICTURE
+from comet_async.sandbox.checks import MAX_IMAGE
 
 _SECONDS = 10.0  # for one exchange
 
 
 class Fetch(Protocol):
-    """Fetches a picture."""
+    """Fetches an image."""
 
     async def __call__(self, url: str) -> bytes | None:
         """Return what is at *url*, or None if it is out of reach or too large."""
@@ -82,10 +82,10 @@ class Loopback:
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes | None:
-    """Return all of *content*, or None if it is larger than a picture may be."""
+    """Return all of *content*, or None if it is larger than an image may be."""
     data = bytearray()
     async for chunk in content.iter_chunked(64 * 1024):
         data += chunk
-        if len(data) > MAX_PICTURE:
+        if len(data) > MAX_IMAGE:
             return None
     return bytes(data)

@@ -1,4 +1,4 @@
-"""The sandbox's front page: tasks, charges, and pictures before and after."""
+"""The sandbox's front page: tasks, charges, and images before and after."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import attrs
 from comet_async.sandbox.ledger import Ledger
 from comet_async.sandbox.tasks import SandboxTask
 
-_HEIGHT = 170  # of a picture, in the browser's pixels
+_HEIGHT = 170  # of an image, in the browser's pixels
 _SHOWN = 60  # tasks; the page stays quick however many there are
 
 
@@ -25,13 +25,13 @@ class Facts:
     Attributes:
         now: Seconds since 1970.
         tasks: All tasks, oldest first.
-        in_flight: Pictures of tasks that have not ended.
+        in_flight: SourceImages of tasks that have not ended.
         limit: How many there may be; None for any number.
         ledger: What was charged.
         faults: How many faults happened.
         callbacks: How many callbacks were sent.
         leaks: How many requests for results carried a key.
-        url: Return the address of a task's picture: task, index, watermarked.
+        url: Return the address of a task's image: task, index, watermarked.
     """
 
     now: float
@@ -68,7 +68,7 @@ def _sums(facts: Facts) -> str:
     twice = len(ledger.charged_twice())
     sums = {
         "tasks": str(len(facts.tasks)),
-        "pictures in flight": f"{facts.in_flight} of {facts.limit or 'any'}",
+        "images in flight": f"{facts.in_flight} of {facts.limit or 'any'}",
         "create calls": str(len(ledger.posts)),
         "charges": str(len(ledger.charges)),
         "would have cost": f"$ {ledger.usd:.3f}",
@@ -99,7 +99,7 @@ def _task(facts: Facts, task: SandboxTask) -> str:
     if task.engine:
         parts.append(f'<span class="dim">painted by {escape(task.engine)}</span>')
     head = "".join(parts)
-    body = f"<header>{head}</header>{_text(task)}{_pictures(facts, task)}"
+    body = f"<header>{head}</header>{_text(task)}{_images(facts, task)}"
     return f'<article id="task-{escape(task.id)}">{body}</article>'
 
 
@@ -119,24 +119,24 @@ def _text(task: SandboxTask) -> str:
     return told
 
 
-def _pictures(facts: Facts, task: SandboxTask) -> str:
+def _images(facts: Facts, task: SandboxTask) -> str:
     if task.status != "succeed":
         return ""
     after = "".join(_after(facts, task, index) for index in range(task.order.n))
     if not task.order.sources:
-        return f'<div class="pictures">{after}</div>'
-    # The photo in the scale in which it sits in the larger picture.
+        return f'<div class="images">{after}</div>'
+    # The photo in the scale in which it sits in the larger image.
     scale = 1 + task.order.margins.up + task.order.margins.down
     before = (
         f'<figure><img src="/thumbs/{task.id}/before.jpg" alt="before" '
         f'height="{_HEIGHT / scale:.0f}">before</figure>'
     )
-    return f'<div class="pictures">{before}<span class="arrow">→</span>{after}</div>'
+    return f'<div class="images">{before}<span class="arrow">→</span>{after}</div>'
 
 
 def _after(facts: Facts, task: SandboxTask, index: int) -> str:
     image = (
-        f'<img src="/thumbs/{task.id}/{index}.jpg" alt="after, picture {index}" height="{_HEIGHT}">'
+        f'<img src="/thumbs/{task.id}/{index}.jpg" alt="after, image {index}" height="{_HEIGHT}">'
     )
     address = escape(facts.url(task, index, False))  # noqa: FBT003 - a callable's argument
     return f'<figure><a href="{address}">{image}</a>after {index}</figure>'

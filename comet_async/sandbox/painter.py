@@ -56,7 +56,7 @@ class Photo:
     """A decoded photo.
 
     Attributes:
-        image: The picture as a viewer shows it: upright, RGB, transparency laid on white.
+        image: The image as a viewer shows it: upright, RGB, transparency laid on white.
         icc: Its colour profile, when it has one for RGB.
     """
 
@@ -134,7 +134,7 @@ def paint(  # noqa: PLR0913 - two of them are the input, five are keyword-only o
     Args:
         data: A JPEG or PNG file.
         margins: How far to grow.
-        variant: 0 for the plain picture, 1 to 8 for others.
+        variant: 0 for the plain image, 1 to 8 for others.
         engine: ``auto`` takes the better engine that is installed. An engine that fails is
             replaced by ``pillow``, with a warning in the log.
         output: ``exact`` keeps the photo's own pixels bit for bit, on a canvas of exactly

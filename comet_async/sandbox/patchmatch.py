@@ -1,7 +1,7 @@
 """The better engine: PatchMatch on a small copy of the photo, rebuilt at full size.
 
 PatchMatch (Barnes et al., SIGGRAPH 2009, https://gfx.cs.princeton.edu/pubs/Barnes_2009_PAR/)
-fills a hole with patches that occur elsewhere in the picture. Alone, on the full canvas, it is
+fills a hole with patches that occur elsewhere in the image. Alone, on the full canvas, it is
 slow and repeats faces and towers. Four things make it fast and plausible here:
 
 * it works on a small copy, so its time hardly depends on the photo's size;
@@ -30,7 +30,7 @@ from comet_async.sandbox.seams import Floats, Pixels
 Quality: TypeAlias = Literal["draft", "standard", "high"]
 """How fine the small copy is."""
 
-# Cells of the small canvas. Above 50 000 pictures can't be told apart at a glance, below
+# Cells of the small canvas. Above 50 000 images can't be told apart at a glance, below
 # 25 000 structures get lumpy.
 _BUDGET: dict[Quality, int] = {"draft": 25_000, "standard": 60_000, "high": 130_000}
 
@@ -49,12 +49,12 @@ def expand(
 ) -> Image.Image:
     """Return *photo* on the larger canvas, itself untouched.
 
-    The same input gives the same picture on the same machine, in any thread.
+    The same input gives the same image on the same machine, in any thread.
 
     Args:
-        photo: RGB picture.
+        photo: RGB image.
         sides: Pixels to add.
-        variant: 0 for the plain picture; any other number for another one.
+        variant: 0 for the plain image; any other number for another one.
         quality: How fine the small copy is; time and memory grow with it.
     """
     pixels = np.asarray(photo)

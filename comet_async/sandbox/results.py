@@ -1,4 +1,4 @@
-"""The pictures that were made: where they are kept, and the addresses they are fetched from."""
+"""The images that were made: where they are kept, and the addresses they are fetched from."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Results:
         return await asyncio.to_thread(_read, self._open_folder() / key)
 
     def url(self, task: SandboxTask, index: int, watermark: bool) -> str:  # noqa: FBT001 - a callback
-        """Return the address of a picture; it stays the same until it expires."""
+        """Return the address of an image; it stays the same until it expires."""
         name = f"{index}-watermark.png" if watermark else f"{index}.png"
         born, lifetime = task.updated_ms / 1000, self.options.url_lifetime
         spans = math.floor((self.clock.time() - born) / lifetime) + 1
@@ -87,7 +87,7 @@ class Results:
         return self.clock.time() * 1000 < int(expires)
 
     def gone(self, task: SandboxTask) -> bool:
-        """Whether the task's pictures were cleared for their age."""
+        """Whether the task's images were cleared for their age."""
         return self.clock.time() >= task.updated_ms / 1000 + self.options.result_lifetime
 
     async def close(self) -> None:

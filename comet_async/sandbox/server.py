@@ -21,11 +21,11 @@ from comet_async.sandbox.checks import KINDS, MAX_BODY
 from comet_async.sandbox.faults import Faults
 from comet_async.sandbox.handlers import Api
 from comet_async.sandbox.ids import Ids
+from comet_async.sandbox.images import Studio
 from comet_async.sandbox.injection import Refuser, Wire
 from comet_async.sandbox.ledger import Ledger
 from comet_async.sandbox.options import Options, Profile
 from comet_async.sandbox.outgoing import Loopback
-from comet_async.sandbox.pictures import Studio
 from comet_async.sandbox.results import Leak, Results
 from comet_async.sandbox.site import Site
 from comet_async.sandbox.state import State
@@ -45,7 +45,7 @@ class Sandbox:
     """A local stand-in for CometAPI and Kling, both at once.
 
     CometAPI's paths begin with ``/kling/v1/``, Kling's with ``/v1/``; they share one account.
-    Pictures are really expanded, on this machine. Prompts are checked but not followed.
+    SourceImages are really expanded, on this machine. Prompts are checked but not followed.
 
     Example:
         >>> async with Sandbox(speed=20) as sandbox:
@@ -56,12 +56,12 @@ class Sandbox:
         host: Address to listen on; only this machine by default.
         key: The API key that is taken; None takes any.
         speed: How many times faster than the service tasks are: with 60 a task of 20 s takes
-            a third of a second, or as long as its pictures take to paint.
+            a third of a second, or as long as its images take to paint.
         clock: Where time comes from.
         seed: Makes durations, ids and chances of faults repeatable; None differs in each run.
         engine: What paints: ``patchmatch``, ``pillow``, or ``auto`` for the best there is.
         output: ``exact`` pixels, or ``cloudlike`` sizes as the paid service answers with.
-        limit: How many pictures may be in flight, as in the account's pack; None for any.
+        limit: How many images may be in flight, as in the account's pack; None for any.
         faults: What is to go wrong; more can be added at any time through ``faults``.
         options: Switches for everything in which services differ.
         save_dir: Keep result files in this folder instead of in memory.
@@ -250,7 +250,7 @@ class Sandbox:
             self._state.ledger.refunds.append(task.id)
         logger.debug("task %s is %s", task.id, task.status)
         if task.order.callback_url:
-            self._state.callbacks.tell(task, self._state.voice(task.profile).notice(task))
+            self._state.callbacks.tell(task, self._state.voice(task.profile).notification(task))
 
 
 async def serve(sandbox: Sandbox, *, ready: Callable[[Sandbox], None] | None = None) -> None:

@@ -39,7 +39,7 @@ class Site:
         ]
 
     async def front(self, _request: web.Request) -> web.StreamResponse:
-        """Show tasks, charges and pictures."""
+        """Show tasks, charges and images."""
         state = self.state
         facts = Facts(
             now=state.clock.time(),
@@ -61,7 +61,7 @@ class Site:
         return response(json_answer(self.state.ledger.as_dict()))
 
     async def thumb(self, request: web.Request) -> web.StreamResponse:
-        """Send a small picture of the front page."""
+        """Send a small image of the front page."""
         info = request.match_info
         data = await self.state.results.read(info["task"], info["name"])
         if data is None:
@@ -70,18 +70,18 @@ class Site:
         return response(jpeg.with_headers({"Cache-Control": "max-age=86400"}))
 
     async def result(self, request: web.Request) -> web.StreamResponse:
-        """Send a picture that was made."""
+        """Send an image that was made."""
         for header in ("Authorization", "X-Api-Key"):
             if header in request.headers:
                 self.state.leaks.append(Leak(path=request.path, header=header))
         task = self.state.tasks.get(request.match_info["task"])
         fault = self.state.take("result", task, request.match_info["task"])
-        answer = await self._picture(request)
+        answer = await self._image(request)
         # Results come from a file server, which is neither of the two services.
         voice = self.state.voice("kling")
         return await self.state.send(request, voice, answer, fault)
 
-    async def _picture(self, request: web.Request) -> Answer:
+    async def _image(self, request: web.Request) -> Answer:
         task_id, name = request.match_info["task"], request.match_info["name"]
         expires, token = (request.query.get(key, "") for key in ("expires", "token"))
         task = self.state.tasks.get(task_id)

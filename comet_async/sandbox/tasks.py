@@ -1,6 +1,6 @@
 """Tasks and their life: submitted, processing, succeed or failed; on the sandbox's own clock.
 
-Asking never changes a task. What changes it is time, and the pictures being ready.
+Asking never changes a task. What changes it is time, and the images being ready.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ BROKEN = "The task failed for an internal reason"
 logger = logging.getLogger(__name__)
 
 
-class BadPictureError(Exception):
-    """The task can't start from this picture; the text is what the service says."""
+class BadImageError(Exception):
+    """The task can't start from this image; the text is what the service says."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -37,15 +37,15 @@ class SandboxTask:
     Attributes:
         id: The service's id.
         kind: What kind of task.
-        order: What was asked for; without the pictures' bytes once they are no longer needed.
-        profile: Through which door it came.
+        order: What was asked for; without the images' bytes once they are no longer needed.
+        profile: Through which gateway it came.
         created_ms: When it was accepted, in milliseconds since 1970.
         updated_ms: When its status last changed.
         started_ms: When it went from ``submitted`` to ``processing``; 0 before.
         status: Its status word.
         message: Why it failed.
         polls: How many answers told its status.
-        engine: What painted its pictures.
+        engine: What painted its images.
     """
 
     id: str
@@ -72,13 +72,13 @@ class SandboxTask:
 
 
 class Maker(Protocol):
-    """What makes a task's pictures."""
+    """What makes a task's images."""
 
     async def __call__(self, task: SandboxTask) -> str:
-        """Make and keep the pictures of *task*; return the engine's name.
+        """Make and keep the images of *task*; return the engine's name.
 
         Raises:
-            BadPictureError: The task must fail.
+            BadImageError: The task must fail.
         """
         ...
 
@@ -92,8 +92,8 @@ class Tasks:
         ids: Where ids and durations come from.
         options: The sandbox's switches.
         speed: How many times faster than real the tasks are.
-        limit: How many pictures may be in flight; None for any number.
-        make: What makes the pictures.
+        limit: How many images may be in flight; None for any number.
+        make: What makes the images.
         changed: Called after each change of a task, its creation included.
     """
 
@@ -109,7 +109,7 @@ class Tasks:
     _by_kind: dict[str, list[SandboxTask]] = attrs.field(factory=dict, init=False)
     _lives: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
     in_flight: int = attrs.field(default=0, init=False)
-    """Pictures of tasks that have not ended."""
+    """SourceImages of tasks that have not ended."""
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -196,7 +196,7 @@ class Tasks:
         self._change(task, "processing")
         try:
             task.engine = await self._work(task)
-        except BadPictureError as exc:
+        except BadImageError as exc:
             task.message = str(exc)
             total = self.options.failure_seconds
         task.order = task.order.emptied()
@@ -206,14 +206,14 @@ class Tasks:
 
     async def _work(self, task: SandboxTask) -> str:
         if any(word in task.order.prompt for word in self.options.risky_words):
-            raise BadPictureError(RISK)
+            raise BadImageError(RISK)
         try:
             return await self.make(task)
-        except BadPictureError:
+        except BadImageError:
             raise
         except Exception:
-            logger.exception("the pictures of task %s could not be made", task.id)
-            raise BadPictureError(BROKEN) from None
+            logger.exception("the images of task %s could not be made", task.id)
+            raise BadImageError(BROKEN) from None
 
     async def _sleep_until(self, born: float, age: float) -> None:
         """Wait until the task is *age* seconds old, as a service *speed* times faster counts."""

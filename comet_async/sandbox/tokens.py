@@ -20,7 +20,7 @@ _PARTS = 3  # header, claims, signature
 def check_authorization(
     header: str | None, *, key: str | None, options: Options, profile: Profile, now: float
 ) -> None:
-    """Pass if *header* opens the door.
+    """Pass if *header* opens the gateway.
 
     Args:
         header: The request's ``Authorization``.

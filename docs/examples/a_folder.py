@@ -6,7 +6,7 @@ from comet_async import CometSession, Margins
 
 
 async def main() -> None:
-    """Print each picture's outcome as it ends."""
+    """Print each image's outcome as it ends."""
     async with CometSession(concurrency=8) as comet:
         run = comet.expand_folder("photos", "wide", Margins.for_aspect("2:1"), max_spend=1)
         async for outcome in run:

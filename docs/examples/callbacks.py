@@ -1,4 +1,4 @@
-"""The server says when a picture is ready, so it is hardly asked."""
+"""The server says when an image is ready, so it is hardly asked."""
 
 import asyncio
 from pathlib import Path
@@ -18,7 +18,9 @@ async def main() -> None:
         ]
         async for task in waiter.as_completed(tasks):
             print(task.id, task.status, *(image.url for image in task.images))
-        print(f"{len(tasks)} tasks, {waiter.polls} questions, {waiter.hints} callbacks heeded")
+        print(
+            f"{len(tasks)} tasks, {waiter.polls} questions, {waiter.notifications} callbacks heeded"
+        )
 
 
 if __name__ == "__main__":

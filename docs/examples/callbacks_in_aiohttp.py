@@ -12,7 +12,7 @@ COMET = web.AppKey("comet", CometSession)
 
 
 async def widen(request: web.Request) -> web.Response:
-    """Expand the picture in the body, and answer with the address of the result."""
+    """Expand the image in the body, and answer with the address of the result."""
     try:
         task = await request.app[COMET].expand(await request.read(), Margins.for_aspect("2:1"))
     except CometError as error:
@@ -36,7 +36,7 @@ def make_app(public_url: str) -> web.Application:
 
 
 async def main() -> None:
-    """Serve, and ask for one picture."""
+    """Serve, and ask for one image."""
     runner = web.AppRunner(make_app(f"http://127.0.0.1:{PORT}/hooks"), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", PORT).start()

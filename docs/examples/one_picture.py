@@ -1,4 +1,4 @@
-"""Expand one picture and save the result."""
+"""Expand one image and save the result."""
 
 import asyncio
 

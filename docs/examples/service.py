@@ -1,4 +1,4 @@
-"""A service with one session: the same picture is bought once, however often it is asked for."""
+"""A service with one session: the same image is bought once, however often it is asked for."""
 
 import asyncio
 import tempfile
@@ -12,7 +12,7 @@ COMET = web.AppKey("comet", CometSession)
 
 
 async def widen(request: web.Request) -> web.Response:
-    """Expand the picture in the body, and answer with the address of the result."""
+    """Expand the image in the body, and answer with the address of the result."""
     try:
         task = await request.app[COMET].expand(await request.read(), Margins.for_aspect("2:1"))
     except InputError as error:
@@ -36,7 +36,7 @@ def make_app(journal: Path) -> web.Application:
 
 
 async def main() -> None:
-    """Serve, ask twice for the same picture, and see one task."""
+    """Serve, ask twice for the same image, and see one task."""
     with tempfile.TemporaryDirectory() as folder:
         runner = web.AppRunner(make_app(Path(folder) / "journal.sqlite3"))
         await runner.setup()

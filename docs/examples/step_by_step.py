@@ -1,4 +1,4 @@
-"""Submit several pictures, watch one of them, and take all as they end."""
+"""Submit several images, watch one of them, and take all as they end."""
 
 import asyncio
 

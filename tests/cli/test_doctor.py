@@ -164,11 +164,11 @@ def _unreadable(text: str) -> None:
 
 
 async def test_the_paid_check_is_agreed_to_beforehand(comet: Command, sandbox: Sandbox) -> None:
-    """With --paid and --yes one picture is bought, and what it proves is told."""
+    """With --paid and --yes one image is bought, and what it proves is told."""
     ended = await comet("doctor", "--paid", "--yes")
     assert ended.status == 0
     assert "lookup (path): finds the task" in ended.err
-    assert "one picture was paid" in ended.err
+    assert "one image was paid" in ended.err
     assert len(sandbox.ledger.charges) == 1
 
 

@@ -25,7 +25,7 @@ SHAPE = ("--to", "16:9")
 
 
 async def test_expands_a_folder(comet: Command, sandbox: Sandbox, photos: Path) -> None:
-    """Every picture is there under its name, one JSON line each, and the status is 0."""
+    """Every image is there under its name, one JSON line each, and the status is 0."""
     out = photos.parent / "wide"
     ended = await comet("expand", photos, "--out", out, *SHAPE, "--json")
     assert ended.status == 0
@@ -62,7 +62,7 @@ async def test_speaks_to_people_on_standard_error(
     ended = await comet("expand", photos, "--out", photos.parent / "wide", *SHAPE)
     assert ended.out == ""
     assert ended.err.count("done  ") == 3
-    assert "bought 3 pictures, about $0.084 (an estimate, not a bill)" in ended.err
+    assert "bought 3 images, about $0.084 (an estimate, not a bill)" in ended.err
     assert f"the files are in {photos.parent / 'wide'}" in ended.err
     assert sandbox.ledger.charges
 
@@ -85,9 +85,9 @@ async def test_fresh_buys_again(comet: Command, sandbox: Sandbox, photos: Path) 
     assert len(sandbox.ledger.charges) == 2
 
 
-async def test_a_bad_picture_stops_nothing(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+async def test_a_bad_image_stops_nothing(comet: Command, sandbox: Sandbox, photos: Path) -> None:
     """It is invalid with its reason, the others are done, and the status is 1."""
-    (photos / "bad.png").write_bytes(b"no picture")
+    (photos / "bad.png").write_bytes(b"no image")
     ended = await comet("expand", photos, "--out", photos.parent / "w", *SHAPE, "--json")
     assert ended.status == 1
     assert ended.outcomes == {"done": 3, "invalid": 1}
@@ -101,7 +101,7 @@ async def test_a_bad_picture_stops_nothing(comet: Command, sandbox: Sandbox, pho
 async def test_a_missing_source_is_an_outcome(
     comet: Command, sandbox: Sandbox, photos: Path
 ) -> None:
-    """A name that leads nowhere is invalid like any bad picture; the others go on."""
+    """A name that leads nowhere is invalid like any bad image; the others go on."""
     out = photos.parent / "wide"
     ended = await comet("expand", "nowhere.png", photos / "dog.png", "--out", out, *SHAPE, "--json")
     assert ended.status == 1
@@ -112,11 +112,11 @@ async def test_a_missing_source_is_an_outcome(
 async def test_an_empty_folder_is_wrong_usage(
     comet: Command, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """Where no picture is, nothing is made, and the status says so."""
+    """Where no image is, nothing is made, and the status says so."""
     (tmp_path / "empty").mkdir()
     ended = await comet("expand", tmp_path / "empty", "--out", tmp_path / "wide", *SHAPE)
     assert ended.status == 2
-    assert "no picture was found" in ended.err
+    assert "no image was found" in ended.err
     assert not (tmp_path / "wide").exists()
     assert not sandbox.ledger.posts
 
@@ -135,7 +135,7 @@ async def test_sources_from_standard_input(
 async def test_an_empty_input_is_wrong_usage(
     comet: Command, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No line, no picture: nothing is sent."""
+    """No line, no image: nothing is sent."""
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     ended = await comet("expand", "-", "--out", tmp_path / "wide", *SHAPE)
     assert ended.status == 2
@@ -149,7 +149,7 @@ async def test_an_empty_input_is_wrong_usage(
 async def test_refusals(
     comet: Command, sandbox: Sandbox, photos: Path, fault: str, status: int, outcome: str
 ) -> None:
-    """An account problem stops everything with status 3, a refused picture only itself."""
+    """An account problem stops everything with status 3, a refused image only itself."""
     sandbox.faults.add(Fault(fault, on="create", times=None))
     out = photos.parent / "wide"
     words = ("expand", photos, "--out", out, *SHAPE, "--json", "--concurrency", 1)
@@ -163,7 +163,7 @@ async def test_refusals(
 async def test_what_was_not_begun_has_no_line(
     comet: Command, sandbox: Sandbox, photos: Path
 ) -> None:
-    """A run that the account stops tells of the pictures in hand, and of how many there are."""
+    """A run that the account stops tells of the images in hand, and of how many there are."""
     for number in range(17):
         (photos / f"{number}.png").write_bytes((photos / "dog.png").read_bytes())
     sandbox.faults.add(Fault("1101", on="create", times=None))
@@ -205,7 +205,7 @@ async def test_limits_hold(
 
 
 async def test_a_lost_answer_is_found_again(comet: Command, sandbox: Sandbox, photos: Path) -> None:
-    """A picture whose answer was lost after it was charged is paid once."""
+    """An image whose answer was lost after it was charged is paid once."""
     sandbox.faults.add(Fault("drop_after_charge", times=3))
     ended = await comet("expand", photos, "--out", photos.parent / "wide", *SHAPE, "--json")
     assert ended.outcomes == {"done": 3}
@@ -254,7 +254,7 @@ async def test_nobody_answers(comet: Command, sandbox: Sandbox, photos: Path) ->
 
 
 async def test_in_a_sandbox_of_its_own(comet: Command, photos: Path) -> None:
-    """Without a key pictures are painted here, and a further run finds them done."""
+    """Without a key images are painted here, and a further run finds them done."""
     words = ("expand", photos / "dog.png", "--out", photos.parent / "wide", *SHAPE, "--sandbox")
     ended = await comet(*words)
     assert ended.status == 0
@@ -326,7 +326,7 @@ async def test_a_closed_reader_stops_the_run(
 
 
 async def test_writes_a_report(comet: Command, sandbox: Sandbox, photos: Path) -> None:
-    """The page of all pictures stands beside them."""
+    """The page of all images stands beside them."""
     out = photos.parent / "wide"
     ended = await comet("expand", photos, "--out", out, *SHAPE, "--report")
     assert ended.status == 0
@@ -388,7 +388,7 @@ def test_the_second_signal_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_long_names_stay_readable(comet: Command, sandbox: Sandbox, photos: Path) -> None:
-    """A long path is shortened in its middle, and not taken for a picture's data."""
+    """A long path is shortened in its middle, and not taken for an image's data."""
     deep = photos.parent.joinpath("deep", *["folder" * 15] * 3)
     deep.mkdir(parents=True)
     (photos / "dog.png").rename(deep / "rex.png")

@@ -88,7 +88,7 @@ async def test_shows_what_is_not_done(comet: Command, folder: Folder) -> None:
     assert ended.status == 0
     assert "cat.png\tce1-cat" in ended.out
     assert "dog.png" not in ended.out
-    assert "1 job done: The pictures are saved." in ended.err
+    assert "1 job done: The images are saved." in ended.err
     assert "1 job uncertain: Whether it was paid can't be found out; you decide." in ended.err
 
 
@@ -217,7 +217,7 @@ async def test_shows_a_journal_in_use(comet: Command, folder: Folder) -> None:
 
 
 async def test_an_empty_journal(comet: Command, tmp_path: Path) -> None:
-    """A run that was broken off before its first picture leaves one."""
+    """A run that was broken off before its first image leaves one."""
     async with await SqliteJournal.open(tmp_path / JOURNAL_NAME):
         pass
     ended = await comet("jobs", tmp_path)

@@ -26,7 +26,7 @@ Command = Callable[..., Awaitable[Any]]  # the fixture `comet`
 # ---------------------------------------------------------------------------- preview
 
 
-async def test_preview_draws_each_picture(comet: Command, photos: Path) -> None:
+async def test_preview_draws_each_image(comet: Command, photos: Path) -> None:
     """Each one's file is named on standard output; no key is needed."""
     out = photos.parent / "previews"
     ended = await comet("preview", photos, "--to", "16:9", "--out", out)
@@ -44,7 +44,7 @@ async def test_preview_of_what_cannot_be_drawn(comet: Command, tmp_path: Path, s
     assert ended.err.startswith("comet-async: ")
 
 
-async def test_preview_of_a_linked_picture(comet: Command, photos: Path, tmp_path: Path) -> None:
+async def test_preview_of_a_linked_image(comet: Command, photos: Path, tmp_path: Path) -> None:
     """A link out of its folder is refused as it would be by a run."""
     (tmp_path / "secret.png").write_bytes((photos / "dog.png").read_bytes())
     (photos / "link.png").symlink_to(tmp_path / "secret.png")
@@ -54,7 +54,7 @@ async def test_preview_of_a_linked_picture(comet: Command, photos: Path, tmp_pat
 
 
 async def test_preview_of_nothing(comet: Command, tmp_path: Path) -> None:
-    """A folder without pictures is wrong usage."""
+    """A folder without images is wrong usage."""
     (tmp_path / "empty").mkdir()
     assert (await comet("preview", tmp_path / "empty", "--to", "16:9")).status == 2
 
@@ -228,14 +228,14 @@ def test_plain_progress_speaks_every_ten_seconds(capfd: pytest.CaptureFixture[st
 
 
 def test_equal_hints_are_said_once(capfd: pytest.CaptureFixture[str]) -> None:
-    """A thousand pictures with one defect fill no screen with advice."""
-    error = InputError("image: a.png is text, no picture", hint="the content decides")
+    """A thousand images with one defect fill no screen with advice."""
+    error = InputError("image: a.png is text, no image", hint="the content decides")
     outcome = Outcome(source="a.png", status=OutcomeStatus.INVALID, error=error)
     with RunProgress(Screen(), tally(Ticks())) as progress:
         progress.ended(outcome)
         progress.ended(outcome)
     err = capfd.readouterr().err
-    assert err.count("invalid   a.png: is text, no picture\n") == 2
+    assert err.count("invalid   a.png: is text, no image\n") == 2
     assert err.count("the content decides") == 1
 
 
@@ -254,7 +254,7 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_data_uri_is_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
-    """Its text is the whole picture."""
+    """Its text is the whole image."""
     outcome = Outcome(source="data:image/png;base64,AAAA", status=OutcomeStatus.DONE)
     with RunProgress(Screen(), tally(Ticks())) as progress:
         progress.ended(outcome)
@@ -269,6 +269,6 @@ def test_the_summary_names_doubtful_money() -> None:
     lines = summary(counts, out=Path("wide"), free=False)
     assert lines[0].startswith("2 done, 1 uncertain in")
     assert lines[-1] == (
-        "bought 2 pictures, about $0.056; 1 picture may have been paid, about $0.028 "
+        "bought 2 images, about $0.056; 1 image may have been paid, about $0.028 "
         "(an estimate, not a bill)"
     )

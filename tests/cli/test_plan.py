@@ -22,7 +22,7 @@ async def test_sends_and_writes_nothing(comet: Command, photos: Path) -> None:
     ended = await comet("expand", photos, "--out", out, *SHAPE, "--dry-run")
     assert ended.status == 0
     assert "plan: 3 new; nothing was sent and nothing was written" in ended.err
-    assert "would buy 3 pictures: about $0.084 ($0.028 each, an estimate, not a bill)" in ended.err
+    assert "would buy 3 images: about $0.084 ($0.028 each, an estimate, not a bill)" in ended.err
     assert ended.out.splitlines()[0] == "plan\tsource\twhat it means"
     assert not out.exists()
 
@@ -65,34 +65,34 @@ async def test_plans_beside_a_run(comet: Command, photos: Path) -> None:
     assert ended.status == 0
 
 
-async def test_bad_pictures_are_in_the_plan(comet: Command, photos: Path) -> None:
+async def test_bad_images_are_in_the_plan(comet: Command, photos: Path) -> None:
     """They are invalid, with the reason, and the status is 1; a long name is not repeated."""
     bad = photos / f"{'bad' * 25}.png"
-    bad.write_bytes(b"no picture")
+    bad.write_bytes(b"no image")
     out = photos.parent / "wide"
     ended = await comet("expand", photos, "--out", out, *SHAPE, "--dry-run", "--json")
     assert ended.status == 1
     assert ended.outcomes == {"pending": 3, "invalid": 1}
     ended = await comet("expand", photos, "--out", out, *SHAPE, "--dry-run")
     (line,) = [line for line in ended.out.splitlines() if line.startswith("invalid")]
-    assert line.endswith("bad.png\tis text, no picture; the content decides, not the name")
+    assert line.endswith("bad.png\tis text, no image; the content decides, not the name")
 
 
-async def test_equal_pictures_cost_once(comet: Command, photos: Path) -> None:
-    """Two names of one picture are one purchase."""
+async def test_equal_images_cost_once(comet: Command, photos: Path) -> None:
+    """Two names of one image are one purchase."""
     (photos / "copy.png").write_bytes((photos / "dog.png").read_bytes())
     out = photos.parent / "wide"
     ended = await comet("expand", photos, "--out", out, *SHAPE, "--dry-run")
     assert "plan: 4 new" in ended.err
-    assert "would buy 3 pictures" in ended.err
+    assert "would buy 3 images" in ended.err
 
 
-async def test_needless_pictures_cost_nothing(comet: Command, photos: Path) -> None:
-    """A picture that has the shape already is copied."""
+async def test_needless_images_cost_nothing(comet: Command, photos: Path) -> None:
+    """An image that has the shape already is copied."""
     out = photos.parent / "wide"
     ended = await comet("expand", photos, "--out", out, "--to", "320:300", "--dry-run")
     assert "plan: 3 copy" in ended.err
-    assert "would buy 0 pictures" in ended.err
+    assert "would buy 0 images" in ended.err
 
 
 async def test_limits_are_in_the_plan(comet: Command, photos: Path) -> None:
@@ -105,9 +105,9 @@ async def test_limits_are_in_the_plan(comet: Command, photos: Path) -> None:
 
 async def test_long_tables_are_cut(comet: Command, photos: Path) -> None:
     """A hundred rows are enough for a person; programs read --json."""
-    picture = (photos / "dog.png").read_bytes()
+    image = (photos / "dog.png").read_bytes()
     for number in range(_LISTED):
-        (photos / f"{number}.png").write_bytes(picture)
+        (photos / f"{number}.png").write_bytes(image)
     ended = await comet("expand", photos, "--out", photos.parent / "w", *SHAPE, "--dry-run")
     assert len(ended.out.splitlines()) == _LISTED + 1
     assert "… and 3 more" in ended.err

@@ -60,7 +60,7 @@ def server() -> Iterator[dict[str, str]]:
 
 @pytest.mark.slow
 def test_a_folder_in_the_sandbox(photos: Path) -> None:
-    """The first command of a new user: no key, no settings, and the pictures are there."""
+    """The first command of a new user: no key, no settings, and the images are there."""
     out = photos.parent / "wide"
     ended = call("expand", photos, "--out", out, "--to", "16:9", "--sandbox", "--json")
     assert ended.returncode == 0, ended.stderr

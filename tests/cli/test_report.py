@@ -1,4 +1,4 @@
-"""The page of all pictures, before and after."""
+"""The page of all images, before and after."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_shows_before_and_after(comet: Command, sandbox: Sandbox, photos: 
 async def test_the_source_lies_where_it_belongs(
     comet: Command, sandbox: Sandbox, photos: Path
 ) -> None:
-    """A picture that grew by half of its width at the left begins at a third of the canvas."""
+    """An image that grew by half of its width at the left begins at a third of the canvas."""
     out = photos.parent / "wide"
     await comet("expand", photos / "dog.png", "--out", out, "--left", 0.5)
     await comet("report", out)
@@ -67,7 +67,7 @@ async def test_replaces_only_a_page_of_its_own(
     assert (out / "report.html").read_text() == "mine"
     words = ("expand", photos / "dog.png", "--out", out, "--left", 0.5, "--report")
     ended = await comet(*words)
-    assert ended.status == 0  # the pictures are there; a page is no reason to fail
+    assert ended.status == 0  # the images are there; a page is no reason to fail
     assert "is not a page of ours" in ended.err
     assert sandbox.ledger.charges
 

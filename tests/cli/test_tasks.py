@@ -15,14 +15,14 @@ Command = Callable[..., Awaitable[Any]]  # the fixture `comet`
 
 
 async def submit(photo: bytes, prompt: str | None = None) -> Task:
-    """Submit a picture as another program would."""
+    """Submit an image as another program would."""
     async with CometSession() as session:
         return await session.submit(
             ExpandRequest(image=photo, margins=Margins(up=0.2), prompt=prompt)
         )
 
 
-async def test_wait_saves_the_pictures(
+async def test_wait_saves_the_images(
     comet: Command, sandbox: Sandbox, photo: bytes, tmp_path: Path
 ) -> None:
     """It shows each change, ends with the task, and saves what it made."""

@@ -26,7 +26,7 @@ async def silent(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 def words(photos: Path) -> tuple[object, ...]:
-    """Return a command for one picture."""
+    """Return a command for one image."""
     return ("expand", photos / "dog.png", "--out", photos.parent / "wide", "--left", 0.5)
 
 
@@ -36,7 +36,7 @@ async def test_it_is_said_and_not_guessed(
     """The outcome is uncertain, the money doubtful, and nothing is sent again by any run."""
     ended = await comet(*words)
     assert ended.status == 1
-    assert "1 picture may have been paid, about $0.028 (an estimate" in ended.err
+    assert "1 image may have been paid, about $0.028 (an estimate" in ended.err
     assert f"comet-async jobs {photos.parent / 'wide'} --uncertain shows" in ended.err
     assert (await comet(*words, "--json")).outcomes == {"uncertain": 1}
     assert len(silent.ledger.posts) == 1
@@ -48,7 +48,7 @@ async def test_it_is_said_and_not_guessed(
 async def test_attach_what_was_paid(
     comet: Command, silent: Sandbox, words: tuple[object, ...], photos: Path
 ) -> None:
-    """With the task's id from the provider's console the picture is fetched, paid once."""
+    """With the task's id from the provider's console the image is fetched, paid once."""
     await comet(*words)
     (job,) = (await comet("jobs", photos.parent / "wide", "--uncertain", "--json")).lines
     (task,) = silent.tasks.all()

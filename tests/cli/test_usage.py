@@ -23,7 +23,7 @@ Command = Callable[..., Awaitable[Any]]  # the fixture `comet`
 
 TO = ("--to", "16:9")
 WRONG = {
-    "no shape": ((), "how far should the pictures grow?"),
+    "no shape": ((), "how far should the images grow?"),
     "two shapes": ((*TO, "--up", "1"), "can't be used together"),
     "three shapes": ((*TO, "--size", "900x900"), "can't be used together"),
     "anchor without shape": (("--up", "1", "--anchor", "top"), "--anchor needs --to or --size"),
@@ -154,12 +154,12 @@ async def test_out_is_a_file(comet: Command, sandbox: Sandbox, photos: Path) -> 
 async def test_practice_and_purchase_do_not_mix(
     comet: Command, sandbox: Sandbox, photos: Path
 ) -> None:
-    """A folder of bought pictures takes none of the sandbox's: both would have one name."""
+    """A folder of bought images takes none of the sandbox's: both would have one name."""
     words = ("expand", photos, "--out", photos.parent / "wide", *TO)
     await comet(*words)
     ended = await comet(*words, "--sandbox")
     assert ended.status == 2
-    assert "the output folder holds real pictures, not the sandbox's ones" in ended.err
+    assert "the output folder holds real images, not the sandbox's ones" in ended.err
     assert len(sandbox.ledger.charges) == 3
 
 

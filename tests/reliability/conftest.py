@@ -1,4 +1,4 @@
-"""What the tests of the protocol share: simulations, pictures, and the history checker."""
+"""What the tests of the protocol share: simulations, images, and the history checker."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from tests.reliability.simulation import Provider, Simulation
 
 @functools.cache
 def small_png(tint: int) -> bytes:
-    """Return a picture of 300 x 300 pixels, the smallest that is taken; made once."""
+    """Return an image of 300 x 300 pixels, the smallest that is taken; made once."""
     return make_png(300, 300, tint)
 
 
 @pytest.fixture(scope="session")
-def pictures() -> list[bytes]:
-    """Return twenty small pictures, all different."""
+def images() -> list[bytes]:
+    """Return twenty small images, all different."""
     return [small_png(tint) for tint in range(20)]
 
 
 @pytest.fixture
-def simulate(monkeypatch: pytest.MonkeyPatch, pictures: list[bytes]) -> Callable[..., Simulation]:
+def simulate(monkeypatch: pytest.MonkeyPatch, images: list[bytes]) -> Callable[..., Simulation]:
     """Return the maker of simulations; its arguments are those of `Provider`, and a seed."""
 
     def make(*, seed: int = 0, settle: float = 60.0, **provider: Any) -> Simulation:
         return Simulation(
             patch=monkeypatch,
-            provider=Provider(picture=pictures[0], **provider),
+            provider=Provider(image=images[0], **provider),
             settle=settle,
             seed=seed,
         )

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from comet_async._http import api
-from comet_async._jobs.reconcile import Finding, Lookup, Resolver, Verdict
+from comet_async._jobs.reconcile import Finding, Reconciler, TaskLookup, Verdict
 from comet_async._journal.states import JobState
 from comet_async.errors import CometError, OutcomeUnknownError, ServerError
 from comet_async.models import Task
@@ -21,11 +21,11 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 def trusts_an_empty_lookup(patch: pytest.MonkeyPatch) -> None:
     """Send again as soon as one lookup finds nothing."""
 
-    async def resolve(self: Resolver, record: Any, kind: Any) -> Finding:  # noqa: ANN401 - as theirs
+    async def resolve(self: Reconciler, record: Any, kind: Any) -> Finding:  # noqa: ANN401 - as theirs
         finding = await self.lookup.look(kind, record.key, known=None)
         return finding if finding.task else Finding(verdict=Verdict.ABSENT)
 
-    patch.setattr(Resolver, "resolve", resolve)
+    patch.setattr(Reconciler, "resolve", resolve)
 
 
 def skips_the_control(patch: pytest.MonkeyPatch) -> None:
@@ -34,25 +34,25 @@ def skips_the_control(patch: pytest.MonkeyPatch) -> None:
     async def finds(*_: object) -> bool:
         return True
 
-    patch.setattr(Lookup, "_finds", finds)
-    known = Lookup.look
+    patch.setattr(TaskLookup, "_finds", finds)
+    known = TaskLookup.look
 
-    async def look(self: Lookup, kind: Any, key: str, **more: Any) -> Finding:  # noqa: ANN401
+    async def look(self: TaskLookup, kind: Any, key: str, **more: Any) -> Finding:  # noqa: ANN401
         more["known"] = more["known"] or object()
         return await known(self, kind, key, **more)
 
-    patch.setattr(Lookup, "look", look)
+    patch.setattr(TaskLookup, "look", look)
 
 
 def skips_the_settle_time(patch: pytest.MonkeyPatch) -> None:
     """Believe "not found" although the request may still arrive."""
-    plain = Resolver.resolve
+    plain = Reconciler.resolve
 
-    async def resolve(self: Resolver, record: Any, kind: Any) -> Finding:  # noqa: ANN401
+    async def resolve(self: Reconciler, record: Any, kind: Any) -> Finding:  # noqa: ANN401
         self.settle = 0.0
         return await plain(self, record, kind)
 
-    patch.setattr(Resolver, "resolve", resolve)
+    patch.setattr(Reconciler, "resolve", resolve)
 
 
 def takes_5xx_for_not_sent(patch: pytest.MonkeyPatch) -> None:

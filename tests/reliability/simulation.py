@@ -202,7 +202,7 @@ class Provider:
     """The paid service and its account book; it lives through every crash of its clients.
 
     Attributes:
-        picture: What every result is.
+        image: What every result is.
         fate: What becomes of the paid request of a key; `FATES`.
         forms: Ways of asking by our own id that work.
         list_works: Whether the list shows anything.
@@ -212,7 +212,7 @@ class Provider:
         late: Seconds after which a late request is charged.
     """
 
-    picture: bytes = b""
+    image: bytes = b""
     fate: Callable[[str], str] = lambda _key: "ok"
     rng: random.Random = attrs.field(factory=lambda: random.Random(0))  # noqa: S311 - no secret
     clock: SimClock = attrs.field(factory=SimClock)
@@ -358,7 +358,7 @@ class Line:
         await self._travel(f"post {key}")
         self.provider.posts.append(key)
         fate = self.provider.fate(key)
-        if fate == "slow":  # a large picture on a slow line
+        if fate == "slow":  # a large image on a slow line
             await asyncio.sleep(200.0)
             self.world.step(f"post {key} is there")
             self.provider.tick()
@@ -388,7 +388,7 @@ class Line:
     async def fetch(self, url: URL) -> AsyncIterator[_File]:
         """Fetch a result."""
         await self._travel(f"fetch {url.path.rpartition('/')[2]}")
-        yield _File(self.provider.picture)
+        yield _File(self.provider.image)
 
     async def aclose(self) -> None:
         """Do nothing."""

@@ -76,7 +76,7 @@ POINTS = (
 
 
 @attrs.frozen
-class Door:
+class Gateway:
     """A gateway, by what can be found out through it.
 
     Attributes:
@@ -109,13 +109,13 @@ def _options(lookups: str, *, listed: bool, unique: bool = False) -> Options:
     )
 
 
-DOORS = (
-    Door("query-and-list", _options("ABCD", listed=True)),
-    Door("list-only", _options("", listed=True)),
-    Door("query-only", _options("B", listed=False)),
-    Door("no-control-yet", _options("ABCD", listed=True), control=False),
-    Door("unique-ids-only", _options("", listed=False, unique=True), sees=False),
-    Door("nothing-works", _options("", listed=False), sees=False),
+GATEWAYS = (
+    Gateway("query-and-list", _options("ABCD", listed=True)),
+    Gateway("list-only", _options("", listed=True)),
+    Gateway("query-only", _options("B", listed=False)),
+    Gateway("no-control-yet", _options("ABCD", listed=True), control=False),
+    Gateway("unique-ids-only", _options("", listed=False, unique=True), sees=False),
+    Gateway("nothing-works", _options("", listed=False), sees=False),
 )
 
 
@@ -173,7 +173,7 @@ class Cell:
         assert await ended() == -signal.SIGKILL
 
     async def supply_control(self, *, clear: bool = True) -> None:
-        """Buy a picture in this process, so that the journal knows a task.
+        """Buy an image in this process, so that the journal knows a task.
 
         *clear*: forget that it was charged.
         """
@@ -229,29 +229,49 @@ def drive(life: Awaitable[None]) -> None:
 
 
 CELLS = [
-    pytest.param(door, point, id=f"{door.id}-{point.id}", marks=[] if quick else pytest.mark.slow)
-    for door in DOORS
+    pytest.param(
+        gateway, point, id=f"{gateway.id}-{point.id}", marks=[] if quick else pytest.mark.slow
+    )
+    for gateway in GATEWAYS
     for point in POINTS
-    for quick in [door.id == "query-and-list" and point.open]
+    for quick in [gateway.id == "query-and-list" and point.open]
 ]
 
 
-@pytest.mark.parametrize(("door", "point"), CELLS)
+@pytest.mark.failure(
+    "F24",
+    "F30",
+    "F31",
+    "F32",
+    "F33",
+    "F34",
+    "F35",
+    "F36",
+    "F37",
+    "F38",
+    "F39",
+    "F40",
+    "F41",
+    "F42",
+    "F43",
+    "F44",
+)
+@pytest.mark.parametrize(("gateway", "point"), CELLS)
 def test_killed_here_and_run_again(
-    door: Door, point: Point, forker: subprocess.Popen[str], volatile: Path
+    gateway: Gateway, point: Point, forker: subprocess.Popen[str], volatile: Path
 ) -> None:
     """Never charged twice; done with its file, or known to be uncertain where nobody can tell."""
     photo = volatile / "photo.png"
     photo.write_bytes(small_png(7))
 
     async def life() -> None:
-        async with open_cell(forker, volatile, door.options) as cell:
-            if door.control:
+        async with open_cell(forker, volatile, gateway.options) as cell:
+            if gateway.control:
                 await cell.supply_control()
             if point.fault is not None:
                 cell.sandbox.faults.add(point.fault)
             await cell.run_and_kill(photo, point)
-            expected = door.expected(point)
+            expected = gateway.expected(point)
             assert await cell.run(photo) == (DONE if expected == "done" else UNCERTAIN)
             await check(cell, point, expected)
 
@@ -272,16 +292,16 @@ async def check(cell: Cell, point: Point, expected: str) -> None:
 
 @pytest.mark.parametrize("point", [p for p in POINTS if p.open], ids=lambda point: point.id)
 @pytest.mark.slow
-def test_another_picture_settles_what_nobody_could_tell(
+def test_another_image_settles_what_nobody_could_tell(
     point: Point, forker: subprocess.Popen[str], volatile: Path
 ) -> None:
-    """A job without a control is uncertain; another picture's task is one, and it is done."""
+    """A job without a control is uncertain; another image's task is one, and it is done."""
     photos = volatile / "photos"
     photos.mkdir()
     (photos / "photo.png").write_bytes(small_png(7))
 
     async def life() -> None:
-        async with open_cell(forker, volatile, DOORS[0].options) as cell:
+        async with open_cell(forker, volatile, GATEWAYS[0].options) as cell:
             if point.fault is not None:
                 cell.sandbox.faults.add(point.fault)
             await cell.run_and_kill(photos, point)
@@ -294,6 +314,7 @@ def test_another_picture_settles_what_nobody_could_tell(
     drive(life())
 
 
+@pytest.mark.failure("F46")
 def test_second_process_is_refused_the_folder(
     forker: subprocess.Popen[str], volatile: Path
 ) -> None:
@@ -302,7 +323,7 @@ def test_second_process_is_refused_the_folder(
     photo.write_bytes(small_png(7))
 
     async def life() -> None:
-        async with open_cell(forker, volatile, DOORS[0].options) as cell:
+        async with open_cell(forker, volatile, GATEWAYS[0].options) as cell:
             journal = await SqliteJournal.open(cell.out / JOURNAL_NAME)
             async with journal:
                 assert await cell.run(photo) not in {DONE, UNCERTAIN}

@@ -21,11 +21,11 @@ SEEDS = int(os.environ.get("SEEDS", "50"))
 Check = Callable[[Simulation], list[str]]
 
 
-def folder(pictures: list[bytes], out: Path) -> Callable[[CometSession], object]:
-    """Return the life of a program that expands all *pictures* into *out*."""
+def folder(images: list[bytes], out: Path) -> Callable[[CometSession], object]:
+    """Return the life of a program that expands all *images* into *out*."""
 
     async def life(comet: CometSession) -> list[Outcome]:
-        requests = [ExpandRequest(image=picture, margins=MARGINS) for picture in pictures]
+        requests = [ExpandRequest(image=image, margins=MARGINS) for image in images]
         return [outcome async for outcome in comet.expand_many(requests, out=out)]
 
     return life
@@ -38,7 +38,7 @@ def chaos(seed: int, share: float = 0.4) -> Callable[[str], str]:
 
 
 def run(
-    simulate: Callable[..., Simulation], seed: int, pictures: list[bytes], out: Path
+    simulate: Callable[..., Simulation], seed: int, images: list[bytes], out: Path
 ) -> tuple[Simulation, list[list[tuple[float, str]]]]:
     """Run a folder until it is done, killed at a random step of its first two boots."""
     dice = random.Random(f"options {seed}")  # noqa: S311 - not a secret
@@ -53,7 +53,7 @@ def run(
     )
     traces = []
     for kill_at in (dice.randrange(1, 400), dice.randrange(1, 400), None, None):
-        simulation.boot(folder(pictures, out), kill_at=kill_at)
+        simulation.boot(folder(images, out), kill_at=kill_at)
         traces.append(simulation.world.trace)
     return simulation, traces
 
@@ -66,15 +66,15 @@ def test_random_faults_and_kills_cost_nothing_twice(
     seed: int,
     simulate: Callable[..., Simulation],
     verdict: Check,
-    pictures: list[bytes],
+    images: list[bytes],
     tmp_path: Path,
 ) -> None:
-    """Twenty pictures, faults, two kills: all done, each paid once."""
-    simulation, _ = run(simulate, seed, pictures, tmp_path)
+    """Twenty images, faults, two kills: all done, each paid once."""
+    simulation, _ = run(simulate, seed, images, tmp_path)
     assert verdict(simulation) == []
     assert {str(record.state) for record in simulation.journal.records} == {"done"}
-    assert len(simulation.provider.charges) == len(pictures)
-    assert len(list(tmp_path.glob("*.png"))) == len(pictures)
+    assert len(simulation.provider.charges) == len(images)
+    assert len(list(tmp_path.glob("*.png"))) == len(images)
     assert simulation.failures == []
 
 
@@ -83,7 +83,7 @@ def test_the_history_checker_finds_what_was_planted(
     mutant: Plant,
     simulate: Callable[..., Simulation],
     verdict: Check,
-    pictures: list[bytes],
+    images: list[bytes],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -92,16 +92,16 @@ def test_the_history_checker_finds_what_was_planted(
     found: list[str] = []
     for seed in range(10):
         simulation = simulate(seed=seed, fate=chaos(seed, 0.8), **BLIND)
-        simulation.boot(folder(pictures[:6], tmp_path / str(seed)))
+        simulation.boot(folder(images[:6], tmp_path / str(seed)))
         found += [problem for problem in verdict(simulation) if problem.startswith("I1")]
     assert found
 
 
 def test_one_seed_is_one_trace(
-    simulate: Callable[..., Simulation], pictures: list[bytes], tmp_path: Path
+    simulate: Callable[..., Simulation], images: list[bytes], tmp_path: Path
 ) -> None:
     """The same seed leads through the same steps at the same moments, and another one does not."""
-    first, again = (run(simulate, 7, pictures, tmp_path / name)[1] for name in "ab")
-    other = run(simulate, 8, pictures, tmp_path / "c")[1]
+    first, again = (run(simulate, 7, images, tmp_path / name)[1] for name in "ab")
+    other = run(simulate, 8, images, tmp_path / "c")[1]
     assert first == again
     assert first != other

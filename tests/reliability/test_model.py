@@ -30,7 +30,7 @@ MARGINS = Margins(left=0.25)
 
 
 class Protocol(RuleBasedStateMachine):
-    """A folder of up to six pictures, run again and again."""
+    """A folder of up to six images, run again and again."""
 
     plant: Plant | None = None
 
@@ -87,7 +87,7 @@ class Protocol(RuleBasedStateMachine):
         fates=st.lists(st.sampled_from(FATES), max_size=4),
     )
     def run(self, more: int, kill_at: int | None, fates: list[str]) -> None:
-        """Run the folder, with *more* pictures than before; perhaps it is killed.
+        """Run the folder, with *more* images than before; perhaps it is killed.
 
         *fates* is what becomes of the next requests.
         """
@@ -103,7 +103,7 @@ class Protocol(RuleBasedStateMachine):
         assert self.provider.charged_twice() == []
 
     def teardown(self) -> None:
-        """When the gateway understands everything and another picture is bought, all ends well."""
+        """When the gateway understands everything and another image is bought, all ends well."""
         try:
             self.provider.pass_time(3600)
             self.provider.broken, self.provider.echo, self.fates = 0, True, []

@@ -1,4 +1,4 @@
-"""Sixty pictures, a gateway with every kind of fault, and kills at random moments (F45).
+"""Sixty images, a gateway with every kind of fault, and kills at random moments (F45).
 
 One run drives the installed command line on real clocks; the others drive the library in forked
 processes on fast ones, so that many seeds can be tried.
@@ -27,7 +27,7 @@ from tests.reliability.history import problems
 from tests.reliability.test_crashes import KEY, drive, open_cell
 from tests.reliability.victim import DONE
 
-PICTURES = 60
+IMAGES = 60
 
 
 def weather(seed: int, late: float) -> Faults:
@@ -48,10 +48,10 @@ OPTIONS = Options(unique_external_ids=False, submitted_seconds=(0, 1), task_seco
 
 
 def fill(photos: Path) -> None:
-    """Make the pictures; two of them are equal."""
+    """Make the images; two of them are equal."""
     photos.mkdir()
-    for number in range(PICTURES):
-        tint = min(number, PICTURES - 2)
+    for number in range(IMAGES):
+        tint = min(number, IMAGES - 2)
         (photos / f"{number:02d}.png").write_bytes(small_png(tint))
 
 
@@ -62,10 +62,10 @@ async def check(sandbox: Sandbox, out: Path) -> None:
         records, events = await journal.find(), await journal.events()
     posts = [post.external_task_id for post in book.posts]
     assert problems(book.charges, posts, records, events) == []
-    assert len(book.charges) == PICTURES - 1  # two are equal
+    assert len(book.charges) == IMAGES - 1  # two are equal
     assert {str(record.state) for record in records} == {"done"}
     results = sorted(path.name for path in out.iterdir() if path.is_file())
-    assert results == [f"{number:02d}.png" for number in range(PICTURES)]
+    assert results == [f"{number:02d}.png" for number in range(IMAGES)]
     for path in out.rglob("*"):
         if path.is_file():
             assert path.suffix != ".part"
@@ -79,7 +79,7 @@ async def check(sandbox: Sandbox, out: Path) -> None:
 def test_library_is_killed_at_random_until_all_is_done(
     seed: int, forker: subprocess.Popen[str], volatile: Path
 ) -> None:
-    """However often and whenever it is killed: each picture is charged once and saved."""
+    """However often and whenever it is killed: each image is charged once and saved."""
     dice = random.Random(seed)  # noqa: S311 - not a secret
     fill(volatile / "photos")
 
@@ -123,6 +123,7 @@ async def _command(sandbox: Sandbox, photos: Path, out: Path, patience: float | 
     return process.returncode
 
 
+@pytest.mark.failure("F45")
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(int(os.environ.get("CLI_SEEDS", "1"))))
 def test_command_line_is_killed_at_random_until_all_is_done(seed: int, volatile: Path) -> None:

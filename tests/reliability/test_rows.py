@@ -25,14 +25,14 @@ from comet_async import (
     WaitTimeoutError,
 )
 from comet_async._results import files
-from comet_async.errors import JournalError, KeyReuseError
+from comet_async.errors import IdempotencyConflictError, JournalError
 from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import CallbackOptions, Fault, Options, Sandbox
 from comet_async.testing import VirtualClock
 from tests.reliability.conftest import small_png
 from tests.reliability.simulation import Simulation
 from tests.reliability.test_cancellation import Check, Simulate, folder, script, states
-from tests.reliability.test_crashes import DOORS, drive, open_cell
+from tests.reliability.test_crashes import GATEWAYS, drive, open_cell
 from tests.reliability.victim import DONE
 
 MARGINS = Margins(left=0.25, right=0.25)
@@ -42,13 +42,14 @@ HONEST = Options(unique_external_ids=False)  # a second charge must show
 # ------------------------------------------------------------------------------ sending
 
 
+@pytest.mark.failure("F01", "F13")
 @pytest.mark.parametrize("fate", ["not_sent", "5001", "1303"])
-def test_f01_f13_f14_what_was_not_accepted_is_sent_again(
-    fate: str, simulate: Simulate, verdict: Check, pictures: list[bytes]
+def test_what_was_not_accepted_is_sent_again(
+    fate: str, simulate: Simulate, verdict: Check, images: list[bytes]
 ) -> None:
     """A server that can't be reached, or says "not now", is tried again, with longer pauses."""
     simulation = simulate(fate=script(*[fate] * 4))
-    simulation.boot(folder(pictures[:1]))
+    simulation.boot(folder(images[:1]))
     moments = [at for at, what in simulation.world.trace if what.startswith("post ce1-")]
     arrivals = [at for at, what in simulation.world.trace if what.endswith(" arrives")][:5]
     pauses = [after - before for before, after in itertools.pairwise(arrivals)]
@@ -60,7 +61,8 @@ def test_f01_f13_f14_what_was_not_accepted_is_sent_again(
     assert states(simulation) == {"succeeded"}
 
 
-async def test_f19_a_connection_that_was_closed_meanwhile_sends_nothing_twice(
+@pytest.mark.failure("F19")
+async def test_a_connection_that_was_closed_meanwhile_sends_nothing_twice(
     clock: VirtualClock, tmp_path: Path
 ) -> None:
     """A peer that drops a kept connection at its second request gets that request once."""
@@ -73,35 +75,37 @@ async def test_f19_a_connection_that_was_closed_meanwhile_sends_nothing_twice(
         assert len(sandbox.ledger.posts) == len(sandbox.ledger.charges) == 3
 
 
-def test_f27_a_control_of_yesterday_proves_nothing_today(
-    simulate: Simulate, verdict: Check, pictures: list[bytes]
+@pytest.mark.failure("F27")
+def test_a_control_of_yesterday_proves_nothing_today(
+    simulate: Simulate, verdict: Check, images: list[bytes]
 ) -> None:
     """A gateway that found tasks once and finds none now is not believed."""
     simulation = simulate()
-    simulation.boot(folder(pictures[:1]))
+    simulation.boot(folder(images[:1]))
     simulation.provider.forms, simulation.provider.list_works = frozenset(), False
     simulation.provider.fate = script("lost_after", "lost_before")
-    simulation.boot(folder(pictures[1:3]))
+    simulation.boot(folder(images[1:3]))
     assert verdict(simulation) == []
     assert states(simulation) == {"succeeded", "uncertain"}
     assert len(simulation.provider.posts) == 3
 
 
 def test_a_control_that_the_server_has_cleared_is_replaced(
-    simulate: Simulate, pictures: list[bytes]
+    simulate: Simulate, images: list[bytes]
 ) -> None:
     """Servers forget tasks after 30 days; a task of this run is as good a control."""
     simulation = simulate()
-    simulation.boot(folder(pictures[:1]))
+    simulation.boot(folder(images[:1]))
     simulation.provider.tasks.clear()
     simulation.provider.fate = script("lost_before", "1303")
-    outcomes = simulation.boot(folder(pictures[1:3]))
+    outcomes = simulation.boot(folder(images[1:3]))
     assert [outcome.error for outcome in outcomes] == [None, None]
     assert states(simulation) == {"succeeded"}
     assert simulation.provider.charged_twice() == []
 
 
-async def test_f29_an_id_of_yours_is_not_used_for_another_request(
+@pytest.mark.failure("F29")
+async def test_an_id_of_yours_is_not_used_for_another_request(
     clock: VirtualClock, tmp_path: Path
 ) -> None:
     """An external id that stands for one purchase can't become another one."""
@@ -111,7 +115,7 @@ async def test_f29_an_id_of_yours_is_not_used_for_another_request(
         ) as comet:
             await comet.expand(small_png(1), MARGINS, external_task_id="order-17")
             await comet.expand(small_png(1), MARGINS, external_task_id="order-17")
-            with pytest.raises(KeyReuseError):
+            with pytest.raises(IdempotencyConflictError):
                 await comet.expand(small_png(1), Margins(up=0.5), external_task_id="order-17")
         assert len(sandbox.ledger.posts) == 1
 
@@ -119,16 +123,17 @@ async def test_f29_an_id_of_yours_is_not_used_for_another_request(
 # ------------------------------------------------------------------------------ disks
 
 
-def test_f48_disk_that_is_full_at_any_write_of_the_journal(
-    simulate: Simulate, verdict: Check, pictures: list[bytes]
+@pytest.mark.failure("F48")
+def test_disk_that_is_full_at_any_write_of_the_journal(
+    simulate: Simulate, verdict: Check, images: list[bytes]
 ) -> None:
     """Whichever write fails, and all after it: what was paid is known when there is room again."""
     for number in itertools.count(1):
         simulation = simulate(seed=number, fate=script("ok", "lost_after"))
         full = fail_from(simulation, number)
-        simulation.boot(folder(pictures[:2]))
+        simulation.boot(folder(images[:2]))
         failed, full["left"] = full["left"] <= 0, 10**9
-        simulation.boot(folder(pictures[:3]))
+        simulation.boot(folder(images[:3]))
         assert verdict(simulation) == []
         assert states(simulation) == {"succeeded"}
         if not failed:
@@ -151,12 +156,13 @@ def fail_from(simulation: Simulation, number: int) -> dict[str, int]:
     return full
 
 
+@pytest.mark.failure("F48")
 @pytest.mark.parametrize("call", ["write", "fsync", "open"])
-def test_f48_disk_that_is_full_at_any_write_of_a_file(
+def test_disk_that_is_full_at_any_write_of_a_file(
     call: str,
     simulate: Simulate,
     verdict: Check,
-    pictures: list[bytes],
+    images: list[bytes],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -173,9 +179,9 @@ def test_f48_disk_that_is_full_at_any_write_of_a_file(
 
         with monkeypatch.context() as patch:
             patch.setattr(files.os, call, full)
-            first = simulation.boot(folder(pictures[:2], out)) or []
+            first = simulation.boot(folder(images[:2], out)) or []
         assert {str(outcome.status) for outcome in first} <= {"done", "pending"}
-        simulation.boot(folder(pictures[:2], out))
+        simulation.boot(folder(images[:2], out))
         assert verdict(simulation) == []
         assert states(simulation) == {"done"}
         assert len(simulation.provider.posts) == len(list(out.glob("*.png"))) == 2
@@ -188,7 +194,7 @@ def test_f48_disk_that_is_full_at_any_write_of_a_file(
 async def test_every_result_is_on_the_disk_before_it_is_done(
     clock: VirtualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bytes and folder of a fetched result and of the copy for an equal picture are synced."""
+    """Bytes and folder of a fetched result and of the copy for an equal image are synced."""
     synced, plain = set[int](), os.fsync
 
     def fsync(handle: int) -> None:
@@ -237,7 +243,8 @@ async def test_a_name_that_was_not_safe_is_made_safe_before_it_counts(
         assert len(sandbox.ledger.charges) == 1
 
 
-async def test_f48_disk_that_is_full_while_an_equal_picture_is_copied(
+@pytest.mark.failure("F48")
+async def test_disk_that_is_full_while_an_equal_image_is_copied(
     clock: VirtualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing half is left, and the next run copies what was paid once."""
@@ -261,15 +268,16 @@ async def test_f48_disk_that_is_full_while_an_equal_picture_is_copied(
         assert len(sandbox.ledger.charges) == 1
 
 
+@pytest.mark.failure("F48")
 @pytest.mark.slow
 @pytest.mark.parametrize("kib", range(4, 100, 8))
-def test_f48_files_may_not_grow(kib: int, forker: subprocess.Popen[str], volatile: Path) -> None:
+def test_files_may_not_grow(kib: int, forker: subprocess.Popen[str], volatile: Path) -> None:
     """A real limit on the size of files: SQLite's own writes fail, at some point of the run."""
     photo = volatile / "photo.png"
     photo.write_bytes(small_png(7))
 
     async def life() -> None:
-        async with open_cell(forker, volatile, DOORS[0].options) as cell:
+        async with open_cell(forker, volatile, GATEWAYS[0].options) as cell:
             code = await (await cell.start(photo, f"limit {kib * 1024}"))()
             assert code >= 0
             await cell.supply_control(clear=False)
@@ -280,18 +288,19 @@ def test_f48_files_may_not_grow(kib: int, forker: subprocess.Popen[str], volatil
     drive(life())
 
 
+@pytest.mark.failure("F49")
 @pytest.mark.parametrize("shift", [-3600.0, 86_400.0, -30 * 86_400.0])
-def test_f49_clock_that_is_set_between_runs(
-    shift: float, simulate: Simulate, verdict: Check, pictures: list[bytes]
+def test_clock_that_is_set_between_runs(
+    shift: float, simulate: Simulate, verdict: Check, images: list[bytes]
 ) -> None:
     """The settle time does not trust the wall clock; a kill at any step, then the clock jumps."""
     for kill_at in range(1, 60, 3):
         simulation = simulate(seed=kill_at)
-        simulation.boot(folder(pictures[5:6]))
+        simulation.boot(folder(images[5:6]))
         simulation.provider.fate = script("late")
-        simulation.boot(folder(pictures[:1]), kill_at=kill_at)
+        simulation.boot(folder(images[:1]), kill_at=kill_at)
         simulation.provider.clock.shift = shift
-        simulation.boot(folder(pictures[:1]))
+        simulation.boot(folder(images[:1]))
         assert verdict(simulation) == []
         assert states(simulation) == {"succeeded"}
 
@@ -299,14 +308,15 @@ def test_f49_clock_that_is_set_between_runs(
 # ------------------------------------------------------------------------------ waiting, results
 
 
+@pytest.mark.failure("F50", "F51")
 @pytest.mark.parametrize(
     "kind",
     ["500", "hang", "html", "empty", "empty_data", "not_found", "unknown_status", "no_status"],
 )
-async def test_f50_f51_polls_that_make_no_sense_are_repeated(
+async def test_polls_that_make_no_sense_are_repeated(
     kind: str, clock: VirtualClock, tmp_path: Path
 ) -> None:
-    """Three answers in a row that say nothing: the wait goes on, and the picture is saved."""
+    """Three answers in a row that say nothing: the wait goes on, and the image is saved."""
     async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
         sandbox.faults.add(Fault(kind, on="query", times=3))
         async with CometSession("sandbox-key", gateway=sandbox.url, clock=clock) as comet:
@@ -315,7 +325,8 @@ async def test_f50_f51_polls_that_make_no_sense_are_repeated(
         assert len(sandbox.ledger.charges) == 1
 
 
-async def test_f52_failed_task_is_not_bought_again(clock: VirtualClock, tmp_path: Path) -> None:
+@pytest.mark.failure("F52")
+async def test_failed_task_is_not_bought_again(clock: VirtualClock, tmp_path: Path) -> None:
     """A task that fails stays failed in each further run, until you ask to buy it again."""
     async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
         async with CometSession("sandbox-key", gateway=sandbox.url, clock=clock) as comet:
@@ -327,20 +338,21 @@ async def test_f52_failed_task_is_not_bought_again(clock: VirtualClock, tmp_path
         assert sandbox.ledger.charged_twice() == []
 
 
-def test_f53_wait_that_is_over_goes_on_later(
-    simulate: Simulate, verdict: Check, pictures: list[bytes]
+@pytest.mark.failure("F53")
+def test_wait_that_is_over_goes_on_later(
+    simulate: Simulate, verdict: Check, images: list[bytes]
 ) -> None:
     """A deadline ends the wait, not the task: the same request again finds it."""
     simulation = simulate(seconds=(100, 100))
 
     async def short(comet: CometSession) -> None:
         with pytest.raises(WaitTimeoutError) as caught:
-            await comet.expand(pictures[0], MARGINS, timeout=10)
+            await comet.expand(images[0], MARGINS, timeout=10)
         assert caught.value.task_id == "t1"
         assert caught.value.external_task_id == simulation.provider.posts[0]
 
     simulation.boot(short)
-    simulation.boot(folder(pictures[:1]))
+    simulation.boot(folder(images[:1]))
     assert verdict(simulation) == []
     assert len(simulation.provider.posts) == 1
     assert states(simulation) == {"succeeded"}
@@ -357,8 +369,9 @@ ELSEWHERE = (
 )
 
 
+@pytest.mark.failure("F57")
 @pytest.mark.parametrize("location", ELSEWHERE)
-async def test_f57_result_that_leads_elsewhere_is_not_followed(
+async def test_result_that_leads_elsewhere_is_not_followed(
     location: str, clock: VirtualClock, tmp_path: Path
 ) -> None:
     """Nothing is connected to (any such try ends the test); the task stays paid and fetchable."""
@@ -375,12 +388,13 @@ async def test_f57_result_that_leads_elsewhere_is_not_followed(
 
 
 def small_run(comet: CometSession, out: Path) -> Any:  # noqa: ANN401 - a run
-    """Return a run of one picture, which is saved below *out*."""
+    """Return a run of one image, which is saved below *out*."""
     request = ExpandRequest(image=small_png(1), margins=MARGINS)
     return comet.expand_many([request], out=out)
 
 
-async def test_f58_result_that_is_gone_is_told_loudly(clock: VirtualClock, tmp_path: Path) -> None:
+@pytest.mark.failure("F58")
+async def test_result_that_is_gone_is_told_loudly(clock: VirtualClock, tmp_path: Path) -> None:
     """A result that nobody fetched for 30 days is an outcome of its own, and not bought again."""
     async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
         async with CometSession(
@@ -395,10 +409,11 @@ async def test_f58_result_that_is_gone_is_told_loudly(clock: VirtualClock, tmp_p
         assert len(sandbox.ledger.posts) == 1
 
 
-async def test_f59_folder_that_can_not_be_written_keeps_what_is_paid(
+@pytest.mark.failure("F59")
+async def test_folder_that_can_not_be_written_keeps_what_is_paid(
     clock: VirtualClock, tmp_path: Path
 ) -> None:
-    """The picture is refused a place after it was paid: it is saved once there is one."""
+    """The image is refused a place after it was paid: it is saved once there is one."""
     photos, out = tmp_path / "photos", tmp_path / "out"
     (photos / "trip").mkdir(parents=True)
     (photos / "trip" / "sea.png").write_bytes(small_png(1))
@@ -415,7 +430,8 @@ async def test_f59_folder_that_can_not_be_written_keeps_what_is_paid(
         assert len(sandbox.ledger.charges) == 1
 
 
-async def test_f59_name_that_leads_out_of_the_folder_stays_inside(
+@pytest.mark.failure("F59")
+async def test_name_that_leads_out_of_the_folder_stays_inside(
     clock: VirtualClock, tmp_path: Path
 ) -> None:
     """What a result is called comes from a cleaned name, never from dots and slashes."""
@@ -432,7 +448,7 @@ async def test_f59_name_that_leads_out_of_the_folder_stays_inside(
 
 
 @pytest.mark.parametrize("own", [False, True])
-async def test_paid_pictures_whose_sources_are_gone_are_saved(
+async def test_paid_images_whose_sources_are_gone_are_saved(
     own: bool,
     clock: VirtualClock,
     tmp_path: Path,
@@ -460,9 +476,8 @@ async def test_paid_pictures_whose_sources_are_gone_are_saved(
     assert (out / "0.png").is_file()
 
 
-async def test_f68_callback_that_is_faster_than_the_answer(
-    clock: VirtualClock, tmp_path: Path
-) -> None:
+@pytest.mark.failure("F68")
+async def test_callback_that_is_faster_than_the_answer(clock: VirtualClock, tmp_path: Path) -> None:
     """A callback that comes before the create call is answered is kept, and changes nothing."""
     options = Options(
         unique_external_ids=False, callbacks=CallbackOptions(before_answer=True, repeat=2)
@@ -478,8 +493,9 @@ async def test_f68_callback_that_is_faster_than_the_answer(
         assert len(sandbox.ledger.charges) == 1
 
 
+@pytest.mark.failure("F23")
 @pytest.mark.parametrize("journal", [True, False], ids=["journal", "no journal"])
-async def test_f23_callback_finds_what_no_question_finds(
+async def test_callback_finds_what_no_question_finds(
     journal: bool, clock: VirtualClock, tmp_path: Path
 ) -> None:
     """The answer is lost and lookups don't work: a callback names the task, the server agrees."""

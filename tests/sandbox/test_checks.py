@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comet_async.sandbox import Options
-from comet_async.sandbox.checks import KINDS, MAX_BODY, MAX_PICTURE
+from comet_async.sandbox.checks import KINDS, MAX_BODY, MAX_IMAGE
 from comet_async.sandbox.handlers import _off_loop
 from comet_async.sandbox.refusals import RefusalError
 
@@ -168,12 +168,12 @@ async def test_a_body_that_is_too_large(start: Start) -> None:
     assert (comet.status, comet.json["code"]) == (413, "read_request_body_failed")
 
 
-async def test_a_picture_of_ten_megabytes(start: Start) -> None:
+async def test_an_image_of_ten_megabytes(start: Start) -> None:
     """Ten are accepted, though its Base64 is larger; one byte more is not."""
     client = await start()
-    image = base64.b64encode(client.photo + bytes(MAX_PICTURE - len(client.photo))).decode()
+    image = base64.b64encode(client.photo + bytes(MAX_IMAGE - len(client.photo))).decode()
     assert (await client.create(image=image)).status == 200
-    reply = await client.create(image=base64.b64encode(bytes(MAX_PICTURE + 1)).decode())
+    reply = await client.create(image=base64.b64encode(bytes(MAX_IMAGE + 1)).decode())
     assert (reply.status, reply.json["message"]) == (400, "image size exceeds 10MB")
 
 

@@ -293,7 +293,7 @@ async def test_hanging_connections_end_with_the_sandbox(start: Start) -> None:
 
 
 async def result_url(client: Client) -> str:
-    """Make a task and return its picture's address."""
+    """Make a task and return its image's address."""
     created = await client.create(external_task_id="order-17")
     done = await client.finish(created.data["task_id"])
     return done["task_result"]["images"][0]["url"]
@@ -310,7 +310,7 @@ async def test_result_statuses(start: Start, status: int) -> None:
 
 
 async def test_result_bodies(start: Start) -> None:
-    """A result can be half, no picture, or a page."""
+    """A result can be half, no image, or a page."""
     kinds = ("truncated", "wrong_magic", "html", "empty")
     client = await start(faults=Faults(*(Fault(kind, on="result") for kind in kinds)))
     url = await result_url(client)
@@ -336,7 +336,7 @@ async def test_result_compressed(start: Start) -> None:
 
 @pytest.mark.parametrize(("kind", "length"), [("huge", str(10 * 1024**3)), ("endless", None)])
 async def test_result_without_end(start: Start, kind: str, length: str | None) -> None:
-    """A result can be larger than any disk, announced or not; it begins like a picture."""
+    """A result can be larger than any disk, announced or not; it begins like an image."""
     client = await start(faults=Faults(Fault(kind, on="result")))
     url = await result_url(client)
     async with client.http.get(url) as reply:

@@ -31,9 +31,9 @@ STORED_AS = {
 }
 
 
-def picture() -> Image.Image:
+def image() -> Image.Image:
     """Return soft random colours without any symmetry."""
-    chance = random.Random(5)  # noqa: S311 - a test picture is no secret
+    chance = random.Random(5)  # noqa: S311 - a test image is no secret
     noise = Image.frombytes("RGB", (6, 4), chance.randbytes(72))
     return noise.resize(SIZE, Image.Resampling.BICUBIC)
 
@@ -58,39 +58,39 @@ def raw_png(size: tuple[int, int], bits: int, colour: int, rows: bytes, *extra: 
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """Return the mean difference of two pictures, in grey levels."""
+    """Return the mean difference of two images, in grey levels."""
     return max(ImageStat.Stat(ImageChops.difference(one, other)).mean)
 
 
 @pytest.mark.parametrize("orientation", STORED_AS)
 @pytest.mark.parametrize(("kind", "loss"), [("JPEG", 4.0), ("PNG", 0.0)])
-def test_pictures_come_out_upright(kind: str, loss: float, orientation: int) -> None:
-    """A picture stored turned or mirrored is shown, and measured, as a viewer shows it."""
+def test_images_come_out_upright(kind: str, loss: float, orientation: int) -> None:
+    """An image stored turned or mirrored is shown, and measured, as a viewer shows it."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = saved(picture().transpose(STORED_AS[orientation]), kind, exif=exif, quality=95)
+    data = saved(image().transpose(STORED_AS[orientation]), kind, exif=exif, quality=95)
     assert photo_size(data) == SIZE
-    assert difference(load_photo(data).image, picture()) <= loss
+    assert difference(load_photo(data).image, image()) <= loss
 
 
 def test_size_does_not_decode() -> None:
     """The size is read from the header even when the pixels are missing."""
-    assert photo_size(saved(picture(), "PNG")[:60]) == SIZE
+    assert photo_size(saved(image(), "PNG")[:60]) == SIZE
 
 
 RGB_FILES = {
-    "progressive JPEG": lambda: saved(picture(), "JPEG", progressive=True, quality=95),
-    "CMYK JPEG": lambda: saved(picture().convert("CMYK"), "JPEG", quality=95),
+    "progressive JPEG": lambda: saved(image(), "JPEG", progressive=True, quality=95),
+    "CMYK JPEG": lambda: saved(image().convert("CMYK"), "JPEG", quality=95),
     "phone JPEG (MPO)": lambda: saved(
-        picture(), "MPO", save_all=True, append_images=[picture()], quality=95
+        image(), "MPO", save_all=True, append_images=[image()], quality=95
     ),
-    "RGBA, opaque": lambda: saved(picture().convert("RGBA"), "PNG"),
-    "palette": lambda: saved(picture().quantize(256), "PNG"),
+    "RGBA, opaque": lambda: saved(image().convert("RGBA"), "PNG"),
+    "palette": lambda: saved(image().quantize(256), "PNG"),
     "animated PNG": lambda: saved(
-        picture(), "PNG", save_all=True, append_images=[Image.new("RGB", SIZE)]
+        image(), "PNG", save_all=True, append_images=[Image.new("RGB", SIZE)]
     ),
     "16 bits RGB": lambda: raw_png(
-        SIZE, 16, 2, b"".join(b"\0" + row for row in sixteen_bit_rows(picture()))
+        SIZE, 16, 2, b"".join(b"\0" + row for row in sixteen_bit_rows(image()))
     ),
 }
 
@@ -104,16 +104,16 @@ def sixteen_bit_rows(image: Image.Image) -> list[bytes]:
 
 @pytest.mark.parametrize("make", RGB_FILES.values(), ids=RGB_FILES)
 def test_every_kind_becomes_rgb(make: Callable[[], bytes]) -> None:
-    """Whatever the colour mode, the picture comes out as RGB and looks the same."""
+    """Whatever the colour mode, the image comes out as RGB and looks the same."""
     photo = load_photo(make())
     assert photo.image.mode == "RGB"
-    assert difference(photo.image, picture()) <= 8
+    assert difference(photo.image, image()) <= 8
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "LA"])
 def test_grey_becomes_rgb(mode: str) -> None:
-    """Grey and bilevel pictures become RGB without a change."""
-    grey = picture().convert(mode)
+    """Grey and bilevel images become RGB without a change."""
+    grey = image().convert(mode)
     photo = load_photo(saved(grey, "PNG"))
     assert photo.image.tobytes() == grey.convert("RGB").tobytes()
 
@@ -127,7 +127,7 @@ def test_transparency_is_laid_on_white(mode: str) -> None:
 
 
 def test_transparent_palette_entry_is_laid_on_white() -> None:
-    """A palette picture's transparent colour becomes white."""
+    """A palette image's transparent colour becomes white."""
     palette = Image.new("P", SIZE, 0)
     palette.putpalette([10, 20, 30, 40, 50, 60])
     image = load_photo(saved(palette, "PNG", transparency=0)).image
@@ -151,19 +151,19 @@ def test_sixteen_bit_grey(extra: tuple[bytes, ...]) -> None:
 def test_only_rgb_profiles_are_kept(space: bytes, mode: str, kept: bool) -> None:
     """A colour profile that doesn't describe RGB is dropped with its colours."""
     profile = bytes(16) + space + bytes(108)
-    data = saved(picture().convert(mode), "JPEG", icc_profile=profile)
+    data = saved(image().convert(mode), "JPEG", icc_profile=profile)
     assert load_photo(data).icc == (profile if kept else None)
 
 
-JPEG = saved(picture(), "JPEG")
-PNG = saved(picture(), "PNG")
+JPEG = saved(image(), "JPEG")
+PNG = saved(image(), "PNG")
 REFUSED = {
     "empty": b"",
-    "text": b"no picture at all",
-    "GIF": saved(picture(), "GIF"),
-    "BMP": saved(picture(), "BMP"),
-    "TIFF": saved(picture(), "TIFF"),
-    "WebP": saved(picture(), "WEBP"),
+    "text": b"no image at all",
+    "GIF": saved(image(), "GIF"),
+    "BMP": saved(image(), "BMP"),
+    "TIFF": saved(image(), "TIFF"),
+    "WebP": saved(image(), "WEBP"),
     "JPEG, cut": JPEG[: len(JPEG) // 2],
     "PNG, cut": PNG[: len(PNG) // 2],
     "PNG, a wrong checksum": PNG.replace(b"IDAT", b"IDAT\0", 1),

@@ -29,8 +29,8 @@ async def test_says_what_it_is(start: Start) -> None:
     assert "The prompt is checked but not followed" in text
 
 
-async def test_shows_tasks_and_pictures(start: Start) -> None:
-    """A task is shown with its times, and pictures before and after."""
+async def test_shows_tasks_and_images(start: Start) -> None:
+    """A task is shown with its times, and images before and after."""
     client = await start()
     created = await client.create(n=2, external_task_id="order-17", prompt="a sun")
     await client.finish(created.data["task_id"])
@@ -71,7 +71,7 @@ async def test_shows_alarms(start: Start) -> None:
     assert "<dt>faults</dt><dd>1</dd>" in text
 
 
-async def test_generated_pictures_have_no_before(start: Start) -> None:
+async def test_generated_images_have_no_before(start: Start) -> None:
     """A task that started from nothing shows its result only."""
     client = await start()
     created = await client.ask("POST", "/v1/images/generations", json={"prompt": "x"})
@@ -91,7 +91,7 @@ async def test_stays_short(start: Start) -> None:
 
 
 async def test_missing_thumbs(start: Start) -> None:
-    """A small picture that is not there is not found."""
+    """A small image that is not there is not found."""
     client = await start()
     assert (await client.ask("GET", "/thumbs/1/0.jpg")).status == 404
     assert (await client.ask("GET", "/thumbs/1/..%2F..%2Fx.jpg")).status == 404

@@ -1,4 +1,4 @@
-"""The local outpainting: exact geometry, an untouched photo, and pictures that can be repeated."""
+"""The local outpainting: exact geometry, an untouched photo, and images that can be repeated."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ THIRDS = Margins.uniform(0.3)
 both_engines = pytest.mark.parametrize("engine", ENGINES)
 
 
-def picture(width: int, height: int, seed: int = 1) -> Image.Image:
+def photo_file(width: int, height: int, seed: int = 1) -> Image.Image:
     """Return soft random colours: structure at several sizes, as in a photo."""
-    chance = random.Random(seed)  # noqa: S311 - a test picture is no secret
+    chance = random.Random(seed)  # noqa: S311 - a test image is no secret
     small = (width // 6 + 2, height // 6 + 2)
     noise = Image.frombytes("RGB", small, chance.randbytes(small[0] * small[1] * 3))
     return noise.resize((width, height), Image.Resampling.BICUBIC)
@@ -45,7 +45,7 @@ def as_png(image: Image.Image, **options: Any) -> bytes:
 
 
 def opened(painting: Painting) -> Image.Image:
-    """Return the painted picture."""
+    """Return the painted image."""
     return Image.open(io.BytesIO(painting.png))
 
 
@@ -72,7 +72,7 @@ def test_size_and_photo_are_exact(
     engine: Engine, size: tuple[int, int], percents: tuple[int, int, int, int], variant: int
 ) -> None:
     """The canvas has the promised size and the photo in it is untouched, bit for bit."""
-    photo = picture(*size)
+    photo = photo_file(*size)
     margins = Margins(*(percent / 100 for percent in percents))
     painting = paint(as_png(photo), margins, engine=engine, variant=variant, quality="draft")
     lengths = (size[1], size[1], size[0], size[0])
@@ -98,7 +98,7 @@ def test_unusual_sides(
     engine: Engine, size: tuple[int, int], margins: Margins, sides: tuple[int, int, int, int]
 ) -> None:
     """Extreme margins and sizes keep the same promise."""
-    photo = picture(*size)
+    photo = photo_file(*size)
     painting = paint(as_png(photo), margins, engine=engine, quality="draft")
     assert painting.engine == engine
     assert_exact(painting, photo, sides)
@@ -106,8 +106,8 @@ def test_unusual_sides(
 
 @pytest.mark.parametrize("quality", ["draft", "standard", "high"])
 def test_qualities(quality: Quality) -> None:
-    """Every quality gives a picture of the same size with the photo in it."""
-    photo = picture(290, 290)  # cells of 3, 2 and 1 pixels
+    """Every quality gives an image of the same size with the photo in it."""
+    photo = photo_file(290, 290)  # cells of 3, 2 and 1 pixels
     painting = paint(as_png(photo), Margins(left=0.5), engine="patchmatch", quality=quality)
     assert painting.engine == "patchmatch"
     assert_exact(painting, photo, (0, 0, 145, 0))
@@ -115,24 +115,24 @@ def test_qualities(quality: Quality) -> None:
 
 @pytest.fixture(scope="module", params=ENGINES)
 def nine(request: pytest.FixtureRequest) -> tuple[Engine, list[Painting]]:
-    """Return an engine and the nine pictures that a request with n = 9 gets."""
+    """Return an engine and the nine images that a request with n = 9 gets."""
     engine: Engine = request.param
     return engine, [nth(variant, engine) for variant in range(9)]
 
 
 def nth(variant: int, engine: Engine) -> Painting:
-    """Return one of the nine pictures."""
-    photo = as_png(picture(120, 90))
+    """Return one of the nine images."""
+    photo = as_png(photo_file(120, 90))
     return paint(photo, THIRDS, engine=engine, variant=variant, quality="draft")
 
 
 def test_variants_differ(nine: tuple[Engine, list[Painting]]) -> None:
-    """The nine pictures of one request are nine different ones."""
+    """The nine images of one request are nine different ones."""
     assert len({painting.png for painting in nine[1]}) == 9
 
 
 def test_repeatable_in_threads(nine: tuple[Engine, list[Painting]]) -> None:
-    """Painted again, two at a time in threads, every picture has the same bytes."""
+    """Painted again, two at a time in threads, every image has the same bytes."""
     engine, expected = nine
     with ThreadPoolExecutor(2) as pool:
         again = list(pool.map(lambda variant: nth(variant, engine), range(9)))
@@ -142,7 +142,7 @@ def test_repeatable_in_threads(nine: tuple[Engine, list[Painting]]) -> None:
 @both_engines
 @pytest.mark.parametrize("level", [0, 117, 255])
 def test_flat_stays_flat(engine: Engine, level: int) -> None:
-    """An evenly grey picture gets evenly grey surroundings."""
+    """An evenly grey image gets evenly grey surroundings."""
     flat = as_png(Image.new("RGB", (240, 180), (level, level, level)))
     image = opened(paint(flat, THIRDS, engine=engine, quality="draft", variant=3))
     for low, high in ImageStat.Stat(image).extrema:
@@ -152,14 +152,14 @@ def test_flat_stays_flat(engine: Engine, level: int) -> None:
 @both_engines
 def test_colours_go_on_over_the_edge(engine: Engine) -> None:
     """The first new pixels look like the photo's last: there is no visible frame."""
-    image = opened(paint(as_png(picture(300, 200)), Margins(left=0.3), engine=engine))
+    image = opened(paint(as_png(photo_file(300, 200)), Margins(left=0.3), engine=engine))
     last, first = image.crop((90, 0, 91, 200)), image.crop((89, 0, 90, 200))
     assert max(ImageStat.Stat(ImageChops.difference(first, last)).mean) < 12
 
 
 def test_surroundings_come_from_the_photo() -> None:
     """Around a red and blue photo the new area is red at the left and blue at the right."""
-    bright = picture(300, 200).convert("L")
+    bright = photo_file(300, 200).convert("L")
     dark = bright.point(lambda value: value // 8)
     photo = Image.merge("RGB", (bright, dark, dark))
     photo.paste(Image.merge("RGB", (dark, dark, bright)).crop((150, 0, 300, 200)), (150, 0))
@@ -171,7 +171,7 @@ def test_surroundings_come_from_the_photo() -> None:
 
 
 def test_vignette_shows_no_rectangle() -> None:
-    """Outside a photo's dark corners the picture stays as dark as they are."""
+    """Outside a photo's dark corners the image stays as dark as they are."""
     round_light = ImageOps.invert(Image.radial_gradient("L")).resize((400, 300))
     photo = round_light.point(lambda value: 100 + value // 3)
     painting = paint(as_png(photo), THIRDS, engine="patchmatch", variant=1, quality="draft")
@@ -195,7 +195,7 @@ def test_failing_engine_is_replaced(
         raise RuntimeError("no luck")
 
     monkeypatch.setattr("comet_async.sandbox.patchmatch.expand", fail)
-    photo = picture(60, 60)
+    photo = photo_file(60, 60)
     painting = paint(as_png(photo), Margins(up=0.5), engine="patchmatch")
     assert painting.engine == "pillow"
     assert_exact(painting, photo, (30, 0, 0, 0))
@@ -205,7 +205,7 @@ def test_failing_engine_is_replaced(
 def test_best_engine_is_patchmatch() -> None:
     """With the extra installed, `auto` takes the better engine."""
     assert best_engine() == "patchmatch"
-    assert paint(as_png(picture(40, 40)), Margins(up=0.5)).engine == "patchmatch"
+    assert paint(as_png(photo_file(40, 40)), Margins(up=0.5)).engine == "patchmatch"
 
 
 @pytest.fixture(params=["an old release", "no release", "no module", "no native library"])
@@ -232,7 +232,7 @@ def without_patchmatch(
 @pytest.mark.usefixtures("without_patchmatch")
 def test_works_without_patchmatch() -> None:
     """When pypatchmatch 2 can't be used, `auto` takes Pillow, and a wish for it is refused."""
-    photo = as_png(picture(40, 40))
+    photo = as_png(photo_file(40, 40))
     assert best_engine() == "pillow"
     assert paint(photo, Margins(up=0.5)).engine == "pillow"
     with pytest.raises(MissingExtraError) as caught:
@@ -277,8 +277,8 @@ def test_cloudlike_keeps_the_shape(width: int, shape: float) -> None:
 
 @both_engines
 def test_cloudlike_keeps_the_relative_place(engine: Engine) -> None:
-    """In a cloudlike picture the photo sits at the same share of the canvas."""
-    photo = picture(320, 320)
+    """In a cloudlike image the photo sits at the same share of the canvas."""
+    photo = photo_file(320, 320)
     painting = paint(
         as_png(photo), Margins(left=0.5, right=0.25), engine=engine, output="cloudlike",
         quality="draft",
@@ -292,7 +292,7 @@ def test_cloudlike_keeps_the_relative_place(engine: Engine) -> None:
 
 def test_watermark_is_in_the_corner() -> None:
     """A watermark changes the lower right corner and nothing else."""
-    photo = as_png(picture(200, 200))
+    photo = as_png(photo_file(200, 200))
     plain, marked = (
         opened(paint(photo, Margins(right=0.5), engine="pillow", watermark=mark))
         for mark in (False, True)
@@ -306,7 +306,7 @@ def test_watermark_is_in_the_corner() -> None:
 @both_engines
 def test_file_says_what_it_is(engine: Engine) -> None:
     """The PNG names its maker and engine, and that no prompt was followed."""
-    photo = as_png(picture(60, 60))
+    photo = as_png(photo_file(60, 60))
     image = opened(paint(photo, Margins(up=0.5), engine=engine, quality="draft"))
     assert image.format == "PNG"
     assert image.mode == "RGB"
@@ -317,7 +317,7 @@ def test_file_says_what_it_is(engine: Engine) -> None:
 def test_profile_is_kept() -> None:
     """An RGB photo's colour profile goes into the result."""
     profile = bytes(16) + b"RGB " + bytes(108)
-    photo = as_png(picture(60, 60), icc_profile=profile)
+    photo = as_png(photo_file(60, 60), icc_profile=profile)
     image = opened(paint(photo, Margins(up=0.5), engine="pillow"))
     assert image.info["icc_profile"] == profile
 

@@ -1,4 +1,4 @@
-"""Results of the sandbox: their addresses, where they are kept, and pictures fetched by address."""
+"""Results of the sandbox: their addresses, where they are kept, and images fetched by address."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Client = Any  # what it returns
 
 
 async def image_url(client: Client) -> str:
-    """Make a task and return its picture's address."""
+    """Make a task and return its image's address."""
     done = await client.finish((await client.create()).data["task_id"])
     return done["task_result"]["images"][0]["url"]
 
 
 async def test_results_need_no_key_but_their_token(start: Start) -> None:
-    """The address alone opens the picture; without its token it does not."""
+    """The address alone opens the image; without its token it does not."""
     client = await start()
     url = await image_url(client)
     client.key = None
@@ -56,7 +56,7 @@ async def test_addresses_expire(start: Start, clock: VirtualClock) -> None:
 
 
 async def test_results_are_cleared(start: Start, clock: VirtualClock) -> None:
-    """After their lifetime the pictures are gone, whatever the address."""
+    """After their lifetime the images are gone, whatever the address."""
     client = await start(options=Options(result_lifetime=60))
     url = await image_url(client)
     await clock.sleep(61)
@@ -86,11 +86,11 @@ async def test_results_at_another_root(start: Start) -> None:
     assert (await image_url(client)).startswith("http://127.0.0.1:9/results/")
 
 
-# ---------------------------------------------------------------------- pictures by address
+# ---------------------------------------------------------------------- images by address
 
 
-async def test_fetches_a_picture_from_this_machine(start: Start) -> None:
-    """A picture can be named by an address on loopback."""
+async def test_fetches_an_image_from_this_machine(start: Start) -> None:
+    """An image can be named by an address on loopback."""
     client = await start()
     url = await image_url(client)
     done = await client.finish((await client.create(image=url)).data["task_id"])
@@ -98,7 +98,7 @@ async def test_fetches_a_picture_from_this_machine(start: Start) -> None:
 
 
 async def test_fetches_ten_megabytes_at_most(start: Start) -> None:
-    """A picture that does not end is given up."""
+    """An image that does not end is given up."""
     client = await start()
     url = await image_url(client)
     client.sandbox.faults.add(Fault("endless", on="result"))
@@ -122,8 +122,8 @@ def test_reaches_this_machine_only(url: str, here: bool) -> None:
 @pytest.mark.parametrize(
     "path", ["http://example.com/dog.png", "http://127.0.0.1:1/", "/ledger.json"]
 )
-async def test_a_picture_out_of_reach(start: Start, path: str) -> None:
-    """An address elsewhere, a dead one, and one without a picture fail the task."""
+async def test_an_image_out_of_reach(start: Start, path: str) -> None:
+    """An address elsewhere, a dead one, and one without an image fail the task."""
     client = await start()
     url = client.sandbox.url + path if path.startswith("/") else path
     done = await client.finish((await client.create(image=url)).data["task_id"])

@@ -1,4 +1,4 @@
-"""From request to picture: the sandbox's tasks, its clock, its money, its life."""
+"""From request to image: the sandbox's tasks, its clock, its money, its life."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ Start = Any  # the fixture `start`
 UUID = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}")
 
 
-def size(picture: bytes) -> tuple[int, int]:
-    """Return a picture's width and height."""
-    return Image.open(io.BytesIO(picture)).size
+def size(answer_file: bytes) -> tuple[int, int]:
+    """Return an image's width and height."""
+    return Image.open(io.BytesIO(answer_file)).size
 
 
 @pytest.mark.parametrize("profile", ["comet", "kling"])
-async def test_expands_a_picture(start: Start, profile: str) -> None:
-    """A request becomes a task that ends with larger pictures."""
+async def test_expands_an_image(start: Start, profile: str) -> None:
+    """A request becomes a task that ends with larger images."""
     client = await start(profile)
     created = await client.create(n=2)
     done = await client.finish(created.data["task_id"])
     assert done["task_status"] == "succeed"
     assert [image["index"] for image in done["task_result"]["images"]] == [0, 1]
-    picture = await client.ask("GET", done["task_result"]["images"][1]["url"])
-    assert picture.headers["Content-Type"] == "image/png"
-    assert size(picture.raw) == (480, 360)
+    answer_file = await client.ask("GET", done["task_result"]["images"][1]["url"])
+    assert answer_file.headers["Content-Type"] == "image/png"
+    assert size(answer_file.raw) == (480, 360)
 
 
 async def test_kling_answers_create_as_documented(start: Start) -> None:
@@ -115,10 +115,10 @@ async def test_a_seed_repeats_a_run(start: Start) -> None:
     [
         pytest.param({}, (200, 300), id="too narrow"),
         pytest.param({}, (800, 300), id="too wide"),
-        pytest.param({"image": base64.b64encode(b"no picture").decode()}, None, id="no picture"),
+        pytest.param({"image": base64.b64encode(b"no image").decode()}, None, id="no image"),
     ],
 )
-async def test_a_bad_picture_fails_later(
+async def test_a_bad_image_fails_later(
     start: Start, fields: dict[str, str], image: tuple[int, int] | None
 ) -> None:
     """The request is accepted; the task fails after 1.6 s and costs nothing."""
@@ -134,7 +134,7 @@ async def test_a_bad_picture_fails_later(
     assert client.sandbox.ledger.usd == 0
 
 
-async def test_a_damaged_picture_fails_later(start: Start) -> None:
+async def test_a_damaged_image_fails_later(start: Start) -> None:
     """A file whose header is good but whose pixels are cut off fails the task."""
     client = await start()
     client.photo = client.photo[:2000]
@@ -142,7 +142,7 @@ async def test_a_damaged_picture_fails_later(start: Start) -> None:
     assert done["task_status"] == "failed"
 
 
-async def test_success_costs_eight_units_a_picture(start: Start) -> None:
+async def test_success_costs_eight_units_an_image(start: Start) -> None:
     """The charge is told in text, and the ledger knows it."""
     client = await start()
     done = await client.finish((await client.create(n=3)).data["task_id"])
@@ -151,8 +151,8 @@ async def test_success_costs_eight_units_a_picture(start: Start) -> None:
     assert (client.sandbox.ledger.units, client.sandbox.ledger.usd) == (24, 0.084)
 
 
-async def test_slots_are_counted_in_pictures(start: Start) -> None:
-    """A task holds as many slots as it has pictures, until it ends."""
+async def test_slots_are_counted_in_images(start: Start) -> None:
+    """A task holds as many slots as it has images, until it ends."""
     client = await start(limit=4)
     first = await client.create(n=3)
     refused = await client.create(n=2)
@@ -164,7 +164,7 @@ async def test_slots_are_counted_in_pictures(start: Start) -> None:
 
 
 async def test_no_limit(start: Start) -> None:
-    """Without a limit any number of pictures may be in flight."""
+    """Without a limit any number of images may be in flight."""
     client = await start(limit=None)
     assert [(await client.create(n=9)).status for _ in range(4)] == [200] * 4
 
@@ -194,7 +194,7 @@ async def test_the_ledger_sees_a_double_charge(start: Start) -> None:
 
 
 async def test_the_watermarked_version(start: Start) -> None:
-    """It is another picture at another address, told only if it was asked for."""
+    """It is another image at another address, told only if it was asked for."""
     client = await start()
     plain = await client.finish((await client.create()).data["task_id"])
     assert "watermark_url" not in plain["task_result"]["images"][0]
@@ -207,11 +207,11 @@ async def test_the_watermarked_version(start: Start) -> None:
 
 
 async def test_cloudlike_sizes(start: Start) -> None:
-    """The picture can have the size that the paid service answers with."""
+    """The image can have the size that the paid service answers with."""
     client = await start(output="cloudlike")
     done = await client.finish((await client.create()).data["task_id"])
-    picture = await client.ask("GET", done["task_result"]["images"][0]["url"])
-    width, height = size(picture.raw)
+    answer_file = await client.ask("GET", done["task_result"]["images"][0]["url"])
+    width, height = size(answer_file.raw)
     assert width % 32 == height % 32 == 0
     assert width * height == pytest.approx(1_400_000, rel=0.1)
 
@@ -219,15 +219,15 @@ async def test_cloudlike_sizes(start: Start) -> None:
 # ---------------------------------------------------------------------- other kinds
 
 
-async def test_generates_a_picture(start: Start) -> None:
+async def test_generates_an_image(start: Start) -> None:
     """The neighbour ``images/generations`` works on the same engine."""
     client = await start("comet")
     path = "/kling/v1/images/generations"
     body = {"prompt": "a sun", "n": 2, "aspect_ratio": "3:4"}
     created = await client.ask("POST", path, json=body)
     told = await client.finish(created.data["task_id"])
-    picture = await client.ask("GET", told["task_result"]["images"][1]["url"])
-    width, height = size(picture.raw)
+    answer_file = await client.ask("GET", told["task_result"]["images"][1]["url"])
+    width, height = size(answer_file.raw)
     assert width / height == pytest.approx(0.75, abs=0.01)
 
 
@@ -238,8 +238,8 @@ async def test_tries_a_garment_on(start: Start) -> None:
     image = base64.b64encode(client.photo).decode()
     created = await client.ask("POST", path, json={"human_image": image, "cloth_image": image})
     told = await client.finish(created.data["task_id"])
-    picture = await client.ask("GET", told["task_result"]["images"][0]["url"])
-    assert size(picture.raw) == (400, 300)
+    answer_file = await client.ask("GET", told["task_result"]["images"][0]["url"])
+    assert size(answer_file.raw) == (400, 300)
 
 
 # ---------------------------------------------------------------------- life

@@ -60,7 +60,7 @@ async def test_refuses_keys(start: Start, method: str, header: str | None, code:
 
 
 async def test_takes_any_key(start: Start) -> None:
-    """A sandbox can leave the door open, but a key there must be."""
+    """A sandbox can leave the gateway open, but a key there must be."""
     client = await start(key=None)
     client.key = "anything"
     assert (await client.create()).status == 200

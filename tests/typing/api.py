@@ -26,7 +26,7 @@ from comet_async import (
 )
 
 
-async def one_picture() -> None:
+async def one_image() -> None:
     """Submit, wait and download."""
     async with CometSession() as comet:
         assert_type(comet, CometSession)
@@ -67,7 +67,7 @@ async def callbacks() -> None:
 
 
 async def folders(comet: CometSession) -> None:
-    """Rules that need the picture's size stand wherever margins do."""
+    """Rules that need the image's size stand wherever margins do."""
     rules = (
         Margins.for_aspect("16:9"),
         Margins.for_size(1920, 1080, anchor="bottom"),

@@ -36,6 +36,6 @@ app.add_route("/hooks/cb/{token}", callback, methods=["POST"])
 
 @app.post("/widen")
 async def widen(request: Request) -> dict[str, str]:
-    """Expand the picture in the body, and answer with the address of the result."""
+    """Expand the image in the body, and answer with the address of the result."""
     task = await request.app.state.comet.expand(await request.body(), Margins.for_aspect("2:1"))
     return {"task": task.id, "url": task.images[0].url}

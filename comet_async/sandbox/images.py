@@ -1,0 +1,229 @@
+"""Make a task's images on this machine, off the event loop.
+
+Rule of this file: Pillow is imported inside functions only, so that a sandbox which has painted
+nothing yet starts at once.
+"""
+# ruff: noqa: PLC0415 - the rule above
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+
+import attrs
+
+from comet_async.sandbox import painter
+from comet_async.sandbox.checks import Order, Source
+from comet_async.sandbox.outgoing import Fetch
+from comet_async.sandbox.painter import Engine, Output
+from comet_async.sandbox.results import Results
+from comet_async.sandbox.tasks import BAD_PIXELS, UNREACHABLE, BadImageError, SandboxTask
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+EngineChoice: TypeAlias = Literal["auto"] | Engine
+"""Which engine paints; ``auto`` takes the best that is installed."""
+
+# Kling's limits for the image to start from, which are checked once the task runs.
+_MIN_SIDE = 300
+_MAX_SHAPE = 2.5
+
+_AT_ONCE = 2  # paintings; each keeps a core busy for about a second
+_THUMB = (720, 240)
+_REMEMBERED = 32  # images
+_GENERATED_PIXELS = 1_000_000
+
+K = TypeVar("K")
+V = TypeVar("V")
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class _Made:
+    """One image and what goes with it."""
+
+    png: bytes
+    marked: bytes | None
+    thumb: bytes
+    engine: str
+
+
+@attrs.frozen(kw_only=True)
+class _Seen:
+    """An image to start from that was found good."""
+
+    digest: bytes
+    thumb: bytes
+
+
+@attrs.define(eq=False, kw_only=True)
+class Studio:
+    """Makes images, two at a time.
+
+    Args:
+        results: Where they are kept.
+        fetch: Fetches an image that the request names by address.
+        engine: What paints.
+        output: Exact pixels, or of the size that the paid service answers with.
+    """
+
+    results: Results
+    fetch: Fetch
+    engine: EngineChoice
+    output: Output
+    _seen: dict[bytes, _Seen] = attrs.field(factory=dict, init=False, repr=False)
+    _made: dict[tuple[object, ...], _Made] = attrs.field(factory=dict, init=False, repr=False)
+    _threads: ThreadPoolExecutor = attrs.field(
+        factory=lambda: ThreadPoolExecutor(_AT_ONCE, "sandbox-painter"), init=False
+    )
+
+    async def make(self, task: SandboxTask) -> str:
+        """Make and keep the images of *task*; return the engine's name.
+
+        Raises:
+            BadImageError: The task must fail.
+        """
+        files = [await self._load(source) for source in task.order.sources]
+        seen = [
+            await self._look(source, file)
+            for source, file in zip(task.order.sources, files, strict=True)
+        ]
+        if seen:
+            await self.results.keep(task.id, "before.jpg", seen[0].thumb)
+        jobs = (self._draw(task.order, files, seen, i) for i in range(task.order.n))
+        made = await asyncio.gather(*jobs)
+        for index, image in enumerate(made):
+            await self._keep(task, index, image)
+        return made[0].engine
+
+    async def close(self) -> None:
+        """Drop what waits, and wait for what is being painted: a painting can't be stopped."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._threads.shutdown)
+
+    async def _run(self, call: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *args)
+
+    async def _load(self, source: Source) -> bytes:
+        data = source.data if source.data is not None else await self.fetch(source.url)
+        if data is None:
+            raise BadImageError(UNREACHABLE)
+        return data
+
+    async def _keep(self, task: SandboxTask, index: int, made: _Made) -> None:
+        await self.results.keep(task.id, f"{index}.png", made.png)
+        await self.results.keep(task.id, f"{index}.jpg", made.thumb)
+        if made.marked is not None:
+            await self.results.keep(task.id, f"{index}-watermark.png", made.marked)
+
+    async def _look(self, source: Source, file: bytes) -> _Seen:
+        digest = await self._run(_digest, file)
+        seen = self._seen.get(digest)
+        if seen is None:
+            await self._run(_check, source, file)
+            seen = _Seen(digest=digest, thumb=await self._run(_reduce, file))
+            _remember(self._seen, digest, seen)
+        return seen
+
+    async def _draw(self, order: Order, files: list[bytes], seen: list[_Seen], index: int) -> _Made:
+        # The same request gives the same image, and tests send the same ones all the time.
+        names = tuple(item.digest for item in seen)
+        key = (order.kind, order.margins, order.aspect, order.watermark, names, index)
+        made = self._made.get(key)
+        if made is None:
+            made = await self._run(self._draw_new, order, files, index)
+            _remember(self._made, key, made)
+        return made
+
+    def _draw_new(self, order: Order, files: list[bytes], index: int) -> _Made:
+        marked = None
+        if order.kind == "expand":
+            png, engine = self._expand(order, files[0], index, watermark=False)
+            if order.watermark:
+                marked, _ = self._expand(order, files[0], index, watermark=True)
+        else:
+            engine = "pillow"
+            png = _try_on(files) if order.kind == "try_on" else _generate(order, index)
+        return _Made(png=png, marked=marked, thumb=_reduce(png), engine=engine)
+
+    def _expand(
+        self, order: Order, file: bytes, index: int, *, watermark: bool
+    ) -> tuple[bytes, str]:
+        painting = painter.paint(
+            file,
+            order.margins,
+            variant=index,
+            engine=self.engine,
+            output=self.output,
+            watermark=watermark,
+        )
+        return painting.png, painting.engine
+
+
+def _digest(file: bytes) -> bytes:
+    return hashlib.sha256(file).digest()
+
+
+def _remember(memory: dict[K, V], key: K, value: V) -> None:
+    memory[key] = value
+    if len(memory) > _REMEMBERED:
+        del memory[next(iter(memory))]
+
+
+def _check(source: Source, file: bytes) -> None:
+    try:
+        width, height = painter.photo_size(file)
+    except painter.PhotoError:
+        raise BadImageError(UNREACHABLE if source.url else BAD_PIXELS) from None
+    long, short = max(width, height), min(width, height)
+    if short < _MIN_SIDE or long > _MAX_SHAPE * short:
+        raise BadImageError(BAD_PIXELS)
+
+
+def _decode(file: bytes) -> Image.Image:
+    try:
+        return painter.load_photo(file).image
+    except painter.PhotoError:
+        raise BadImageError(BAD_PIXELS) from None
+
+
+def _reduce(file: bytes) -> bytes:
+    """Return a small JPEG of the image, for the front page."""
+    image = _decode(file)
+    image.thumbnail(_THUMB)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=80)
+    return out.getvalue()
+
+
+def _generate(order: Order, index: int) -> bytes:
+    """Return a gradient of the wanted shape: a stand-in, not an image of the prompt."""
+    from PIL import Image, ImageOps
+
+    across, down = map(int, order.aspect.split(":"))
+    height = round((_GENERATED_PIXELS * down / across) ** 0.5)
+    size = round(height * across / down), height
+    slope = Image.linear_gradient("L").resize(size)
+    sky, ground = (
+        f"hsl({40 * index + hue}, 60%, {light}%)" for hue, light in ((200, 80), (30, 45))
+    )
+    return _png(ImageOps.colorize(slope, sky, ground))
+
+
+def _try_on(files: list[bytes]) -> bytes:
+    """Return the person with the garment pasted on: a stand-in, not a fitting."""
+    human, cloth = (_decode(file) for file in files)
+    cloth.thumbnail((human.width // 2, human.height // 2))
+    human.paste(cloth, ((human.width - cloth.width) // 2, human.height // 3))
+    return _png(human)
+
+
+def _png(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "PNG", compress_level=1)
+    return out.getvalue()

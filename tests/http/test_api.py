@@ -1,0 +1,292 @@
+"""The API's calls: what is asked, under which key, once, and what the answers become."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import pytest
+from aiohttp import web
+
+from comet_async._http.api import Api
+from comet_async._http.body import Body
+from comet_async._http.transport import Transport
+from comet_async.auth import ApiKey, Credentials, KlingToken
+from comet_async.config import Network, Timeouts
+from comet_async.errors import (
+    AccountError,
+    AuthenticationError,
+    CometError,
+    ConnectionLostError,
+    DecodeError,
+    InputError,
+    NotFoundError,
+    OutcomeUnknownError,
+    RouteUnavailableError,
+)
+from comet_async.gateways import Gateway, LookupForm
+from comet_async.models import Task, TaskPage, TaskStatus
+from comet_async.requests import EXPAND
+from comet_async.secret import Secret
+from comet_async.testing import VirtualClock
+
+pytest.register_assert_rewrite("tests.support.servers")
+
+from tests.support.servers import Answer, Handler, Server, answering, serving  # noqa: E402 - as above
+
+PATH = "/kling/v1/images/editing/expand"
+BODY = Body((b'{"n":1}',))
+KEY = ApiKey(Secret("sk-canary"))
+
+
+def token() -> KlingToken:
+    """Return credentials that can be signed anew."""
+    return KlingToken(Secret("access"), Secret("s" * 40))
+
+
+def data(task_id: str = "8781", own_id: str | None = "ce1-x") -> dict[str, Any]:
+    """Return Kling's object for one task."""
+    info = {} if own_id is None else {"external_task_id": own_id}
+    return {"task_id": task_id, "task_status": "submitted", "task_info": info}
+
+
+def envelope(content: Any, code: int = 0) -> dict[str, Any]:  # noqa: ANN401 - any content
+    """Return Kling's envelope around *content*."""
+    return {"code": code, "message": "SUCCEED", "request_id": "r-1", "data": content}
+
+
+def refusal(status: int, code: int | str, message: str = "no") -> web.Response:
+    """Return an error as Kling words it."""
+    return web.json_response({"code": code, "message": message}, status=status)
+
+
+@asynccontextmanager
+async def api_on(
+    handler: Handler, *, credentials: Credentials = KEY
+) -> AsyncIterator[tuple[Api, Server]]:
+    """An account on a server that answers with *handler*."""
+    clock = VirtualClock()
+    async with serving(handler) as server:
+        gateway = Gateway.comet(server.url)
+        transport = Transport(network=Network(), timeouts=Timeouts(), clock=clock)
+        try:
+            yield Api(gateway, credentials, transport, clock), server
+        finally:
+            await transport.aclose()
+
+
+Call = Callable[[Api], Any]
+CREATE: Call = lambda api: api.create(EXPAND, BODY, external_task_id="ce1-x")  # noqa: E731
+GET: Call = lambda api: api.get("8781", kind=EXPAND)  # noqa: E731 - a table of calls
+FIND: Call = lambda api: api.find("ce1-x", kind=EXPAND)  # noqa: E731
+FIND_QUERY: Call = lambda api: api.find("ce1-x", kind=EXPAND, form="query")  # noqa: E731
+PAGE: Call = lambda api: api.page(2, 30, kind=EXPAND)  # noqa: E731
+
+
+async def ask(call: Call, *answers: Answer) -> Task | TaskPage | CometError:
+    """Return what a call gives or raises on a server that gives *answers*."""
+    async with api_on(answering(*answers)) as (api, _):
+        try:
+            result: Task | TaskPage = await call(api)
+        except CometError as error:
+            return error
+        return result
+
+
+@pytest.mark.parametrize(
+    ("call", "content", "method", "path"),
+    [
+        (CREATE, data(), "POST", PATH),
+        (GET, data(), "GET", f"{PATH}/8781"),
+        (FIND, data(), "GET", f"{PATH}/ce1-x"),
+        (FIND_QUERY, data(), "GET", f"{PATH}?external_task_id=ce1-x"),
+        (PAGE, [data()], "GET", f"{PATH}?pageNum=2&pageSize=30"),
+    ],
+    ids=["create", "get", "find", "find-query", "page"],
+)
+async def test_one_exchange(call: Call, content: Any, method: str, path: str) -> None:  # noqa: ANN401
+    """Each call is one request, to its own address, with the key."""
+    async with api_on(answering(envelope(content))) as (api, server):
+        await call(api)
+    (request,) = server.seen
+    assert (request.method, request.path) == (method, path)
+    assert request.headers["authorization"] == "Bearer sk-canary"
+
+
+async def test_create() -> None:
+    """A paid request carries its body and its id, and becomes the task that was accepted."""
+    async with api_on(answering(envelope(data(own_id=None)))) as (api, server):
+        task = await CREATE(api)
+    assert server.seen[0].json == {"n": 1}
+    assert server.seen[0].headers["idempotency-key"] == "ce1-x"
+    assert (task.id, task.external_task_id, task.kind) == ("8781", "ce1-x", "expand")
+
+
+async def test_get() -> None:
+    """A task is told as the server shows it now."""
+    task = await ask(GET, envelope(data() | {"task_status": "processing"}))
+    assert isinstance(task, Task)
+    assert (task.status, task.request_id) == (TaskStatus.PROCESSING, "r-1")
+
+
+async def test_page() -> None:
+    """A page keeps the server's order, and knows its place."""
+    page = await ask(PAGE, envelope([data("2"), data("1")]))
+    assert isinstance(page, TaskPage)
+    assert [task.id for task in page.tasks] == ["2", "1"]
+    assert (page.number, page.size, page.last) == (2, 30, True)
+
+
+@pytest.mark.parametrize("form", ["path", "query", "flag"])
+@pytest.mark.parametrize("own_id", ["ce1-x", "ce1-other", None], ids=str)
+async def test_find_does_not_judge(form: LookupForm, own_id: str | None) -> None:
+    """The answer is given as it came, even when it is about another task."""
+    async with api_on(answering(envelope(data(own_id=own_id)))) as (api, _):
+        task = await api.find("ce1-x", kind=EXPAND, form=form)
+    assert task.external_task_id == own_id
+
+
+@pytest.mark.parametrize(
+    ("listed", "found"),
+    [
+        ([data("1")], "1"),
+        ([data("1", None)], "1"),
+        ([data("1", "a"), data("2"), data("3", "b")], "2"),
+        ([], NotFoundError),
+        ([data("1", "a"), data("2", "b")], DecodeError),
+    ],
+    ids=["one", "unnamed", "among-others", "none", "others"],
+)
+@pytest.mark.parametrize("call", [FIND, FIND_QUERY], ids=["path", "query"])
+async def test_question_that_is_answered_with_a_list(
+    call: Call, listed: list[dict[str, Any]], found: str | type[CometError]
+) -> None:
+    """Of a list, the task is taken that carries the id, or the only one there is."""
+    result = await ask(call, envelope(listed))
+    assert (result.id if isinstance(result, Task) else type(result)) == found
+
+
+@pytest.mark.parametrize(
+    ("call", "answer", "error"),
+    [
+        (CREATE, refusal(401, 1002), AuthenticationError),
+        (CREATE, refusal(429, 1102), AccountError),
+        (CREATE, web.Response(status=502, body=b"<html>"), OutcomeUnknownError),
+        (CREATE, web.Response(status=200, body=b"<html>"), OutcomeUnknownError),
+        (CREATE, {"code": None, "message": "404"}, RouteUnavailableError),
+        (GET, refusal(404, 1203), NotFoundError),
+        (GET, refusal(400, "task_not_exist"), NotFoundError),
+        (FIND, refusal(404, 1203), NotFoundError),
+        (FIND_QUERY, refusal(404, 1203), NotFoundError),
+        (FIND_QUERY, refusal(401, 1000), AuthenticationError),
+        (PAGE, web.Response(status=404, body=b"<html>"), RouteUnavailableError),
+    ],
+)
+async def test_error(call: Call, answer: Answer, error: type[CometError]) -> None:
+    """An answer that is an error becomes the error that it means for this call."""
+    result = await ask(call, answer)
+    assert type(result) is error
+    assert result.status is not None
+
+
+@pytest.mark.parametrize(
+    "call", [GET, FIND, FIND_QUERY, PAGE, CREATE], ids=["get", "find", "query", "page", "create"]
+)
+@pytest.mark.parametrize("code", [1003, 1004, "1004"], ids=repr)
+async def test_token_that_was_refused_is_signed_anew(call: Call, code: int | str) -> None:
+    """A token that is too early or too late for the server is replaced, once."""
+    credentials = token()
+    good = envelope([data()] if call is PAGE else data())
+    handler = answering(refusal(401, code), good)
+    async with api_on(handler, credentials=credentials) as (api, server):
+        first = credentials.header(api.clock.time() - 60)  # an older token
+        await call(api)
+    tokens = [request.headers["authorization"] for request in server.seen]
+    assert len(tokens) == 2
+    assert tokens[0] == first != tokens[1]
+
+
+@pytest.mark.parametrize("call", [GET, CREATE], ids=["get", "create"])
+@pytest.mark.parametrize(
+    ("credentials", "code", "times"),
+    [(token, 1004, 2), (token, 1002, 1), (lambda: KEY, 1004, 1)],
+    ids=["token-again", "wrong-token", "key"],
+)
+async def test_refusal_that_signing_does_not_mend(
+    call: Call, credentials: Callable[[], Credentials], code: int, times: int
+) -> None:
+    """A second refusal, another reason, or a key that can't be renewed: that is the answer."""
+    async with api_on(answering(refusal(401, code)), credentials=credentials()) as (api, server):
+        with pytest.raises(AuthenticationError):
+            await call(api)
+    assert len(server.seen) == times
+
+
+@pytest.mark.parametrize("task_id", ["", "a/b", "../x", "a\nb", "\x00"], ids=repr)
+async def test_what_can_not_be_a_task_id(task_id: str) -> None:
+    """An id that would lead to another address is refused, and nothing is asked."""
+    async with api_on(answering({})) as (api, server):
+        with pytest.raises(InputError) as caught:
+            await api.get(task_id, kind=EXPAND)
+    assert caught.value.field == "task_id"
+    assert server.seen == []
+
+
+@pytest.mark.parametrize(
+    ("number", "size", "field"),
+    [(0, 30, "page"), (1001, 30, "page"), (1, 0, "size"), (1, 501, "size")],
+)
+async def test_page_out_of_range(number: int, size: int, field: str) -> None:
+    """Pages go from 1 to 1000 with 1 to 500 tasks; anything else is not asked for."""
+    async with api_on(answering({})) as (api, server):
+        with pytest.raises(InputError) as caught:
+            await api.page(number, size, kind=EXPAND)
+    assert caught.value.field == field
+    assert server.seen == []
+
+
+async def silence(_request: web.BaseRequest) -> web.StreamResponse:
+    """Never answer."""
+    await asyncio.sleep(1e6)
+    raise AssertionError
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(None, 20), (3, 3)])
+async def test_question_has_its_time(timeout: float | None, seconds: float) -> None:
+    """A question ends with its own time, or the transport's."""
+    loop = asyncio.get_running_loop()
+    async with api_on(silence) as (api, _):
+        for call in (
+            api.get("1", kind=EXPAND, timeout=timeout),
+            api.page(1, 1, kind=EXPAND, timeout=timeout),
+        ):
+            begin = loop.time()
+            with pytest.raises(ConnectionLostError):
+                await call
+            # aiohttp rounds long limits up to a whole second of the loop's clock.
+            assert loop.time() - begin == pytest.approx(seconds, abs=2)
+
+
+@pytest.mark.parametrize("call", [CREATE, GET, FIND, PAGE], ids=["create", "get", "find", "page"])
+async def test_key_that_the_server_repeats(call: Call) -> None:
+    """An error does not pass a key on that a server put into its message."""
+    echo = refusal(401, 1002, "the token canary-0123 is not valid")
+    key = ApiKey(Secret("canary-0123"))
+    async with api_on(answering(echo), credentials=key) as (api, _):
+        with pytest.raises(AuthenticationError, match="is not valid") as caught:
+            await call(api)
+    assert "canary" not in f"{caught.value} {caught.value!r} {caught.value.args}"
+
+
+async def test_account_is_the_gateway_and_the_key() -> None:
+    """Another gateway or another key is another account, and the key is not in it."""
+    async with api_on(answering({})) as (api, _):
+        others = [
+            attrs.evolve(api, gateway=Gateway.kling()),
+            attrs.evolve(api, credentials=ApiKey(Secret("sk-other"))),
+        ]
+        assert len({api.account, *(other.account for other in others)}) == 3
+        assert "canary" not in f"{api.account} {api!r}"

@@ -1,0 +1,48 @@
+"""What is left in the account, as each gateway tells it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import attrs
+import pytest
+
+from comet_async import ApiKey, CometSession, Gateway, Secret
+from comet_async._http.balance import Balance
+from comet_async.sandbox import DEFAULT_KEY, Fault, Sandbox
+from comet_async.testing import VirtualClock
+
+
+async def test_cometapi_tells_dollars(comet: CometSession) -> None:
+    """CometAPI's limit less its usage is what is left."""
+    assert await comet.balance() == Balance(left=Decimal(10), unit="USD")
+
+
+async def test_kling_tells_units(sandbox: Sandbox, clock: VirtualClock) -> None:
+    """Kling's live packs are added up."""
+    gateway = Gateway(name="kling-here", root=sandbox.url, prefix="/v1")
+    async with CometSession(ApiKey(Secret(DEFAULT_KEY)), gateway=gateway, clock=clock) as comet:
+        assert await comet.balance() == Balance(left=Decimal(2000), unit="units")
+
+
+@pytest.mark.parametrize("kind", ["404", "html", "drop", "truncated", "empty"])
+async def test_a_gateway_that_does_not_tell_is_no_error(
+    comet: CometSession, sandbox: Sandbox, kind: str
+) -> None:
+    """Whatever goes wrong, the balance is just not known."""
+    sandbox.faults.add(Fault(kind, on="account", times=None))
+    assert await comet.balance() is None
+
+
+@pytest.mark.parametrize(
+    ("balance", "text"),
+    [
+        (Balance(left=Decimal("9.5"), unit="USD"), "USD 9.50"),
+        (Balance(left=Decimal(16), unit="units"), "16 units"),
+        (Balance(left=None, unit="USD"), "no limit"),
+    ],
+)
+def test_balance_reads_well(balance: Balance, text: str) -> None:
+    """A balance is text for people."""
+    assert str(balance) == text
+    assert attrs.asdict(balance)["unit"] == balance.unit

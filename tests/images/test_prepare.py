@@ -1,0 +1,413 @@
+"""Mending images that the API would refuse."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+import struct
+import sys
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from comet_async._images import prepare
+from comet_async._images.load import SourceImage, load
+from comet_async.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Image = pytest.importorskip("PIL.Image")
+Image.init()
+ORIENTATION = 0x0112
+# What a viewer must do with a stored image of each orientation, as Pillow's transposition;
+# to *store* an image that way is the opposite.
+STORED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def scene(width: int = 400, height: int = 320, mode: str = "RGB") -> Any:  # noqa: ANN401 - Pillow is optional
+    """Return an image whose four corners differ in colour."""
+    image = Image.new("RGB", (width, height), "white")
+    colours = ("red", "green", "blue", "yellow")
+    boxes = ((0, 0), (width // 2, 0), (0, height // 2), (width // 2, height // 2))
+    for colour, box in zip(colours, boxes, strict=True):
+        image.paste(colour, (*box, box[0] + width // 2, box[1] + height // 2))
+    return image.convert(mode)
+
+
+def noise(width: int, height: int, mode: str = "RGB") -> Any:  # noqa: ANN401 - Pillow is optional
+    """Return an image that does not compress."""
+    data = random.Random(1).randbytes(width * height * len(mode))  # noqa: S311 - no secret
+    return Image.frombytes(mode, (width, height), data)
+
+
+def save(image: Any, format: str, **options: Any) -> bytes:  # noqa: A002, ANN401 - Pillow's word and types
+    """Return *image* as a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def corners(loaded: SourceImage) -> list[str]:
+    """Return the names of the colours in the four corners of a prepared image."""
+    names = {(255, 0, 0): "red", (0, 128, 0): "green", (0, 0, 255): "blue"}
+    with loaded.open() as file, Image.open(file) as image:
+        size = image.size
+        assert size == (loaded.width, loaded.height)
+        assert image.format.lower() == loaded.format
+        rgb = image.convert("RGB")
+    places = [(9, 9), (size[0] - 9, 9), (9, size[1] - 9), (size[0] - 9, size[1] - 9)]
+    return [
+        next(
+            (name for colour, name in names.items() if near(rgb.getpixel(place), colour)), "yellow"
+        )
+        for place in places
+    ]
+
+
+def near(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Tell whether two colours look the same."""
+    return all(abs(a - b) < 40 for a, b in zip(found, wanted, strict=True))
+
+
+UPRIGHT = ["red", "green", "blue", "yellow"]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+async def test_what_is_fine_is_not_touched(kind: str, tmp_path: Path) -> None:
+    """No loss, no new name, and no Pillow needed."""
+    path = tmp_path / "dog"
+    path.write_bytes(save(scene(), kind))
+    assert await load(path, prepare=True) == await load(path)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+async def test_rotation_of_the_camera_is_applied(orientation: int, kind: str) -> None:
+    """All eight orientations come out upright, and say so no more."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    stored = scene().transpose(STORED[orientation])
+    loaded = await load(save(stored, kind, exif=exif), prepare=True)
+    assert corners(loaded) == UPRIGHT
+    assert f"rotated upright (EXIF {orientation})" in loaded.notes
+    assert f"saved again as {kind}" in loaded.notes
+    with Image.open(loaded.open()) as image:
+        assert not image.getexif()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "expected"),
+    [
+        ("WEBP", {"quality": 80}, "jpeg"),
+        ("WEBP", {"lossless": True}, "png"),
+        ("GIF", {}, "png"),
+        ("BMP", {}, "png"),
+        ("TIFF", {}, "png"),
+        ("TIFF", {"compression": "tiff_lzw"}, "png"),
+        pytest.param(
+            *("AVIF", {}, "jpeg"),
+            marks=pytest.mark.skipif("AVIF" not in Image.SAVE, reason="this Pillow is too old"),
+        ),
+    ],
+)
+async def test_other_formats_are_converted(
+    kind: str, options: dict[str, Any], expected: str
+) -> None:
+    """Photos become JPEG, all else PNG."""
+    loaded = await load(save(scene(), kind, **options), prepare=True)
+    assert loaded.format == expected
+    assert corners(loaded) == UPRIGHT
+    name = "WebP" if kind == "WEBP" else kind
+    assert loaded.notes == (f"converted from {name} to {expected.upper()}",)
+
+
+async def test_heic_is_converted() -> None:
+    """What telephones write becomes what the API takes."""
+    heif = pytest.importorskip("pillow_heif")
+    buffer = io.BytesIO()
+    heif.from_pillow(scene()).save(buffer, quality=90)
+    loaded = await load(buffer.getvalue(), prepare=True)
+    assert corners(loaded) == UPRIGHT
+    assert loaded.notes == ("converted from HEIC to JPEG",)
+    assert "HEIF" not in Image.OPEN
+
+
+async def test_first_image_of_an_animation() -> None:
+    """Only one image can be expanded; the note says that there were more."""
+    data = save(scene(), "GIF", save_all=True, append_images=[Image.new("RGB", (400, 320))])
+    loaded = await load(data, prepare=True)
+    assert corners(loaded) == UPRIGHT
+    assert "only the first image of several kept" in loaded.notes
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "LAB", "I", "F", "CMYK"])
+async def test_every_mode_becomes_plain(mode: str) -> None:
+    """However pixels are stored, gray, RGB or RGBA with 8 bits comes out."""
+    kind = "PNG" if mode in {"1", "LA", "P", "RGBA"} else "TIFF"
+    image = scene(250, 200).convert("L").convert(mode) if mode in "IF" else scene(250, 200, mode)
+    loaded = await load(save(image, kind), prepare=True)
+    with Image.open(loaded.open()) as result:
+        assert result.mode in {"L", "RGB"}
+        assert result.size == (375, 300)
+
+
+@pytest.mark.parametrize("profile", [None, b"not a profile"])
+async def test_cmyk_becomes_rgb(profile: bytes | None) -> None:
+    """Print colours become screen colours, even if their profile is broken."""
+    data = save(scene(mode="CMYK"), "JPEG", icc_profile=profile)
+    loaded = await load(data, prepare=True)
+    assert loaded.notes == ("converted from CMYK to RGB", "saved again as JPEG")
+    assert corners(loaded) == UPRIGHT
+
+
+async def test_cmyk_follows_its_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile that can be read decides what the colours are."""
+    cms = pytest.importorskip("PIL.ImageCms")
+    monkeypatch.setattr(cms, "ImageCmsProfile", lambda file: file.read())
+    monkeypatch.setattr(cms, "profileToProfile", lambda *_, **__: scene())
+    data = save(noise(400, 320, "CMYK"), "JPEG", icc_profile=b"the printer's")
+    assert corners(await load(data, prepare=True)) == UPRIGHT
+
+
+def deep_png(colour: int, sample: bytes) -> bytes:
+    """Return a PNG of 320 x 300 pixels with 16 bits a channel, each pixel being *sample*."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + check
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 320, 300, 16, colour, 0, 0, 0))
+    rows = zlib.compress((b"\0" + sample * 320) * 300)
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (128, 0), (129, 1), (65535, 255)])
+async def test_sixteen_bits_are_rounded(value: int, expected: int) -> None:
+    """Gray values are scaled to 8 bits, not clipped."""
+    loaded = await load(deep_png(0, struct.pack(">H", value)), prepare=True)
+    with Image.open(loaded.open()) as image:
+        assert image.getpixel((9, 9)) == expected
+    assert loaded.notes == ("reduced to 8 bits a channel", "saved again as PNG")
+
+
+async def test_sixteen_bits_in_colour() -> None:
+    """Colours keep their higher half."""
+    loaded = await load(deep_png(2, struct.pack(">HHH", 0xFF00, 0x8000, 0)), prepare=True)
+    with Image.open(loaded.open()) as image:
+        assert near(image.getpixel((9, 9)), (255, 128, 0))
+    assert "reduced to 8 bits a channel" in loaded.notes
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ((299, 400), (300, 401)),
+        ((100, 100), (300, 300)),
+        ((250, 100), (750, 300)),
+        ((101, 252), (300, 749)),
+        ((133, 332), (300, 749)),
+        ((1, 1), (300, 300)),
+    ],
+)
+async def test_small_images_are_scaled_up(old: tuple[int, int], new: tuple[int, int]) -> None:
+    """The shorter side reaches 300 pixels, in the same shape."""
+    loaded = await load(save(Image.new("RGB", old), "PNG"), prepare=True)
+    assert (loaded.width, loaded.height) == new
+    assert f"scaled up from {old[0]}x{old[1]} to {new[0]}x{new[1]}" in loaded.notes
+
+
+def limit(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Let files be too large at *size* bytes, so that tests need no large ones."""
+    monkeypatch.setattr(prepare, "MAX_BYTES", size)
+
+
+async def test_large_png_becomes_jpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A photo as PNG is several times as large as it need be."""
+    data = save(noise(400, 300), "PNG")
+    limit(monkeypatch, len(data) // 2)
+    loaded = await load(data, prepare=True)
+    assert loaded.notes == ("converted from PNG to JPEG",)
+    assert (loaded.width, loaded.height) == (400, 300)
+    assert loaded.size <= len(data) // 2
+
+
+async def test_large_jpeg_loses_quality_before_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A little compression saves more than it shows."""
+    image = noise(400, 300)
+    limit(monkeypatch, len(save(image, "JPEG", quality=90)))
+    loaded = await load(save(image, "JPEG", quality=100), prepare=True)
+    assert loaded.notes[0].startswith("quality lowered to 90 to fit")
+    assert loaded.width == 400
+
+
+@pytest.mark.parametrize("size", [(600, 400), (1000, 400), (1001, 401), (503, 1257)])
+async def test_very_large_jpeg_is_scaled_down(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    """What compression can't do, fewer pixels do, and the shape stays legal."""
+    data = save(noise(*size), "JPEG", quality=95)
+    limit(monkeypatch, len(data) // 4)
+    loaded = await load(data, prepare=True)
+    assert loaded.size <= len(data) // 4
+    assert any(note.startswith(f"scaled down from {size[0]}x{size[1]}") for note in loaded.notes)
+    assert loaded.width is not None
+    assert loaded.height is not None
+    shape = sorted((loaded.width, loaded.height))
+    assert shape[1] <= 2.5 * shape[0]
+
+
+async def test_huge_jpeg_is_decoded_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred megapixels are never unpacked in full."""
+    monkeypatch.setattr(prepare, "_MAX_DECODED", 500_000)
+    data = save(scene(1200, 1000, "CMYK"), "JPEG")
+    loaded = await load(data, prepare=True)
+    assert corners(loaded) == UPRIGHT
+    assert "scaled down from 1200x1000 to 600x500" in loaded.notes
+
+
+async def test_transparency_is_kept_if_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PNG holds it; JPEG, for what is too large, can't."""
+    image = noise(320, 300, "RGBA")
+    data = save(image, "WEBP", lossless=True)
+    kept = await load(data, prepare=True)
+    assert (kept.format, kept.notes) == ("png", ("converted from WebP to PNG",))
+    limit(monkeypatch, kept.size - 1)
+    laid = await load(data, prepare=True)
+    assert (laid.format, laid.notes[0]) == ("jpeg", "transparency laid on white")
+
+
+async def test_opaque_transparency_is_dropped() -> None:
+    """A fourth channel that says nothing costs a quarter of the file."""
+    loaded = await load(save(scene(mode="RGBA"), "TIFF"), prepare=True)
+    with Image.open(loaded.open()) as image:
+        assert image.mode == "RGB"
+
+
+async def test_colour_profile_stays_if_it_fits() -> None:
+    """Colours keep their meaning, unless the profile is for another kind of image."""
+    for space, mode, expected in ((b"RGB ", "RGB", True), (b"GRAY", "RGB", False)):
+        profile = bytes(16) + space + bytes(108)
+        data = save(scene(250, 250, mode), "PNG", icc_profile=profile)
+        with Image.open((await load(data, prepare=True)).open()) as image:
+            assert ("icc_profile" in image.info) is expected
+
+
+# ---------------------------------------------------------------------------- what can't be mended
+
+
+def damaged() -> bytes:
+    """Return a small PNG with nonsense in the middle."""
+    data = bytearray(save(noise(200, 200), "PNG"))
+    data[1000:2000] = bytes(1000)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (save(Image.new("RGB", (751, 300)), "PNG"), "an aspect ratio from 1:2.5 to 2.5:1"),
+        (save(Image.new("RGB", (3000, 300)), "TIFF"), "an aspect ratio from 1:2.5 to 2.5:1"),
+        (save(Image.new("1", (13400, 13400)), "PNG"), "megapixels"),
+        (save(Image.new("1", (13400, 13400)), "TIFF", compression="group4"), "can't be decoded"),
+        (save(scene(), "TIFF")[:5000], "can't be decoded"),
+        (save(scene(), "WEBP")[:-50], "is cut short"),
+        (b"\0\0\0\x18ftypheic" + bytes(100), "can't be decoded"),
+        (b"no image", "is text, no image"),
+        (damaged(), "can't be decoded"),
+    ],
+    ids=["slim", "slim TIFF", "bomb", "TIFF bomb", "TIFF", "WebP", "HEIC", "text", "damaged"],
+)
+async def test_what_can_not_be_mended(data: bytes, message: str) -> None:
+    """Cropping is for a person to decide, and what is lost is lost."""
+    with pytest.raises(InputError, match=message) as caught:
+        await load(data, prepare=True)
+    assert caught.value.hint
+
+
+async def test_too_large_even_to_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is a limit to what is read into memory."""
+    monkeypatch.setattr("comet_async._images.rules.MAX_PREPARE_BYTES", 1 << 20)
+    path = tmp_path / "film.tif"
+    path.write_bytes(b"II*\0" + bytes(1 << 20))
+    with pytest.raises(InputError, match="at most 1 MB"):
+        await load(path, prepare=True)
+
+
+async def test_missing_pillow_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what to install; without need of Pillow there is no error."""
+    small, fine = save(scene(200, 200), "PNG"), save(scene(), "PNG")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(MissingExtraError, match=r"comet-async\[images\]"):
+        await load(small, prepare=True)
+    assert (await load(fine, prepare=True)).notes == ()
+
+
+async def test_missing_heif_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HEIC needs an extra of its own."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(MissingExtraError, match=r"comet-async\[heif\]"):
+        await load(b"\0\0\0\x18ftypheic" + bytes(100), prepare=True)
+
+
+async def test_old_pillow_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AVIF came to Pillow late."""
+    monkeypatch.delitem(Image.OPEN, "AVIF", raising=False)
+    with pytest.raises(InputError, match="is AVIF, which this Pillow can't read"):
+        await load(b"\0\0\0\x1cftypavif" + bytes(100), prepare=True)
+
+
+# ---------------------------------------------------------------------------- identity
+
+
+async def test_same_bytes_in_same_bytes_out() -> None:
+    """A later run finds the image that an earlier one paid for."""
+    data = save(scene(), "WEBP")
+    first, second = await load(data, prepare=True), await load(data, prepare=True)
+    assert first.data == second.data
+    assert first.sha256 == second.sha256
+
+
+async def test_identity_comes_from_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version of Pillow writes other bytes, and must not cost another purchase."""
+    data = save(scene(), "WEBP")
+    first = await load(data, prepare=True)
+    monkeypatch.setattr(prepare, "_QUALITIES", (50,))
+    second = await load(data, prepare=True)
+    assert first.data != second.data
+    assert first.sha256 == second.sha256 != hashlib.sha256(data).hexdigest()
+
+
+async def test_prepared_file_does_not_depend_on_the_original(tmp_path: Path) -> None:
+    """What was mended is kept; the original may change or go."""
+    path = tmp_path / "dog.webp"
+    path.write_bytes(save(scene(), "WEBP"))
+    loaded = await load(str(path), prepare=True)
+    path.unlink()
+    assert (loaded.source, loaded.path) == (str(path), path)
+    assert corners(loaded) == UPRIGHT
+
+
+async def test_loaded_image_can_still_be_prepared(tmp_path: Path) -> None:
+    """An image that lies on its side is accepted as it is, and turned if asked."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    path = tmp_path / "dog.jpg"
+    path.write_bytes(save(scene().transpose(STORED[6]), "JPEG", exif=exif))
+    plain = await load(path)
+    assert (plain.width, plain.height, plain.notes) == (400, 320, ())
+    turned = await load(plain, prepare=True)
+    assert corners(turned) == UPRIGHT
+    assert turned.source == plain.source
+    assert await load(turned, prepare=True) is turned

@@ -1,0 +1,369 @@
+"""The journals: the suite for both, and what only the one on disk can do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import comet_async.journal
+from comet_async._journal.memory import MemoryJournal
+from comet_async._journal.states import JobState
+from comet_async.errors import (
+    ForkedSessionError,
+    JournalBusyError,
+    JournalCorruptError,
+    JournalError,
+)
+from comet_async.journal import SqliteJournal
+
+pytest.register_assert_rewrite("tests.support.journal_contract")
+
+from tests.support.journal_contract import (  # noqa: E402 - after its asserts are prepared
+    NOW,
+    JournalSuite,
+    image,
+    new_job,
+    planned,
+    saved,
+    step,
+    walked,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from comet_async._journal.records import Journal
+    from comet_async.testing import VirtualClock
+
+S = JobState
+
+
+class TestMemoryJournal(JournalSuite):
+    """The suite in memory."""
+
+    @pytest.fixture
+    async def journal(self) -> AsyncIterator[Journal]:
+        """Return an empty journal."""
+        async with MemoryJournal() as journal:
+            yield journal
+
+
+class TestSqliteJournal(JournalSuite):
+    """The suite on disk."""
+
+    @pytest.fixture
+    async def journal(self, path: Path) -> AsyncIterator[Journal]:
+        """Return an empty journal."""
+        async with await SqliteJournal.open(path) as journal:
+            yield journal
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return where a journal may be, in a folder that is not there yet."""
+    return tmp_path / "out" / ".comet-async" / "journal.sqlite3"
+
+
+def sql(path: Path, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    """Run one statement on the file from outside, as a tool of the user's would."""
+    db = sqlite3.connect(path)
+    with db:
+        rows = db.execute(statement, values).fetchall()
+    db.close()
+    return rows
+
+
+def modes(folder: Path) -> dict[str, str]:
+    """Return the permissions of all that lies in *folder*, in octal."""
+    return {file.name: f"{file.stat().st_mode & 0o777:o}" for file in folder.iterdir()}
+
+
+def share(path: Path) -> None:
+    """Make an empty file that everybody may read."""
+    path.parent.mkdir(parents=True, mode=0o755)
+    path.touch(mode=0o644)
+
+
+def content(path: Path) -> bytes:
+    """Return the file's bytes; a folder has none."""
+    return path.read_bytes() if path.is_file() else b""
+
+
+# Opening ------------------------------------------------------------------------------------
+
+
+async def test_everything_is_there_after_opening_again(path: Path) -> None:
+    """What one process wrote, the next one reads."""
+    async with await SqliteJournal.open(path) as journal:
+        record = await walked(journal, S.SUCCEEDED)
+        record = await journal.note(record, now=NOW, images=(image(),), task_id="t")
+        await journal.save_file(record.key, "photos/0", saved())
+        await journal.write_meta("fact", 1)
+    async with await SqliteJournal.open(path) as journal:
+        assert await journal.get(record.key) == record
+        assert (await journal.destinations(record.key))[0].files == (saved(),)
+        assert await journal.read_meta("fact") == 1
+
+
+async def test_what_another_opening_was_sending_is_unknown(path: Path, clock: VirtualClock) -> None:
+    """A request whose process ended may have been accepted (T6)."""
+    async with await SqliteJournal.open(path, clock=clock) as journal:
+        sent = await walked(journal, S.SENDING)
+    async with await SqliteJournal.open(path, clock=clock) as journal:
+        record = await journal.get(sent.key)
+        assert record is not None
+        assert (record.state, record.fence) == (S.UNKNOWN, sent.fence + 1)
+        event = (await journal.events(sent.key))[-1]
+        assert (event.old, event.new, event.at) == ("sending", "unknown", record.updated_at)
+
+
+async def test_what_the_same_opening_is_sending_stays(path: Path) -> None:
+    """An opening that is continued under its name still knows its requests."""
+    async with await SqliteJournal.open(path, boot="b") as journal:
+        sent = await walked(journal, S.SENDING)
+    async with await SqliteJournal.open(path, boot="b") as journal:
+        assert await journal.get(sent.key) == sent
+
+
+async def test_a_path_is_kept_when_the_working_folder_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path means the folder that it was given in."""
+    monkeypatch.chdir(tmp_path)
+    async with await SqliteJournal.open("journal.sqlite3") as journal:
+        assert journal.path == tmp_path / "journal.sqlite3"
+
+
+async def test_only_the_user_can_read_it(path: Path) -> None:
+    """Folder and files, also those that SQLite makes, are private."""
+    async with await SqliteJournal.open(path) as journal:
+        await planned(journal)
+        assert set(modes(path.parent).values()) == {"600"}
+        assert {"journal.sqlite3-wal", "journal.sqlite3-shm"} < modes(path.parent).keys()
+    assert modes(path.parent.parent) == {".comet-async": "700"}
+
+
+async def test_a_journal_that_others_could_read_is_closed_to_them(path: Path) -> None:
+    """A copy made with wider permissions is narrowed; a folder of the user's is left alone."""
+    share(path)
+    async with await SqliteJournal.open(path):
+        assert modes(path.parent)[path.name] == "600"
+    assert modes(path.parent.parent) == {".comet-async": "755"}
+
+
+async def test_commits_survive_a_power_cut(path: Path) -> None:
+    """Each commit is synced to the disk: WAL with synchronous=FULL (2)."""
+    seen = []
+
+    def look(name: str) -> None:
+        if name == "after:meta":
+            seen.append(sql(path, "PRAGMA journal_mode"))
+
+    async with await SqliteJournal.open(path, hook=look) as journal:
+        await journal.write_meta("fact", 1)
+        writer = journal._writer
+        level = await writer.run("", lambda db: list(db.execute("PRAGMA synchronous")))
+    assert seen == [[("wal",)]]
+    assert level == [(2,)]
+
+
+async def test_on_a_network_disk_it_does_without_shared_memory(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """WAL can't work there, so the older way of SQLite is used."""
+    monkeypatch.setattr(comet_async.journal, "on_network", lambda _folder: True)
+    async with await SqliteJournal.open(path) as journal:
+        record = await planned(journal)
+        assert "journal.sqlite3-shm" not in modes(path.parent)
+        assert sql(path, "SELECT key FROM job") == [(record.key,)]
+
+
+# Not opening --------------------------------------------------------------------------------
+
+HOLDER = """
+import asyncio, sys
+from comet_async.journal import SqliteJournal
+
+async def main():
+    async with await SqliteJournal.open(sys.argv[1]):
+        print("open", flush=True)
+        sys.stdin.read()
+
+asyncio.run(main())
+"""
+
+
+async def test_another_process_has_it(path: Path) -> None:
+    """The error names the process; when that is killed, the journal is free."""
+    root = Path(comet_async.journal.__file__).parent.parent
+    child = subprocess.Popen(  # noqa: ASYNC220 - the wait for its word is the test
+        [sys.executable, "-c", HOLDER, str(path)],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"open\n"
+        with pytest.raises(JournalBusyError, match=f"process {child.pid}") as caught:
+            await SqliteJournal.open(path)
+        child.kill()
+    assert caught.value.pid == child.pid
+    await (await SqliteJournal.open(path)).aclose()
+
+
+async def test_this_process_has_it(path: Path) -> None:
+    """Two openings in one process would not see each other's counts either."""
+    async with await SqliteJournal.open(path):
+        with pytest.raises(JournalBusyError, match="this process") as caught:
+            await SqliteJournal.open(path)
+    assert caught.value.pid == os.getpid()
+
+
+def other_program(path: Path) -> None:
+    """Make a database that is no journal."""
+    sql(path, "CREATE TABLE bookmarks (url)")
+
+
+def newer_version(path: Path) -> None:
+    """Make a journal as a later release might."""
+    sql(path, "CREATE TABLE job (key)")
+    sql(path, f"PRAGMA application_id = {0x63653161}")
+    sql(path, "PRAGMA user_version = 99")
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (lambda path: path.write_bytes(b"no database at all" * 99), JournalCorruptError, "recover"),
+        (other_program, JournalError, "another program"),
+        (newer_version, JournalError, "upgrade comet_async"),
+        (Path.mkdir, JournalError, "Is a directory"),
+    ],
+    ids=["garbage", "other program", "newer", "folder"],
+)
+async def test_what_is_no_journal_is_left_alone(
+    path: Path, make: Callable[[Path], None], error: type[JournalError], text: str
+) -> None:
+    """What can't be read for sure is not touched, and the lock is given back."""
+    path.parent.mkdir(parents=True)
+    make(path)
+    before = content(path)
+    for _ in range(2):
+        with pytest.raises(error, match=text):
+            await SqliteJournal.open(path)
+    assert content(path) == before
+
+
+async def test_an_open_that_is_cancelled_leaves_nothing_open(path: Path) -> None:
+    """The lock is free for the next one."""
+    task = asyncio.create_task(SqliteJournal.open(path))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await (await SqliteJournal.open(path)).aclose()
+
+
+async def test_a_row_that_makes_no_sense_is_an_error(path: Path) -> None:
+    """A word that no version wrote is damage, not a state."""
+    async with await SqliteJournal.open(path) as journal:
+        record = await planned(journal)
+    sql(path, "UPDATE job SET state = 'blue'")
+    async with await SqliteJournal.open(path) as journal:
+        with pytest.raises(JournalCorruptError, match=f"{record.key}.*recover"):
+            await journal.get(record.key)
+
+
+# Using --------------------------------------------------------------------------------------
+
+
+def test_one_journal_in_two_loops(path: Path) -> None:
+    """Nothing in it belongs to a loop: it may be opened in one and used in the next."""
+    journal = asyncio.run(SqliteJournal.open(path))
+    record = asyncio.run(planned(journal))
+    sent = asyncio.run(step(journal, record, S.SENDING))
+    asyncio.run(journal.aclose())
+    assert sent.state is S.SENDING
+
+
+async def test_a_loop_in_another_thread(path: Path) -> None:
+    """Two loops at once share it: each gets its own answers."""
+    async with await SqliteJournal.open(path) as journal:
+        here = [planned(journal, number) for number in range(10)]
+        there = asyncio.to_thread(asyncio.run, journal.plan([new_job(20)], now=NOW))
+        *_, other = await asyncio.gather(*here, there)
+        assert other == [await journal.get(new_job(20).key)]
+        assert sum((await journal.counts()).values()) == 11
+
+
+async def test_a_forked_process_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread and the locks stayed with the parent; closing there is none of its business."""
+    async with await SqliteJournal.open(path) as journal:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: -1)
+            with pytest.raises(ForkedSessionError, match="opened by process"):
+                await journal.counts()
+            await journal.aclose()
+        with pytest.raises(JournalBusyError):
+            await SqliteJournal.open(path)
+
+
+async def test_no_column_for_a_key_or_an_image(path: Path) -> None:
+    """What is in a journal is a short list, and every addition must be thought about."""
+    await (await SqliteJournal.open(path)).aclose()
+    columns = sql(
+        path,
+        "SELECT t.name, group_concat(c.name, ' ') FROM sqlite_master t, pragma_table_info(t.name) c"
+        " WHERE t.type = 'table' GROUP BY t.name",
+    )
+    assert dict(columns) == {
+        "job": "id key kind account state fence boot run attempt absent sent_at post_deadline"
+        " params n source image_sha task_id images images_seen_at message units status code"
+        " request_id note created_at updated_at why",
+        "destination": "job dest source",
+        "file": "job dest number name sha256 size kept",
+        "run": "id jobs images",
+        "meta": "name value",
+        "event": "id job at old new why",
+    }
+
+
+async def test_no_file_holds_a_key(path: Path) -> None:
+    """A key that a server repeats in its words is in none of the files."""
+    async with await SqliteJournal.open(path) as journal:
+        record = await walked(journal, S.SENDING)
+        for text in ("sk-canary12345", "Bearer canary12345", "https://x/?sign=canary12345"):
+            record = await journal.note(record, now=NOW, message=text, note=text)
+        await journal.move(record, S.UNKNOWN, now=NOW, why="sk-canary12345")
+        files = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    assert len(files) == 4
+    assert not [name for name, data in files.items() if b"canary" in data]
+
+
+async def test_pages_bound_the_memory(path: Path) -> None:
+    """Walking through many jobs holds one page at a time."""
+    number = 3_000
+    async with await SqliteJournal.open(path) as journal:
+        for first in range(0, number, 500):
+            page = range(first, first + 500)
+            jobs = [
+                new_job(key=f"user-{i}", dest=f"{i}", params={"prompt": "x" * 500}) for i in page
+            ]
+            await journal.plan(jobs, now=NOW)
+        tracemalloc.start()
+        seen, after = 0, ""
+        while records := await journal.find(after=after, limit=100):
+            seen, after = seen + len(records), records[-1].key
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert seen == number
+    assert peak < 1_000_000  # all at once are above 10 MB

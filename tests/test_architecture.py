@@ -1,0 +1,126 @@
+"""The layers: which unit may import which, and what only one unit may import."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import comet_async
+
+# From the bottom up. A unit is a public module or a private package of `comet_async`; it imports
+# only from units on lower layers, or from its left on the same layer. Inside a package, modules
+# may import each other freely, without cycles.
+LAYERS = (
+    "errors clock _types _addresses _fs",
+    "models geometry secret _idempotency _validation _wire",
+    "_images requests",
+    "auth gateways config _http",
+    "_journal journal",
+    "events schedules _retry _polling waiter callbacks",
+    "_results",
+    "outcomes _jobs",
+    "runs session",
+    "_tools testing sandbox cli __main__",
+)
+UNITS = [name for layer in LAYERS for name in layer.split()]
+
+# Otherwise one mistake would hide on both sides of the wire.
+SANDBOX_KNOWS = {"geometry", "models", "_images", "errors", "clock"}
+
+# Who imports it when the program runs; type checkers may see it elsewhere. aiohttp stands for its
+# client (servers are made of aiohttp.web, see `foreign_imports`); the sandbox is a program of its
+# own, which fetches images by address and sends callbacks.
+OWNERS = {
+    "aiohttp": {"_http", "sandbox"},
+    "tenacity": {"_retry"},
+    "sqlite3": {"journal"},
+}
+
+LONGEST_FILE = 1000  # lines; a reason to look, not to cut
+
+PACKAGE = Path(comet_async.__file__).parent
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+REPOSITORY = Path(__file__).parent.parent
+
+
+def unit_of(path: Path) -> str:
+    """Return the unit that the file *path* belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+class WithoutTypes(ast.NodeTransformer):
+    """Cut out what only type checkers see."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        """Drop the node if it is `if TYPE_CHECKING:`."""
+        return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
+
+
+def imported_modules(tree: ast.AST) -> set[str]:
+    """Return the dotted names that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"a relative import in line {node.lineno}"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def imported_units(path: Path) -> set[str]:
+    """Return the units that the file imports from."""
+    names = imported_modules(ast.parse(path.read_text("utf-8")))
+    ours = {name for name in names if f"{name}.".startswith("comet_async.")}
+    ours.discard("comet_async.__version__")  # a value, not a unit
+    return {name.split(".")[1] if "." in name else "the root" for name in ours}
+
+
+def foreign_imports(path: Path) -> set[str]:
+    """Return the other packages that the file loads, without aiohttp's server side."""
+    names = imported_modules(WithoutTypes().visit(ast.parse(path.read_text("utf-8"))))
+    return {name.split(".")[0] for name in names if not f"{name}.".startswith("aiohttp.web.")}
+
+
+def by_path(path: Path) -> str:
+    """Return a short name for a file, to tell the cases apart."""
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def test_layers_name_every_unit() -> None:
+    """No module is missing from the table, and none stands in it that isn't there."""
+    assert {unit_of(path) for path in FILES} == set(UNITS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=by_path)
+def test_imports_go_down(path: Path) -> None:
+    """A module imports from lower layers, or from its left on the same layer."""
+    unit = unit_of(path)
+    allowed = SANDBOX_KNOWS if unit == "sandbox" else set(UNITS[: UNITS.index(unit)])
+    assert imported_units(path) - {unit} <= allowed
+
+
+@pytest.mark.parametrize(("package", "owners"), OWNERS.items(), ids=OWNERS)
+def test_one_module_imports(package: str, owners: set[str]) -> None:
+    """A library with a place of its own is imported there and nowhere else."""
+    assert {unit_of(path) for path in FILES if package in foreign_imports(path)} == owners
+
+
+@pytest.mark.parametrize("path", FILES, ids=by_path)
+def test_files_stay_short(path: Path) -> None:
+    """A file this long deserves a look: it may hold two concepts."""
+    lines = path.read_text("utf-8").count("\n")
+    assert lines <= LONGEST_FILE
+
+
+def test_lowest_versions_are_the_lower_bounds() -> None:
+    """What `nox -s lowest` installs is what pyproject.toml promises."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    promised = {line.partition(",")[0] for line in sum(extras, project["dependencies"])}
+    lines = (REPOSITORY / "constraints" / "lowest.txt").read_text("utf-8").splitlines()
+    tested = {line.replace("==", ">=") for line in lines if not line.startswith("#")}
+    assert promised == tested
