@@ -9,243 +9,158 @@ Example:
     ...         await comet.download(task.images[0], "dog-wide.png")
     >>> asyncio.run(main())  # doctest: +SKIP
 
-Names are loaded when they are first used: importing the package costs almost nothing.
+How the package is laid out: public classes live in the modules at its root, and their machinery
+in private packages.
+
+* ``session`` and ``runs`` are the entry points; ``_jobs`` takes a paid job from planned to done.
+* ``waiter`` and ``callbacks`` find out when a task has ended; ``_polling`` schedules the polls.
+* ``journal`` remembers jobs across crashes; ``_journal`` is how.
+* ``requests``, ``geometry`` and ``_images`` are what can be asked for, and the images to send.
+* ``_http`` talks to the server, ``_wire`` reads its answers, ``_results`` makes files of them.
+* ``gateways``, ``auth`` and ``config`` say where the API is and which key opens it.
+* ``sandbox``, ``testing`` and ``cli`` are built on top; nothing here imports them.
+
+Imports go one way, downwards; ``tests/test_architecture.py`` lists the layers.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+import sys
 from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from comet_async._http.balance import Balance
-    from comet_async._images.load import SourceImage
-    from comet_async._journal.records import Journal
-    from comet_async.auth import ApiKey, KlingToken
-    from comet_async.callbacks import CallbackReceiver
-    from comet_async.config import Network, Timeouts
-    from comet_async.errors import (
-        AccountError,
-        AuthenticationError,
-        CometError,
-        ConcurrencyLimitError,
-        ConfigError,
-        ConnectionLostError,
-        DecodeError,
-        DownloadError,
-        DuplicateTaskError,
-        ForkedSessionError,
-        IdempotencyConflictError,
-        InputError,
-        JournalBusyError,
-        JournalCorruptError,
-        JournalError,
-        LimitReachedError,
-        MissingExtraError,
-        NotFoundError,
-        NotSentError,
-        OutcomeUnknownError,
-        RateLimitError,
-        RejectedError,
-        ResponseError,
-        ResultExpiredError,
-        RouteUnavailableError,
-        ServerError,
-        StaleRecordError,
-        TaskFailedError,
-        TransportError,
-        WaitTimeoutError,
-    )
-    from comet_async.gateways import Gateway
-    from comet_async.geometry import MarginRule, Margins
-    from comet_async.journal import SqliteJournal
-    from comet_async.models import ResultImage, Task, TaskPage, TaskStatus
-    from comet_async.outcomes import Outcome, OutcomeStatus
-    from comet_async.requests import (
-        EXPAND,
-        GENERATION,
-        TRY_ON,
-        ExpandRequest,
-        GenerationRequest,
-        TaskKind,
-        TaskRequest,
-        TryOnRequest,
-    )
-    from comet_async.runs import Run, RunOptions
-    from comet_async.schedules import FixedSchedule, LearnedSchedule, Schedule
-    from comet_async.secret import RedactingFilter, Secret
-    from comet_async.session import CometSession
-    from comet_async.waiter import TaskWaiter
-
-_MODULES = {
-    "_http.balance": ("Balance",),
-    "_images.load": ("SourceImage",),
-    "_journal.records": ("Journal",),
-    "auth": (
-        "ApiKey",
-        "KlingToken",
-    ),
-    "callbacks": ("CallbackReceiver",),
-    "config": (
-        "Network",
-        "Timeouts",
-    ),
-    "errors": (
-        "AccountError",
-        "AuthenticationError",
-        "CometError",
-        "ConcurrencyLimitError",
-        "ConfigError",
-        "ConnectionLostError",
-        "DecodeError",
-        "DownloadError",
-        "DuplicateTaskError",
-        "ForkedSessionError",
-        "InputError",
-        "JournalBusyError",
-        "JournalCorruptError",
-        "JournalError",
-        "IdempotencyConflictError",
-        "LimitReachedError",
-        "MissingExtraError",
-        "NotFoundError",
-        "NotSentError",
-        "OutcomeUnknownError",
-        "RateLimitError",
-        "RejectedError",
-        "ResponseError",
-        "ResultExpiredError",
-        "RouteUnavailableError",
-        "ServerError",
-        "StaleRecordError",
-        "TaskFailedError",
-        "TransportError",
-        "WaitTimeoutError",
-    ),
-    "gateways": ("Gateway",),
-    "geometry": (
-        "MarginRule",
-        "Margins",
-    ),
-    "journal": ("SqliteJournal",),
-    "models": (
-        "ResultImage",
-        "Task",
-        "TaskPage",
-        "TaskStatus",
-    ),
-    "outcomes": (
-        "Outcome",
-        "OutcomeStatus",
-    ),
-    "requests": (
-        "EXPAND",
-        "ExpandRequest",
-        "GENERATION",
-        "GenerationRequest",
-        "TRY_ON",
-        "TaskKind",
-        "TaskRequest",
-        "TryOnRequest",
-    ),
-    "runs": (
-        "Run",
-        "RunOptions",
-    ),
-    "schedules": (
-        "FixedSchedule",
-        "LearnedSchedule",
-        "Schedule",
-    ),
-    "secret": (
-        "RedactingFilter",
-        "Secret",
-    ),
-    "session": ("CometSession",),
-    "waiter": ("TaskWaiter",),
-}
-_HOME = {name: room for room, names in _MODULES.items() for name in names}
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "EXPAND",
-    "GENERATION",
-    "TRY_ON",
-    "AccountError",
-    "ApiKey",
-    "AuthenticationError",
-    "Balance",
-    "CallbackReceiver",
-    "CometError",
-    "CometSession",
-    "ConcurrencyLimitError",
-    "ConfigError",
-    "ConnectionLostError",
-    "DecodeError",
-    "DownloadError",
-    "DuplicateTaskError",
-    "ExpandRequest",
-    "FixedSchedule",
-    "ForkedSessionError",
-    "Gateway",
-    "GenerationRequest",
-    "IdempotencyConflictError",
-    "InputError",
-    "Journal",
-    "JournalBusyError",
-    "JournalCorruptError",
-    "JournalError",
-    "KlingToken",
-    "LearnedSchedule",
-    "LimitReachedError",
-    "MarginRule",
-    "Margins",
-    "MissingExtraError",
-    "Network",
-    "NotFoundError",
-    "NotSentError",
-    "Outcome",
-    "OutcomeStatus",
-    "OutcomeUnknownError",
-    "RateLimitError",
-    "RedactingFilter",
-    "RejectedError",
-    "ResponseError",
-    "ResultExpiredError",
-    "ResultImage",
-    "RouteUnavailableError",
-    "Run",
-    "RunOptions",
-    "Schedule",
-    "Secret",
-    "ServerError",
-    "SourceImage",
-    "SqliteJournal",
-    "StaleRecordError",
-    "Task",
-    "TaskFailedError",
-    "TaskKind",
-    "TaskPage",
-    "TaskRequest",
-    "TaskStatus",
-    "TaskWaiter",
-    "Timeouts",
-    "TransportError",
-    "TryOnRequest",
-    "WaitTimeoutError",
-]
+# The one list of public names. Type checkers read it as it is; at run time each name is imported
+# when it is first used, so that importing the package costs almost nothing.
+if TYPE_CHECKING:
+    from comet_async._http.balance import (
+        Balance as Balance,
+    )
+    from comet_async._images.load import (
+        SourceImage as SourceImage,
+    )
+    from comet_async._journal.records import (
+        Journal as Journal,
+    )
+    from comet_async.auth import (
+        ApiKey as ApiKey,
+        KlingToken as KlingToken,
+    )
+    from comet_async.callbacks import (
+        CallbackReceiver as CallbackReceiver,
+    )
+    from comet_async.config import (
+        Network as Network,
+        Timeouts as Timeouts,
+    )
+    from comet_async.errors import (
+        AccountError as AccountError,
+        AuthenticationError as AuthenticationError,
+        CometError as CometError,
+        ConcurrencyLimitError as ConcurrencyLimitError,
+        ConfigError as ConfigError,
+        ConnectionLostError as ConnectionLostError,
+        DecodeError as DecodeError,
+        DownloadError as DownloadError,
+        DuplicateTaskError as DuplicateTaskError,
+        ForkedSessionError as ForkedSessionError,
+        IdempotencyConflictError as IdempotencyConflictError,
+        InputError as InputError,
+        JournalBusyError as JournalBusyError,
+        JournalCorruptError as JournalCorruptError,
+        JournalError as JournalError,
+        LimitReachedError as LimitReachedError,
+        MissingExtraError as MissingExtraError,
+        NotFoundError as NotFoundError,
+        NotSentError as NotSentError,
+        OutcomeUnknownError as OutcomeUnknownError,
+        RateLimitError as RateLimitError,
+        RejectedError as RejectedError,
+        ResponseError as ResponseError,
+        ResultExpiredError as ResultExpiredError,
+        RouteUnavailableError as RouteUnavailableError,
+        ServerError as ServerError,
+        StaleRecordError as StaleRecordError,
+        TaskFailedError as TaskFailedError,
+        TransportError as TransportError,
+        WaitTimeoutError as WaitTimeoutError,
+    )
+    from comet_async.gateways import (
+        Gateway as Gateway,
+    )
+    from comet_async.geometry import (
+        MarginRule as MarginRule,
+        Margins as Margins,
+    )
+    from comet_async.journal import (
+        SqliteJournal as SqliteJournal,
+    )
+    from comet_async.models import (
+        ResultImage as ResultImage,
+        Task as Task,
+        TaskPage as TaskPage,
+        TaskStatus as TaskStatus,
+    )
+    from comet_async.outcomes import (
+        Outcome as Outcome,
+        OutcomeStatus as OutcomeStatus,
+    )
+    from comet_async.requests import (
+        EXPAND as EXPAND,
+        GENERATION as GENERATION,
+        TRY_ON as TRY_ON,
+        ExpandRequest as ExpandRequest,
+        GenerationRequest as GenerationRequest,
+        TaskKind as TaskKind,
+        TaskRequest as TaskRequest,
+        TryOnRequest as TryOnRequest,
+    )
+    from comet_async.runs import (
+        Run as Run,
+        RunOptions as RunOptions,
+    )
+    from comet_async.schedules import (
+        FixedSchedule as FixedSchedule,
+        LearnedSchedule as LearnedSchedule,
+        Schedule as Schedule,
+    )
+    from comet_async.secret import (
+        RedactingFilter as RedactingFilter,
+        Secret as Secret,
+    )
+    from comet_async.session import (
+        CometSession as CometSession,
+    )
+    from comet_async.waiter import (
+        TaskWaiter as TaskWaiter,
+    )
+
+
+@functools.cache
+def _modules() -> dict[str, str]:
+    """Return the module of each public name, as the block above lists them."""
+    import ast  # noqa: PLC0415 - both cost more than all else here, and wait for the first name
+    import inspect  # noqa: PLC0415 - the same
+
+    tree = ast.parse(inspect.getsource(sys.modules[__name__]))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: node.module or "" for node in imports for alias in node.names}
 
 
 def __getattr__(name: str) -> object:
-    room = _HOME.get(name)
-    if room is None:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    value = getattr(importlib.import_module(f"{__name__}.{room}"), name)
+    if name == "__all__":
+        return sorted(_modules())
+    if name.startswith("_") or name not in _modules():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_modules()[name]), name)
+    if isinstance(value, type):
+        value.__module__ = __name__  # where users import it from; help() and tracebacks show it
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_modules()})

@@ -24,8 +24,7 @@ from typing import Self, Unpack, final
 import attrs
 
 from comet_async._fs import sync_folder
-from comet_async._journal import repair as salvage
-from comet_async._journal import sql as statements
+from comet_async._journal import repair as salvage, sql as statements
 from comet_async._journal.group_commit import GroupCommitWriter, Hook
 from comet_async._journal.lockfile import (
     FileLock,

@@ -8,8 +8,7 @@ import base64
 import pickle
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from comet_async.callbacks import WebhookSecret, signed_headers, verify
 from comet_async.errors import ConfigError, InputError

@@ -15,8 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from comet_async._wire.decode import Notification
 from comet_async.callbacks import MAX_BODY, CallbackReceiver, WebhookSecret, signed_headers

@@ -10,8 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import tenacity
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from comet_async._retry import (
     RetryBudget,

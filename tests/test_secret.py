@@ -10,8 +10,7 @@ import traceback
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from comet_async.errors import ConfigError
 from comet_async.secret import RedactingFilter, Secret, redact

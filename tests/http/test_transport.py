@@ -28,9 +28,7 @@ import trustme
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
-from comet_async._http import body as upload
-from comet_async._http import transport as mishaps
-from comet_async._http import transport as transport_room
+from comet_async._http import body as upload, transport as mishaps, transport as transport_room
 from comet_async._http.body import Body
 from comet_async._http.transport import Transport, _GuardedResolver
 from comet_async._images.load import SourceImage, load

@@ -6,8 +6,7 @@ import struct
 import zlib
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from comet_async._images.formats import EXTENSIONS, Inspector, is_complete, read_info, sniff
 

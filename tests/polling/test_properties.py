@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from comet_async._polling.timing import ServerClock
 from comet_async._polling.watch import NEVER, TimerHeap, WatchedTask

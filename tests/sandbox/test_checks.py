@@ -7,8 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from comet_async.sandbox import Options
 from comet_async.sandbox.checks import KINDS, MAX_BODY, MAX_IMAGE

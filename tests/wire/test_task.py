@@ -8,8 +8,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from comet_async._wire.envelope import header_id, unwrap
 from comet_async._wire.task import read_plain, read_task
