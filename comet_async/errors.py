@@ -5,8 +5,11 @@
     CometError
     ├── ConfigError                 a setting is missing or wrong; nothing was sent
     │   ├── MissingExtraError       an optional dependency is not installed
-    │   ├── LimitReachedError       this run may not buy more
-    │   └── ForkedSessionError     the object was made in another process (fork)
+    │   ├── JournalRequiredError    the call needs a session with a journal
+    │   └── ForkedSessionError      the object was made in another process (fork)
+    ├── SessionClosedError          the session was closed; nothing was sent
+    ├── RunStoppedError             the run was interrupted or has stopped; not sent
+    │   └── BudgetExceededError     the run's own limit of jobs or money is reached
     ├── InputError                  a value is refused before anything is sent (also a ValueError)
     │   └── IdempotencyConflictError  your own id was used for another request
     ├── TransportError              no complete answer came
@@ -19,12 +22,13 @@
     │   ├── RouteUnavailableError   this gateway does not offer the route
     │   ├── NotFoundError           no such task
     │   ├── DuplicateTaskError      the external id is taken: it was paid earlier
-    │   ├── RateLimitError        too many requests
+    │   ├── RateLimitError          too many requests
     │   │   └── ConcurrencyLimitError   too many images in flight
     │   ├── RejectedError           the request was refused for what it says
     │   └── ServerError             the server failed
     ├── DecodeError                 the answer can't be read
     ├── TaskFailedError             the task ended as failed
+    ├── ResultMissingError          the task succeeded, but shows no readable image yet
     ├── WaitTimeoutError            the wait's deadline passed (also a TimeoutError)
     ├── DownloadError               a result could not be saved
     │   └── ResultExpiredError      the result is gone from the server
@@ -131,12 +135,35 @@ class MissingExtraError(ConfigError):
         self.extra = extra
 
 
-class LimitReachedError(ConfigError):
-    """A limit that was set for this run is reached; the rest stays planned."""
+class JournalRequiredError(ConfigError):
+    """The call needs what only a journal remembers: pass ``journal=`` to `CometSession`."""
 
 
 class ForkedSessionError(ConfigError):
     """The object was made in another process: its sockets and locks can't be shared."""
+
+
+class SessionClosedError(CometError):
+    """The session was closed before the call; nothing was sent."""
+
+    default_sent = False
+
+
+class RunStoppedError(CometError):
+    """The run was interrupted or has stopped, so this job was not sent or not finished.
+
+    When ``task_id`` is set, the task was accepted before that and is billed: run again to
+    resume it.
+    """
+
+    default_sent = False
+    default_retryable = True
+
+
+class BudgetExceededError(RunStoppedError):
+    """The run's own limit (``max_jobs`` or ``max_spend``) is reached; the rest stays planned."""
+
+    default_retryable = False
 
 
 class InputError(CometError, ValueError):
@@ -268,6 +295,23 @@ class TaskFailedError(CometError):
     """
 
     default_sent = True
+
+    def __init__(self, message: str, *, task: Any = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.task = task
+
+
+class ResultMissingError(CometError):
+    """The server says that the task succeeded, but shows no image that can be read.
+
+    The task is billed; its result may still appear. ``task_id`` resumes the wait.
+
+    Attributes:
+        task: The newest snapshot of the task, or None.
+    """
+
+    default_sent = True
+    default_retryable = True
 
     def __init__(self, message: str, *, task: Any = None, **details: Any) -> None:
         super().__init__(message, **details)

@@ -24,7 +24,7 @@ from comet_async._journal.states import JobState
 from comet_async._results.save import ResultSaver
 from comet_async._types import JSON
 from comet_async.clock import Clock
-from comet_async.errors import CometError, InputError, JournalError, LimitReachedError
+from comet_async.errors import CometError, InputError, JournalError, RunStoppedError
 from comet_async.outcomes import Outcome, OutcomeStatus, as_task, from_error, from_record
 from comet_async.requests import TaskKind, TaskRequest
 
@@ -182,7 +182,7 @@ class Batch:
     def interrupt(self) -> None:
         """Stop: nothing new is sent, what is being sent is recorded, the rest is ``pending``."""
         self._halted = True
-        self.runner.stop(LimitReachedError("interrupted"))
+        self.runner.stop(RunStoppedError("interrupted"))
         self._cut |= self._busy
         while self._busy:
             self._busy.pop().cancel()
@@ -273,7 +273,7 @@ class Batch:
         hint = "run the same command again to go on"
         if task is not None:
             hint = f"it is accepted and billed: {hint}, and nothing is paid again"
-        why = LimitReachedError(
+        why = RunStoppedError(
             "interrupted",
             hint=hint,
             sent=task is not None,

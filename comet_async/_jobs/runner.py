@@ -27,17 +27,18 @@ from comet_async._journal.records import Changes, JobRecord, Journal, Limits, Re
 from comet_async._journal.states import JobState
 from comet_async.clock import Clock
 from comet_async.errors import (
+    BudgetExceededError,
     CometError,
     ConcurrencyLimitError,
     ConfigError,
     DuplicateTaskError,
     JournalError,
-    LimitReachedError,
     NotFoundError,
     NotSentError,
     OutcomeUnknownError,
     RateLimitError,
     RejectedError,
+    RunStoppedError,
     ServerError,
     TaskFailedError,
 )
@@ -202,7 +203,7 @@ class JobRunner:
         """Send and record in a task of our own: a cancelled caller must not cut it off."""
         if self._stopped is not None:
             msg = f"not sent, because this run has stopped: {self._stopped.message}"
-            raise LimitReachedError(msg, hint="run again to go on")
+            raise RunStoppedError(msg, hint="run again to continue")
         task = asyncio.create_task(self._post(record, kind, body), name=f"send {record.key}")
         self.claims.sending.add(task)
         task.add_done_callback(self._sent)
@@ -226,7 +227,7 @@ class JobRunner:
         if isinstance(sending, Refusal):
             self.quota.release(record.key)
             msg = f"the limit of this run is reached ({sending.value})"
-            raise LimitReachedError(msg, hint="run again with a higher limit to go on")
+            raise BudgetExceededError(msg, hint="run again with a higher limit to continue")
         error: CometError
         try:
             task = await self.api.create(kind, body, external_task_id=record.key)
