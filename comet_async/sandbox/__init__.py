@@ -10,17 +10,28 @@ Example:
 
 from __future__ import annotations
 
+from comet_async.sandbox._faults.proxy import FaultProxy
+from comet_async.sandbox._faults.rules import Fault, Faults, Injection
+from comet_async.sandbox._faults.toxics import (
+    Bandwidth,
+    Latency,
+    LimitData,
+    ResetPeer,
+    Slicer,
+    SlowClose,
+    Timeout,
+    Toxic,
+)
 from comet_async.sandbox.callbacks import Delivery
-from comet_async.sandbox.faults import Fault, Faults, Injection
 from comet_async.sandbox.ledger import Charge, Ledger, Post
 from comet_async.sandbox.options import CallbackOptions, Options
-from comet_async.sandbox.proxy import FaultProxy
 from comet_async.sandbox.results import Leak
 from comet_async.sandbox.server import DEFAULT_KEY, Sandbox, serve
 from comet_async.sandbox.tasks import SandboxTask, Tasks
 
 __all__ = [
     "DEFAULT_KEY",
+    "Bandwidth",
     "CallbackOptions",
     "Charge",
     "Delivery",
@@ -28,12 +39,19 @@ __all__ = [
     "FaultProxy",
     "Faults",
     "Injection",
+    "Latency",
     "Leak",
     "Ledger",
+    "LimitData",
     "Options",
     "Post",
+    "ResetPeer",
     "Sandbox",
     "SandboxTask",
+    "Slicer",
+    "SlowClose",
     "Tasks",
+    "Timeout",
+    "Toxic",
     "serve",
 ]

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import attrs
 
 from comet_async.clock import Clock
-from comet_async.sandbox.ids import Ids
+from comet_async.sandbox._api.ids import Ids
 from comet_async.sandbox.options import CallbackOptions
 from comet_async.sandbox.tasks import SandboxTask
 

@@ -13,7 +13,7 @@ import aiohttp
 import attrs
 from yarl import URL
 
-from comet_async.sandbox.checks import MAX_IMAGE
+from comet_async.sandbox._api.checks import MAX_IMAGE
 
 _SECONDS = 10.0  # for one exchange
 

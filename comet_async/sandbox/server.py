@@ -15,19 +15,19 @@ from aiohttp import web
 
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.errors import ConfigError, MissingExtraError
-from comet_async.sandbox.account import Account
+from comet_async.sandbox._api.account import Account
+from comet_async.sandbox._api.checks import KINDS, MAX_BODY
+from comet_async.sandbox._api.handlers import Api
+from comet_async.sandbox._api.ids import Ids
+from comet_async.sandbox._api.site import Site
+from comet_async.sandbox._faults.injection import Refuser, Wire
+from comet_async.sandbox._faults.rules import Faults
+from comet_async.sandbox._painting.images import Studio
 from comet_async.sandbox.callbacks import Callbacks, Delivery
-from comet_async.sandbox.checks import KINDS, MAX_BODY
-from comet_async.sandbox.faults import Faults
-from comet_async.sandbox.handlers import Api
-from comet_async.sandbox.ids import Ids
-from comet_async.sandbox.images import Studio
-from comet_async.sandbox.injection import Refuser, Wire
 from comet_async.sandbox.ledger import Ledger
 from comet_async.sandbox.options import Options, Profile
 from comet_async.sandbox.outgoing import Loopback
 from comet_async.sandbox.results import Leak, Results
-from comet_async.sandbox.site import Site
 from comet_async.sandbox.state import State
 from comet_async.sandbox.tasks import SandboxTask, Tasks
 

@@ -6,16 +6,16 @@ import attrs
 from aiohttp import web
 
 from comet_async.clock import Clock
-from comet_async.sandbox.answers import Answer, Voice
+from comet_async.sandbox._api.answers import Answer, Voice
+from comet_async.sandbox._api.ids import Ids
+from comet_async.sandbox._api.tokens import check_authorization
+from comet_async.sandbox._faults.injection import Wire
+from comet_async.sandbox._faults.rules import Call, Fault, Faults
 from comet_async.sandbox.callbacks import Callbacks
-from comet_async.sandbox.faults import Call, Fault, Faults
-from comet_async.sandbox.ids import Ids
-from comet_async.sandbox.injection import Wire
 from comet_async.sandbox.ledger import Ledger
 from comet_async.sandbox.options import Options, Profile
 from comet_async.sandbox.results import Leak, Results
 from comet_async.sandbox.tasks import SandboxTask, Tasks
-from comet_async.sandbox.tokens import check_authorization
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -13,10 +13,10 @@ from typing import Protocol
 import attrs
 
 from comet_async.clock import Clock
-from comet_async.sandbox.checks import Kind, Order
-from comet_async.sandbox.ids import Ids
+from comet_async.sandbox._api.checks import Kind, Order
+from comet_async.sandbox._api.ids import Ids
+from comet_async.sandbox._api.refusals import RefusalError
 from comet_async.sandbox.options import Options, Profile
-from comet_async.sandbox.refusals import RefusalError
 
 RISK = "Failure to pass the risk control system"
 BAD_PIXELS = "Image pixel is invalid"

@@ -258,7 +258,7 @@ async def test_a_painter_that_breaks(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A mistake of our own fails the task, and says so in the log."""
-    monkeypatch.setattr("comet_async.sandbox.painter.paint", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("comet_async.sandbox._painting.painter.paint", lambda *_, **__: 1 / 0)
     client = await start()
     done = await client.finish((await client.create()).data["task_id"])
     assert done["task_status"] == "failed"

@@ -14,10 +14,10 @@ import attrs
 from aiohttp import web
 
 from comet_async.clock import Clock
-from comet_async.sandbox.answers import Answer, Voice, html_answer
-from comet_async.sandbox.faults import REDIRECTS, STATUSES, Fault
-from comet_async.sandbox.refusals import CODES
-from comet_async.sandbox.sockets import reset
+from comet_async.sandbox._api.answers import Answer, Voice, html_answer
+from comet_async.sandbox._api.refusals import CODES
+from comet_async.sandbox._faults.rules import REDIRECTS, STATUSES, Fault
+from comet_async.sandbox._faults.sockets import reset
 
 GARBAGE = b"\x16\x03\x01 this is not HTTP\r\n\r\n"
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from comet_async.sandbox.layout import Grid
-from comet_async.sandbox.seams import Floats, Pixels
+from comet_async.sandbox._painting.layout import Grid
+from comet_async.sandbox._painting.seams import Floats, Pixels
 
 BLOCK = 8
 """Side of a block in cells."""

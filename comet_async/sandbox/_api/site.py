@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 from aiohttp import web
 
-from comet_async.sandbox.answers import NOT_FOUND_PAGE, Answer, Voice, html_answer, json_answer
-from comet_async.sandbox.injection import response
+from comet_async.sandbox._api.answers import NOT_FOUND_PAGE, Answer, Voice, html_answer, json_answer
+from comet_async.sandbox._faults.injection import response
 from comet_async.sandbox.page import Facts, render
 from comet_async.sandbox.results import Leak
 from comet_async.sandbox.state import State

@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 import attrs
 
 from comet_async.geometry import Margins
+from comet_async.sandbox._api.refusals import MalformedBodyError, RefusalError
 from comet_async.sandbox.options import Options, Profile
-from comet_async.sandbox.refusals import MalformedBodyError, RefusalError
 
 MAX_BODY = 15 * 1024 * 1024
 """The largest request body in bytes: an image of 10 MB is 13.4 MB of Base64."""

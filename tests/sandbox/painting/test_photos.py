@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
-from comet_async.sandbox.painter import PhotoError, load_photo, photo_size
+from comet_async.sandbox._painting.painter import PhotoError, load_photo, photo_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

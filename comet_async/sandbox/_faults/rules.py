@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias, get_args
 import attrs
 
 from comet_async.errors import InputError
-from comet_async.sandbox.refusals import CODES
+from comet_async.sandbox._api.refusals import CODES
 
 Call: TypeAlias = Literal["create", "query", "find", "list", "result", "account", "accept"]
 """What goes wrong: one of the calls, or accepting a connection."""

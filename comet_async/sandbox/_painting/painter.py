@@ -1,13 +1,13 @@
 """Expand a photo on this machine: the sandbox's stand-in for the paid service.
 
-Two engines: ``patchmatch`` (`comet_async.sandbox.patchmatch`; the extra ``sandbox``) continues
-the photo with pieces of itself, ``pillow`` (`comet_async.sandbox.mirror`) frames it in a soft
-blur. Neither reads a prompt, and neither says anything about the quality of the paid service.
+Two engines: ``patchmatch`` (needs the extra ``sandbox``) continues the photo with pieces of itself,
+``pillow`` frames it in a soft blur. Neither reads a prompt, and neither says anything about the
+quality of the paid service.
 
-Rule of this file: Pillow and numpy are imported inside functions only, so that neither the
-library nor a server that has painted nothing yet pays for them.
+Pillow and numpy are imported inside functions only, so that neither the library nor a server that
+has painted nothing yet pays for them.
 """
-# ruff: noqa: PLC0415 - the rule above
+# ruff: noqa: PLC0415 - see the last sentence above
 
 from __future__ import annotations
 
@@ -225,14 +225,14 @@ def _expand(
                 extra="sandbox",
             )
         try:
-            from comet_async.sandbox import patchmatch
+            from comet_async.sandbox._painting import patchmatch
 
             painted = patchmatch.expand(image, sides, variant=variant, quality=quality)
         except Exception:
             logger.warning("the engine patchmatch failed; pillow takes over", exc_info=True)
         else:
             return painted, "patchmatch"
-    from comet_async.sandbox import mirror
+    from comet_async.sandbox._painting import mirror
 
     return mirror.expand(image, sides, variant=variant), "pillow"
 

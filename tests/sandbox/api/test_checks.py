@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from comet_async.sandbox import Options
-from comet_async.sandbox.checks import KINDS, MAX_BODY, MAX_IMAGE
-from comet_async.sandbox.handlers import _off_loop
-from comet_async.sandbox.refusals import RefusalError
+from comet_async.sandbox._api.checks import KINDS, MAX_BODY, MAX_IMAGE
+from comet_async.sandbox._api.handlers import _off_loop
+from comet_async.sandbox._api.refusals import RefusalError
 
 Start = Any  # the fixture `start`
 

@@ -15,13 +15,13 @@ from PIL import Image, ImageChops, ImageOps, ImageStat
 
 from comet_async.errors import MissingExtraError
 from comet_async.geometry import Margins
-from comet_async.sandbox import painter
-from comet_async.sandbox.painter import Painting, best_engine, cloudlike_size, paint
+from comet_async.sandbox._painting import painter
+from comet_async.sandbox._painting.painter import Painting, best_engine, cloudlike_size, paint
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from comet_async.sandbox.painter import Engine, Quality
+    from comet_async.sandbox._painting.painter import Engine, Quality
 
 ENGINES: tuple[Engine, ...] = ("patchmatch", "pillow")
 THIRDS = Margins.uniform(0.3)
@@ -193,7 +193,7 @@ def test_failing_engine_is_replaced(
     def fail(*_args: object, **_options: object) -> None:
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr("comet_async.sandbox.patchmatch.expand", fail)
+    monkeypatch.setattr("comet_async.sandbox._painting.patchmatch.expand", fail)
     photo = photo_file(60, 60)
     painting = paint(as_png(photo), Margins(up=0.5), engine="patchmatch")
     assert painting.engine == "pillow"
@@ -241,7 +241,7 @@ def test_works_without_patchmatch() -> None:
 
 def test_import_is_light() -> None:
     """Importing the painter loads neither Pillow nor numpy nor the engine."""
-    code = "import sys, comet_async.sandbox.painter; print(*sys.modules)"
+    code = "import sys, comet_async.sandbox._painting.painter; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"PIL", "numpy", "patchmatch"} & set(done.stdout.split())
 

@@ -11,8 +11,8 @@ import hmac
 import json
 from typing import Any
 
+from comet_async.sandbox._api.refusals import RefusalError
 from comet_async.sandbox.options import Options, Profile
-from comet_async.sandbox.refusals import RefusalError
 
 _PARTS = 3  # header, claims, signature
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import attrs
 from aiohttp import web
 
-from comet_async.sandbox.answers import Answer, Voice, json_answer
+from comet_async.sandbox._api.answers import Answer, Voice, json_answer
+from comet_async.sandbox._api.refusals import RefusalError
 from comet_async.sandbox.ledger import USD
 from comet_async.sandbox.options import DAY, Profile
-from comet_async.sandbox.refusals import RefusalError
 from comet_async.sandbox.state import State
 
 

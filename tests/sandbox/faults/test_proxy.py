@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from comet_async.sandbox import FaultProxy
-from comet_async.sandbox.toxics import (
+from comet_async.sandbox import (
     Bandwidth,
+    FaultProxy,
     Latency,
     LimitData,
     ResetPeer,
     Slicer,
     SlowClose,
-    Stream,
     Timeout,
     Toxic,
 )
+from comet_async.sandbox._faults.toxics import Stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -23,9 +23,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from comet_async.geometry import Sides
-from comet_async.sandbox import blocks, seams
-from comet_async.sandbox.layout import Grid, Place
-from comet_async.sandbox.seams import Floats, Pixels
+from comet_async.sandbox._painting import blocks, seams
+from comet_async.sandbox._painting.layout import Grid, Place
+from comet_async.sandbox._painting.seams import Floats, Pixels
 
 Quality: TypeAlias = Literal["draft", "standard", "high"]
 """How fine the small copy is."""

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import attrs
 
-from comet_async.sandbox import painter
-from comet_async.sandbox.checks import Order, Source
+from comet_async.sandbox._api.checks import Order, Source
+from comet_async.sandbox._painting import painter
+from comet_async.sandbox._painting.painter import Engine, Output
 from comet_async.sandbox.outgoing import Fetch
-from comet_async.sandbox.painter import Engine, Output
 from comet_async.sandbox.results import Results
 from comet_async.sandbox.tasks import BAD_PIXELS, UNREACHABLE, BadImageError, SandboxTask
 

@@ -17,8 +17,8 @@ from typing import Self
 import attrs
 
 from comet_async.clock import SYSTEM_CLOCK, Clock
-from comet_async.sandbox.sockets import reset
-from comet_async.sandbox.toxics import CloseError, Forward, Link, Piece, Stream, Toxic
+from comet_async.sandbox._faults.sockets import reset
+from comet_async.sandbox._faults.toxics import CloseError, Forward, Link, Piece, Stream, Toxic
 
 _CHUNK = 32 * 1024
 _AHEAD = 64  # chunks that may wait for their toxics; then the sender is slowed down

@@ -12,7 +12,7 @@ from itertools import product
 from PIL import Image, ImageFilter, ImageOps
 
 from comet_async.geometry import Sides
-from comet_async.sandbox.layout import Place
+from comet_async.sandbox._painting.layout import Place
 
 # (distance from the photo, blur radius), both as shares of its short side. Each layer covers
 # what lies beyond its distance, so the image loses its detail gradually.

@@ -12,9 +12,9 @@ import aiohttp
 import pytest
 
 from comet_async.sandbox import Fault, Faults
-from comet_async.sandbox.faults import REDIRECTS, STATUSES
-from comet_async.sandbox.injection import GARBAGE
-from comet_async.sandbox.refusals import CODES
+from comet_async.sandbox._api.refusals import CODES
+from comet_async.sandbox._faults.injection import GARBAGE
+from comet_async.sandbox._faults.rules import REDIRECTS, STATUSES
 
 if TYPE_CHECKING:
     from comet_async.testing import VirtualClock

@@ -9,18 +9,18 @@ from typing import ParamSpec, TypeVar
 import attrs
 from aiohttp import web
 
-from comet_async.sandbox import checks
-from comet_async.sandbox.answers import Answer, Voice
-from comet_async.sandbox.checks import Fields, Kind
-from comet_async.sandbox.faults import Call, Fault
-from comet_async.sandbox.ledger import Charge, Post, shorten
-from comet_async.sandbox.options import Profile
-from comet_async.sandbox.refusals import (
+from comet_async.sandbox._api import checks
+from comet_async.sandbox._api.answers import Answer, Voice
+from comet_async.sandbox._api.checks import Fields, Kind
+from comet_async.sandbox._api.refusals import (
     AccountRefusalError,
     BodyTooLargeError,
     MalformedBodyError,
     RefusalError,
 )
+from comet_async.sandbox._faults.rules import Call, Fault
+from comet_async.sandbox.ledger import Charge, Post, shorten
+from comet_async.sandbox.options import Profile
 from comet_async.sandbox.state import State
 from comet_async.sandbox.tasks import SandboxTask
 

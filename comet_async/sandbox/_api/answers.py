@@ -11,15 +11,15 @@ from typing import Any
 
 import attrs
 
-from comet_async.sandbox.ledger import UNITS, USD
-from comet_async.sandbox.options import Options, Profile, Shape
-from comet_async.sandbox.refusals import (
+from comet_async.sandbox._api.refusals import (
     CODES,
     AccountRefusalError,
     BodyTooLargeError,
     MalformedBodyError,
     RefusalError,
 )
+from comet_async.sandbox.ledger import UNITS, USD
+from comet_async.sandbox.options import Options, Profile, Shape
 from comet_async.sandbox.tasks import SandboxTask
 
 NOT_FOUND_PAGE = (

@@ -1,0 +1,1 @@
+"""The sandbox's HTTP API: handlers, checks and the forms of its answers."""

@@ -1,0 +1,1 @@
+"""Faults: rules, wrong answers, broken connections."""
