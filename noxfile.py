@@ -1,7 +1,7 @@
 """Every check of the project; plain ``nox`` runs what CI runs.
 
-``nox --list`` names the sessions, ``nox -s tests-3.12`` runs one of them, and words after ``--``
-go to the tool: ``nox -s tests-3.11 -- -k waiter``.
+``nox --list`` names the sessions, ``nox -s tests-3.12`` runs one of them, and arguments after
+``--`` go to the tool: ``nox -s tests-3.11 -- -k waiter``.
 """
 
 from __future__ import annotations
@@ -21,16 +21,32 @@ HERE = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
 OLDEST = PYTHONS[0]
+# Run by hosted CI; becomes a classifier once its runs are green.
+UPCOMING = ["3.14"]
 CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
 ALL_EXTRAS = f".[{','.join(PROJECT['project']['optional-dependencies'])}]"
 # Tests see the installed wheel, not the tree that happens to be the current folder.
 WHEEL = {"PYTHONSAFEPATH": "1"}
+# What talks to a dependency; the rest would only run a second time.
+TOUCHING_DEPENDENCIES = [
+    "tests/http",
+    "tests/images",
+    "tests/tools",
+    "tests/cli",
+    "tests/sandbox",
+    "tests/test_auth.py",
+    "tests/test_callbacks.py",
+    "tests/test_exports.py",
+    "tests/test_retry.py",
+    "tests/test_session.py",
+]
 
 nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_missing_interpreters = False
-# The tests of one Python come near the end, so that pytest's last line is not lost among the
-# others; the other Pythons are there for the asking.
+# The tests of one Python come near the end, where pytest's summary is easy to find. Run the other
+# versions by name.
 nox.options.sessions = [
     "lint",
     "typing",
@@ -51,23 +67,24 @@ def group(name: str) -> list[str]:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style: every rule of ruff but those excused in pyproject.toml."""
+    """Check style and spelling."""
     session.install(*group("lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("codespell")
 
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Types: the library and what a user's program sees of it, by two checkers."""
+    """Check the types of the library, and what a user's program sees of them."""
     session.install(ALL_EXTRAS, *group("typing"), *group("test"), "nox")  # this file, too
     session.run("mypy")
     session.run("pyright")
 
 
-@nox.session(python=PYTHONS)
+@nox.session(python=[*PYTHONS, *UPCOMING])
 def tests(session: nox.Session) -> None:
-    """Tests of the installed wheel, on two processes, with what they cover."""
+    """Run all tests against the installed wheel, in two processes, and measure coverage."""
     session.install(ALL_EXTRAS, *group("test"))
     workers = () if session.posargs else ("-n", "2")
     env = {"COVERAGE_FILE": str(HERE / f".coverage-{session.python}"), **WHEEL}
@@ -77,15 +94,15 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST)
 def lowest(session: nox.Session) -> None:
-    """Tests with the oldest Python and the oldest dependencies; no slow ones, few examples."""
+    """Run the tests that old dependencies can break, with the oldest Python and dependencies."""
     session.install("--constraint", "constraints/lowest.txt", ALL_EXTRAS, *group("test"))
     quick = ("-q", "-n", "2", "-m", "not slow", "--hypothesis-profile=quick")
-    session.run("pytest", *quick, *session.posargs, env=WHEEL)
+    session.run("pytest", *quick, *(session.posargs or TOUCHING_DEPENDENCIES), env=WHEEL)
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """What the tests that ran before did not cover; fails below the gate."""
+    """Report lines that no test covered; fail below the threshold."""
     session.install("coverage")
     session.run("coverage", "combine", "-q", "--keep", *map(str, HERE.glob(".coverage-*")))
     session.run("coverage", "report")
@@ -93,7 +110,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation as pages; a link that leads nowhere is an error. No network needed."""
+    """Build the documentation; a broken link is an error. Needs no network."""
     session.install(ALL_EXTRAS, *group("docs"))
     session.run("sphinx-build", "-n", "-W", "--keep-going", "-q", "-E", "docs", "docs/_build/html")
     session.log("docs/_build/html/index.html")
@@ -101,7 +118,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """The wheel: built, installed where nothing else is, imported, and asked for help."""
+    """Build the wheel, install it alone, import every name, and run ``comet-async --help``."""
     session.install(*group("build"))
     dist = Path(session.create_tmp()) / "dist"
     shutil.rmtree(dist, ignore_errors=True)
@@ -109,9 +126,9 @@ def build(session: nox.Session) -> None:
     session.run("twine", "check", "--strict", *map(str, sorted(dist.iterdir())))
     wheel = next(dist.glob("*.whl"))
     names = zipfile.ZipFile(wheel).namelist()
-    strangers = [name for name in names if not name.startswith(("comet_async/", "comet_async-"))]
-    if strangers or "comet_async/py.typed" not in names:
-        session.error(f"The wheel holds {strangers} beside the package, or lacks py.typed")
+    unexpected = [name for name in names if not name.startswith(("comet_async/", "comet_async-"))]
+    if unexpected or "comet_async/py.typed" not in names:
+        session.error(f"The wheel contains {unexpected} besides the package, or lacks py.typed")
 
     fresh = Path(session.create_tmp()) / "fresh"
     session.run(sys.executable, "-m", "virtualenv", "--clear", "-q", str(fresh), external=True)
@@ -126,10 +143,10 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def examples(session: nox.Session) -> None:
-    """Every program of docs/examples, run against the sandbox in a folder with the photos."""
+    """Run every program of docs/examples against the sandbox, in a folder with photos."""
     programs = sorted(Path("docs/examples").glob("*.py"))
     if not programs:
-        session.skip("there is no program in docs/examples")
+        session.skip("docs/examples has no program")
     session.install(ALL_EXTRAS)
     folder = Path(session.create_tmp()) / "photos"
     port = free_port()
@@ -137,7 +154,7 @@ def examples(session: nox.Session) -> None:
         [Path(session.bin) / "comet-async", "sandbox", "--port", str(port), "--speed", "20"]
     )
     try:
-        until_it_answers(port, sandbox)
+        wait_until_up(port, sandbox)
         env = {"COMETAPI_KEY": "sandbox-key", "COMETAPI_API_ROOT": f"http://127.0.0.1:{port}"}
         for program in programs:
             shutil.rmtree(folder, ignore_errors=True)
@@ -150,13 +167,13 @@ def examples(session: nox.Session) -> None:
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
+    """Return a free loopback port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
-def until_it_answers(port: int, program: subprocess.Popen[bytes]) -> None:
-    """Wait until *program* listens on *port*; fail when it ended, or after 30 seconds."""
+def wait_until_up(port: int, program: subprocess.Popen[bytes]) -> None:
+    """Wait until *program* listens on *port*; fail if it exits, or after 30 seconds."""
     for _ in range(300):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
@@ -168,7 +185,7 @@ def until_it_answers(port: int, program: subprocess.Popen[bytes]) -> None:
 
 @nox.session
 def changes(session: nox.Session) -> None:
-    """The change notes, as they will stand in CHANGELOG.md; a misnamed note is an error."""
+    """Show the change notes as CHANGELOG.md will have them; a misnamed note is an error."""
     session.install(*group("changes"))
     kinds = {kind["directory"] for kind in PROJECT["tool"]["towncrier"]["type"]}
     for note in Path("changes").iterdir():
@@ -179,6 +196,6 @@ def changes(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Benchmarks, side by side with other clients; minutes long, not part of plain ``nox``."""
+    """Run the benchmarks next to other clients; takes minutes, not part of plain ``nox``."""
     session.install(ALL_EXTRAS, *group("bench"))
     session.run("python", "-m", "benchmarks", *session.posargs)

@@ -160,8 +160,6 @@ def __getattr__(name: str) -> object:
     if name.startswith("_") or name not in _modules():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_modules()[name]), name)
-    if isinstance(value, type):
-        value.__module__ = __name__  # where users import it from; help() and tracebacks show it
     globals()[name] = value
     return value
 

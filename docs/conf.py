@@ -6,13 +6,15 @@ import tomllib
 import zlib
 from pathlib import Path
 
+import comet_async
+
 HERE = Path(__file__).parent
 PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))["project"]
 
 project = "comet_async"
 author = PROJECT["authors"][0]["name"]
 project_copyright = f"2026, {author}"
-release = PROJECT["version"]
+release = comet_async.__version__
 
 extensions = [
     "myst_parser",
