@@ -1,6 +1,6 @@
 """The one command: ``python -m benchmarks [--quick] [--only NAME]``.
 
-A full run takes about half an hour and writes ``docs/benchmarks.md`` with its images; a part
+A full run takes about half an hour and writes ``docs/explanation/benchmarks.md`` with its images; a part
 that was not run keeps its old section there. A quick run only prints.
 """
 
@@ -23,7 +23,7 @@ from benchmarks.waiting_tasks import waiting_tasks
 from benchmarks.where import where
 from benchmarks.whole import growth, lag, large, small
 
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGE = ROOT / "docs" / "explanation" / "benchmarks.md"
 PLOTS = ROOT / "docs" / "_static" / "bench"
 
 PARTS: Mapping[str, Callable[[Bench], Section]] = {

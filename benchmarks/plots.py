@@ -1,4 +1,4 @@
-"""SourceImages that can be read at a glance: ours in one colour, all others in grey."""
+"""Images that can be read at a glance: ours in one colour, all others in grey."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ SETTLE = 60.0
 PRICE = "give it by price= (on the command line --price)"
 """How to name a price, as error messages say it."""
 
-# SourceImages that are looked for at once: a thread for each would cost more than finding it.
+# Images that are looked for at once: a thread for each would cost more than finding it.
 _PAGE = 32
 
 

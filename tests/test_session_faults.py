@@ -1,7 +1,7 @@
 """Every fault of a paid request, against the sandbox's charge ledger.
 
 Three things hold in every row: no image is charged twice (I1), each charge can be reached from
-the journal (I2), and the key appears nowhere (I3). `docs/failures.md` lists the rows.
+the journal (I2), and the key appears nowhere (I3). `docs/explanation/failures.md` lists the rows.
 """
 
 from __future__ import annotations

@@ -40,10 +40,10 @@ class Tally:
         since: When the run began, in seconds since 1970.
         clock: A clock that never goes back, in seconds.
         total: How many sources there are, once that is known.
-        in_flight: SourceImages that the service is working on.
+        in_flight: Images that the service is working on.
         ended: Outcomes by their status.
-        bought: SourceImages bought by this run.
-        doubtful: SourceImages that this run may have bought.
+        bought: Images bought by this run.
+        doubtful: Images that this run may have bought.
         awaited: Sources that ended pending, with a task that the service has accepted.
     """
 

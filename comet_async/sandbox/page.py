@@ -25,7 +25,7 @@ class Facts:
     Attributes:
         now: Seconds since 1970.
         tasks: All tasks, oldest first.
-        in_flight: SourceImages of tasks that have not ended.
+        in_flight: Images of tasks that have not ended.
         limit: How many there may be; None for any number.
         ledger: What was charged.
         faults: How many faults happened.

@@ -45,7 +45,7 @@ class Sandbox:
     """A local stand-in for CometAPI and Kling, both at once.
 
     CometAPI's paths begin with ``/kling/v1/``, Kling's with ``/v1/``; they share one account.
-    SourceImages are really expanded, on this machine. Prompts are checked but not followed.
+    Images are really expanded, on this machine. Prompts are checked but not followed.
 
     Example:
         >>> async with Sandbox(speed=20) as sandbox:

@@ -109,7 +109,7 @@ class Tasks:
     _by_kind: dict[str, list[SandboxTask]] = attrs.field(factory=dict, init=False)
     _lives: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
     in_flight: int = attrs.field(default=0, init=False)
-    """SourceImages of tasks that have not ended."""
+    """Images of tasks that have not ended."""
 
     def __len__(self) -> int:
         return len(self._by_id)

@@ -70,5 +70,5 @@ def test_tags_are_numbered_without_gaps() -> None:
 
 def test_the_documentation_prints_the_table() -> None:
     """The tables in the documentation are those of the code."""
-    page = Path(__file__).parents[2] / "docs" / "journal.md"
+    page = Path(__file__).parents[2] / "docs" / "guides" / "journal.md"
     assert as_markdown() in page.read_text("utf-8")

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-TABLE = (ROOT / "docs" / "failures.md").read_text("utf-8")
+TABLE = (ROOT / "docs" / "explanation" / "failures.md").read_text("utf-8")
 
 
 def test_every_fault_has_a_row() -> None:

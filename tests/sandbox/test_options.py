@@ -147,7 +147,7 @@ async def test_no_unit_deduction(start: Start) -> None:
 
 
 async def test_no_index(start: Start) -> None:
-    """SourceImages need not carry their index."""
+    """Images need not carry their index."""
     data = (await finished(start, image_index=False))["data"]
     assert set(data["task_result"]["images"][0]) == {"url", "watermark_url"}
 

@@ -710,7 +710,7 @@ def test_units(value: object, expected: Decimal | None) -> None:
     ],
 )
 def test_indexes(indexes: list[object], expected: list[str]) -> None:
-    """SourceImages stand by their own index, or by their place when those are no use."""
+    """Images stand by their own index, or by their place when those are no use."""
     images = [{"index": index, "url": url} for index, url in zip(indexes, "ab", strict=True)]
     task = asked(reply(kling(task_status="succeed", task_result={"images": images})))
     assert [image.url for image in task.images] == expected

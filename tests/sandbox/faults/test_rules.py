@@ -126,7 +126,7 @@ def test_each_kind_has_a_place(kind: str) -> None:
 
 def test_the_documentation_names_every_kind() -> None:
     """Its table has each kind that has a name, and no other."""
-    page = Path(__file__).parents[3] / "docs" / "sandbox.md"
+    page = Path(__file__).parents[3] / "docs" / "guides" / "sandbox.md"
     table = page.read_text("utf-8").partition("| kind |")[2].partition("\n\n")[0]
     named = set(re.findall(r"^\| `([a-z_]+)`", table, re.MULTILINE))
     assert named == set(WORDS)
