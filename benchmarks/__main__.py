@@ -1,7 +1,7 @@
 """The one command: ``python -m benchmarks [--quick] [--only NAME]``.
 
-A full run takes about half an hour and writes ``docs/explanation/benchmarks.md`` with its images; a part
-that was not run keeps its old section there. A quick run only prints.
+A full run takes about half an hour and writes ``docs/explanation/benchmarks.md`` with its plots;
+a part that was not run keeps its old section there. A quick run only prints.
 """
 
 from __future__ import annotations
