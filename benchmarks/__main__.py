@@ -10,18 +10,18 @@ import argparse
 import os
 from collections.abc import Callable, Mapping
 
-from benchmarks.bench import Bench, scratch
-from benchmarks.decode import decode
-from benchmarks.faults import faults
-from benchmarks.journal import journal
-from benchmarks.polls import polls
-from benchmarks.programs import ROOT
-from benchmarks.report import Section, say, write
-from benchmarks.startup import startup
-from benchmarks.waiting import waiting
-from benchmarks.waiting_tasks import waiting_tasks
-from benchmarks.where import where
-from benchmarks.whole import growth, lag, large, small
+from benchmarks.core.bench import Bench, scratch
+from benchmarks.core.programs import ROOT
+from benchmarks.core.report import Section, say, write
+from benchmarks.parts.decode import decode
+from benchmarks.parts.faults import faults
+from benchmarks.parts.jobs import growth, lag, large, small
+from benchmarks.parts.journal import journal
+from benchmarks.parts.polls import polls
+from benchmarks.parts.profile import where
+from benchmarks.parts.startup import startup
+from benchmarks.parts.waiting import waiting
+from benchmarks.parts.waiting_tasks import waiting_tasks
 
 PAGE = ROOT / "docs" / "explanation" / "benchmarks.md"
 PLOTS = ROOT / "docs" / "_static" / "bench"

@@ -12,12 +12,13 @@ import pytest
 # Behind all else: the benchmarks are no part of the package, which is tested as installed.
 sys.path.append(str(Path(__file__).parents[1]))
 
-from benchmarks import decode, images, report, waiting_tasks
-from benchmarks.bench import in_rounds, ratio
-from benchmarks.child import Spec, measure
 from benchmarks.clients import OURS
-from benchmarks.faults import Case, run_all
-from benchmarks.server import Server, running
+from benchmarks.core import images, report
+from benchmarks.core.bench import in_rounds, ratio
+from benchmarks.core.child import Spec, measure
+from benchmarks.core.server import Server, running
+from benchmarks.parts import decode, waiting_tasks
+from benchmarks.parts.faults import Case, run_all
 from comet_async._images.formats import Inspector
 
 CLIENTS = ["floor", "raw aiohttp", "plain aiohttp", *OURS]

@@ -16,7 +16,7 @@ from typing import cast
 from yarl import URL
 
 from benchmarks.clients import INTERVAL, Jobs, OneByOne, Site
-from benchmarks.shapes import KLING
+from benchmarks.core.shapes import KLING
 
 _PIECE = 192 * 1024
 _PREFIX = b'{"image":"'

@@ -14,7 +14,7 @@ import aiohttp
 from yarl import URL
 
 from benchmarks.clients import INTERVAL, Jobs, OneByOne, Site
-from benchmarks.shapes import KLING
+from benchmarks.core.shapes import KLING
 
 _PIECE = 192 * 1024
 _WHOLE = 256 * 1024

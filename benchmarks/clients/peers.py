@@ -1,6 +1,6 @@
 """Other clients of media services, each in the way of its own documentation.
 
-Each speaks to a server of its own shape (`benchmarks.shapes`), asks as often as we do, and gets
+Each speaks to a server of its own shape (`benchmarks.core.shapes`), asks as often as we do, and gets
 the same image as Base64 in JSON; openai's ``videos`` alone sends files as they are, a quarter
 less. Where a client can't save a result, the file is fetched with the HTTP library it is built
 on.
@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.clients import INTERVAL, Jobs, OneByOne, Site
-from benchmarks.shapes import KLING
+from benchmarks.core.shapes import KLING
 
 _MARGINS = {"left_expansion_ratio": 0.25, "right_expansion_ratio": 0.25, "n": 1}
 

@@ -1,6 +1,6 @@
 """What one question costs, and one page of the list.
 
-As a program, ``python -m benchmarks.polls NAME ROOT CALLS``, it measures one client.
+As a program, ``python -m benchmarks.parts.polls NAME ROOT CALLS``, it measures one client.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from contextlib import asynccontextmanager
 import aiohttp
 from yarl import URL
 
-from benchmarks import images
-from benchmarks.bench import Bench, in_rounds, installed, ratio, table
 from benchmarks.clients import BASE
-from benchmarks.meter import cpu_seconds
-from benchmarks.programs import last_line
-from benchmarks.report import Section, Table, median
-from benchmarks.server import running
-from benchmarks.shapes import KLING, NEVER
+from benchmarks.core import images
+from benchmarks.core.bench import Bench, in_rounds, installed, ratio, table
+from benchmarks.core.meter import cpu_seconds
+from benchmarks.core.programs import last_line
+from benchmarks.core.report import Section, Table, median
+from benchmarks.core.server import running
+from benchmarks.core.shapes import KLING, NEVER
 
 PAGE = 500
 _WORKERS = 32
@@ -145,7 +145,7 @@ async def _many(ask: Ask, calls: int) -> None:
 
 
 def _in_process(name: str, root: str, calls: int) -> float:
-    return float(last_line("polls", name, root, str(calls)))
+    return float(last_line("parts.polls", name, root, str(calls)))
 
 
 def _table(found: dict[str, dict[int, float]], base: str, unit: str, scale: float = 1.0) -> Table:

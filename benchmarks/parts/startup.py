@@ -7,10 +7,10 @@ import resource
 import sys
 from subprocess import DEVNULL, run
 
-from benchmarks import plots
-from benchmarks.bench import Bench, in_rounds, table
-from benchmarks.programs import ENVIRONMENT, ROOT
-from benchmarks.report import Section, median
+from benchmarks.core import plots
+from benchmarks.core.bench import Bench, in_rounds, table
+from benchmarks.core.programs import ENVIRONMENT, ROOT
+from benchmarks.core.report import Section, median
 
 _NOTHING = "python"
 _CORE = "aiohttp + attrs + tenacity + yarl"

@@ -1,6 +1,6 @@
 """One client, measured: this module is the program of a fresh process.
 
-``python -m benchmarks.child SPEC``: *SPEC* is a `Spec` as JSON; the last line that it prints is
+``python -m benchmarks.core.child SPEC``: *SPEC* is a `Spec` as JSON; the last line that it prints is
 the measured `Sample`.
 """
 
@@ -19,8 +19,8 @@ from typing import Any
 import attrs
 
 from benchmarks.clients import Site, open_client
-from benchmarks.meter import LoopLag, cpu_seconds, forget_peak, peak_mib
-from benchmarks.programs import last_line
+from benchmarks.core.meter import LoopLag, cpu_seconds, forget_peak, peak_mib
+from benchmarks.core.programs import last_line
 
 
 @attrs.frozen(kw_only=True)
@@ -79,7 +79,7 @@ def measure(spec: Spec) -> Sample:
         RuntimeError: It failed.
     """
     given = json.dumps(attrs.asdict(spec))
-    return Sample(**json.loads(last_line("child", given)))
+    return Sample(**json.loads(last_line("core.child", given)))
 
 
 async def _measured(spec: Spec, folder: Path) -> Sample:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-from benchmarks import images, plots
-from benchmarks.bench import Bench, in_rounds, installed, ratio, table
-from benchmarks.child import Sample, Spec, measure
 from benchmarks.clients import BASE, PEERS
-from benchmarks.report import Section, Table, median
-from benchmarks.server import Server, running
+from benchmarks.core import images, plots
+from benchmarks.core.bench import Bench, in_rounds, installed, ratio, table
+from benchmarks.core.child import Sample, Spec, measure
+from benchmarks.core.report import Section, Table, median
+from benchmarks.core.server import Server, running
 
 SMALL = 20_000
 LARGE = 5_000_000

@@ -19,9 +19,9 @@ from typing import Any
 
 import attrs
 
-from benchmarks.bench import Bench, table
-from benchmarks.report import Section
-from benchmarks.shapes import kling_task
+from benchmarks.core.bench import Bench, table
+from benchmarks.core.report import Section
+from benchmarks.core.shapes import kling_task
 from comet_async._wire.decode import Reply, decode_task
 
 _ID = "860000000001"

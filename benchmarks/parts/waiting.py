@@ -6,10 +6,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from benchmarks import plots
-from benchmarks.bench import Bench
-from benchmarks.report import Section, Table
-from benchmarks.strategies import (
+from benchmarks.core import plots
+from benchmarks.core.bench import Bench
+from benchmarks.core.report import Section, Table
+from benchmarks.parts.strategies import (
     ONE_HUMP,
     PEERS,
     TWO_HUMPS,
@@ -20,7 +20,7 @@ from benchmarks.strategies import (
     optimum_with,
     ours,
 )
-from benchmarks.trials import (
+from benchmarks.parts.trials import (
     CALLBACK,
     CHUNK,
     LEARNED,

@@ -13,7 +13,7 @@ from typing import TypeVar
 import attrs
 
 from benchmarks.clients import BASE, NEEDS, OURS
-from benchmarks.report import Table, median, say
+from benchmarks.core.report import Table, median, say
 
 T = TypeVar("T")
 

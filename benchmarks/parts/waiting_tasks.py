@@ -1,6 +1,6 @@
 """Many tasks waiting in one process: what each of them holds, and what asking about them costs.
 
-As a program, ``python -m benchmarks.waiting_tasks`` with ``hold WAY COUNT TRACED`` or with
+As a program, ``python -m benchmarks.parts.waiting_tasks`` with ``hold WAY COUNT TRACED`` or with
 ``ask CLIENT ROOT COUNT ENDS``, it measures one way to wait.
 """
 
@@ -17,15 +17,15 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import attrs
 
-from benchmarks import images
-from benchmarks.bench import Bench, in_rounds, ratio, table
 from benchmarks.clients import BASE
-from benchmarks.meter import LoopLag, cpu_seconds, forget_peak
-from benchmarks.polls import raw
-from benchmarks.programs import last_line
-from benchmarks.report import Section, Table, median
-from benchmarks.server import running
-from benchmarks.shapes import NEVER
+from benchmarks.core import images
+from benchmarks.core.bench import Bench, in_rounds, ratio, table
+from benchmarks.core.meter import LoopLag, cpu_seconds, forget_peak
+from benchmarks.core.programs import last_line
+from benchmarks.core.report import Section, Table, median
+from benchmarks.core.server import running
+from benchmarks.core.shapes import NEVER
+from benchmarks.parts.polls import raw
 from comet_async import CometSession, Gateway, Task, TaskStatus, TaskWaiter
 from comet_async._polling.streams import TaskStream
 from comet_async.clock import SYSTEM_CLOCK
@@ -291,7 +291,7 @@ def _hold_table(bench: Bench) -> Table:
     for way in _WAYS:
         number = count // 10 if way.startswith("tenacity") else count
         found = [
-            Held(**json.loads(last_line("waiting_tasks", "hold", way, str(number), traced)))
+            Held(**json.loads(last_line("parts.waiting_tasks", "hold", way, str(number), traced)))
             for traced in ("", "traced")
         ]
         cells = [f"{found[0].resident:,.0f}", f"{found[1].traced:,.0f}"]
@@ -306,7 +306,7 @@ def _ask_table(bench: Bench, root: str, *, ends: bool) -> Table:
     words = (root, str(count), "ends" if ends else "")
 
     def measured(client: str) -> Asked:
-        return Asked(**json.loads(last_line("waiting_tasks", "ask", client, *words)))
+        return Asked(**json.loads(last_line("parts.waiting_tasks", "ask", client, *words)))
 
     what = f"{count:,} tasks that {'have ended' if ends else 'go on'}, each asked about once"
     found = in_rounds(list(_CLIENTS), measured, rounds=bench.count(3, 1), what=what)

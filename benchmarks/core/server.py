@@ -1,6 +1,6 @@
 """The benchmark's server: as little work as possible for an exchange, in its own process.
 
-``python -m benchmarks.server IMAGE`` prints its port and serves until its standard input
+``python -m benchmarks.core.server IMAGE`` prints its port and serves until its standard input
 ends, so that it never outlives whoever started it. Bodies are counted and thrown away.
 """
 
@@ -19,8 +19,8 @@ from typing import Any, cast
 
 import attrs
 
-from benchmarks.programs import ENVIRONMENT, ROOT
-from benchmarks.shapes import Shape, Tasks, shapes
+from benchmarks.core.programs import ENVIRONMENT, ROOT
+from benchmarks.core.shapes import Shape, Tasks, shapes
 
 _PIECE = 256 * 1024
 _JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
@@ -155,7 +155,7 @@ class Server:
 @contextlib.contextmanager
 def running(image: Path, *, polls: int = 3) -> Iterator[Server]:
     """Run a server whose tasks are finished when asked for the *polls*-th time."""
-    command = [sys.executable, "-m", "benchmarks.server", str(image), str(polls)]
+    command = [sys.executable, "-m", "benchmarks.core.server", str(image), str(polls)]
     with Popen(  # noqa: S603 - ours
         command, stdin=PIPE, stdout=PIPE, text=True, cwd=ROOT, env=ENVIRONMENT
     ) as process:

@@ -1,6 +1,6 @@
 """Where the time of one job goes: a profile of the event loop's thread, by library and room.
 
-As a program, ``python -m benchmarks.where CLIENT SOURCES COUNT ROOT``, it profiles one
+As a program, ``python -m benchmarks.parts.profile CLIENT SOURCES COUNT ROOT``, it profiles one
 client and prints microseconds and calls for each group.
 """
 
@@ -18,11 +18,11 @@ from typing import Any, cast
 
 import attrs
 
-from benchmarks.bench import Bench, scratch
 from benchmarks.clients import BASE, Site, open_client
-from benchmarks.programs import last_line
-from benchmarks.report import Section, Table
-from benchmarks.whole import LARGE, SMALL, Load, prepared
+from benchmarks.core.bench import Bench, scratch
+from benchmarks.core.programs import last_line
+from benchmarks.core.report import Section, Table
+from benchmarks.parts.jobs import LARGE, SMALL, Load, prepared
 
 _GROUPS = (
     ("waiting for events", r"'poll' of 'select"),
@@ -86,7 +86,7 @@ def _table(bench: Bench, title: str, load: Load) -> Table:
     with prepared(bench, load) as (server, spec):
         for client in (BASE, "comet_async"):
             words = (client, spec.sources, str(load.count), server.root)
-            facts = json.loads(last_line("where", *words))
+            facts = json.loads(last_line("parts.profile", *words))
             found[client] = {n: Share(micros=m, calls=c) for n, (m, c) in facts.items()}
     ours, theirs = found["comet_async"], found[BASE]
     for shares in (ours, theirs):

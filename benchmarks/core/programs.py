@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from subprocess import run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 """Where they are started, so that they find this package."""
 
 # Without it they would not look there.

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 
 import attrs
 
-from benchmarks.strategies import DurationHistogram, Make, ours
-from benchmarks.tasks import ExactLoop, Tasks
+from benchmarks.parts.simulated_tasks import ExactLoop, Tasks
+from benchmarks.parts.strategies import DurationHistogram, Make, ours
 from comet_async.schedules import LearnedSchedule, Schedule
 from comet_async.waiter import TaskWaiter
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import attrs
 
-from benchmarks.bench import Bench, in_rounds, ratio, table
-from benchmarks.meter import cpu_seconds
-from benchmarks.report import Section, median
+from benchmarks.core.bench import Bench, in_rounds, ratio, table
+from benchmarks.core.meter import cpu_seconds
+from benchmarks.core.report import Section, median
 from comet_async._journal.memory import MemoryJournal
 from comet_async._journal.records import (
     Destination,

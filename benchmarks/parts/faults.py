@@ -1,6 +1,6 @@
 """What clients do when something goes wrong: how often they pay, and whether a wait survives.
 
-As a program, ``python -m benchmarks.faults CASE``, it runs one client against one fault, with
+As a program, ``python -m benchmarks.parts.faults CASE``, it runs one client against one fault, with
 a server of its own in the same process.
 """
 
@@ -19,12 +19,12 @@ from typing import Any
 import attrs
 from aiohttp import web
 
-from benchmarks import images
-from benchmarks.bench import Bench, installed, scratch, table
 from benchmarks.clients import PEERS, Site, open_client
-from benchmarks.programs import last_line
-from benchmarks.report import Section, Table
-from benchmarks.shapes import KLING, Shape, Tasks, shapes
+from benchmarks.core import images
+from benchmarks.core.bench import Bench, installed, scratch, table
+from benchmarks.core.programs import last_line
+from benchmarks.core.report import Section, Table
+from benchmarks.core.shapes import KLING, Shape, Tasks, shapes
 
 HTML = "<html><head><title>502 Bad Gateway</title></head><body><h1>nginx</h1></body></html>"
 SUBMITS = {
@@ -85,7 +85,7 @@ class Found:
 
 @attrs.define(eq=False)
 class _Server:
-    """Answers as `benchmarks.shapes` says, except where the case wants a fault."""
+    """Answers as `benchmarks.core.shapes` says, except where the case wants a fault."""
 
     case: Case
     image: bytes
@@ -201,7 +201,7 @@ def _name(error: BaseException) -> str:
 
 
 def _in_process(case: Case) -> Found:
-    facts: dict[str, Any] = json.loads(last_line("faults", json.dumps(attrs.asdict(case))))
+    facts: dict[str, Any] = json.loads(last_line("parts.faults", json.dumps(attrs.asdict(case))))
     return Found(**facts)
 
 

@@ -1,0 +1,1 @@
+"""What all parts share: the server, the measuring process, tables and plots."""
