@@ -1,7 +1,7 @@
 """Other clients of media services, each in the way of its own documentation.
 
-Each speaks to a server of its own shape (`benchmarks.core.shapes`), asks as often as we do, and gets
-the same image as Base64 in JSON; openai's ``videos`` alone sends files as they are, a quarter
+Each speaks to a server of its own shape (`benchmarks.core.shapes`), polls as often as we do, and
+gets the same image as Base64 in JSON; openai's ``videos`` alone sends files as they are, a quarter
 less. Where a client can't save a result, the file is fetched with the HTTP library it is built
 on.
 """

@@ -1,7 +1,7 @@
 """One client, measured: this module is the program of a fresh process.
 
-``python -m benchmarks.core.child SPEC``: *SPEC* is a `Spec` as JSON; the last line that it prints is
-the measured `Sample`.
+``python -m benchmarks.core.child SPEC``: *SPEC* is a `Spec` as JSON; the last line that it prints
+is the measured `Sample`.
 """
 
 from __future__ import annotations
