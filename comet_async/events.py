@@ -1,28 +1,36 @@
-"""What a waiter tells while it works: frozen events for a hook, and the same as log records."""
+"""What happens to jobs and tasks, as frozen events for a hook and as log records.
+
+`CometSession` and `TaskWaiter` call their ``on_event=`` with each event. The same events are log
+records: those about jobs go to the logger ``comet_async`` (whatever concerns money at INFO or
+WARNING), those about polls to ``comet_async.waiter``. No event holds a key, a request body or a
+signed URL.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
 import attrs
 
 from comet_async.models import Task, TaskStatus
 
-logger = logging.getLogger("comet_async.waiter")
+_jobs = logging.getLogger("comet_async")
+_waiter = logging.getLogger("comet_async.waiter")
 
 
 @attrs.frozen(kw_only=True)
 class Polled:
-    """One task was asked about, and the server answered.
+    """A task was polled, and the server answered.
 
     Attributes:
         task_id: The task.
         kind: The task's kind.
-        status: What the answer said.
-        age: The task's age, seconds.
-        seconds: How long the exchange took.
+        status: The status in the reply.
+        age: The task's age in seconds.
+        seconds: How long the request took.
     """
 
     task_id: str
@@ -34,14 +42,14 @@ class Polled:
 
 @attrs.frozen(kw_only=True)
 class Folded:
-    """One page of the server's list stood for many polls.
+    """A page of the server's list was read in place of many polls.
 
     Attributes:
         kind: The kind of the tasks.
         page: The page's number, from 1.
-        tasks: How many tasks it showed.
-        watched: How many of them are waited for.
-        seconds: How long the exchange took.
+        tasks: How many tasks it shows.
+        watched: How many of them are being waited for.
+        seconds: How long the request took.
     """
 
     kind: str
@@ -53,14 +61,14 @@ class Folded:
 
 @attrs.frozen(kw_only=True)
 class Changed:
-    """A task moved to another state.
+    """A task's status changed.
 
     Attributes:
         task_id: The task.
         task: The new snapshot.
-        previous: The state before; None when none was seen.
-        delay: Seconds between the task's end and this moment, as well as the server's times
-            tell; None while the task goes on.
+        previous: The status before; None if none was seen.
+        delay: Seconds between the task's end and now, by the server's timestamps; None while
+            the task is running.
     """
 
     task_id: str
@@ -71,14 +79,14 @@ class Changed:
 
 @attrs.frozen(kw_only=True)
 class Retried:
-    """A question failed for a reason that is none of the task's; it will be asked again.
+    """A poll failed for a reason that does not concern the task; it will be repeated.
 
     Attributes:
         task_id: The task.
         kind: The task's kind.
         error: Name of the error's class.
-        failures: How many answers in a row failed.
-        wait: Seconds until the next question, at the earliest.
+        failures: How many polls failed in a row.
+        wait: Seconds until the next poll, at the earliest.
     """
 
     task_id: str
@@ -90,7 +98,7 @@ class Retried:
 
 @attrs.frozen(kw_only=True)
 class Notified:
-    """A callback moved a task's next poll to now.
+    """A notification (callback) moved a task's next poll to now.
 
     Attributes:
         task_id: The task.
@@ -99,20 +107,145 @@ class Notified:
     task_id: str
 
 
-Event: TypeAlias = Polled | Folded | Changed | Retried | Notified
+@attrs.frozen(kw_only=True)
+class JobEvent:
+    """Something that happened to a paid job.
+
+    Attributes:
+        key: The job's key, which is the task's ``external_task_id``.
+        kind: The kind of task, such as ``"expand"``.
+        task_id: The server's id, once it is known.
+    """
+
+    key: str
+    kind: str
+    task_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class SlotAwaited(JobEvent):
+    """A job has been waiting for a slot for some seconds.
+
+    Attributes:
+        seconds: For how long.
+        holders: Keys of jobs that hold slots; at most ten.
+    """
+
+    seconds: float
+    holders: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Submitted(JobEvent):
+    """The server accepted the request: it is billed.
+
+    Attributes:
+        n: How many images were ordered.
+        seconds: How long the request took.
+    """
+
+    n: int
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class Duplicate(JobEvent):
+    """The server knew the job's key from an earlier request: nothing is billed again."""
+
+
+@attrs.frozen(kw_only=True)
+class AnswerLost(JobEvent):
+    """The reply to a paid request was lost; it may have been accepted and will be looked up.
+
+    Attributes:
+        error: Name of the error's class.
+        message: What happened.
+    """
+
+    error: str
+    message: str
+
+
+@attrs.frozen(kw_only=True)
+class LookedUp(JobEvent):
+    """The server was asked what became of a request.
+
+    Attributes:
+        found: True if its task was found, False if it is proven absent, None if neither.
+    """
+
+    found: bool | None
+
+
+@attrs.frozen(kw_only=True)
+class Recovered(JobEvent):
+    """The task of a request whose reply was lost was found; it is billed once."""
+
+
+@attrs.frozen(kw_only=True)
+class Resubmitted(JobEvent):
+    """A request that the server provably never accepted is sent again.
+
+    Attributes:
+        attempt: How often it has been sent before.
+    """
+
+    attempt: int
+
+
+@attrs.frozen(kw_only=True)
+class Saved(JobEvent):
+    """All images of a job are saved.
+
+    Attributes:
+        files: The files, in the order of the images.
+        seconds: How long downloading and saving took.
+    """
+
+    files: tuple[Path, ...]
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class Failed(JobEvent):
+    """A job ended without a result, or can't continue now.
+
+    Attributes:
+        error: Name of the error's class.
+        message: What happened.
+        sent: Whether the request was sent; see `CometError.sent`.
+    """
+
+    error: str
+    message: str
+    sent: bool | None
+
+
+PollEvent: TypeAlias = Polled | Folded | Changed | Retried | Notified
+Event: TypeAlias = PollEvent | JobEvent
 """What an ``on_event=`` hook is called with."""
 
-_LEVELS: dict[type[Event], int] = {Retried: logging.INFO}
+_LEVELS: dict[type[Event], int] = {
+    SlotAwaited: logging.INFO,
+    Submitted: logging.INFO,
+    Duplicate: logging.INFO,
+    AnswerLost: logging.WARNING,
+    Recovered: logging.INFO,
+    Resubmitted: logging.WARNING,
+    Saved: logging.INFO,
+    Failed: logging.WARNING,
+    Retried: logging.INFO,
+}
 
 
 class EventSink:
-    """Passes events to a hook and to the log ``comet_async.waiter``.
+    """Passes events to a hook and to the log.
 
     Each log record carries the event's name as ``comet_event`` and its fields as
-    ``comet_<field>``. A hook that raises is logged once and then left alone.
+    ``comet_<field>``. A hook that raises is logged once and not called again.
 
     Args:
-        hook: What is called with each event, in the event loop; None for nothing.
+        hook: Called with each event, in the event loop; None for nothing.
     """
 
     def __init__(self, hook: Callable[[Event], object] | None) -> None:
@@ -120,12 +253,13 @@ class EventSink:
 
     @property
     def listening(self) -> bool:
-        """True when somebody wants to know: a poll should not make events for nobody."""
-        return self._hook is not None or logger.isEnabledFor(logging.DEBUG)
+        """True if a poll's events reach anyone; otherwise they need not be made."""
+        return self._hook is not None or _waiter.isEnabledFor(logging.DEBUG)
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """Pass *event* on."""
         level = _LEVELS.get(type(event), logging.DEBUG)
+        logger = _jobs if isinstance(event, JobEvent) else _waiter
         if logger.isEnabledFor(level):
             logger.log(level, "%s", _text(event), extra=_fields(event))
         if self._hook is None:
@@ -133,27 +267,58 @@ class EventSink:
         try:
             self._hook(event)
         except Exception:
-            # Somebody else's display must not cost a paid result.
+            # A display that fails must not cost a paid result.
             self._hook = None
-            logger.exception("on_event raised and is not called any more")
+            logger.exception("on_event raised an exception and will not be called again")
 
 
 def _fields(event: Event) -> dict[str, object]:
-    # A Task is left out: its raw answer holds signed addresses.
+    # Not the Task itself: its raw reply holds signed URLs.
     names = (field.name for field in attrs.fields(type(event)) if field.name != "task")
     fields: dict[str, object] = {f"comet_{name}": getattr(event, name) for name in names}
     return fields | {"comet_event": type(event).__name__.lower()}
 
 
 def _text(event: Event) -> str:
+    return _job_text(event) if isinstance(event, JobEvent) else _poll_text(event)
+
+
+def _poll_text(event: PollEvent) -> str:
     match event:
         case Polled():
-            return f"{event.task_id} is {event.status}, {event.age:.1f} s old"
+            return f"task {event.task_id} is {event.status} after {event.age:.1f} s"
         case Folded():
-            return f"page {event.page} of the list shows {event.watched} tasks waited for"
+            return f"page {event.page} of the list shows {event.watched} tasks being waited for"
         case Changed():
-            return f"{event.task_id} is now {event.task.status}"
+            return f"task {event.task_id} is now {event.task.status}"
         case Retried():
-            return f"{event.task_id}: {event.error}, asking again in {event.wait:.1f} s"
+            return f"task {event.task_id}: {event.error}; polling again in {event.wait:.1f} s"
         case Notified():
-            return f"{event.task_id}: a callback came, asking now"
+            return f"task {event.task_id}: a notification arrived; polling now"
+
+
+def _job_text(event: JobEvent) -> str:  # noqa: PLR0911 - one line for each event
+    job = f"{event.key} (task {event.task_id})" if event.task_id else event.key
+    match event:
+        case SlotAwaited():
+            holders = ", ".join(event.holders)
+            return f"{job} has waited {event.seconds:.0f} s for a slot, held by {holders}"
+        case Submitted():
+            return f"{job} was accepted and is billed"
+        case Duplicate():
+            return f"{job} was accepted earlier; nothing is billed again"
+        case AnswerLost():
+            return f"the reply to {job} was lost ({event.message}); looking it up"
+        case LookedUp():
+            found = {True: "found", False: "proven absent", None: "not found, which proves nothing"}
+            return f"{job} was looked up: {found[event.found]}"
+        case Recovered():
+            return f"{job} was found on the server; it is billed once"
+        case Resubmitted():
+            return f"{job} is sent again: the server never accepted it"
+        case Saved():
+            return f"{job} is saved: {', '.join(map(str, event.files))}"
+        case Failed():
+            return f"{job}: {event.error}: {event.message}"
+        case _:
+            return job

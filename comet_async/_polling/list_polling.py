@@ -208,7 +208,7 @@ class ListPolling:
                 watched=sum(task.id in entries for task in page.tasks),
                 seconds=poller.now() - sent,
             )
-            shared.sink.tell(event)
+            shared.sink.emit(event)
         return page, sent
 
     def _hear(self, state: _List, page: TaskPage, sent: float) -> set[str]:

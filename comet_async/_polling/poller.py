@@ -311,7 +311,7 @@ class Poller:
         now = self.now()
         when = timing.hinted(entry, now)
         self.shared.counters.notifications += 1
-        self.shared.sink.tell(Notified(task_id=entry.id))
+        self.shared.sink.emit(Notified(task_id=entry.id))
         if entry.due != NEVER:  # else it is being asked about, and asked again at once
             self._plan(entry, now, min(entry.due, when))
             self._arm()
@@ -480,7 +480,7 @@ class Poller:
                 age=sent - entry.born,
                 seconds=took,
             )
-            shared.sink.tell(event)
+            shared.sink.emit(event)
 
     # ------------------------------------------------------------------ answers
 
@@ -531,7 +531,7 @@ class Poller:
             entry.task = slim(task)
             self.register.name(entry)
         if self.shared.sink.listening:
-            self.shared.sink.tell(Changed(task_id=entry.id, task=task, previous=previous))
+            self.shared.sink.emit(Changed(task_id=entry.id, task=task, previous=previous))
         for watch in entry.all:
             if watch.follows:
                 watch.changed(task)
@@ -545,7 +545,7 @@ class Poller:
         counters.delay_longest = max(counters.delay_longest, delay)
         if self.shared.sink.listening:
             event = Changed(task_id=entry.id, task=task, previous=previous, delay=delay)
-            self.shared.sink.tell(event)
+            self.shared.sink.emit(event)
         self._forget(entry)
         for watch in entry.dismiss():
             watch.ended(task)
@@ -567,7 +567,7 @@ class Poller:
             failures=entry.trouble.count if entry.trouble else 0,
             wait=when - now,
         )
-        self.shared.sink.tell(event)
+        self.shared.sink.emit(event)
         if not entry.gone:
             self._plan(entry, now, when)
 

@@ -24,7 +24,7 @@ from comet_async.errors import (
     TaskFailedError,
     WaitTimeoutError,
 )
-from comet_async.events import Changed, Event, Folded, Notified, Polled, Retried
+from comet_async.events import Changed, Event, Polled, Retried
 from comet_async.models import Task, TaskStatus
 from comet_async.schedules import LearnedSchedule
 from comet_async.testing import VirtualClock, VirtualLoop
@@ -569,15 +569,6 @@ async def test_a_hook_that_raises_costs_no_result(
     assert (await TaskWaiter(server, on_event=hook).wait(server.submit(5.0))).succeeded
     assert calls == 1
     assert caplog.text.count("on_event raised") == 1
-
-
-def test_every_event_has_a_text() -> None:
-    """Those that a quiet test never meets, too."""
-    from comet_async.events import _text  # noqa: PLC0415 - nobody else needs it
-
-    folded = Folded(kind="expand", page=1, tasks=30, watched=4, seconds=0.1)
-    assert _text(folded) == "page 1 of the list shows 4 tasks waited for"
-    assert _text(Notified(task_id="t0")) == "t0: a callback came, asking now"
 
 
 # ------------------------------------------------------------------------------ weight
