@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from comet_async.cli.page import answer
+from comet_async.cli.help import answer
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -29,14 +29,14 @@ def launch(words: Sequence[str]) -> int:
         return call
     import asyncio
 
-    from comet_async.cli.running import execute
+    from comet_async.cli.runtime import execute
 
     return asyncio.run(execute(call, words, debug=_cut(words)[1]))
 
 
 async def run(words: Sequence[str]) -> int:
     """Run one command line on the running loop and return its exit status."""
-    from comet_async.cli.running import execute
+    from comet_async.cli.runtime import execute
 
     call = _parse(words)
     return call if isinstance(call, int) else await execute(call, words, debug=_cut(words)[1])
@@ -81,8 +81,8 @@ def _bind(words: Sequence[str]) -> Call | int:
 
 
 def _refuse(words: Sequence[str], why: str) -> int:
-    from comet_async.cli.output import Screen
-    from comet_async.cli.texts import COMMANDS
+    from comet_async.cli.console import Screen
+    from comet_async.cli.help import COMMANDS
 
     names = {name for commands in COMMANDS.values() for name, *_ in commands}
     named = f"{words[0]} " if words and words[0] in names else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cyclopts import App, Parameter
 
 from comet_async import __version__
-from comet_async.cli import texts
+from comet_async.cli import help as texts
 
 app = App(
     name="comet-async",

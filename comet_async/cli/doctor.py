@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from comet_async.cli.connecting import open_endpoint
-from comet_async.cli.invocation import CURRENT
+from comet_async.cli.console import ACCOUNT, DONE, NOT_DONE, Screen
+from comet_async.cli.endpoint import open_endpoint
 from comet_async.cli.options import OUTPUT, USUAL_CONNECTION, Connection
-from comet_async.cli.output import ACCOUNT, DONE, NOT_DONE, Screen
+from comet_async.cli.runtime import CURRENT
 from comet_async.errors import ConfigError
 
 if TYPE_CHECKING:

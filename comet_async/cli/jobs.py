@@ -14,9 +14,9 @@ import attrs
 from cyclopts import Group, Parameter
 
 from comet_async._journal.states import MEANINGS, JobState, check_move
-from comet_async.cli import journals
-from comet_async.cli.invocation import CURRENT
-from comet_async.cli.output import DONE, Screen, counted
+from comet_async.cli import journal_files
+from comet_async.cli.console import DONE, Screen, counted
+from comet_async.cli.runtime import CURRENT
 from comet_async.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ async def jobs(
     """Show the jobs of a folder, or decide about one."""
     screen = CURRENT.get().screen
     screen.json = choice.json
-    path = journals.path_of(folder)
+    path = journal_files.path_of(folder)
     if action is not None:
         decision = _decision(action, key, task_id, accepted=i_accept_double_charge)
         return await _decide(path, decision, screen)
-    async with journals.reading(path) as (journal, busy):
+    async with journal_files.reading(path) as (journal, busy):
         if busy:
             screen.say("a run is using this journal: this is how it stood a moment ago")
         if choice.events is not None:
@@ -78,7 +78,7 @@ async def jobs(
 
 async def _show_jobs(journal: Journal, choice: Choice, screen: Screen) -> int:
     rows = []
-    async for record in journals.all_jobs(journal):
+    async for record in journal_files.all_jobs(journal):
         if choice.uncertain and record.state is not JobState.UNCERTAIN:
             continue
         if screen.json:
@@ -234,7 +234,7 @@ async def _check_task(task_id: str, record: JobRecord, screen: Screen) -> None:
         InputError: There is no such task, or it is another job's.
         CometError: The server can't be asked.
     """
-    from comet_async.cli.connecting import find_endpoint
+    from comet_async.cli.endpoint import find_endpoint
     from comet_async.session import CometSession
 
     endpoint = find_endpoint(None)

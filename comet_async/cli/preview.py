@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from comet_async.cli.invocation import CURRENT
+from comet_async.cli.console import DONE, NOT_DONE, Screen
 from comet_async.cli.options import NO_GEOMETRY, OUTPUT, REQUEST, Geometry
-from comet_async.cli.output import DONE, NOT_DONE, Screen
+from comet_async.cli.runtime import CURRENT
 from comet_async.errors import InputError
 
 if TYPE_CHECKING:

@@ -9,17 +9,17 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from comet_async.cli import journals
-from comet_async.cli.invocation import CURRENT
-from comet_async.cli.output import DONE
+from comet_async.cli import journal_files
+from comet_async.cli.console import DONE
+from comet_async.cli.runtime import CURRENT
 
 
 async def report(folder: Annotated[Path, Parameter(help="The folder that --out named.")], /) -> int:
     """Write the page."""
     from comet_async._tools.report import write_report
 
-    path = journals.path_of(folder)
-    async with journals.reading(path) as (journal, _busy):
+    path = journal_files.path_of(folder)
+    async with journal_files.reading(path) as (journal, _busy):
         written = await write_report(folder, journal)
     CURRENT.get().screen.tell(str(written))
     return DONE

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from comet_async.cli.invocation import CURRENT
+from comet_async.cli.console import DONE, Screen
 from comet_async.cli.options import whole
-from comet_async.cli.output import DONE, Screen
+from comet_async.cli.runtime import CURRENT
 from comet_async.errors import ConfigError, InputError
 
 if TYPE_CHECKING:

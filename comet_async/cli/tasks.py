@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from comet_async.cli.connecting import find_endpoint
-from comet_async.cli.invocation import CURRENT
+from comet_async.cli.console import DONE, NOT_DONE, Screen
+from comet_async.cli.endpoint import find_endpoint
 from comet_async.cli.options import OUTPUT, SERVICE, check_seconds, whole
-from comet_async.cli.output import DONE, NOT_DONE, Screen
+from comet_async.cli.runtime import CURRENT
 from comet_async.errors import CometError, InputError, WaitTimeoutError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 from comet_async import CometSession, ExpandRequest, Margins
 from comet_async._journal.records import JobRecord, Limits, NewJob
 from comet_async._journal.states import JobState
-from comet_async.cli import journals
+from comet_async.cli import journal_files
 from comet_async.journal import SqliteJournal
 from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
@@ -250,7 +250,7 @@ async def test_what_a_dead_sandbox_left_is_buried(
     made = Folder(tmp_path)
     await made.add("owl", before)
     async with await SqliteJournal.open(tmp_path / JOURNAL_NAME) as journal:
-        await journals.bury(journal, now=NOW)
+        await journal_files.abandon_ended_sandbox_jobs(journal, now=NOW)
     assert await made.state("owl") is after
 
 
@@ -259,6 +259,6 @@ async def test_jobs_of_a_dead_sandbox_say_so(comet: Command, tmp_path: Path) -> 
     made = Folder(tmp_path)
     await made.add("owl", JobState.SUBMITTED)
     async with await SqliteJournal.open(tmp_path / JOURNAL_NAME) as journal:
-        await journals.bury(journal, now=NOW)
+        await journal_files.abandon_ended_sandbox_jobs(journal, now=NOW)
     ended = await comet("jobs", made.path)
     assert "its sandbox has ended: painted anew by the next run" in ended.out

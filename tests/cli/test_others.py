@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from comet_async.cli.output import Screen, duration, money, printable
-from comet_async.cli.progress import RunProgress, summary
-from comet_async.cli.tally import Tally
+from comet_async.cli.console import Screen, duration, money, printable
+from comet_async.cli.expand.progress import RunProgress, summary
+from comet_async.cli.expand.totals import RunTotals
 from comet_async.errors import InputError
 from comet_async.outcomes import Outcome, OutcomeStatus
 from comet_async.secret import Secret
@@ -197,15 +197,15 @@ def test_a_table_on_a_terminal(
     assert len(out.splitlines()) > 2
 
 
-def tally(clock: Ticks, total: int | None = None) -> Tally:
-    """Return an empty tally."""
-    return Tally(price=Decimal("0.028"), since=0, clock=clock, total=total)
+def totals(clock: Ticks, total: int | None = None) -> RunTotals:
+    """Return an empty totals."""
+    return RunTotals(price=Decimal("0.028"), since=0, clock=clock, total=total)
 
 
 def test_the_pace_tells_what_is_left() -> None:
     """After a few outcomes the rest is estimated by their pace."""
     clock = Ticks()
-    counts = tally(clock, total=10)
+    counts = totals(clock, total=10)
     outcome = Outcome(source="a.png", status=OutcomeStatus.DONE)
     for _ in range(5):
         assert clock.now > 4 or counts.left is None
@@ -217,7 +217,7 @@ def test_the_pace_tells_what_is_left() -> None:
 def test_plain_progress_speaks_every_ten_seconds(capfd: pytest.CaptureFixture[str]) -> None:
     """Where no bar can be drawn, a line about the whole comes when nothing else did."""
     clock = Ticks()
-    counts = tally(clock)
+    counts = totals(clock)
     counts.in_flight = 3
     with RunProgress(Screen(), counts) as progress:
         progress.refresh()
@@ -231,7 +231,7 @@ def test_equal_hints_are_said_once(capfd: pytest.CaptureFixture[str]) -> None:
     """A thousand images with one defect fill no screen with advice."""
     error = InputError("image: a.png is text, no image", hint="the content decides")
     outcome = Outcome(source="a.png", status=OutcomeStatus.INVALID, error=error)
-    with RunProgress(Screen(), tally(Ticks())) as progress:
+    with RunProgress(Screen(), totals(Ticks())) as progress:
         progress.ended(outcome)
         progress.ended(outcome)
     err = capfd.readouterr().err
@@ -244,7 +244,7 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     clock = Ticks()
-    counts = tally(clock, total=2)
+    counts = totals(clock, total=2)
     screen = Screen()
     assert screen.live
     with screen.console.capture() as captured, RunProgress(screen, counts) as progress:
@@ -256,14 +256,14 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_data_uri_is_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
     """Its text is the whole image."""
     outcome = Outcome(source="data:image/png;base64,AAAA", status=OutcomeStatus.DONE)
-    with RunProgress(Screen(), tally(Ticks())) as progress:
+    with RunProgress(Screen(), totals(Ticks())) as progress:
         progress.ended(outcome)
     assert capfd.readouterr().err == "done      data URI\n"
 
 
 def test_the_summary_names_doubtful_money() -> None:
     """What may have been paid is said apart from what was."""
-    counts = tally(Ticks())
+    counts = totals(Ticks())
     counts.bought, counts.doubtful = 2, 1
     counts.ended = Counter(done=2, uncertain=1)
     lines = summary(counts, out=Path("wide"), free=False)

@@ -153,7 +153,7 @@ def loaded(*words: str) -> set[str]:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     heavy = {"aiohttp", "tenacity", "yarl", "sqlite3", "PIL", "numpy", "jinja2", "asyncio"}
-    heavy |= {"attrs", "cyclopts", "rich", "comet_async.cli.expanding"}
+    heavy |= {"attrs", "cyclopts", "rich", "comet_async.cli.expand.run"}
     return heavy & set(ended.stdout.splitlines()[-1].split())
 
 

@@ -13,9 +13,8 @@ import pytest
 from comet_async import errors
 from comet_async.cli import main
 from comet_async.cli.app import launch
-from comet_async.cli.output import status_of
-from comet_async.cli.page import answer, page
-from comet_async.cli.texts import COMMANDS
+from comet_async.cli.console import status_of
+from comet_async.cli.help import COMMANDS, answer, page
 from comet_async.errors import CometError
 from comet_async.sandbox import Sandbox
 
@@ -171,7 +170,7 @@ async def test_a_surprise_is_one_line(
     def broken(**_: object) -> None:
         raise KeyError("sk-secret-canary")
 
-    monkeypatch.setattr("comet_async.cli.expand.make_order", broken)
+    monkeypatch.setattr("comet_async.cli.expand.command.make_plan", broken)
     words = ("expand", photos, "--out", photos.parent / "wide", *TO)
     ended = await comet(*words)
     assert ended.status == 1

@@ -23,7 +23,7 @@ from comet_async.secret import Secret, redact
 _SHORTEST = 8  # of a key that is hidden by its letters
 
 DONE, NOT_DONE, USAGE, ACCOUNT = 0, 1, 2, 3
-"""Exit statuses; the fourth, 130, is in `comet_async.cli.invocation`."""
+"""Exit statuses; the fourth, 130, is in `comet_async.cli.runtime`."""
 
 STYLES: Mapping[str, str] = {
     "done": "green",

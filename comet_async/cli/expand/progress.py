@@ -10,8 +10,8 @@ import attrs
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from comet_async._images.rules import shorten, show
-from comet_async.cli.output import STYLES, Screen, counted, duration, money
-from comet_async.cli.tally import Tally
+from comet_async.cli.console import STYLES, Screen, counted, duration, money
+from comet_async.cli.expand.totals import RunTotals
 
 if TYPE_CHECKING:
     from comet_async.outcomes import Outcome
@@ -28,12 +28,12 @@ class RunProgress:
 
     Attributes:
         screen: Where.
-        tally: What to show.
+        totals: What to show.
         free: True when nothing is paid.
     """
 
     screen: Screen
-    tally: Tally
+    totals: RunTotals
     free: bool = False
     _bar: Progress | None = attrs.field(default=None, init=False)
     _row: TaskID = attrs.field(default=TaskID(0), init=False)
@@ -41,7 +41,7 @@ class RunProgress:
     _hints: set[str] = attrs.field(factory=set, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._spoke = self.tally.clock()
+        self._spoke = self.totals.clock()
         if self.screen.live:
             self._bar = Progress(
                 SpinnerColumn(),
@@ -71,7 +71,7 @@ class RunProgress:
 
     def ended(self, outcome: Outcome) -> None:
         """Write the line of one source."""
-        self._spoke = self.tally.clock()
+        self._spoke = self.totals.clock()
         source, files = shown(outcome.source), [shown(str(path)) for path in outcome.files]
         if outcome.error is None:
             text = f"{source} → {', '.join(files)}" if files else source
@@ -88,25 +88,27 @@ class RunProgress:
     def refresh(self) -> None:
         """Show the newest numbers, if it is time."""
         if self._bar is not None:
-            total = self.tally.total
+            total = self.totals.total
             self._bar.update(
-                self._row, completed=self.tally.count, total=total, description=self.facts()
+                self._row, completed=self.totals.count, total=total, description=self.facts()
             )
-        elif self.tally.clock() - self._spoke >= QUIET:
-            self._spoke = self.tally.clock()
+        elif self.totals.clock() - self._spoke >= QUIET:
+            self._spoke = self.totals.clock()
             self.screen.say(f"… {self.facts()}")
 
     def facts(self) -> str:
         """Return the numbers in a few words."""
-        tally = self.tally
-        words = [f"{tally.count:,} of {'…' if tally.total is None else f'{tally.total:,}'} ended"]
-        if tally.in_flight:
-            words.append(f"{tally.in_flight:,} in flight")
-        words += [f"{many:,} {word}" for word, many in tally.ended.items() if word != "done"]
-        if not self.free and tally.cost:
-            words.append(f"about {money(tally.cost)}")
-        if tally.left:
-            words.append(f"about {duration(tally.left)} left")
+        totals = self.totals
+        words = [
+            f"{totals.count:,} of {'…' if totals.total is None else f'{totals.total:,}'} ended"
+        ]
+        if totals.in_flight:
+            words.append(f"{totals.in_flight:,} in flight")
+        words += [f"{many:,} {word}" for word, many in totals.ended.items() if word != "done"]
+        if not self.free and totals.cost:
+            words.append(f"about {money(totals.cost)}")
+        if totals.left:
+            words.append(f"about {duration(totals.left)} left")
         return " · ".join(words)
 
 
@@ -124,30 +126,30 @@ def short(message: str, source: str) -> str:
     return message
 
 
-def summary(tally: Tally, *, out: Path, free: bool) -> list[str]:
+def summary(totals: RunTotals, *, out: Path, free: bool) -> list[str]:
     """Return what came of a run, a line each."""
-    parts = [f"{many:,} {word}" for word, many in sorted(tally.ended.items())]
-    of = f" of {tally.total:,}" if tally.total and tally.total > tally.count else ""
-    lines = [f"{', '.join(parts) or 'nothing ended'}{of} in {duration(tally.seconds)}"]
-    if tally.ended["done"]:
+    parts = [f"{many:,} {word}" for word, many in sorted(totals.ended.items())]
+    of = f" of {totals.total:,}" if totals.total and totals.total > totals.count else ""
+    lines = [f"{', '.join(parts) or 'nothing ended'}{of} in {duration(totals.seconds)}"]
+    if totals.ended["done"]:
         lines.append(f"the files are in {shown(str(out))}")
     if not free:
-        lines.append(cost_line(tally))
-    if not free and tally.awaited:  # a sandbox of this command forgets them
-        which = f"{tally.awaited:,} of {tally.ended['pending']:,} pending"
+        lines.append(cost_line(totals))
+    if not free and totals.awaited:  # a sandbox of this command forgets them
+        which = f"{totals.awaited:,} of {totals.ended['pending']:,} pending"
         lines.append(f"accepted and billed: {which}; the next run does not pay for that again")
     return lines
 
 
-def cost_line(tally: Tally) -> str:
+def cost_line(totals: RunTotals) -> str:
     """Return what a run has cost, as far as we can tell."""
-    if not (tally.bought or tally.doubtful):
+    if not (totals.bought or totals.doubtful):
         return "nothing was bought by this run"
     parts = []
-    if tally.bought:
-        cost = money(tally.price * tally.bought)
-        parts.append(f"bought {counted(tally.bought, 'image')}, about {cost}")
-    if tally.doubtful:
-        cost = money(tally.price * tally.doubtful)
-        parts.append(f"{counted(tally.doubtful, 'image')} may have been paid, about {cost}")
+    if totals.bought:
+        cost = money(totals.price * totals.bought)
+        parts.append(f"bought {counted(totals.bought, 'image')}, about {cost}")
+    if totals.doubtful:
+        cost = money(totals.price * totals.doubtful)
+        parts.append(f"{counted(totals.doubtful, 'image')} may have been paid, about {cost}")
     return f"{'; '.join(parts)} (an estimate, not a bill)"

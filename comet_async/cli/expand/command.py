@@ -12,10 +12,19 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from comet_async.cli.expand.options import (
+    OutputOptions,
+    RequestOptions,
+    RerunOptions,
+    SpendingOptions,
+    TimingOptions,
+    make_plan,
+)
 from comet_async.cli.options import NO_GEOMETRY, OUTPUT, USUAL_CONNECTION, Connection, Geometry
-from comet_async.cli.order import Again, Pace, Purse, Shown, Wish, make_order
 
-_WISH, _PACE, _PURSE, _AGAIN, _SHOWN = Wish(), Pace(), Purse(), Again(), Shown()
+# Frozen, so that all calls can share them.
+_REQUEST, _TIMING, _SPENDING = RequestOptions(), TimingOptions(), SpendingOptions()
+_RERUN, _OUTPUT = RerunOptions(), OutputOptions()
 
 
 async def expand(  # noqa: PLR0913 - the groups of options, as --help shows them
@@ -23,7 +32,7 @@ async def expand(  # noqa: PLR0913 - the groups of options, as --help shows them
         tuple[str, ...],
         Parameter(
             help="Files, folders, URLs, or - for one of them on each line of the input.",
-            allow_leading_hyphen=True,  # for "-" itself; `make_order` refuses the others
+            allow_leading_hyphen=True,  # for "-" itself; `make_plan` refuses the others
         ),
     ],
     /,
@@ -33,25 +42,25 @@ async def expand(  # noqa: PLR0913 - the groups of options, as --help shows them
         Parameter(group=OUTPUT, help="The folder for the results; made if it is not there."),
     ],
     geometry: Geometry = NO_GEOMETRY,
-    wish: Wish = _WISH,
+    request: RequestOptions = _REQUEST,
     connection: Connection = USUAL_CONNECTION,
-    pace: Pace = _PACE,
-    purse: Purse = _PURSE,
-    again: Again = _AGAIN,
-    shown: Shown = _SHOWN,
+    timing: TimingOptions = _TIMING,
+    spending: SpendingOptions = _SPENDING,
+    rerun: RerunOptions = _RERUN,
+    output: OutputOptions = _OUTPUT,
 ) -> int:
     """Expand images, and save the results."""
-    from comet_async.cli.expanding import carry_out
-    from comet_async.cli.invocation import CURRENT
+    from comet_async.cli.expand.run import carry_out
+    from comet_async.cli.runtime import CURRENT
 
-    CURRENT.get().screen.json = shown.json
-    order = make_order(
+    CURRENT.get().screen.json = output.json
+    plan = make_plan(
         sources=sources,
         out=out,
         geometry=geometry,
-        wish=wish,
-        pace=pace,
-        purse=purse,
-        again=again,
+        request=request,
+        timing=timing,
+        spending=spending,
+        rerun=rerun,
     )
-    return await carry_out(order, connection, shown)
+    return await carry_out(plan, connection, output)

@@ -111,7 +111,7 @@ async def check_purpose(journal: Journal, *, sandbox: bool, write: bool = True) 
         raise ConfigError(msg, hint="choose another folder with --out")
 
 
-async def bury(journal: Journal, *, now: float) -> None:
+async def abandon_ended_sandbox_jobs(journal: Journal, *, now: float) -> None:
     """Give up what sandboxes that have ended were working on: it was free, and is lost.
 
     Jobs that were under way become ``failed``, so that ``retry_failed`` paints them anew.

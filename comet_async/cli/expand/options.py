@@ -1,4 +1,4 @@
-"""What ``expand`` is asked to do: its options in groups, and the order that they make."""
+"""What ``expand`` is asked to do: its options in groups, and the plan that they make."""
 
 # ruff: noqa: PLC0415 - aiohttp and all that needs it is imported when the command runs: `--help`
 # must be there at once
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @Parameter(name="*", group=REQUEST)
 @attrs.frozen(kw_only=True)
-class Wish:
+class RequestOptions:
     """What is asked for, besides the shape."""
 
     prompt: Annotated[
@@ -59,7 +59,7 @@ class Wish:
 
 @Parameter(name="*", group=SERVICE)
 @attrs.frozen(kw_only=True)
-class Pace:
+class TimingOptions:
     """How fast, and how patiently."""
 
     concurrency: Annotated[
@@ -83,7 +83,7 @@ class Pace:
 
 @Parameter(name="*", group=MONEY)
 @attrs.frozen(kw_only=True)
-class Purse:
+class SpendingOptions:
     """What may be spent."""
 
     max_jobs: Annotated[
@@ -99,7 +99,7 @@ class Purse:
 
 @Parameter(name="*", group=AGAIN)
 @attrs.frozen(kw_only=True)
-class Again:
+class RerunOptions:
     """What a further run does differently."""
 
     retry_failed: Annotated[
@@ -120,7 +120,7 @@ class Again:
 
 @Parameter(name="*", group=OUTPUT)
 @attrs.frozen(kw_only=True)
-class Shown:
+class OutputOptions:
     """What is written besides the images."""
 
     dry_run: Annotated[
@@ -135,35 +135,35 @@ class Shown:
 
 
 @attrs.frozen(kw_only=True)
-class Order:
+class ExpandPlan:
     """A checked command: nothing in it can be refused before images are looked at."""
 
     sources: tuple[str, ...]
     out: Path
     rule: MarginRule
-    wish: Wish
+    request: RequestOptions
     options: RunOptions
     price: Decimal
 
     def on(self, comet: CometSession) -> Run:
-        """Return the run of this order in the session *comet*."""
-        wish = self.wish
+        """Return the run of this plan in the session *comet*."""
+        request = self.request
         return comet.expand_folder(
-            self.sources, self.out, self.rule, prompt=wish.prompt, n=wish.n, **self.options
+            self.sources, self.out, self.rule, prompt=request.prompt, n=request.n, **self.options
         )
 
 
-def make_order(  # noqa: PLR0913 - the groups of options, by name
+def make_plan(  # noqa: PLR0913 - the groups of options, by name
     *,
     sources: tuple[str, ...],
     out: Path,
     geometry: Geometry,
-    wish: Wish,
-    pace: Pace,
-    purse: Purse,
-    again: Again,
-) -> Order:
-    """Return the order that the command's arguments make.
+    request: RequestOptions,
+    timing: TimingOptions,
+    spending: SpendingOptions,
+    rerun: RerunOptions,
+) -> ExpandPlan:
+    """Return the plan that the command's arguments make.
 
     Raises:
         InputError: An argument can't be used.
@@ -177,18 +177,19 @@ def make_order(  # noqa: PLR0913 - the groups of options, by name
             msg, hint = f"unknown option: {source}", f"a file of that name is ./{source}"
             raise InputError(msg, field="sources", value=source, hint=hint)
     rule = geometry.rule()
-    ExpandRequest(image=b"", margins=rule, prompt=wish.prompt, n=wish.n)  # refuses what can't be
+    # Refuses what can't be requested.
+    ExpandRequest(image=b"", margins=rule, prompt=request.prompt, n=request.n)
     options: RunOptions = {
-        "concurrency": check_concurrency(pace.concurrency),
-        "prepare": wish.prepare,
-        "settle": check_seconds("settle", pace.settle, zero=True) or 0.0,
-        "timeout": check_seconds("timeout", pace.timeout),
-        "max_jobs": purse.max_jobs,
-        "max_spend": purse.max_spend,
-        "price": purse.price,
-        "retry_failed": again.retry_failed,
-        "verify_remote": again.verify_remote,
-        "salt": again.fresh,
+        "concurrency": check_concurrency(timing.concurrency),
+        "prepare": request.prepare,
+        "settle": check_seconds("settle", timing.settle, zero=True) or 0.0,
+        "timeout": check_seconds("timeout", timing.timeout),
+        "max_jobs": spending.max_jobs,
+        "max_spend": spending.max_spend,
+        "price": spending.price,
+        "retry_failed": rerun.retry_failed,
+        "verify_remote": rerun.verify_remote,
+        "salt": rerun.fresh,
     }
     limits(options)
     if out.exists() and not out.is_dir():
@@ -197,8 +198,10 @@ def make_order(  # noqa: PLR0913 - the groups of options, by name
     if any(os.path.realpath(source) == os.path.realpath(out) for source in sources):
         msg = f"--out {out} is a source itself"
         raise InputError(msg, field="out", value=str(out), hint="choose another --out")
-    price = _price(purse.price, EXPAND.price or Decimal(0))
-    return Order(sources=sources, out=out, rule=rule, wish=wish, options=options, price=price)
+    price = _price(spending.price, EXPAND.price or Decimal(0))
+    return ExpandPlan(
+        sources=sources, out=out, rule=rule, request=request, options=options, price=price
+    )
 
 
 def _price(text: str | None, default: Decimal) -> Decimal:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import attrs
 
 from comet_async._journal.states import JobState
-from comet_async.cli import journals
-from comet_async.cli.connecting import Endpoint
-from comet_async.cli.order import Order
-from comet_async.cli.output import DONE, NOT_DONE, Screen, counted, error_record, money
-from comet_async.cli.progress import short, shown
+from comet_async.cli import journal_files
+from comet_async.cli.console import DONE, NOT_DONE, Screen, counted, error_record, money
+from comet_async.cli.endpoint import Endpoint
+from comet_async.cli.expand.options import ExpandPlan
+from comet_async.cli.expand.progress import short, shown
 from comet_async.errors import CometError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ _OUTCOMES = {"done": "done", "uncertain": "uncertain", "failed": "failed", "inva
 
 
 @attrs.define(eq=False)
-class _Plan:
+class _Forecast:
     """The plan so far."""
 
     free: bool
@@ -88,11 +88,11 @@ def word_of(planned: Planned | CometError) -> str:
     return "new" if planned.record is None else _STATES.get(planned.record.state, "resume")
 
 
-async def show(order: Order, endpoint: Endpoint, screen: Screen, *, free: bool) -> int:
-    """Show the plan of *order*, and return the exit status. Sends and writes nothing.
+async def show(plan: ExpandPlan, endpoint: Endpoint, screen: Screen, *, free: bool) -> int:
+    """Show what a run of *plan* would do, and return the exit status. Sends and writes nothing.
 
     Args:
-        order: The command.
+        plan: The command.
         endpoint: Where a run would send it.
         screen: Where to write.
         free: Whether a run would use the sandbox.
@@ -100,21 +100,21 @@ async def show(order: Order, endpoint: Endpoint, screen: Screen, *, free: bool) 
     from comet_async.runs import JOURNAL_NAME
     from comet_async.session import CometSession
 
-    plan = _Plan(free=free)
-    async with journals.copied(order.out / JOURNAL_NAME) as journal:
-        await journals.check_purpose(journal, sandbox=free, write=False)
+    forecast = _Forecast(free=free)
+    async with journal_files.copied(plan.out / JOURNAL_NAME) as journal:
+        await journal_files.check_purpose(journal, sandbox=free, write=False)
         if free:
-            await journals.bury(journal, now=time.time())
-            order = attrs.evolve(order, options={**order.options, "retry_failed": True})
+            await journal_files.abandon_ended_sandbox_jobs(journal, now=time.time())
+            plan = attrs.evolve(plan, options={**plan.options, "retry_failed": True})
         async with CometSession(
             endpoint.credentials, gateway=endpoint.gateway, journal=journal
         ) as comet:
-            async for item, planned in order.on(comet).plan():
-                word, images = plan.add(item.source, planned)
+            async for item, planned in plan.on(comet).plan():
+                word, images = forecast.add(item.source, planned)
                 if screen.json:
-                    screen.emit(_record(item.source, planned, word, order.price * images, screen))
-    _summary(plan, order, screen, free=free)
-    return NOT_DONE if plan.counts["invalid"] else DONE
+                    screen.emit(_record(item.source, planned, word, plan.price * images, screen))
+    _summary(forecast, plan, screen, free=free)
+    return NOT_DONE if forecast.counts["invalid"] else DONE
 
 
 def _record(
@@ -134,31 +134,31 @@ def _record(
     }
 
 
-def _summary(plan: _Plan, order: Order, screen: Screen, *, free: bool) -> None:
+def _summary(forecast: _Forecast, plan: ExpandPlan, screen: Screen, *, free: bool) -> None:
     if not screen.json:
         titles = ("plan", "source", "what it means")
-        screen.table(titles, plan.rows, long=titles)
-        if plan.counts.total() > len(plan.rows):
-            screen.say(f"… and {plan.counts.total() - len(plan.rows):,} more")
-    counts = [f"{plan.counts[word]:,} {word}" for word in _MEANINGS if plan.counts[word]]
+        screen.table(titles, forecast.rows, long=titles)
+        if forecast.counts.total() > len(forecast.rows):
+            screen.say(f"… and {forecast.counts.total() - len(forecast.rows):,} more")
+    counts = [f"{forecast.counts[word]:,} {word}" for word in _MEANINGS if forecast.counts[word]]
     screen.say(f"plan: {', '.join(counts)}; nothing was sent and nothing was written")
     if free:
         screen.say("the sandbox is free of charge")
         return
-    cost = money(order.price * plan.images)
-    each = f"{money(order.price)} each, an estimate, not a bill"
-    screen.say(f"a run would buy {counted(plan.images, 'image')}: about {cost} ({each})")
-    for line in _limits(plan, order):
+    cost = money(plan.price * forecast.images)
+    each = f"{money(plan.price)} each, an estimate, not a bill"
+    screen.say(f"a run would buy {counted(forecast.images, 'image')}: about {cost} ({each})")
+    for line in _limits(forecast, plan):
         screen.say(line)
 
 
-def _limits(plan: _Plan, order: Order) -> list[str]:
+def _limits(forecast: _Forecast, plan: ExpandPlan) -> list[str]:
     from comet_async.runs import limits
 
-    most = limits(order.options)
+    most = limits(plan.options)
     lines = []
-    if most.jobs is not None and plan.jobs > most.jobs:
-        lines.append(f"--max-jobs lets it send {most.jobs:,} of {plan.jobs:,}")
-    if most.images is not None and plan.images > most.images:
-        lines.append(f"--max-spend lets it buy {most.images:,} of {plan.images:,}")
+    if most.jobs is not None and forecast.jobs > most.jobs:
+        lines.append(f"--max-jobs lets it send {most.jobs:,} of {forecast.jobs:,}")
+    if most.images is not None and forecast.images > most.images:
+        lines.append(f"--max-spend lets it buy {most.images:,} of {forecast.images:,}")
     return lines

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from comet_async.cli.console import Screen
 from comet_async.cli.options import Connection
-from comet_async.cli.output import Screen
 from comet_async.errors import ConfigError
 
 if TYPE_CHECKING:

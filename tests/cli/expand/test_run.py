@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from comet_async.cli import invocation
+from comet_async.cli import runtime
 from comet_async.cli.app import run
 from comet_async.errors import JournalError
 from comet_async.journal import SqliteJournal
@@ -232,7 +232,7 @@ async def test_a_signal_before_the_run(
     comet: Command, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """While the input is still being read there is nothing to record: it just ends."""
-    monkeypatch.setattr("comet_async.cli.expanding._Census.any", lambda _: asyncio.sleep(60))
+    monkeypatch.setattr("comet_async.cli.expand.run.SourceCounter.any", lambda _: asyncio.sleep(60))
     running = asyncio.ensure_future(comet("expand", tmp_path, "--out", tmp_path / "w", *SHAPE))
     await asyncio.sleep(1)
     signal_now()
@@ -372,14 +372,14 @@ async def test_json_survives_odd_names(comet: Command, sandbox: Sandbox, photos:
 def test_the_second_signal_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """It flushes what was written and ends the process with 130, whatever runs."""
     left: list[int] = []
-    monkeypatch.setattr("comet_async.cli.invocation.os._exit", left.append)
-    monkeypatch.setattr(invocation, "_ECHO", -1.0)
+    monkeypatch.setattr("comet_async.cli.runtime.os._exit", left.append)
+    monkeypatch.setattr(runtime, "_ECHO", -1.0)
 
     async def command() -> None:
-        call = invocation.Invocation(("expand",))
+        call = runtime.Invocation(("expand",))
         call.on_signal = lambda: None
         with call.listening():
-            assert invocation.CURRENT.get() is call
+            assert runtime.CURRENT.get() is call
             signal_now()
             signal_now()
 

@@ -32,7 +32,7 @@ _ENOUGH = 3  # outcomes from which a pace can be told
 
 
 @attrs.define(eq=False, kw_only=True)
-class Tally:
+class RunTotals:
     """Counts of one run.
 
     Attributes:

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from comet_async.cli import journals, plan
-from comet_async.cli.connecting import Endpoint, offline_endpoint, open_endpoint
-from comet_async.cli.invocation import CURRENT, INTERRUPTED, Invocation
+from comet_async.cli import journal_files
+from comet_async.cli.console import ACCOUNT, DONE, NOT_DONE, USAGE, Screen, counted, error_record
+from comet_async.cli.endpoint import Endpoint, offline_endpoint, open_endpoint
+from comet_async.cli.expand import dry_run
+from comet_async.cli.expand.options import ExpandPlan, OutputOptions
+from comet_async.cli.expand.progress import RunProgress, summary
+from comet_async.cli.expand.totals import RunTotals
 from comet_async.cli.options import Connection
-from comet_async.cli.order import Order, Shown
-from comet_async.cli.output import ACCOUNT, DONE, NOT_DONE, USAGE, Screen, counted, error_record
-from comet_async.cli.progress import RunProgress, summary
-from comet_async.cli.tally import Tally
+from comet_async.cli.runtime import CURRENT, INTERRUPTED, Invocation
 from comet_async.errors import CometError, InputError, JournalError
 
 if TYPE_CHECKING:
@@ -37,31 +38,31 @@ _LOOK = 0.5  # seconds between two looks at what is in flight
 _LAST = 1.0  # seconds that the end of a run waits for the number of sources
 
 
-async def carry_out(order: Order, connection: Connection, shown: Shown) -> int:
-    """Expand the images of *order*, or show what that would do; return the exit status."""
+async def carry_out(plan: ExpandPlan, connection: Connection, output: OutputOptions) -> int:
+    """Expand the images of *plan*, or show what that would do; return the exit status."""
     invocation = CURRENT.get()
     screen = invocation.screen
-    async with _counting(order) as census:
-        if census is not None and not await census.any():
-            raise _nothing(order)
-        if shown.dry_run:
+    async with _counting(plan) as counter:
+        if counter is not None and not await counter.any():
+            raise _nothing(plan)
+        if output.dry_run:
             endpoint = offline_endpoint(connection)
-            return await plan.show(order, endpoint, screen, free=connection.is_sandbox)
+            return await dry_run.show(plan, endpoint, screen, free=connection.is_sandbox)
         async with open_endpoint(connection, screen) as endpoint:
-            return await _run(order, endpoint, invocation, census, report=shown.report)
+            return await _run(plan, endpoint, invocation, counter, report=output.report)
 
 
-def _nothing(order: Order) -> InputError:
-    msg = f"no image was found in {' '.join(order.sources)}"
+def _nothing(plan: ExpandPlan) -> InputError:
+    msg = f"no image was found in {' '.join(plan.sources)}"
     hint = "a folder's images are its files that end in .jpg, .png and the like"
-    return InputError(msg, field="sources", value=" ".join(order.sources), hint=hint)
+    return InputError(msg, field="sources", value=" ".join(plan.sources), hint=hint)
 
 
 # ---------------------------------------------------------------------------- counting
 
 
 @attrs.define(eq=False)
-class _Census:
+class SourceCounter:
     """Counts the sources, in a thread of its own."""
 
     scan: Scan
@@ -80,16 +81,16 @@ class _Census:
 
 
 @asynccontextmanager
-async def _counting(order: Order) -> AsyncGenerator[_Census | None, None]:
-    """Give a census of the sources; None if they can be read only once."""
+async def _counting(plan: ExpandPlan) -> AsyncGenerator[SourceCounter | None, None]:
+    """Give a counter of the sources; None if they can be read only once."""
     from comet_async._images.discovery import scan
 
-    if "-" in order.sources:
+    if "-" in plan.sources:
         yield None
         return
-    scanned = scan(order.sources, out=order.out)
+    scanned = scan(plan.sources, out=plan.out)
     try:
-        yield _Census(scanned)
+        yield SourceCounter(scanned)
     finally:
         scanned.close()
 
@@ -98,10 +99,10 @@ async def _counting(order: Order) -> AsyncGenerator[_Census | None, None]:
 
 
 async def _run(
-    order: Order,
+    plan: ExpandPlan,
     endpoint: Endpoint,
     invocation: Invocation,
-    census: _Census | None,
+    counter: SourceCounter | None,
     *,
     report: bool,
 ) -> int:
@@ -115,24 +116,24 @@ async def _run(
             "not followed",
             style="dim",
         )
-    async with await SqliteJournal.open(order.out / JOURNAL_NAME) as journal:
-        await journals.check_purpose(journal, sandbox=endpoint.sandbox is not None)
+    async with await SqliteJournal.open(plan.out / JOURNAL_NAME) as journal:
+        await journal_files.check_purpose(journal, sandbox=endpoint.sandbox is not None)
         if endpoint.sandbox is not None:
-            await journals.bury(journal, now=time.time())
-            order = attrs.evolve(order, options={**order.options, "retry_failed": True})
+            await journal_files.abandon_ended_sandbox_jobs(journal, now=time.time())
+            plan = attrs.evolve(plan, options={**plan.options, "retry_failed": True})
         clock = asyncio.get_running_loop().time
-        tally = Tally(price=order.price, since=time.time(), clock=clock)
+        totals = RunTotals(price=plan.price, since=time.time(), clock=clock)
         try:
-            async with _session(order, endpoint, journal) as comet:
-                run = order.on(comet)
+            async with _session(plan, endpoint, journal) as comet:
+                run = plan.on(comet)
                 async with _telling_balance(comet, screen, endpoint):
-                    await _follow(run, journal, tally, invocation, census, endpoint)
+                    await _follow(run, journal, totals, invocation, counter, endpoint)
         except JournalError as error:  # while it ran, so something may have been sent
             screen.complain(error)
             return NOT_DONE
-        if report and tally.ended["done"]:
-            await _report(order.out, journal, screen)
-    return _end(order, run, tally, invocation, endpoint)
+        if report and totals.ended["done"]:
+            await _report(plan.out, journal, screen)
+    return _end(plan, run, totals, invocation, endpoint)
 
 
 @asynccontextmanager
@@ -155,14 +156,14 @@ async def _telling_balance(
             await asyncio.wait({telling})
 
 
-def _session(order: Order, endpoint: Endpoint, journal: Journal) -> CometSession:
+def _session(plan: ExpandPlan, endpoint: Endpoint, journal: Journal) -> CometSession:
     from comet_async.session import CometSession
 
     return CometSession(
         endpoint.credentials,
         gateway=endpoint.gateway,
         journal=journal,
-        concurrency=order.options.get("concurrency", 16),
+        concurrency=plan.options.get("concurrency", 16),
         # The sandbox is asked often: it is near, and its tasks are short.
         schedule=0.25 if endpoint.sandbox is not None else None,
     )
@@ -171,9 +172,9 @@ def _session(order: Order, endpoint: Endpoint, journal: Journal) -> CometSession
 async def _follow(
     run: Run,
     journal: Journal,
-    tally: Tally,
+    totals: RunTotals,
     invocation: Invocation,
-    census: _Census | None,
+    counter: SourceCounter | None,
     endpoint: Endpoint,
 ) -> None:
     """Go through the run, and show it."""
@@ -188,15 +189,15 @@ async def _follow(
         )
 
     invocation.on_signal = stop
-    with RunProgress(screen, tally, free=endpoint.sandbox is not None) as progress:
-        watching = asyncio.create_task(_watch(journal, tally, progress, census))
+    with RunProgress(screen, totals, free=endpoint.sandbox is not None) as progress:
+        watching = asyncio.create_task(_watch(journal, totals, progress, counter))
         try:
             async with aclosing(run.__aiter__()) as outcomes:
                 async for outcome in outcomes:
                     if screen.json:
                         screen.emit(as_record(outcome, screen))
                     key = outcome.external_task_id
-                    tally.add(outcome, await journal.get(key) if key else None)
+                    totals.add(outcome, await journal.get(key) if key else None)
                     if not screen.json:
                         progress.ended(outcome)
                     if screen.lost:
@@ -208,15 +209,15 @@ async def _follow(
 
 
 async def _watch(
-    journal: Journal, tally: Tally, progress: RunProgress, census: _Census | None
+    journal: Journal, totals: RunTotals, progress: RunProgress, counter: SourceCounter | None
 ) -> None:
     """Keep the numbers of the run new."""
-    counting = None if census is None else asyncio.ensure_future(census.count())
+    counting = None if counter is None else asyncio.ensure_future(counter.count())
     try:
         while True:
             if counting is not None and counting.done():
-                tally.total = counting.result()
-            tally.in_flight = await journal.in_flight()
+                totals.total = counting.result()
+            totals.in_flight = await journal.in_flight()
             progress.refresh()
             await asyncio.sleep(_LOOK)
     finally:
@@ -224,7 +225,7 @@ async def _watch(
             # A run that stops early must say of how many; but a huge folder can't hold it up.
             await asyncio.wait({counting}, timeout=_LAST)
             if counting.done():
-                tally.total = counting.result()
+                totals.total = counting.result()
             counting.cancel()
 
 
@@ -261,13 +262,15 @@ async def _report(out: Path, journal: Journal, screen: Screen) -> None:
 # ---------------------------------------------------------------------------- the end
 
 
-def _end(order: Order, run: Run, tally: Tally, invocation: Invocation, endpoint: Endpoint) -> int:
+def _end(
+    plan: ExpandPlan, run: Run, totals: RunTotals, invocation: Invocation, endpoint: Endpoint
+) -> int:
     """Write the summary, and return the exit status."""
     screen, stopped = invocation.screen, run.stopped
-    if not tally.count and not invocation.interrupted and stopped is None:
-        screen.complain(_nothing(order))
+    if not totals.count and not invocation.interrupted and stopped is None:
+        screen.complain(_nothing(plan))
         return USAGE
-    for line in summary(tally, out=order.out, free=endpoint.sandbox is not None):
+    for line in summary(totals, out=plan.out, free=endpoint.sandbox is not None):
         screen.say(line)
     if endpoint.sandbox is not None:
         engines = sorted({task.engine for task in endpoint.sandbox.tasks.all() if task.engine})
@@ -277,28 +280,28 @@ def _end(order: Order, run: Run, tally: Tally, invocation: Invocation, endpoint:
         what = "the account" if stopped.account_wide else "a problem of the whole run"
         screen.say(f"{what} stopped it, the rest is untouched:", style="bold")
         screen.complain(stopped)
-    for line in _advice(order, tally, unfinished=invocation.interrupted or stopped is not None):
+    for line in _advice(plan, totals, unfinished=invocation.interrupted or stopped is not None):
         screen.say(line)
     if invocation.interrupted:
         return INTERRUPTED
     if stopped is not None and stopped.account_wide:
         return ACCOUNT
-    return DONE if tally.count == tally.ended["done"] and stopped is None else NOT_DONE
+    return DONE if totals.count == totals.ended["done"] and stopped is None else NOT_DONE
 
 
-def _advice(order: Order, tally: Tally, *, unfinished: bool) -> list[str]:
+def _advice(plan: ExpandPlan, totals: RunTotals, *, unfinished: bool) -> list[str]:
     """Return what to do about what is not done."""
-    ended, command = tally.ended, CURRENT.get().command_line
+    ended, command = totals.ended, CURRENT.get().command_line
     lines = []
     if ended["failed"]:
         lines.append("failed tasks are bought once more only if you add --retry-failed")
     if ended["uncertain"]:
         lines.append(
-            f"{counted(ended['uncertain'], 'image')} may have been paid: each run looks again, "
-            f"free of charge; comet-async jobs {order.out} --uncertain shows what you can decide"
+            f"{counted(ended['uncertain'], 'image')} may have been paid: each run looks rerun, "
+            f"free of charge; comet-async jobs {plan.out} --uncertain shows what you can decide"
         )
     if unfinished or ended["pending"] or ended["uncertain"]:
-        again = " with the same input" if "-" in order.sources else ""
+        again = " with the same input" if "-" in plan.sources else ""
         lines += [f"to go on, run the same command{again}:", f"  {command}"]
     elif ended["invalid"] or ended["rejected"]:
         lines.append("mend what is invalid or rejected, and run again: what is done stays done")

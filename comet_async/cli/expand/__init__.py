@@ -1,0 +1,1 @@
+"""``comet-async expand``: options, the run, the plan, and what is shown of them."""
