@@ -1,0 +1,140 @@
+"""OpenTelemetry: events become spans and metrics, kept in memory by the SDK's own exporters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from comet_async.events import (
+    AnswerLost,
+    Changed,
+    Failed,
+    Notified,
+    Polled,
+    Recovered,
+    Retried,
+    Saved,
+    SlotAwaited,
+    Submitted,
+)
+from comet_async.models import Task, TaskStatus
+from comet_async.otel import OpenTelemetry
+
+JOB = {"key": "ce1-a", "kind": "expand"}
+KNOWN = {**JOB, "task_id": "878"}
+
+
+class Telemetry:
+    """A hook with exporters in memory."""
+
+    def __init__(self) -> None:
+        self.exporter = InMemorySpanExporter()
+        tracers = TracerProvider()
+        tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.tracer = tracers.get_tracer("the application")
+        self.reader = InMemoryMetricReader()
+        meters = MeterProvider(metric_readers=[self.reader])
+        self.hook = OpenTelemetry(tracer_provider=tracers, meter_provider=meters)
+
+    def span(self, name: str) -> ReadableSpan:
+        """Return the one span of this name."""
+        (span,) = [span for span in self.exporter.get_finished_spans() if span.name == name]
+        return span
+
+    def metrics(self) -> dict[str, float]:
+        """Return the sum of each metric's points."""
+        found: dict[str, float] = {}
+        data = self.reader.get_metrics_data()
+        for scope in data.resource_metrics[0].scope_metrics:
+            for metric in scope.metrics:
+                points = metric.data.data_points
+                found[metric.name] = sum(getattr(p, "value", getattr(p, "sum", 0)) for p in points)
+        return found
+
+
+@pytest.fixture
+def telemetry() -> Telemetry:
+    """Return a fresh hook."""
+    return Telemetry()
+
+
+def task(status: TaskStatus) -> Task:
+    """Return a task in a status."""
+    return Task(id="878", status=status, kind="expand")
+
+
+def test_a_job_is_one_span_with_children(telemetry: Telemetry) -> None:
+    """Request, polls and download are children; the caller's span is the parent."""
+    with telemetry.tracer.start_as_current_span("request of a user"):
+        telemetry.hook(Submitted(**KNOWN, n=2, seconds=0.5))
+        telemetry.hook(
+            Polled(task_id="878", kind="expand", status="processing", age=5, seconds=0.1)
+        )
+        telemetry.hook(Notified(task_id="878"))
+        done = Changed(task_id="878", task=task(TaskStatus.SUCCEED), previous=None, delay=0.4)
+        telemetry.hook(done)
+        telemetry.hook(Saved(**KNOWN, files=(Path("a.png"),), seconds=1.0))
+    job, user = telemetry.span("comet_async.job"), telemetry.span("request of a user")
+    assert job.parent is not None
+    assert job.parent.span_id == user.context.span_id
+    assert job.attributes is not None
+    assert job.attributes["comet_async.external_task_id"] == "ce1-a"
+    assert job.attributes["comet_async.task_id"] == "878"
+    assert job.attributes["comet_async.outcome"] == "succeeded"
+    for name in ("comet_async.submit", "comet_async.poll", "comet_async.save"):
+        child = telemetry.span(name)
+        assert child.parent is not None
+        assert child.parent.span_id == job.context.span_id
+    submit = telemetry.span("comet_async.submit")
+    assert submit.start_time is not None
+    assert submit.end_time is not None
+    assert submit.end_time - submit.start_time == pytest.approx(0.5e9, abs=0.2e9)
+
+
+def test_metrics_add_up(telemetry: Telemetry) -> None:
+    """What was billed stays, what is in flight goes back to zero."""
+    telemetry.hook(Submitted(**KNOWN, n=3, seconds=0.5))
+    assert telemetry.metrics()["comet_async.images.in_flight"] == 3
+    telemetry.hook(Retried(task_id="878", kind="expand", error="ServerError", failures=1, wait=1))
+    telemetry.hook(Polled(task_id="878", kind="expand", status="succeed", age=5, seconds=0.1))
+    done = Changed(task_id="878", task=task(TaskStatus.SUCCEED), previous=None, delay=0.4)
+    telemetry.hook(done)
+    telemetry.hook(Saved(**KNOWN, files=(), seconds=1.0))
+    assert telemetry.metrics() == {
+        "comet_async.images.billed": 3,
+        "comet_async.images.in_flight": 0,
+        "comet_async.jobs": 1,
+        "comet_async.polls": 1,
+        "comet_async.retries": 1,
+        "comet_async.detection.delay": pytest.approx(0.4),
+    }
+
+
+def test_a_failure_is_an_error_of_the_span(telemetry: Telemetry) -> None:
+    """Its class is there; the way to it is in the span's events."""
+    telemetry.hook(SlotAwaited(**JOB, seconds=5.0, holders=("ce1-b",)))
+    telemetry.hook(AnswerLost(**JOB, error="OutcomeUnknownError", message="reset"))
+    telemetry.hook(Recovered(**KNOWN))
+    failed = Changed(task_id="878", task=task(TaskStatus.FAILED), previous=None)
+    telemetry.hook(failed)
+    telemetry.hook(Failed(**KNOWN, error="TaskFailedError", message="no", sent=True))
+    job = telemetry.span("comet_async.job")
+    assert not job.status.is_ok
+    assert job.attributes is not None
+    assert job.attributes["error.type"] == "TaskFailedError"
+    names = [event.name for event in job.events]
+    assert names == ["waiting for a slot", "answer lost", "recovered", "failed"]
+    assert telemetry.metrics()["comet_async.answers.lost"] == 1
+
+
+def test_tasks_of_others_cost_no_memory(telemetry: Telemetry) -> None:
+    """A waiter may poll tasks that this session never submitted."""
+    telemetry.hook(Polled(task_id="other", kind="expand", status="processing", age=5, seconds=0.1))
+    assert telemetry.exporter.get_finished_spans() == ()
+    assert telemetry.metrics() == {"comet_async.polls": 1}
