@@ -156,9 +156,15 @@ class ListPolling:
     # ------------------------------------------------------------------ calling
 
     def _start(self, state: _List) -> None:
-        loop, context = self._poller.loop, self._poller.context
-        began = self._poller.now()
-        state.running = loop.create_task(self._call(state, began), context=context)
+        poller, began = self._poller, self._poller.now()
+        try:
+            call = poller.start_task(self._call(state, began))
+        except Exception:  # noqa: BLE001  # as for a call that failed: each task is polled singly
+            state.running = None
+            state.failed(began)
+            self._settle(state, [], set())
+        else:
+            state.running = None if call.done() else call  # an eager one may be over
 
     async def _call(self, state: _List, began: float) -> None:
         """Read pages until each due task was shown or can't be; ask about the others singly."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Protocol
 
 import attrs
@@ -134,66 +134,70 @@ class Shared:
 
 # Somebody who cancels all tasks of a loop, ours too, may be closing it.
 AFTERMATH = 1.0
-"""Seconds until work goes on after a worker was cancelled from outside."""
+"""Seconds until polling continues after a worker was cancelled from outside."""
 
 
 class WorkerPool:
-    """Asks about tasks in the running loop.
+    """A bounded pool of poll workers; it shrinks to zero when idle.
 
     Args:
-        size: Most questions at a time.
-        ask: Asks about a task; gives the answer, or the error instead of one.
-        answered: Takes what *ask* gave.
-        context: What workers run in.
+        poller: Whose polls.
+        size: Most polls at a time.
     """
 
-    def __init__(
-        self,
-        size: int,
-        ask: Callable[[WatchedTask], Awaitable[Task | Exception]],
-        answered: Callable[[WatchedTask, Task | Exception], None],
-        context: contextvars.Context,
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, poller: Poller, size: int) -> None:
+        self._poller = poller
         self._size = size
-        self._ask = ask
-        self._answered = answered
-        self._context = context
-        self._ready: deque[WatchedTask] = deque()
+        self._queue: deque[WatchedTask] = deque()
         self._workers: set[asyncio.Task[None]] = set()
+        self._running = 0
 
     def add(self, entry: WatchedTask) -> None:
-        """Ask about *entry* as soon as a worker is free; `staff` sees to that."""
-        self._ready.append(entry)
+        """Queue a poll; `start_workers` starts a worker for it if one is free."""
+        self._queue.append(entry)
 
     def clear(self) -> None:
-        """Ask about nobody."""
-        self._ready.clear()
+        """Drop all queued polls."""
+        self._queue.clear()
 
-    def staff(self) -> None:
-        """See to it that there are workers for what is to be asked."""
-        for _ in range(min(len(self._ready), self._size - len(self._workers))):
-            worker = self._loop.create_task(self._work(), context=self._context)
+    def start_workers(self) -> None:
+        """Start workers for queued polls, up to the limit.
+
+        If the loop can't start one, the waits for what is queued end with that error.
+        """
+        poller = self._poller
+        while self._queue and self._running < self._size:
+            # Counted before: an eager worker may come back here before its start returns.
+            self._running += 1
+            try:
+                worker = poller.start_task(self._work())
+            except Exception as error:  # noqa: BLE001  # whatever the user's task factory raises
+                self._running -= 1
+                while (entry := self._next()) is not None:
+                    poller.give_up(entry, error)
+                return
             self._workers.add(worker)
-            worker.add_done_callback(self._worked)
+            worker.add_done_callback(self._worker_ended)
 
     async def finish(self) -> None:
-        """Wait until the questions on their way are answered or cancelled."""
+        """Wait until the polls on their way are answered or cancelled."""
         workers = self._workers - {asyncio.current_task()}
         if workers:
             await asyncio.wait(workers)
 
-    def _worked(self, worker: asyncio.Task[None]) -> None:
+    def _worker_ended(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)
+        self._running -= 1
         if worker.cancelled():
-            self._loop.call_later(AFTERMATH, self.staff, context=self._context)
+            poller = self._poller
+            poller.loop.call_later(AFTERMATH, self.start_workers, context=poller.context)
             return
         worker.result()
-        self.staff()
+        self.start_workers()
 
     def _next(self) -> WatchedTask | None:
-        while self._ready:
-            entry = self._ready.popleft()
+        while self._queue:
+            entry = self._queue.popleft()
             if not entry.gone:
                 return entry
         return None
@@ -203,7 +207,7 @@ class WorkerPool:
         while (entry := self._next()) is not None:
             entry.worker = me
             try:
-                answer = await self._ask(entry)
+                answer = await self._poller.poll(entry)
             except asyncio.CancelledError:
                 # Either nobody waits for this answer any more, or somebody else cancels us.
                 if not entry.gone or me is None or me.uncancel():
@@ -211,7 +215,7 @@ class WorkerPool:
                 continue
             finally:
                 entry.worker = None
-            self._answered(entry, answer)
+            self._poller.on_poll_result(entry, answer)
 
 
 # A timer may fire a moment early, and what is due within a moment shares its wake-up.
@@ -243,7 +247,7 @@ class Poller:
         self.context = contextvars.Context()
         self._timers = TimerHeap()
         self._parking = RetryQueue(shared.patience, self._timers)
-        self._pool = WorkerPool(shared.concurrency, self._ask, self._answered, self.context)
+        self._pool = WorkerPool(self, shared.concurrency)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = NEVER
         self._version = shared.timing.version
@@ -252,6 +256,21 @@ class Poller:
     def now(self) -> float:
         """Return the monotonic clock."""
         return self._clock.monotonic()
+
+    def start_task(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Start *work* in the loop.
+
+        It runs in a copy of the poller's context: an eager task (Python 3.12 and newer) enters
+        its context at once, and the caller may be running in that very context.
+
+        Raises:
+            Exception: The loop's task factory can't start it.
+        """
+        try:
+            return self.loop.create_task(work, context=self.context.copy())
+        except BaseException:
+            work.close()
+            raise
 
     # ------------------------------------------------------------------ who waits
 
@@ -401,7 +420,7 @@ class Poller:
             if entry is None:
                 break
             self._wake_entry(entry, now + _MOMENT)
-        self._pool.staff()
+        self._pool.start_workers()
         self._rest()
         self._arm()
 
@@ -414,7 +433,7 @@ class Poller:
         if entry.due > now:
             self._timers.put(entry)
         elif trouble is not None and self._parking.hopeless(trouble, now):
-            self._give_up(entry, trouble.error)
+            self.give_up(entry, trouble.error)
         elif trouble is not None and not self._parking.admits(entry, trouble, now):
             self._timers.put(entry)
         else:
@@ -427,7 +446,7 @@ class Poller:
         """Ask about a task by itself, as soon as a worker is free."""
         entry.due = NEVER
         self._pool.add(entry)
-        self._pool.staff()
+        self._pool.start_workers()
 
     def ask_later(self, entry: WatchedTask) -> None:
         """Ask about a task a moment later: whoever had it in hand was cancelled."""
@@ -438,7 +457,8 @@ class Poller:
 
     # ------------------------------------------------------------------ asking
 
-    async def _ask(self, entry: WatchedTask) -> Task | Exception:
+    async def poll(self, entry: WatchedTask) -> Task | Exception:
+        """Poll a task once; return its snapshot, or the error."""
         shared = self.shared
         sent = self.now()
         shared.timing.asking(entry, sent)
@@ -455,7 +475,8 @@ class Poller:
         except Exception as error:  # noqa: BLE001  # whoever waits gets it, sooner or later
             return error
 
-    def _answered(self, entry: WatchedTask, answer: Task | Exception) -> None:
+    def on_poll_result(self, entry: WatchedTask, answer: Task | Exception) -> None:
+        """Apply what `poll` returned, and plan what follows."""
         if entry.gone:
             return
         now = self.now()
@@ -496,7 +517,7 @@ class Poller:
             self._heard(entry, task, sent, now)
         except Exception as error:  # noqa: BLE001  # a schedule of the user's own may raise
             if not entry.gone:
-                self._give_up(entry, error)
+                self.give_up(entry, error)
 
     def _heard(self, entry: WatchedTask, task: Task, sent: float, now: float) -> None:
         timing = self.shared.timing
@@ -504,7 +525,7 @@ class Poller:
         if isinstance(task.status, TaskStatus):
             entry.trouble = None
         elif strange := self.shared.patience.strange(entry, task.status, now):
-            self._give_up(entry, strange)
+            self.give_up(entry, strange)
             return
         timing.told(entry, task, sent, now)
         previous = entry.status
@@ -553,11 +574,11 @@ class Poller:
     def _failed(self, entry: WatchedTask, error: Exception, now: float) -> None:
         if concerns_account(error):
             for other in self.register:
-                self._give_up(other, error)
+                self.give_up(other, error)
             return
         when = None if is_ours(error) else self.shared.patience.failed(entry, error, now)
         if when is None:
-            self._give_up(entry, error)
+            self.give_up(entry, error)
             return
         self.shared.counters.retries += 1
         event = Retried(
@@ -571,7 +592,7 @@ class Poller:
         if not entry.gone:
             self._plan(entry, now, when)
 
-    def _give_up(self, entry: WatchedTask, error: Exception) -> None:
+    def give_up(self, entry: WatchedTask, error: Exception) -> None:
         """End everybody's wait for *entry* with *error*."""
         self._forget(entry)
         for watch in entry.dismiss():

@@ -335,7 +335,8 @@ class AsCompleted:
         """Take tasks up to the limit; from an async source, see to it that they are taken."""
         if self._source is not None:
             source, self._source = self._source, None
-            self._puller = asyncio.create_task(self._pull(source))
+            puller = asyncio.create_task(self._pull(source))
+            self._puller = None if puller.done() else puller  # an eager one may be over
         taken = 0
         while self._tasks is not None and not self._full:
             try:

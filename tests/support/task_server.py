@@ -36,7 +36,7 @@ class TaskServer:
 
     Attributes:
         clock: The loop's.
-        latency: Seconds that an exchange takes.
+        latency: Seconds that an exchange takes; None answers without a turn of the loop.
         fault: What goes wrong; nothing by default.
         lists: What a list call does: "off" (it fails), "on", "empty", "stale" (as it was at first).
         asked: Each poll that arrived: when, and for which task.
@@ -46,7 +46,7 @@ class TaskServer:
 
     clock: VirtualClock = attrs.field(factory=VirtualClock)
     schedule: ScheduleLike = None
-    latency: float = 0.05
+    latency: float | None = 0.05
     fault: Fault = lambda _id, _number: None
     lists: str = "off"
     hidden: frozenset[str] = frozenset()
@@ -155,6 +155,8 @@ class TaskServer:
         return TaskPage(tasks=tuple(tasks[start : start + size]), number=number, size=size)
 
     async def _exchange(self) -> None:
+        if self.latency is None:
+            return
         self.busy += 1
         self.busiest = max(self.busiest, self.busy)
         try:
