@@ -8,6 +8,7 @@ https://klingai.com/document-api/api/image/common/outpainting.
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -29,9 +30,13 @@ class TaskStatus(enum.StrEnum):
     def parse(cls, word: str) -> TaskStatus | str:
         """Return the state that *word* means on any gateway, or *word* itself if unknown.
 
-        Gateways say the same in other words (``SUCCESS``, ``IN_PROGRESS``, …), in any case.
+        Gateways use other words for the same states (``SUCCESS``, ``IN_PROGRESS``, …), in any
+        case, and name the ways in which a task fails (``canceled``, ``TIMED_OUT``, …).
         """
-        return _WORDS.get(word.strip().lower(), word)
+        known = _WORDS.get(word.strip().lower())
+        if known is not None:
+            return known
+        return cls.FAILED if _names_a_failure(word) else word
 
     @property
     def rank(self) -> int:
@@ -53,10 +58,32 @@ _WORDS: Mapping[str, TaskStatus] = MappingProxyType(
         "succeed": TaskStatus.SUCCEED,
         "succeeded": TaskStatus.SUCCEED,
         "success": TaskStatus.SUCCEED,
+        "completed": TaskStatus.SUCCEED,
+        "complete": TaskStatus.SUCCEED,
+        "done": TaskStatus.SUCCEED,
+        "finished": TaskStatus.SUCCEED,
         "failed": TaskStatus.FAILED,
         "failure": TaskStatus.FAILED,
     }
 )
+# The families of words for a task that ended without a result, and the words beside them that
+# say that it has not ended: "cancel_requested" and "error_retrying" are not failures.
+_FAILURE = re.compile(
+    r"cancel(?:l?ed|lation|s)?|abort(?:ed|s)?|expire[ds]?|expir(?:y|ation)|timeout"
+    r"|reject(?:ed|ion|s)?|error(?:ed|s)?|fail(?:ed|ure|s)?"
+)
+_UNDERWAY = re.compile(r"\w+ing|request(?:ed)?|retr(?:y|ies)|queued|wait|no|not|non|without")
+
+
+def _names_a_failure(word: str) -> bool:
+    """Return True if *word* belongs to one of the families above, such as ``CANCELED_BY_USER``."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", word[:64]).lower()
+    parts = re.split(r"[^a-z]+", re.sub(r"(?<![a-z])time[ds]?[ _-]?out", "timeout", spaced))
+    if any(_UNDERWAY.fullmatch(part) for part in parts):
+        return False
+    return any(_FAILURE.fullmatch(part) for part in parts)
+
+
 _RANKS: Mapping[TaskStatus, int] = MappingProxyType(
     {
         TaskStatus.SUBMITTED: 0,

@@ -34,8 +34,12 @@ def task(**fields: object) -> Task:
     [
         ("submitted SUBMITTED queued NOT_START pending", TaskStatus.SUBMITTED),
         ("processing IN_PROGRESS running", TaskStatus.PROCESSING),
-        ("succeed Succeeded SUCCESS", TaskStatus.SUCCEED),
-        ("failed FAILURE", TaskStatus.FAILED),
+        ("succeed Succeeded SUCCESS completed COMPLETE done Finished", TaskStatus.SUCCEED),
+        ("failed FAILURE failed_permanently", TaskStatus.FAILED),
+        ("canceled CANCELLED cancelled_by_user TaskCanceled cancellation", TaskStatus.FAILED),
+        ("aborted ABORT task_aborted expired expiry", TaskStatus.FAILED),
+        ("timeout TIMED_OUT time-out TimedOut upstream_time_out", TaskStatus.FAILED),
+        ("rejected auto-rejected error ERROR_UPSTREAM systemError", TaskStatus.FAILED),
     ],
 )
 def test_words_for_a_state(words: str, status: TaskStatus) -> None:
@@ -43,10 +47,25 @@ def test_words_for_a_state(words: str, status: TaskStatus) -> None:
     assert {TaskStatus.parse(f" {word} ") for word in words.split()} == {status}
 
 
-def test_new_word_stays_as_it_is() -> None:
-    """A word that nobody knows yet is kept, and means neither end."""
-    assert TaskStatus.parse("Reviewing") == "Reviewing"
-    assert not task(status="Reviewing").done
+@pytest.mark.parametrize(
+    "word",
+    [
+        "Reviewing",
+        "canceling",
+        "cancel_requested",
+        "error_retrying",
+        "no_error",
+        "timeout_pending",
+        "incomplete",
+        "not_failed",
+        "partially_completed",
+        "terrorised",
+    ],
+)
+def test_new_word_stays_as_it_is(word: str) -> None:
+    """An unknown word is kept, and is not an end, even if it has one in it."""
+    assert TaskStatus.parse(word) == word
+    assert not task(status=word).done
 
 
 def test_rank_goes_from_submission_to_the_end() -> None:

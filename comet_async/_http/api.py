@@ -5,7 +5,7 @@ Nothing here repeats a paid request, waits, or keeps anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import attrs
@@ -20,14 +20,41 @@ from comet_async.errors import AuthenticationError, CometError, InputError
 from comet_async.gateways import Gateway, LookupForm
 from comet_async.models import Task, TaskPage
 from comet_async.requests import TaskKind
-from comet_async.secret import redact
+from comet_async.secret import SHORTEST, Secret, redact
 
 MAX_PAGE = 1000
 MAX_PAGE_SIZE = 500
 
 _TOKEN_CODES = {1003, 1004}
 
+# The fields of an error that hold what a server wrote.
+_ECHOED = ("message", "code", "request_id", "task_id")
+
 T = TypeVar("T")
+
+
+def _without(secrets: Iterable[Secret], reply: Reply) -> Reply:
+    """Return *reply* without the keys, whatever they look like and wherever it echoes them."""
+    for secret in secrets:
+        key = secret.reveal()
+        if len(key) < SHORTEST:
+            continue
+        if key.encode() in reply.body:
+            reply = attrs.evolve(reply, body=reply.body.replace(key.encode(), b"\xe2\x80\xa6"))
+        if any(key in value for value in reply.headers.values()):
+            headers = {name.lower(): value for name, value in reply.headers.items()}
+            headers = {name: value.replace(key, "…") for name, value in headers.items()}
+            reply = attrs.evolve(reply, headers=headers)
+    return reply
+
+
+def _redact_fields(error: CometError, secrets: Iterable[Secret]) -> None:
+    """Redact what a server wrote: a key may be escaped in ways that only decoding undoes."""
+    for name in _ECHOED:
+        value = getattr(error, name)
+        if isinstance(value, str):
+            setattr(error, name, redact(value, *secrets))
+    error.args = (error.message,)
 
 
 @attrs.define(eq=False)
@@ -65,10 +92,12 @@ class Api:
             )
 
         async def send() -> Task:
-            reply = await self.transport.post(
-                url, self.credentials, body, external_task_id=external_task_id
+            return self._read(
+                decode,
+                await self.transport.post(
+                    url, self.credentials, body, external_task_id=external_task_id
+                ),
             )
-            return self._read(decode, reply)
 
         try:
             return await send()
@@ -149,22 +178,26 @@ class Api:
     async def _ask(self, url: URL, decode: Callable[[Reply], T], timeout: float | None) -> T:
         limit = timeout if timeout is not None else self.transport.timeouts.ask
         try:
-            reply = await self.transport.ask(url, self.credentials, timeout=limit)
-            return self._read(decode, reply)
+            return self._read(
+                decode, await self.transport.ask(url, self.credentials, timeout=limit)
+            )
         except AuthenticationError as error:
             if not self._may_renew(error):
                 raise
-        again = await self.transport.ask(url, self.credentials, timeout=limit)
-        return self._read(decode, again)
+        return self._read(decode, await self.transport.ask(url, self.credentials, timeout=limit))
 
     def _read(self, decode: Callable[[Reply], T], reply: Reply) -> T:
-        """Decode an answer; an error's text must not repeat a key that the server echoes."""
+        """Decode an answer; nothing in the result or the error repeats a key that it echoes.
+
+        The error's traceback starts anew: tools show the local variables of its frames.
+        """
+        secrets, failure = self.credentials.secrets, None
         try:
-            return decode(reply)
+            return decode(_without(secrets, reply))
         except CometError as error:
-            error.message = redact(error.message, *self.credentials.secrets)
-            error.args = (error.message,)
-            raise
+            failure = error.with_traceback(None)
+        _redact_fields(failure, secrets)
+        raise failure
 
     def _may_renew(self, error: CometError) -> bool:
         return error.code in _TOKEN_CODES and self.credentials.renew()

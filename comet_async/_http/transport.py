@@ -101,7 +101,7 @@ def describe(exc: Exception, url: URL) -> TransportFailure:
     return attrs.evolve(row, text=f"{row.text} ({url.host}:{url.port}, {reason})")
 
 
-MAX_REPLY = 16 * 1024 * 1024
+MAX_REPLY = 2 * 1024 * 1024
 """The longest answer read: a full page of 500 tasks is below 1 MiB."""
 
 

@@ -1,25 +1,30 @@
 """Answers become values: a `Reply` goes in, a `Task`, `TaskPage` or `Notification` comes out.
 
-Rule of this file: no answer, however odd, leaves it as anything but a value or a
-`CometError`. What an error means stands in `codes`, where the task is hidden in `envelope`,
-how its fields read in `snapshots`.
+No answer, however odd, makes anything but a value or a `CometError` of it. What an error means
+stands in `error_codes`, where the task is found in `envelope`, how its fields read in `task`.
+
+A server may echo the key in its answer, and tools show the local variables of a traceback. So an
+error is raised by the public functions only, whose variables don't show the answer.
 """
 
 from __future__ import annotations
 
 from functools import cache, partial
+from typing import TypeVar
 
 import attrs
 
 from comet_async._wire import error_codes as codes
 from comet_async._wire.envelope import (
     JSON,
+    MAX_ITEMS,
     Object,
     Reply,
     describe,
     error_code,
     header_id,
     id_in,
+    names_task,
     parse,
     read_fault,
     retry_after,
@@ -31,13 +36,14 @@ from comet_async._wire.task import (
     UNTOLD,
     external_id,
     first_id,
+    first_task_id,
     merge,
     read_plain,
     read_status,
     read_task,
     state,
 )
-from comet_async.errors import CometError, DecodeError, NotFoundError
+from comet_async.errors import CometError, DecodeError, DuplicateTaskError, NotFoundError
 from comet_async.models import Task, TaskPage, TaskStatus
 
 __all__ = [
@@ -50,6 +56,8 @@ __all__ = [
     "decode_task",
     "retry_after",
 ]
+
+T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True)
@@ -68,7 +76,7 @@ class Notification:
 
 
 @attrs.frozen
-class _Question:
+class _Request:
     """What was sent, as far as it decides what the answer means."""
 
     task_id: str | None = None
@@ -99,6 +107,12 @@ def decode_created(
         RouteUnavailableError: The gateway does not offer this.
         RejectedError: The request was refused for what it says.
     """
+    return _or_raise(_created(reply, kind, external_task_id, now))
+
+
+def _created(
+    reply: Reply, kind: str, external_task_id: str, now: float | None
+) -> Task | CometError:
     answer = parse(reply.body)
     chain = _single(answer)
     answer_id = partial(header_id, reply.headers)
@@ -108,7 +122,7 @@ def decode_created(
     if task is not None and _ok(reply) and not _refused(chain):
         return task
     task_id = task.id if task else None
-    raise _error(reply, answer, _Question(task_id, external_task_id, now=now, paid=True))
+    return _error(reply, answer, _Request(task_id, external_task_id, now=now, paid=True))
 
 
 def decode_task(
@@ -140,18 +154,22 @@ def decode_task(
         ServerError: The server failed.
         DecodeError: The answer can't be read.
     """
-    answer = parse(reply.body)
+    return _or_raise(_asked(reply, kind, _Request(task_id, external_task_id, now=now)))
+
+
+def _asked(reply: Reply, kind: str, request: _Request) -> Task | CometError:
+    answer, task_id = parse(reply.body), request.task_id
     if _ok(reply):
         answer_id = partial(header_id, reply.headers)
         data = answer.get("data") if isinstance(answer, dict) else None
         plain = read_plain(data, answer, answer_id, kind=kind, asked=task_id)
         if plain is not None:
             return plain
-        chain = _single(answer, task_id, external_task_id)
+        chain = _single(answer, task_id, request.external_task_id)
         task = read_task(chain, answer_id, kind=kind, asked=task_id)
         if task is not None and not (task.status == UNTOLD and _refused(chain)):
             return task
-    raise _error(reply, answer, _Question(task_id, external_task_id, now=now))
+    return _error(reply, answer, request)
 
 
 def decode_page(
@@ -175,22 +193,27 @@ def decode_page(
         ServerError: The server failed.
         DecodeError: The answer can't be read, or one of its tasks.
     """
+    tasks = _or_raise(_listed(reply, kind, _Request(now=now, page=True)))
+    return TaskPage(tasks=tasks, number=number, size=size)
+
+
+def _listed(reply: Reply, kind: str, request: _Request) -> tuple[Task, ...] | CometError:
     answer = parse(reply.body)
     chain, items = unwrap(answer)
     if not _ok(reply) or not isinstance(items, list) or _outer_code(chain) is not None:
-        raise _error(reply, answer, _Question(now=now, page=True))
+        return _error(reply, answer, request)
     answer_id = cache(partial(header_id, reply.headers))  # one for all of them
     tasks: list[Task] = []
-    for place, item in enumerate(items):
+    for place, item in enumerate(items[:MAX_ITEMS]):
         task = read_plain(item, None, answer_id, kind=kind)
         if task is None:
             task = read_task(unwrap(item)[0], answer_id, kind=kind)
         if task is None:
             # A page is also evidence of what is absent, so a gap in it must not pass.
             path = f"{_path(chain)}[{place}].task_id"
-            raise DecodeError("a task in the list has no id", path=path, sent=True)
+            return DecodeError("a task in the list has no usable id", path=path, sent=True)
         tasks.append(task)
-    return TaskPage(tasks=tuple(tasks), number=number, size=size)
+    return tuple(tasks)
 
 
 def decode_notification(body: bytes) -> Notification:
@@ -201,7 +224,7 @@ def decode_notification(body: bytes) -> Notification:
     """
     chain, _ = unwrap(parse(body))
     facts = merge(chain)
-    task_id = first_id(chain, "task_id") or first_id(chain, "id")
+    task_id = first_task_id(chain) or first_task_id(chain, "id")
     external_task_id = external_id(facts) or first_id(chain, "external_id")
     if task_id is None and external_task_id is None:
         raise DecodeError("the callback names no task", path="$.task_id")
@@ -223,7 +246,7 @@ def _single(
     chain, rest = unwrap(answer)
     if not isinstance(rest, list):
         return chain
-    found = [unwrap(item)[0] for item in rest]
+    found = [unwrap(item)[0] for item in rest[:MAX_ITEMS]]
     # Some gateways answer with a list of one, and some that ignore what they were asked
     # with a list of all: only ours will do.
     for inner in found:
@@ -247,44 +270,52 @@ def _refused(chain: list[Object]) -> bool:
 # -------------------------------------------------------------------------------- errors
 
 
-def _error(reply: Reply, answer: JSON, question: _Question) -> CometError:
-    """Return the error that *reply* means for whoever sent *question*."""
+def _or_raise(decoded: T | CometError) -> T:
+    """Return what an answer was decoded to, or raise the error that it means."""
+    if isinstance(decoded, CometError):
+        raise decoded
+    return decoded
+
+
+def _error(reply: Reply, answer: JSON, request: _Request) -> CometError:
+    """Return the error that *reply* means after *request*."""
     fault = read_fault(answer)
     verdict = codes.judge(
         status=reply.status,
         code=fault.code,
         message=fault.message,
         envelope=fault.envelope,
-        paid=question.paid,
+        paid=request.paid,
     )
-    verdict = _in_context(verdict, reply, answer, question)
+    verdict = _in_context(verdict, reply, answer, request)
     detail = tidy(fault.message) if fault.envelope else describe(reply, answer)
     code = "" if fault.code is None else f", code {fault.code}"
     error = verdict.error(
         f"{verdict.words}: {detail or 'no reason given'} [HTTP {reply.status}{code}]",
         hint=verdict.hint,
         retryable=verdict.retryable,
-        task_id=question.task_id,
-        external_task_id=question.external_task_id,
+        task_id=request.task_id,
+        external_task_id=request.external_task_id,
         status=reply.status,
         code=fault.code,
         request_id=fault.request_id or header_id(reply.headers) or id_in(fault.message),
-        retry_after=retry_after(reply.headers, now=question.now),
+        retry_after=retry_after(reply.headers, now=request.now),
     )
     if isinstance(error, DecodeError):
         error.sent = True
-        error.path = _path(unwrap(answer)[0], "" if question.page else ".task_id")
+        error.path = _path(unwrap(answer)[0], "" if request.page else ".task_id")
     return error
 
 
 def _in_context(
-    verdict: codes.Verdict, reply: Reply, answer: JSON, question: _Question
+    verdict: codes.Verdict, reply: Reply, answer: JSON, request: _Request
 ) -> codes.Verdict:
-    if question.paid:
-        # An answer that names a task must not make us pay for another one.
-        contradicts = question.task_id and (_ok(reply) or verdict.again)
-        return codes.UNKNOWN if contradicts else verdict
-    if question.page:
+    if request.paid:
+        # An answer that names a task must not make us pay for another one, whatever else it
+        # says. A duplicate names the first task, and is looked up anyway.
+        open_ = verdict.error is not DuplicateTaskError and names_task(answer)
+        return codes.UNKNOWN if open_ else verdict
+    if request.page:
         # A list is never absent: such a gateway has none.
         return codes.NO_ROUTE if verdict.error is NotFoundError else verdict
     chain, rest = unwrap(answer)

@@ -1,6 +1,6 @@
-"""What an answer holds, before anybody asks what it means: JSON, its wrappers, its error text.
+"""What an answer holds, before its meaning is known: JSON, its wrappers, its error text.
 
-Gateways put Kling's object into objects of their own and its errors into texts; this room
+Gateways put Kling's object into objects of their own and its errors into texts; this module
 digs both out. It raises nothing: what can't be read is None or empty.
 """
 
@@ -24,8 +24,11 @@ Object: TypeAlias = "dict[str, JSON]"
 
 # The deepest wrapper seen has the task at data.data.data.
 _MAX_WRAPPERS = 8
-# An error object has a dozen of values; a body made to be searched must not cost us time.
+# An error object has a dozen values, a page at most 500 tasks: bounds the work on a hostile body.
 _MAX_VALUES = 256
+MAX_ITEMS = 500
+"""Most items of a list that are looked at."""
+
 _MAX_MESSAGE = 2000
 
 
@@ -94,6 +97,22 @@ def identifier(value: JSON) -> str | None:
         return None
     found = value.strip() if isinstance(value, str) else text(value)
     return found if found and len(found) <= 256 and found.isprintable() else None  # noqa: PLR2004
+
+
+# What can be put into the path of a request and comes back from the server unchanged.
+_TASK_ID = re.compile(r"(?!\.+\Z)[A-Za-z0-9_.:=~@+-]+")
+
+
+def task_identifier(value: JSON) -> str | None:
+    """Return *value* if it can be the id of a task: one that can be asked for."""
+    found = identifier(value)
+    return found if found is not None and _TASK_ID.fullmatch(found) else None
+
+
+def names_task(answer: JSON) -> bool:
+    """Return True if *answer* names a task anywhere, by an id that may be unusable."""
+    named = (found.get(key) for found in _objects(answer) for key in ("task_id", "taskId"))
+    return any(value not in (None, "", 0, False) for value in named)
 
 
 def says_success(value: JSON) -> bool:

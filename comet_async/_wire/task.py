@@ -19,11 +19,13 @@ from typing import TypeAlias
 
 from comet_async._wire.envelope import (
     JSON,
+    MAX_ITEMS,
     Object,
     identifier,
     parse,
     read_fault,
     says_success,
+    task_identifier,
     text,
     tidy,
     word,
@@ -67,8 +69,7 @@ def read_task(
     """
     facts = merge(chain)
     status = read_status(chain, facts)
-    # The outermost id is the one that the gateway answers to.
-    task_id = first_id(chain, "task_id")
+    task_id = first_task_id(chain)
     if task_id is None and (asked is None or status is None):
         return None
     task_id = asked or task_id or ""
@@ -121,7 +122,7 @@ def read_plain(
     get = facts.get
     told, created, updated = get("task_status"), get("created_at"), get("updated_at")
     status = _PLAIN.get(told) if isinstance(told, str) else None
-    task_id = asked or identifier(get("task_id"))
+    task_id = asked or task_identifier(get("task_id"))
     if status is None or task_id is None:
         return None
     if not isinstance(created, int) or not _LEAST_MILLISECONDS <= created < _MOST:
@@ -167,6 +168,14 @@ def first_id(chain: list[Object], key: str) -> str | None:
     return None
 
 
+def first_task_id(chain: list[Object], key: str = "task_id") -> str | None:
+    """Return the outermost id of a task under *key*, or None if there is none or it is unusable.
+
+    The outermost is the one that the gateway answers to.
+    """
+    return task_identifier(first_id(chain, key))
+
+
 def external_id(facts: Object) -> str | None:
     """Return our own id of the task, if it is echoed; Kling's empty one counts as none."""
     info = facts.get("task_info")
@@ -202,33 +211,61 @@ def _reason(chain: list[Object]) -> str:
             told = text(level.get(key))
             if told and not says_success(told):
                 return tidy(read_fault(parse(told)).message or told)
-    return ""
+    # Without a reason the word itself is one, unless it says no more than "failed".
+    words = (word(level.get(key)) for level in reversed(chain) for key in ("task_status", "status"))
+    failure = next((told for told in words if state(told) is TaskStatus.FAILED), "failed")
+    plain = failure.lower() in {"failed", "failure"}
+    return "" if plain else f"the status is {tidy(failure, limit=64)!r}"
 
 
 # ------------------------------------------------------------------------------ images
 
 
 def _images(facts: Object, kind: str, task_id: str) -> tuple[ResultImage, ...]:
-    result = facts.get("task_result")
-    items = result.get(RESULT_KEYS.get(kind, "images")) if isinstance(result, dict) else None
-    if not isinstance(items, list):
-        return ()
+    items = _result_items(facts.get("task_result"), RESULT_KEYS.get(kind, "images"))
     images: list[ResultImage] = []
     for place, item in enumerate(items):
         if not isinstance(item, dict) or item.get("index") != place:
-            return _numbered(items, kind, task_id)
+            return _numbered([*map(_as_object, items)], kind, task_id)
         if url := word(item.get("url")):
             images.append(_image(item, place, url, kind, task_id))
     return tuple(images)
 
 
-def _numbered(items: list[JSON], kind: str, task_id: str) -> tuple[ResultImage, ...]:
+def _result_items(result: JSON, key: str) -> list[JSON]:
+    """Return the result's items; gateways also write a part or all of it as JSON text."""
+    result = _from_text(result)
+    items = _from_text(result.get(key)) if isinstance(result, dict) else result
+    if isinstance(items, list):
+        return items[:MAX_ITEMS]
+    return [items] if isinstance(items, dict | str) else []
+
+
+def _from_text(value: JSON) -> JSON:
+    """Return the JSON in *value* if it is an object or a list written as text."""
+    told = word(value)
+    return parse(told) if told.startswith(("{", "[")) else value
+
+
+def _as_object(item: JSON) -> Object:
+    """Return *item* as an object with a ``url``; some gateways give only the address."""
+    item = _from_text(item)
+    if isinstance(item, dict):
+        return item
+    return {"url": item} if _is_address(word(item)) else {}
+
+
+def _is_address(value: str) -> bool:
+    return value.lower().startswith(("https://", "http://"))
+
+
+def _numbered(items: list[Object], kind: str, task_id: str) -> tuple[ResultImage, ...]:
     """Return the images by their own indexes, or by their places when those are no use."""
-    told = [_index(item.get("index")) if isinstance(item, dict) else -1 for item in items]
+    told = [_index(item.get("index")) for item in items]
     places = range(len(items)) if -1 in told or len(set(told)) < len(told) else told
     images: list[ResultImage] = []
     for place, item in zip(places, items, strict=True):
-        if isinstance(item, dict) and (url := word(item.get("url"))):
+        if url := word(item.get("url")):
             images.append(_image(item, place, url, kind, task_id))
     return tuple(sorted(images, key=_BY_INDEX))
 
@@ -252,7 +289,7 @@ def _only_url(facts: Object, kind: str, task_id: str) -> tuple[ResultImage, ...]
     # Some gateways put the result's address beside the task instead of into it.
     for key in ("result_url", "fail_reason"):
         url = word(facts.get(key))
-        if url.startswith(("https://", "http://")):
+        if _is_address(url):
             return (ResultImage(index=0, url=url, task_id=task_id, kind=kind),)
     return ()
 

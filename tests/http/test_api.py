@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -270,15 +272,43 @@ async def test_question_has_its_time(timeout: float | None, seconds: float) -> N
             assert loop.time() - begin == pytest.approx(seconds, abs=2)
 
 
+ECHOES = {
+    "text": {"code": 1002, "message": "the token KEY is not valid"},
+    "code": {"code": "KEY", "message": "no"},
+    "request id": {"code": 1002, "message": "no", "request_id": "KEY"},
+    "task id": {"code": 1201, "message": "no", "data": {"task_id": "KEY"}},
+    "field": {"code": 1002, "message": "no", "authorization": ["Bearer KEY"]},
+    "web page": b"<html><title>KEY is not valid</title>",
+}
+
+
 @pytest.mark.parametrize("call", [CREATE, GET, FIND, PAGE], ids=["create", "get", "find", "page"])
-async def test_key_that_the_server_repeats(call: Call) -> None:
-    """An error does not pass a key on that a server put into its message."""
-    echo = refusal(401, 1002, "the token canary-0123 is not valid")
-    key = ApiKey(Secret("canary-0123"))
-    async with api_on(answering(echo), credentials=key) as (api, _):
-        with pytest.raises(AuthenticationError, match="is not valid") as caught:
+@pytest.mark.parametrize("key", ["canary-0123", "f47ac10b58cc4372a5670e02b2c3d479", "ab/cd+01=="])
+@pytest.mark.parametrize("place", [*ECHOES, "header"])
+async def test_key_that_the_server_repeats(call: Call, key: str, place: str) -> None:
+    """Neither an error nor the local variables of its frames hold a key that a server echoes."""
+    body = ECHOES.get(place, {"code": 1002, "message": "no"})
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"x-request-id": key} if place == "header" else {}
+    echo = web.Response(status=401, body=raw.replace(b"KEY", key.encode()), headers=headers)
+    async with api_on(answering(echo), credentials=ApiKey(Secret(key))) as (api, _):
+        with pytest.raises(CometError) as caught:
             await call(api)
-    assert "canary" not in f"{caught.value} {caught.value!r} {caught.value.args}"
+        shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        frames = [frame for frame in shown.stack if "comet_async/_" in frame.filename]
+        assert frames
+        assert key not in str([frame.locals for frame in frames])
+        assert key not in f"{caught.value} {caught.value.args} {vars(caught.value)}"
+
+
+@pytest.mark.parametrize("call", [CREATE, GET, FIND], ids=["create", "get", "find"])
+async def test_key_that_the_server_repeats_in_a_task(call: Call) -> None:
+    """The snapshot, its raw object included, does not hold it either."""
+    echo = envelope({**data(), "task_status": "f47ac10b58cc", "note": "f47ac10b58cc"})
+    echo["request_id"] = "f47ac10b58cc"
+    async with api_on(answering(echo), credentials=ApiKey(Secret("f47ac10b58cc"))) as (api, _):
+        task = await call(api)
+    assert "f47ac10b58cc" not in f"{task} {task.raw} {task.request_id}"
 
 
 async def test_account_is_the_gateway_and_the_key() -> None:

@@ -387,12 +387,64 @@ def test_not_accepted_says_that_it_was_sent() -> None:
     assert _refusal({}, 200).sent is None
 
 
-@pytest.mark.parametrize("status", [200, 429])
-def test_a_named_task_is_never_paid_again(status: int) -> None:
-    """An answer that names a task and says "again later" is open, and carries the id."""
-    error = _refusal({"code": 1303, "data": {"task_id": "7"}}, status)
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [(1303, 200), (1303, 429), (1201, 400), (1201, 200), (1002, 401), (1102, 429), (5001, 503)],
+)
+def test_a_named_task_is_never_paid_again(code: int, status: int) -> None:
+    """Whatever an answer says besides, one that names a task leaves the outcome open."""
+    error = _refusal({"code": code, "message": "bad", "data": {"task_id": "7"}}, status)
     assert type(error) is OutcomeUnknownError
     assert error.task_id == "7"
+    assert error.code == code
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"code": 1201, "data": [{"task_id": "7"}]},
+        {"code": 1201, "error": {"task_id": 7}},
+        {"code": 1201, "taskId": "7"},
+        {"code": 1201, "data": {"task_id": "../../x?y#z"}},
+        {"code": "fail_to_fetch_task", "message": '{"code": 1201, "data": {"task_id": "7"}}'},
+    ],
+    ids=["list", "error", "camel case", "unusable", "in a text"],
+)
+def test_a_task_is_named_anywhere(answer: object) -> None:
+    """Where the id stands, and whether it can be asked for, makes no difference."""
+    assert type(_refusal(answer, 400)) is OutcomeUnknownError
+
+
+@pytest.mark.parametrize("value", [None, "", 0])
+def test_an_empty_id_names_no_task(value: object) -> None:
+    """Servers fill the fields of a refusal with nothing."""
+    assert type(_refusal({"code": 1201, "data": {"task_id": value}}, 400)) is RejectedError
+
+
+def test_a_duplicate_may_name_the_first_task() -> None:
+    """It says more than "open": the request was accepted earlier."""
+    answer = {"code": 1201, "message": "external_task_id exists", "data": {"task_id": "7"}}
+    assert type(_refusal(answer, 400)) is DuplicateTaskError
+
+
+UNUSABLE = ["../../x?y#z", "..", ".", "a b", "a/b", "a%2Fb", "7?x=1", "7#", "é", "a\\b", "x" * 257]
+
+
+@pytest.mark.parametrize("task_id", UNUSABLE)
+def test_an_id_that_can_not_be_asked_for_is_not_an_id(task_id: str) -> None:
+    """The request is looked up by its own id instead."""
+    assert type(_refusal(kling(task_id=task_id, task_status="submitted"), 200)) is (
+        OutcomeUnknownError
+    )
+    assert asked(reply(kling(task_id=task_id, task_status="submitted")), "7").id == "7"
+    with pytest.raises(DecodeError):
+        page(reply({"code": 0, "data": [{"task_id": task_id, "task_status": "submitted"}]}))
+
+
+@pytest.mark.parametrize("task_id", ["8781", "ce1-a.b_c", "cgt-2026:7", "a==", "v~1@x+y"])
+def test_ids_of_other_families_can_be_asked_for(task_id: str) -> None:
+    """Whatever can stand in a path."""
+    assert created(reply(kling(task_id=task_id))).id == task_id
 
 
 @pytest.mark.parametrize(
@@ -725,10 +777,81 @@ def test_image_without_an_address(item: object) -> None:
     assert [image.index for image in task.images] == [1]
 
 
-@pytest.mark.parametrize("result", [None, {}, [], "x", {"images": None}, {"images": {}}])
+@pytest.mark.parametrize(
+    "result",
+    [None, {}, [], "x", "{", '{"images": []}', {"images": None}, {"images": {}}, {"images": ["a"]}],
+)
 def test_no_result(result: object) -> None:
     """A result that is none leaves the task without images."""
     assert asked(reply(kling(task_status="succeed", task_result=result))).images == ()
+
+
+A, B = "https://cdn.example/a.png?sign=1", "https://cdn.example/b.png"
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"images": [A, B]},
+        {"images": [f" {A} ", {"url": B}]},
+        {"images": [json.dumps({"index": 1, "url": B}), json.dumps({"index": 0, "url": A})]},
+        {"images": json.dumps([A, B])},
+        {"images": json.dumps([{"index": 0, "url": A}, {"index": 1, "url": B}])},
+        json.dumps({"images": [{"url": A}, {"url": B}]}),
+        [{"url": A}, {"url": B}],
+        [A, B],
+        json.dumps([A, B]),
+    ],
+)
+def test_images_in_other_forms(result: object) -> None:
+    """Plain addresses, JSON written as text, and a result that is the list itself."""
+    task = asked(reply(kling(task_status="succeed", task_result=result)))
+    assert [(image.index, image.url) for image in task.images] == [(0, A), (1, B)]
+
+
+@pytest.mark.parametrize("images", [A, {"url": A}, json.dumps({"url": A})])
+def test_one_image_without_a_list(images: object) -> None:
+    """A list of one is left out by some."""
+    task = asked(reply(kling(task_status="succeed", task_result={"images": images})))
+    assert [(image.index, image.url) for image in task.images] == [(0, A)]
+
+
+def test_a_swamp_of_images() -> None:
+    """A body that is all images does not become as many objects."""
+    images = [{"url": A}] * 5000
+    task = asked(reply(kling(task_status="succeed", task_result={"images": images})))
+    assert len(task.images) == 500
+
+
+def test_a_swamp_of_tasks() -> None:
+    """A page with more tasks than anybody may ask for is not the last one."""
+    tasks = [{"task_id": str(number), "task_status": "submitted"} for number in range(5000)]
+    answer = reply({"code": 0, "data": tasks})
+    found = decode_page(answer, kind="expand", number=1, size=500)
+    assert len(found.tasks) == 500
+    assert not found.last
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("canceled", "the status is 'canceled'"),
+        ("TIMED_OUT", "the status is 'TIMED_OUT'"),
+        ("failed", ""),
+    ],
+)
+def test_an_end_without_a_reason_has_its_word(word: str, reason: str) -> None:
+    """The server's own reason comes first."""
+    assert asked(reply(kling(task_status=word))).message == reason
+    told = asked(reply(kling(task_status=word, task_status_msg="by the platform")))
+    assert (told.status, told.message) == (TaskStatus.FAILED, "by the platform")
+
+
+@pytest.mark.parametrize("word", ["rendering", "partially_completed"])
+def test_images_beside_an_unknown_status_are_kept(word: str) -> None:
+    """Whether they are the result is for the waiter to find out."""
+    task = asked(reply(kling(task_status=word, task_result={"images": [A]})))
+    assert (task.status, [image.url for image in task.images]) == (word, [A])
 
 
 @pytest.mark.parametrize("key", ["result_url", "fail_reason"])
