@@ -11,6 +11,7 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from types import TracebackType
 from typing import Final, Protocol, Self, final
 
+from comet_async._polling.completion import has_result
 from comet_async._polling.failures import FailurePolicy
 from comet_async._polling.list_polling import ListPolling
 from comet_async._polling.poller import Poller, Shared, TaskSource
@@ -250,12 +251,14 @@ class TaskWaiter:
 
         Raises:
             TaskFailedError: The task failed; the error holds it.
+            ResultMissingError: The server says that it succeeded, and has shown no readable image
+                for a minute; the error carries the ids that resume the wait.
             WaitTimeoutError: It is still going on; the error tells how to resume.
             AuthenticationError: The key was refused.
             AccountError: The account may not ask.
             CometError: Answers failed for longer than the waiter's patience.
         """
-        if isinstance(task, Task) and task.done:
+        if isinstance(task, Task) and has_result(task):
             return _succeeded(task)
         watch = _Wait(self._limit(timeout))
         poller = self._watch(watch, task, kind_of(task, kind), n)
@@ -275,8 +278,8 @@ class TaskWaiter:
         """Iterate over a task's states: each once, in order, and never backwards.
 
         The first is the snapshot that was given, or the first answer; states that were passed
-        between two polls are left out; the last one is final. A task that failed is yielded as
-        it is. Leaving the iterator ends its polling.
+        between two polls are left out; the last one is final. ``succeed`` comes with its images.
+        A task that failed is yielded as it is. Leaving the iterator ends its polling.
 
         Args:
             task: A snapshot, or the server's id.

@@ -24,7 +24,7 @@ from comet_async.errors import (
 
 logger = logging.getLogger("comet_async.waiter")
 
-RESUME = "the task goes on and is paid for: wait for its id again, do not submit it again"
+RESUME = "the task is billed: wait for its id again, do not submit it again"
 
 
 def concerns_account(error: Exception) -> bool:
@@ -159,7 +159,9 @@ def closed_error(entry: WatchedTask) -> WaitTimeoutError:
 def _unfinished(entry: WatchedTask, why: str) -> WaitTimeoutError:
     task = entry.snapshot()
     word, hint = "in an unknown state" if task is None else str(task.status), RESUME
-    if task is None and entry.trouble is not None:
+    if entry.result_check is not None:
+        word = "successful, but shows no complete result"
+    elif task is None and entry.trouble is not None:
         why += f"; the last answer: {entry.trouble.error}"
         hint = f"check its id, as no answer ever showed this task; if it exists, {RESUME}"
     return WaitTimeoutError(

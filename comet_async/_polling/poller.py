@@ -15,6 +15,7 @@ from typing import Protocol
 
 import attrs
 
+from comet_async._polling.completion import finished, missing_result, next_result_poll
 from comet_async._polling.failures import (
     FailurePolicy,
     RetryQueue,
@@ -286,7 +287,9 @@ class Poller:
             entry = entries[task_id] = WatchedTask(task_id, kind, n, now)
             entry.add(watch)
             if snapshot is not None:
-                entry.status, entry.task = snapshot.status, snapshot
+                # A success without images is not a state to report: its result is polled for.
+                entry.status = None if snapshot.succeeded else snapshot.status
+                entry.task = snapshot
                 self.register.name(entry)
             self._begin(entry, snapshot, now)
         else:
@@ -308,6 +311,8 @@ class Poller:
     def _begin(self, entry: WatchedTask, snapshot: Task | None, now: float) -> None:
         try:
             when = self.shared.timing.first(entry, snapshot, now, len(self.register))
+            if snapshot is not None and snapshot.succeeded:
+                when = now
         except BaseException:  # a schedule of the user's own may raise
             self._forget(entry)
             raise
@@ -530,21 +535,37 @@ class Poller:
         timing.told(entry, task, sent, now)
         previous = entry.status
         changed = task.status != previous and rank_of(task.status) >= entry.rank
+        final = finished(entry, task, now)
         hinted = entry.notifications is not None and timing.judge_hint(
-            entry, now, changed=changed, done=task.done
+            entry, now, changed=changed, done=final is not None
         )
-        if task.done:
-            delay = timing.ended(entry, task, now, hinted=hinted)
-            self._finish(entry, task, previous, delay)
-            return
-        timing.lived(entry, sent)
-        if changed:
-            self._change(entry, task, previous)
-        if not entry.gone:  # a hook may have left
-            when = timing.next(entry, now, self._pace(entry))
-            if entry.trouble is not None:
-                when = min(when, max(now, self.shared.patience.end(entry.trouble)))
-            self._plan(entry, now, when)
+        if final is not None:
+            delay = timing.ended(entry, final, now, hinted=hinted)
+            self._finish(entry, final, previous, delay)
+        elif task.succeeded:
+            self._await_result(entry, task, now)
+        else:
+            timing.lived(entry, sent)
+            if changed:
+                self._change(entry, task, previous)
+            if not entry.gone:  # a hook may have left
+                self._plan_next(entry, now)
+
+    def _plan_next(self, entry: WatchedTask, now: float) -> None:
+        when = self.shared.timing.next(entry, now, self._pace(entry))
+        if entry.trouble is not None:
+            when = min(when, max(now, self.shared.patience.end(entry.trouble)))
+        if entry.result_check is not None:
+            when = min(when, next_result_poll(entry.result_check, now))
+        self._plan(entry, now, when)
+
+    def _await_result(self, entry: WatchedTask, task: Task, now: float) -> None:
+        """Poll a task that succeeded without its images again, for a while."""
+        error = missing_result(entry, task, now)
+        if error is not None:
+            self.give_up(entry, error)
+        elif entry.result_check is not None:
+            self._plan(entry, now, next_result_poll(entry.result_check, now))
 
     def _change(self, entry: WatchedTask, task: Task, previous: TaskStatus | str | None) -> None:
         entry.status = task.status

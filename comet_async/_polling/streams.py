@@ -21,6 +21,7 @@ from collections.abc import (
 from types import TracebackType
 from typing import Protocol, Self, final
 
+from comet_async._polling.completion import has_result
 from comet_async._polling.poller import Poller
 from comet_async._polling.watch import NEVER, Watch, WatchedTask, rank_of
 from comet_async.models import Task
@@ -188,7 +189,7 @@ class Transitions:
         self._rank = -1
         self._words: tuple[str, ...] = ()
         self._over = False
-        if isinstance(task, Task):
+        if isinstance(task, Task) and (has_result(task) or not task.done):
             self.changed(task)
 
     @property
@@ -365,7 +366,7 @@ class AsCompleted:
             self._inbox.wake(everybody=True)
 
     def _take(self, task: Task | str) -> None:
-        if isinstance(task, Task) and task.done:
+        if isinstance(task, Task) and has_result(task):
             self._inbox.put(task)
             return
         item = _Item(self, self._timeout)

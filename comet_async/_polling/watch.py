@@ -96,6 +96,23 @@ class Hints:
     after: float = 0.0
 
 
+@attrs.define(eq=False)
+class ResultCheck:
+    """A task that succeeded, or seems to have, and has not shown its whole result yet.
+
+    Attributes:
+        since: When that was first seen.
+        counted_at: When as many images as now were first seen.
+        images: How many readable images it shows.
+        polls: How many answers have shown it so.
+    """
+
+    since: float
+    counted_at: float
+    images: int
+    polls: int = 0
+
+
 class WatchedTask:
     """A task that somebody waits for. 100,000 of them may exist: no field is there for comfort.
 
@@ -116,6 +133,7 @@ class WatchedTask:
         worker: The asyncio task that asks about it just now.
         trouble: The run of failures that it is in, if any.
         notifications: What callbacks did, if any came.
+        result_check: Set while it is not clear that its result is complete.
         listed: True when the server's list showed it unfinished last, not an answer of its own.
         unlisted: True when the server's list left it out.
         gone: True when nobody waits any more.
@@ -134,6 +152,7 @@ class WatchedTask:
         "notifications",
         "polls",
         "queued",
+        "result_check",
         "seen",
         "status",
         "task",
@@ -160,6 +179,7 @@ class WatchedTask:
         self.worker: asyncio.Task[None] | None = None
         self.trouble: FailureStreak | None = None
         self.notifications: Hints | None = None
+        self.result_check: ResultCheck | None = None
         self.listed = False
         self.unlisted = False
         self.gone = False

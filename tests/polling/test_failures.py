@@ -39,7 +39,7 @@ Wrong = BaseException | Callable[[TaskServer], Task]
 def strange(server: TaskServer) -> Task:
     """Return an answer with a word that nobody knows."""
     truth = server.snapshot(server.scripts["t0"], server.clock.monotonic())
-    return attrs.evolve(truth, status="hatching")
+    return attrs.evolve(truth, status="hatching", images=())
 
 
 # As the wire room tells them: a dropped connection, a server that fails, a proxy's page, an

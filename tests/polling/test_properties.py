@@ -28,7 +28,7 @@ from comet_async.errors import (
 from comet_async.models import Task, TaskStatus
 from comet_async.testing import VirtualLoop
 from comet_async.waiter import TaskWaiter
-from tests.support.task_server import TaskServer
+from tests.support.task_server import IMAGES, TaskServer
 
 FAULTS: list[CometError | None] = [
     None,
@@ -279,7 +279,7 @@ class LeanServer(TaskServer):
         del timeout
         over = self.clock.monotonic() >= self.scripts[task_id].ends
         status = TaskStatus.SUCCEED if over else TaskStatus.PROCESSING
-        return Task(id=task_id, status=status, kind=kind)
+        return Task(id=task_id, status=status, kind=kind, images=IMAGES if over else ())
 
 
 @pytest.mark.slow

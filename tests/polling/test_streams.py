@@ -92,7 +92,7 @@ async def test_a_failed_task_is_yielded(server: TaskServer, waiter: TaskWaiter) 
 
 async def test_a_finished_snapshot_is_all_there_is(server: TaskServer, waiter: TaskWaiter) -> None:
     """Nothing is asked."""
-    done = attrs.evolve(server.submit(5.0), status=TaskStatus.SUCCEED)
+    done = server.finished(5.0)
     assert await states(waiter.transitions(done)) == ["succeed"]
     assert waiter.polls == 0
 
@@ -265,7 +265,7 @@ async def test_any_iterable_will_do(server: TaskServer, waiter: TaskWaiter, form
     """Snapshots or ids, finished or not, all at once or over time."""
     tasks: list[Task | str] = [server.submit(float(n)) for n in range(1, 10)]
     ids = [task.id for task in tasks if isinstance(task, Task)]
-    done = attrs.evolve(server.submit(1.0), status=TaskStatus.SUCCEED)
+    done = server.finished(1.0)
     source = {
         "list": tasks,
         "generator": (task for task in tasks),
@@ -329,7 +329,7 @@ async def test_a_finished_source_of_finished_tasks_is_bounded_too(
     server: TaskServer, waiter: TaskWaiter
 ) -> None:
     """What was taken and not yet yielded counts."""
-    done = attrs.evolve(server.submit(1.0), status=TaskStatus.SUCCEED)
+    done = server.finished(1.0)
     endless = itertools.repeat(done)
     stream = waiter.as_completed(endless, ahead=10)
     assert [(await anext(stream)).id for _ in range(100)] == ["t0"] * 100

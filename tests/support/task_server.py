@@ -17,6 +17,9 @@ from comet_async.testing import VirtualClock
 Fault = Callable[[str, int], BaseException | Task | None]
 """What a poll gets instead of the truth: by task id and number of the poll, from 1."""
 
+IMAGES = (ResultImage(index=0, url="https://cdn.example/a.png"),)
+"""What a task that succeeded shows."""
+
 
 @attrs.define(eq=False)
 class Script:
@@ -87,6 +90,11 @@ class TaskServer:
         self.scripts[task_id] = script
         return self.snapshot(script, now)
 
+    def finished(self, duration: float) -> Task:
+        """Return the last snapshot of a new task that lasted *duration*, and ended just now."""
+        task = self.submit(duration, age=duration)
+        return self.snapshot(self.scripts[task.id], self.clock.monotonic())
+
     def snapshot(self, script: Script, now: float) -> Task:
         """Return *script*'s task as it is at *now*."""
         status, changed = TaskStatus.SUBMITTED, script.born
@@ -95,12 +103,11 @@ class TaskServer:
             changed = script.ends
         elif now >= script.started:
             status, changed = TaskStatus.PROCESSING, script.started
-        images = (ResultImage(index=0, url="https://cdn.example/a.png", task_id=script.id),)
         return Task(
             id=script.id,
             status=status,
             message="too dark" if status is TaskStatus.FAILED else "",
-            images=images if status is TaskStatus.SUCCEED else (),
+            images=IMAGES if status is TaskStatus.SUCCEED else (),
             created_at=self._moment(script.born),
             updated_at=self._moment(changed),
             external_task_id=script.external_task_id,
