@@ -21,7 +21,7 @@ from comet_async.errors import (
     RouteUnavailableError,
     TaskFailedError,
 )
-from comet_async.models import ResultImage, Task, TaskStatus
+from comet_async.models import Task, TaskStatus
 
 
 class OutcomeStatus(enum.StrEnum):
@@ -150,14 +150,7 @@ def as_task(record: JobRecord) -> Task | None:
         JobState.FAILED: TaskStatus.FAILED,
     }
     images = tuple(
-        ResultImage(
-            index=image.index,
-            url=image.url,
-            watermark_url=image.watermark_url,
-            task_id=record.task_id,
-            kind=record.kind,
-        )
-        for image in record.images
+        image.as_result(task_id=record.task_id, kind=record.kind) for image in record.images
     )
     return Task(
         id=record.task_id,

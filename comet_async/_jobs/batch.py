@@ -20,7 +20,7 @@ from comet_async._idempotency import content_key
 from comet_async._images.load import ImageInput, SourceImage
 from comet_async._jobs.runner import JobRunner
 from comet_async._journal.records import Destination, JobRecord, Journal, NewJob
-from comet_async._journal.states import JobState
+from comet_async._journal.states import LEFT_OVER, READY, WITHOUT_RESULT, JobState
 from comet_async._results.save import ResultSaver
 from comet_async._types import JSON
 from comet_async.clock import Clock
@@ -77,20 +77,6 @@ async def _cancel(futures: set[asyncio.Future[T]]) -> None:
         future.cancel()
     if futures:
         await asyncio.wait(futures)
-
-
-_LEFT_OVER = frozenset(
-    {
-        JobState.UNKNOWN,
-        JobState.UNCERTAIN,
-        JobState.SUBMITTED,
-        JobState.STRANDED,
-        JobState.SUCCEEDED,
-        JobState.SAVING,
-    }
-)
-_LOST = frozenset({JobState.FAILED, JobState.EXPIRED})
-_PAID_FOR = frozenset({JobState.SUCCEEDED, JobState.SAVING, JobState.DONE})
 
 
 @attrs.frozen(kw_only=True)
@@ -218,7 +204,7 @@ class Batch:
         """Go on with paid jobs of earlier runs whose images are no longer among the sources."""
         after = ""
         while self.finish_left_over and not self._halted:
-            page = await self.journal.find(_LEFT_OVER, after=after)
+            page = await self.journal.find(LEFT_OVER, after=after)
             for record in page:
                 if record.key not in self._unfinished:
                     work = functools.partial(self._take_over, record)
@@ -232,7 +218,7 @@ class Batch:
         if self.runner.claims.turns.taken(record.key):
             return None
         current = await self.journal.get(record.key)
-        if current is None or current.state not in _LEFT_OVER:
+        if current is None or current.state not in LEFT_OVER:
             return None
         return await self.resume(current)
 
@@ -313,7 +299,7 @@ class Batch:
         hashes = {name: image.sha256 for name, image in images.items()}
         key, record = request.external_task_id, None
         attempts = itertools.count(1)
-        while key is None or (record is not None and record.state in _LOST):
+        while key is None or (record is not None and record.state in WITHOUT_RESULT):
             attempt = next(attempts)
             key = content_key(request.kind.name, hashes, fields, salt=self.salt, attempt=attempt)
             record = await self.journal.get(key) if self.retry_failed else None
@@ -434,11 +420,11 @@ class Batch:
         if record.state is JobState.UNKNOWN:
             self.runner.quota.release(record.key)
             record = await self.runner.give_up(record)
-        if record.state in _PAID_FOR and item.dest is not None and self.delivery is not None:
+        if record.state in READY and item.dest is not None and self.delivery is not None:
             kind = self.kinds[record.kind]
             known = Destination(source=item.source, dest=item.dest) if fresh else None
             record, files = await self.delivery.deliver(record, item.dest, kind, known)
-        if record.state not in _LEFT_OVER:
+        if record.state not in LEFT_OVER:
             self._unfinished.discard(record.key)
         notes = tuple(note for image in (images or {}).values() for note in image.notes)
         return from_record(item.source, record, files, notes)

@@ -24,7 +24,7 @@ import attrs
 from comet_async._http.api import Api
 from comet_async._idempotency import random_key
 from comet_async._journal.records import JobRecord, Journal
-from comet_async._journal.states import JobState
+from comet_async._journal.states import ON_SERVER
 from comet_async.clock import Clock
 from comet_async.errors import CometError, NotFoundError, RouteUnavailableError
 from comet_async.models import Task
@@ -223,15 +223,6 @@ SILENCE = 300.0
 """Seconds of lookups without any answer after which a job is left as it is."""
 
 _LONGEST_PAUSE = 30.0
-_ACKNOWLEDGED = frozenset(
-    {
-        JobState.SUBMITTED,
-        JobState.SUCCEEDED,
-        JobState.SAVING,
-        JobState.DONE,
-        JobState.FAILED,
-    }
-)
 
 
 @attrs.define(eq=False)
@@ -294,7 +285,7 @@ class Reconciler:
         """Return the job planned last that the server surely has: old ones it may have cleared."""
         newest: JobRecord | None = None
         after = ""
-        while rows := await self.journal.find(_ACKNOWLEDGED, after=after):
+        while rows := await self.journal.find(ON_SERVER, after=after):
             after = rows[-1].key
             for row in rows:
                 if row.task_id is not None and (row.account, row.kind) == slot:

@@ -320,10 +320,7 @@ class JobRunner:
         return await self._ended(record, task, JobState.SUCCEEDED)
 
     async def _ended(self, record: JobRecord, task: Task, state: JobState) -> JobRecord:
-        images = tuple(
-            StoredImage(index=image.index, url=image.url, watermark_url=image.watermark_url)
-            for image in task.images
-        )
+        images = tuple(map(StoredImage.of, task.images))
         self.quota.release(record.key)
         return await self.journal.move(
             record,

@@ -9,8 +9,6 @@ waits a moment for as many again.
 An operation that fails alone is no harm to its neighbours: one that was refused has written
 nothing; if anything worse happens (a full disk, a fault of ours), the transaction is undone
 and each operation is run again in one of its own.
-
-Rule of this file: it knows transactions, not what they hold.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import sqlite3
 import threading
 import warnings
 from collections import deque
@@ -26,19 +25,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import attrs
 
-from comet_async._journal.sql import Database
+from comet_async._journal.database import translated
 from comet_async._journal.transitions import closed
 from comet_async.errors import CometError, ForkedSessionError
 
 _T = TypeVar("_T")
 Hook = Callable[[str], None]
-Translate = Callable[[Exception], Exception]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("comet_async.journal")
 
 # The first of a very long queue must not wait for the last.
 _BATCH = 1000
@@ -49,30 +47,12 @@ _GATHER = 0.005
 _ENOUGH = 16  # of so many, each pays little for the commit
 
 
-class Connection(Database, Protocol):
-    """An open database."""
-
-    @property
-    def in_transaction(self) -> bool:
-        """True between BEGIN and the end of the transaction."""
-        ...
-
-    @property
-    def total_changes(self) -> int:
-        """How many rows were written since it was opened."""
-        ...
-
-    def close(self) -> object:
-        """Close it; called in the thread that opened it."""
-        ...
-
-
 @attrs.define(eq=False)
 class _Request:
     """One queued operation and who waits for it."""
 
     tag: str
-    work: Callable[[Connection], Any]
+    work: Callable[[sqlite3.Connection], Any]
     future: asyncio.Future[Any]
     result: Any = None
     error: Exception | None = None
@@ -87,7 +67,6 @@ class GroupCommitWriter:
 
     Args:
         path: What is opened; for texts.
-        translate: Makes an error for the caller of what the connection raised.
         hook: Called in the thread before and after the commit of each tagged operation.
 
     Warns:
@@ -95,9 +74,8 @@ class GroupCommitWriter:
     """
 
     path: Path
-    _translate: Translate
     _hook: Hook | None = None
-    _connection: Connection | None = attrs.field(default=None, init=False)
+    _connection: sqlite3.Connection | None = attrs.field(default=None, init=False)
     _thread: ThreadPoolExecutor = attrs.field(init=False)
     _mutex: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _queue: deque[_Request] = attrs.field(factory=deque, init=False)
@@ -114,7 +92,7 @@ class GroupCommitWriter:
 
     # On the event loop ------------------------------------------------------------------
 
-    async def open(self, connect: Callable[[], Connection]) -> None:
+    async def open(self, connect: Callable[[], sqlite3.Connection]) -> None:
         """Have the thread call *connect*; what fails leaves nothing open."""
         try:
             await self._in_thread(partial(self._open, connect))
@@ -122,7 +100,7 @@ class GroupCommitWriter:
             await self.aclose()
             raise
 
-    async def run(self, tag: str, work: Callable[[Connection], _T]) -> _T:
+    async def run(self, tag: str, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Have *work* done and committed, then return its result.
 
         *tag* names what is written to the hook, in one word or several; reading has none. A
@@ -169,7 +147,7 @@ class GroupCommitWriter:
 
     # In the thread ----------------------------------------------------------------------
 
-    def _open(self, connect: Callable[[], Connection]) -> None:
+    def _open(self, connect: Callable[[], sqlite3.Connection]) -> None:
         self._connection = connect()
 
     def _close(self) -> None:
@@ -207,23 +185,23 @@ class GroupCommitWriter:
 
     def _commit(self, batch: list[_Request]) -> None:
         """Do *batch* in one transaction; if that fails, each operation in one of its own."""
-        db = cast("Connection", self._connection)
+        db = cast("sqlite3.Connection", self._connection)
         try:
             db.execute("BEGIN IMMEDIATE")
         except Exception as error:  # noqa: BLE001 - it is raised where the callers wait
             for request in batch:
-                request.error = self._translate(error)
+                request.error = translated(self.path, error)
             return
         try:
             self._finish(db, batch)
         except Exception as error:  # noqa: BLE001 - as above
             if len(batch) == 1:
-                batch[0].error = self._translate(error)
+                batch[0].error = translated(self.path, error)
             else:
                 for request in batch:
                     self._commit([request])
 
-    def _finish(self, db: Connection, batch: list[_Request]) -> None:
+    def _finish(self, db: sqlite3.Connection, batch: list[_Request]) -> None:
         try:
             for request in batch:
                 _apply(db, request)
@@ -252,7 +230,7 @@ class GroupCommitWriter:
                 _report(requests)
 
 
-def _apply(db: Connection, request: _Request) -> None:
+def _apply(db: sqlite3.Connection, request: _Request) -> None:
     """Run one operation inside the transaction of all."""
     before = db.total_changes
     try:
@@ -280,6 +258,6 @@ def _report(requests: list[_Request]) -> None:
             logger.error("a write failed after its caller had gone: %s", request.error)
 
 
-def _shut(connection: Connection | None) -> None:
+def _shut(connection: sqlite3.Connection | None) -> None:
     if connection is not None:
         connection.close()

@@ -105,6 +105,11 @@ def make_file(path: Path) -> None:
         raise _refused(path, error) from error
 
 
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """Return *path* so that a later change of the working folder does not matter."""
+    return Path(path).absolute()
+
+
 def beside(path: Path, ending: str) -> Path:
     """Return the file that belongs to *path* and has *ending* after its name."""
     return path.with_name(path.name + ending)

@@ -1,9 +1,6 @@
-"""The rules of `comet_async._journal.transitions`, applied to a dictionary.
+"""A journal in memory: `comet_async._journal.transitions` applied to a dictionary.
 
-It serves programs that need no second run, and as the model that the journal on disk is tested
-against.
-
-Rule of this file: no I/O and no clock.
+Sessions without a journal use it, and it is the model that the journal on disk is tested against.
 """
 
 from __future__ import annotations

@@ -1,12 +1,6 @@
-"""What is known about a paid job, and what a journal promises.
+"""The records of a journal, and the protocol that every journal implements.
 
-A journal is the memory that outlives the process: a job is written down before its request
-is sent, so that no crash can make anybody pay twice or lose what was paid. `SqliteJournal` of
-`comet_async.journal` and `MemoryJournal` of `comet_async._journal.memory` keep the one promise,
-`Journal`.
-
-Rule of this file: frozen facts and one protocol. Nothing here holds a key, a header or a
-image, so neither can a journal.
+Nothing here has a field for an API key, a header or an image, so a journal can't hold one.
 """
 
 from __future__ import annotations
@@ -22,6 +16,7 @@ import attrs
 from comet_async._journal.states import JobState
 from comet_async._types import JSON
 from comet_async.errors import InputError
+from comet_async.models import ResultImage
 from comet_async.secret import redact
 
 # A request without its image is below 3 kB (Kling's prompts end at 2,500 characters); the
@@ -100,7 +95,7 @@ class SavedFile:
 
 @attrs.frozen(kw_only=True)
 class Destination:
-    """One place where a job's images belong: equal images share a job, not a place.
+    """One path where a job's images are saved: equal images share a job, not a path.
 
     Attributes:
         source: The image as the user named it.
@@ -115,17 +110,32 @@ class Destination:
 
 @attrs.frozen(kw_only=True)
 class StoredImage:
-    """Where one result is on the server. The addresses are signed: not shown in ``repr``.
+    """Where one result is on the server. The URLs are signed and not shown in ``repr``.
 
     Attributes:
         index: Position among the task's images, from 0.
-        url: Its address.
-        watermark_url: The address of the watermarked version, if there is one.
+        url: Its URL.
+        watermark_url: The URL of the watermarked version, if there is one.
     """
 
     index: int
     url: str = attrs.field(repr=False)
     watermark_url: str | None = attrs.field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, image: ResultImage) -> StoredImage:
+        """Return what the journal keeps of *image*."""
+        return cls(index=image.index, url=image.url, watermark_url=image.watermark_url)
+
+    def as_result(self, *, task_id: str, kind: str) -> ResultImage:
+        """Return the result image of the task *task_id*."""
+        return ResultImage(
+            index=self.index,
+            url=self.url,
+            watermark_url=self.watermark_url,
+            task_id=task_id,
+            kind=kind,
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -156,7 +166,7 @@ class JobRecord:
         status: HTTP status of the answer that decided.
         code: The server's error code.
         request_id: The id to quote to the provider's support.
-        note: Our own words, such as what was done to the image.
+        note: Our own words, such as how the image was converted.
         created_at: When it was planned.
         updated_at: When it last changed.
     """
@@ -208,7 +218,7 @@ class Changes(TypedDict, total=False):
 
 @attrs.frozen
 class Event:
-    """One move of one job, kept for ever.
+    """One move of one job.
 
     Attributes:
         key: The job.
@@ -266,7 +276,7 @@ class Refusal(enum.StrEnum):
 
 
 class Journal(Protocol):
-    """What the rest of the library asks of a journal.
+    """The memory of paid jobs.
 
     Whatever an awaited call wrote is durable when the call returns. A caller that is
     cancelled leaves its write running to the end. Every method raises `JournalError` when
@@ -281,8 +291,8 @@ class Journal(Protocol):
     async def plan(self, jobs: Sequence[NewJob], *, now: float) -> list[JobRecord]:
         """Write *jobs* down, or find those that are known (T1); all of them or none.
 
-        A known job keeps its record; a new destination joins it. A planned job goes to the
-        account that asks for it.
+        A known job keeps its record, its account included; a new destination is added to it.
+        The caller compares the record's account with its own before it sends anything.
 
         Raises:
             IdempotencyConflictError: A key is known for another request.

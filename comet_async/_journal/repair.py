@@ -1,55 +1,138 @@
-"""Getting out of a damaged journal what can still be read.
+"""Recovery of a damaged journal: copying what can still be read into a new one.
 
 A job whose row is lost, or may be older than the truth, must never be sent again on the
 journal's word alone. So every key that is found anywhere in the damaged file becomes a job,
 and everything that could lead to a paid request becomes ``unknown``: it is looked up on the
 server first, which costs nothing.
-
-Rule of this file: ``sqlite3`` is not imported; its errors are handed in.
 """
 
 # ruff: noqa: S608  (what is put into SQL text are names of our own tables and columns)
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import glob
 import mmap
+import os
 import re
-from collections.abc import Iterable, Iterator
+import shutil
+import sqlite3
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
-from comet_async._idempotency import PATTERN
-from comet_async._journal.sql import TABLES, Database, Row, get
-from comet_async._journal.states import JobState
-from comet_async.errors import JournalCorruptError
+import attrs
 
-# After that many unreadable row numbers in a row the rest is taken for lost. One damaged page
+from comet_async._fs import sync_folder
+from comet_async._idempotency import PATTERN
+from comet_async._journal.database import connect, migrate
+from comet_async._journal.lockfile import FileLock, absolute, beside, make_file, unused
+from comet_async._journal.sql import TABLES, Row, get
+from comet_async._journal.states import JobState
+from comet_async.clock import SYSTEM_CLOCK, Clock
+from comet_async.errors import JournalCorruptError, JournalError
+
+# After so many unreadable row numbers in a row the rest is considered lost. One damaged page
 # hides a few rows, a damaged inner page some thousands.
 _LONGEST_GAP = 20_000
 
-_Errors = type[Exception]
+
+@attrs.frozen(kw_only=True)
+class Recovered:
+    """What was recovered from a damaged journal.
+
+    Attributes:
+        jobs: Jobs whose rows were readable.
+        lost: Jobs of which only the key was readable.
+        damaged: Where the damaged file is kept.
+    """
+
+    jobs: int
+    lost: int
+    damaged: Path
 
 
-def copy_rows(old: Database, fresh: Database, broken: _Errors) -> int:
-    """Copy all that is readable and return how many jobs that are.
+async def recover(path: str | os.PathLike[str], *, clock: Clock = SYSTEM_CLOCK) -> Recovered:
+    """Replace a damaged journal by one with all that can still be read of it.
+
+    The damaged file is kept beside it. Whatever could be sent by the recovered journal is
+    ``unknown`` in it, so that it is looked up on the server before anything is paid.
 
     Args:
-        old: The damaged journal.
-        fresh: A new one, with an open transaction.
-        broken: What *old* raises where it is damaged and *fresh* where a row does not fit.
+        path: The damaged journal.
+        clock: The source of time.
+
+    Raises:
+        JournalBusyError: It is in use.
+        JournalError: It is not there, or the copy can't be written.
     """
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(None, _recover, absolute(path), clock.time())
+
+
+def _recover(path: Path, now: float) -> Recovered:
+    if not path.is_file():
+        raise JournalError(f"there is no journal {path}")
+    lock = FileLock(path)
+    try:
+        return _rebuild(path, now)
+    except (OSError, sqlite3.Error) as error:
+        raise JournalError(f"the journal {path} can't be recovered: {error}") from error
+    finally:
+        lock.release()
+
+
+def _rebuild(path: Path, now: float) -> Recovered:
+    fresh, damaged = path.with_name(f"{path.name}.new"), unused(path)
+    fresh.unlink(missing_ok=True)  # of a recovery that was cut off
+    for ending in ("", "-wal"):
+        if beside(path, ending).exists():
+            make_file(beside(damaged, ending))
+            shutil.copyfile(beside(path, ending), beside(damaged, ending))
+    make_file(fresh)
+    with contextlib.closing(connect(str(fresh))) as db:
+        db.execute("BEGIN IMMEDIATE")
+        migrate(db)
+        with _reading(damaged) as old:
+            jobs = copy_rows(old, db)
+        # Earlier copies too: one may hold what a recovery that was cut off left out.
+        keys = find_keys(path.parent.glob(f"{glob.escape(path.name)}*"))
+        lost = add_lost(db, keys, now)
+        distrust(db, now)
+        db.execute("COMMIT")
+    for ending in ("-wal", "-shm"):  # they must never be read with the new file
+        beside(path, ending).unlink(missing_ok=True)
+    fresh.replace(path)
+    sync_folder(path.parent)
+    return Recovered(jobs=jobs, lost=lost, damaged=damaged)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Generator[sqlite3.Connection, None, None]:
+    """Open *path* without changing it."""
+    with contextlib.closing(connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
+        yield db
+    beside(path, "-shm").unlink(missing_ok=True)
+    wal = beside(path, "-wal")
+    if wal.exists() and not wal.stat().st_size:  # SQLite made it just now
+        wal.unlink()
+
+
+def copy_rows(old: sqlite3.Connection, fresh: sqlite3.Connection) -> int:
+    """Copy all that is readable of *old* and return how many jobs that is."""
     for table in TABLES:
-        for columns, row in _readable(old, fresh, table, broken):
-            _insert(fresh, table, columns, row, broken)
+        for columns, row in _readable(old, fresh, table):
+            _insert(fresh, table, columns, row)
         if table == "job":
-            _drop_unreadable(fresh, broken)
+            _drop_unreadable(fresh)
             fresh.execute("DELETE FROM event")  # what the triggers wrote while copying
     fresh.execute("DELETE FROM event WHERE job NOT IN (SELECT id FROM job)")
     ((number,),) = fresh.execute("SELECT count(*) FROM job")
     return int(number)
 
 
-def add_lost(fresh: Database, keys: Iterable[str], now: float) -> int:
-    """Add a job for each of *keys* that is not there, and return how many those are.
+def add_lost(fresh: sqlite3.Connection, keys: Iterable[str], now: float) -> int:
+    """Add a job for each of *keys* that is missing, and return how many that is.
 
     No more than the key is known; planning the same image again completes the record.
     """
@@ -65,8 +148,8 @@ def add_lost(fresh: Database, keys: Iterable[str], now: float) -> int:
     return len(lost)
 
 
-def distrust(fresh: Database, now: float) -> None:
-    """Have everything looked up that could otherwise be sent: its row may be an old one."""
+def distrust(fresh: sqlite3.Connection, now: float) -> None:
+    """Mark as ``unknown`` all that could otherwise be sent: its row may be an old one."""
     fresh.execute(
         "UPDATE job SET state = ?, fence = fence + 1, absent = 0, updated_at = ?, why = ?,"
         # A search of the server's list goes back to sent_at: better too far than too short.
@@ -95,17 +178,17 @@ def find_keys(files: Iterable[Path]) -> set[str]:
     return keys
 
 
-def _columns(db: Database, table: str) -> list[str]:
+def _columns(db: sqlite3.Connection, table: str) -> list[str]:
     return [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
 
 
 def _readable(
-    old: Database, fresh: Database, table: str, broken: _Errors
+    old: sqlite3.Connection, fresh: sqlite3.Connection, table: str
 ) -> Iterator[tuple[list[str], Row]]:
     """Yield the rows of *table* that can be read, stepping over those that can't."""
     try:
         there = set(_columns(old, table))
-    except broken:
+    except sqlite3.Error:
         return  # not even the names of the tables
     columns = [name for name in _columns(fresh, table) if name in there]
     sql = f"SELECT rowid, {', '.join(columns)} FROM {table} WHERE rowid > ? ORDER BY rowid"
@@ -115,24 +198,24 @@ def _readable(
             for number, *row in old.execute(sql, (last,)):
                 last, gap = number, 0
                 yield columns, tuple(row)
-        except broken:
+        except sqlite3.Error:
             last, gap = last + 1, gap + 1
         else:
             return
 
 
-def _insert(fresh: Database, table: str, columns: list[str], row: Row, broken: _Errors) -> None:
+def _insert(fresh: sqlite3.Connection, table: str, columns: list[str], row: Row) -> None:
     marks = ", ".join("?" * len(columns))
     try:
         fresh.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", row)
-    except broken:
+    except sqlite3.Error:
         return  # damaged, or it belongs to a job that is lost
 
 
-def _drop_unreadable(fresh: Database, broken: _Errors) -> None:
+def _drop_unreadable(fresh: sqlite3.Connection) -> None:
     """Drop jobs whose rows came over but make no sense."""
     for (key,) in list(fresh.execute("SELECT key FROM job")):
         try:
             get(fresh, key)
-        except (JournalCorruptError, TypeError, broken):
+        except (JournalCorruptError, TypeError):
             fresh.execute("DELETE FROM job WHERE key = ?", (key,))

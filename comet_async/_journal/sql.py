@@ -1,10 +1,8 @@
 """Each operation of the journal on disk, as SQL.
 
-Every function takes an open transaction and leaves it open: who begins, commits and repeats
-is `comet_async.journal`'s business. An operation checks before it writes, so that a refusal
+Every function takes an open transaction and leaves it open; `comet_async._journal.group_commit`
+begins, commits and repeats it. An operation checks before it writes, so that a refusal
 leaves nothing behind.
-
-Rule of this file: ``sqlite3`` is not imported; a connection is whatever runs a statement.
 """
 
 # ruff: noqa: S608  (what is put into SQL text are names and constants of this file only;
@@ -13,12 +11,13 @@ Rule of this file: ``sqlite3`` is not imported; a connection is whatever runs a 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import compress
 from operator import attrgetter, is_not
 from types import MappingProxyType
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import attrs
 
@@ -164,28 +163,7 @@ Row: TypeAlias = tuple[Any, ...]
 _values = attrgetter(*_FIELDS)
 
 
-class Cursor(Protocol):
-    """What a statement gives back."""
-
-    @property
-    def rowcount(self) -> int:
-        """How many rows were changed."""
-        ...
-
-    def __iter__(self) -> Iterator[Any]:
-        """Return the rows."""
-        ...
-
-
-class Database(Protocol):
-    """A connection with an open transaction."""
-
-    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> Cursor:
-        """Run one statement."""
-        ...
-
-
-def plan(db: Database, jobs: Sequence[NewJob], now: float) -> list[JobRecord]:
+def plan(db: sqlite3.Connection, jobs: Sequence[NewJob], now: float) -> list[JobRecord]:
     """Insert or find *jobs*; see `Journal.plan`."""
     records = [_plan(db, job, now) for job in jobs]
     for job in jobs:
@@ -201,7 +179,7 @@ def plan(db: Database, jobs: Sequence[NewJob], now: float) -> list[JobRecord]:
     return records
 
 
-def _plan(db: Database, job: NewJob, now: float) -> JobRecord:
+def _plan(db: sqlite3.Connection, job: NewJob, now: float) -> JobRecord:
     record = planned(job, now=now)
     if _run(db, _INSERT, *_encoded(record, _FIELDS)).rowcount == 1:
         return record
@@ -212,18 +190,18 @@ def _plan(db: Database, job: NewJob, now: float) -> JobRecord:
     return record
 
 
-def get(db: Database, key: str) -> JobRecord | None:
+def get(db: sqlite3.Connection, key: str) -> JobRecord | None:
     """Return the job of this key."""
     return _job(_row(db, f"{_SELECT} WHERE key = ?", key))
 
 
-def by_task(db: Database, task_id: str) -> JobRecord | None:
+def by_task(db: sqlite3.Connection, task_id: str) -> JobRecord | None:
     """Return the job of this task."""
     return _job(_row(db, f"{_SELECT} WHERE task_id = ? ORDER BY id LIMIT 1", task_id))
 
 
 def find(
-    db: Database, states: Collection[JobState] | None, after: str, limit: int
+    db: sqlite3.Connection, states: Collection[JobState] | None, after: str, limit: int
 ) -> list[JobRecord]:
     """Return a page of jobs; see `Journal.find`."""
     start = 0
@@ -246,7 +224,7 @@ def find(
     return [_decoded(row) for row in _rows(db, sql, *bounds, limit)]
 
 
-def swap(db: Database, before: JobRecord, after: JobRecord, why: str = "") -> None:
+def swap(db: sqlite3.Connection, before: JobRecord, after: JobRecord, why: str = "") -> None:
     """Replace *before* by *after*, if *before* is how the job stands.
 
     Raises:
@@ -264,14 +242,14 @@ def _update(changed: tuple[str, ...]) -> str:
     return f"UPDATE job SET {columns} WHERE key = ? AND state = ? AND fence = ?"
 
 
-def _check_current(db: Database, record: JobRecord) -> None:
+def _check_current(db: sqlite3.Connection, record: JobRecord) -> None:
     actual = get(db, record.key)
     if actual is None or (actual.state, actual.fence) != (record.state, record.fence):
         raise stale(record, actual)
 
 
 def move(
-    db: Database,
+    db: sqlite3.Connection,
     before: JobRecord,
     after: JobRecord,
     why: str,
@@ -295,7 +273,7 @@ def move(
 
 
 def send(
-    db: Database, before: JobRecord, after: JobRecord, run: str, limits: Limits
+    db: sqlite3.Connection, before: JobRecord, after: JobRecord, run: str, limits: Limits
 ) -> Refusal | None:
     """Enter ``sending`` unless a limit is reached; see `Journal.send`."""
     # Without a limit nobody needs the sums, the second of which takes a while with very many.
@@ -318,7 +296,7 @@ def send(
     return None
 
 
-def lose_sending(db: Database, boot: str, now: float) -> None:
+def lose_sending(db: sqlite3.Connection, boot: str, now: float) -> None:
     """Move what another opening of the journal was sending to ``unknown`` (T6)."""
     _run(
         db,
@@ -332,19 +310,19 @@ def lose_sending(db: Database, boot: str, now: float) -> None:
     )
 
 
-def in_flight(db: Database) -> int:
+def in_flight(db: sqlite3.Connection) -> int:
     """Return how many images are in flight."""
     (row,) = _rows(db, f"SELECT coalesce(sum(n), 0) FROM job WHERE {_FLYING}")
     return cast("int", row[0])
 
 
-def counts(db: Database) -> dict[JobState, int]:
+def counts(db: sqlite3.Connection) -> dict[JobState, int]:
     """Return how many jobs are in each state."""
     rows = _rows(db, "SELECT state, count(*) FROM job GROUP BY state")
     return {JobState(state): number for state, number in rows}
 
 
-def destinations(db: Database, key: str) -> tuple[Destination, ...]:
+def destinations(db: sqlite3.Connection, key: str) -> tuple[Destination, ...]:
     """Return where the job's images belong, with what is there."""
     rows = _rows(
         db,
@@ -362,7 +340,7 @@ def destinations(db: Database, key: str) -> tuple[Destination, ...]:
     return tuple(places.values())
 
 
-def save_file(db: Database, key: str, dest: str, file: SavedFile) -> None:
+def save_file(db: sqlite3.Connection, key: str, dest: str, file: SavedFile) -> None:
     """Write down a file; it replaces those of its place and of its name."""
     row = _row(db, _AT, key, dest)
     if row is None:
@@ -370,7 +348,7 @@ def save_file(db: Database, key: str, dest: str, file: SavedFile) -> None:
     _run(db, _REPLACE_FILE, row[0], dest, *_columns(file))
 
 
-def _job_at(db: Database, record: JobRecord, place: Destination) -> object:
+def _job_at(db: sqlite3.Connection, record: JobRecord, place: Destination) -> object:
     """Return the number of the job, if its files may be written down at *place*."""
     job: object = None
     for name in [file.name for file in place.files] or [""]:
@@ -387,14 +365,14 @@ def _columns(file: SavedFile) -> Row:
     return file.index, file.name, file.sha256, file.size, file.kept
 
 
-def owner_of(db: Database, name: str) -> str | None:
+def owner_of(db: sqlite3.Connection, name: str) -> str | None:
     """Return the key of the job that saved a file as *name*."""
     sql = "SELECT job.key FROM file JOIN job ON job.id = file.job WHERE file.name = ?"
     row = _row(db, sql, name)
     return row[0] if row else None
 
 
-def events(db: Database, key: str | None) -> list[Event]:
+def events(db: sqlite3.Connection, key: str | None) -> list[Event]:
     """Return what happened to a job, or to all, oldest first."""
     sql = "SELECT job.key, at, old, new, event.why FROM event JOIN job ON job.id = event.job"
     if key is None:
@@ -404,26 +382,26 @@ def events(db: Database, key: str | None) -> list[Event]:
     return [Event(*row) for row in rows]
 
 
-def read_meta(db: Database, name: str) -> JSON:
+def read_meta(db: sqlite3.Connection, name: str) -> JSON:
     """Return what was written under *name*, or None."""
     row = _row(db, "SELECT value FROM meta WHERE name = ?", name)
     return json.loads(row[0]) if row else None
 
 
-def write_meta(db: Database, name: str, text: str) -> None:
+def write_meta(db: sqlite3.Connection, name: str, text: str) -> None:
     """Write *text*, which is JSON, under *name*."""
     _run(db, "REPLACE INTO meta (name, value) VALUES (?, ?)", name, text)
 
 
-def _run(db: Database, sql: str, *values: object) -> Cursor:
+def _run(db: sqlite3.Connection, sql: str, *values: object) -> sqlite3.Cursor:
     return db.execute(sql, [_plain(v) if isinstance(v, str) else v for v in values])
 
 
-def _rows(db: Database, sql: str, *values: object) -> list[Row]:
+def _rows(db: sqlite3.Connection, sql: str, *values: object) -> list[Row]:
     return [tuple(map(_text, row)) for row in _run(db, sql, *values)]
 
 
-def _row(db: Database, sql: str, *values: object) -> Row | None:
+def _row(db: sqlite3.Connection, sql: str, *values: object) -> Row | None:
     return next(iter(_rows(db, sql, *values)), None)
 
 

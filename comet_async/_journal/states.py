@@ -1,10 +1,8 @@
-"""The states of one paid job, and the only moves between them.
+"""The states of a paid job, and the only moves between them.
 
-The table `MOVES` is the protocol: whatever writes a state asks `check_move` first, the
+The table `MOVES` is the protocol: whatever writes a state calls `check_move` first, the
 documentation prints the table, and the tests walk through it. Each move has a tag (T1, T2, …)
 by which tests name the moment of its commit.
-
-Rule of this file: facts about states only. No time, no I/O, no job.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from comet_async.errors import JournalError
 
 
 class JobState(enum.StrEnum):
-    """Where a job stands. The words are what the journal holds."""
+    """The state of a job, in the words that the journal holds."""
 
     PLANNED = "planned"
     SENDING = "sending"
@@ -44,26 +42,46 @@ MEANINGS: Mapping[JobState, str] = MappingProxyType(
         _S.SENDING: "The paid request is on its way.",
         _S.SUBMITTED: "Accepted and paid; the server is working on it.",
         _S.UNKNOWN: "The answer to the paid request was lost; it is being looked up.",
-        _S.UNCERTAIN: "Whether it was paid can't be found out; you decide.",
+        _S.UNCERTAIN: "Whether it was paid can't be determined; you decide.",
         _S.REJECTED: "The server refused the request; nothing was paid.",
         _S.SUCCEEDED: "The images are ready on the server.",
         _S.SAVING: "The images are here under temporary names.",
         _S.DONE: "The images are saved.",
         _S.FAILED: "The server tried and failed.",
         _S.EXPIRED: "Paid and finished, but the server has cleared the images.",
-        _S.STRANDED: "Paid, but the server no longer shows the task; asked for again later.",
-        _S.ABANDONED: "You gave it up.",
+        _S.STRANDED: "Paid, but the server no longer shows the task; polled again later.",
+        _S.ABANDONED: "You abandoned it.",
     }
 )
 
 IN_FLIGHT = frozenset({_S.SENDING, _S.UNKNOWN, _S.UNCERTAIN, _S.SUBMITTED})
-"""States that may hold a place in the account's quota of images in flight."""
+"""States that may occupy a slot in the account's quota of images in flight."""
 
 FINAL = frozenset({_S.DONE, _S.REJECTED, _S.FAILED, _S.EXPIRED, _S.ABANDONED})
-"""States that a run leaves as they are, unless it is told otherwise or a file is missing."""
+"""States that a run leaves as they are, unless asked otherwise or a file is missing."""
 
 OPEN = frozenset(JobState) - FINAL
-"""States that the next run goes on with."""
+"""States that the next run continues."""
+
+IN_DOUBT = frozenset({_S.UNKNOWN, _S.UNCERTAIN})
+"""States in which it is not known whether the request was accepted."""
+
+ACCEPTED = frozenset(
+    {_S.SUBMITTED, _S.STRANDED, _S.SUCCEEDED, _S.SAVING, _S.DONE, _S.FAILED, _S.EXPIRED}
+)
+"""States in which the server has accepted the request, so that a task is known."""
+
+READY = frozenset({_S.SUCCEEDED, _S.SAVING, _S.DONE})
+"""States in which the result exists: on the server, here, or both."""
+
+WITHOUT_RESULT = frozenset({_S.FAILED, _S.EXPIRED})
+"""States in which an accepted task gave no result that can still be had."""
+
+ON_SERVER = READY | {_S.SUBMITTED, _S.FAILED}
+"""States in which a lookup should find the task, so that it can serve as a control."""
+
+LEFT_OVER = IN_DOUBT | ACCEPTED - FINAL
+"""States of jobs that were sent and whose result has not been saved yet."""
 
 
 @attrs.frozen
@@ -94,21 +112,21 @@ _ALL = (
     Move("T6", _S.SENDING, _S.UNKNOWN, "the answer was lost, or the process that sent it ended"),
     Move("T7", _S.UNKNOWN, _S.SUBMITTED, "a lookup or a callback found the task"),
     Move("T8", _S.UNKNOWN, _S.PLANNED, "proven absent after the settle time", unpaid=True),
-    Move("T9", _S.UNKNOWN, _S.UNCERTAIN, "no available means can tell"),
+    Move("T9", _S.UNKNOWN, _S.UNCERTAIN, "no available lookup can answer"),
     Move("T10", _S.UNCERTAIN, _S.SUBMITTED, "a lookup, a callback or you named the task"),
     Move("T11", _S.SUBMITTED, _S.SUCCEEDED, "the server says so"),
     Move("T11", _S.SUBMITTED, _S.FAILED, "the server says so"),
     Move("T12", _S.SUCCEEDED, _S.SAVING, "the files are on the disk under temporary names"),
     Move("T13", _S.SAVING, _S.DONE, "the files have their names and the folder is on the disk"),
     Move("T14", _S.UNCERTAIN, _S.PLANNED, "you ask to send it again, at the risk of paying twice"),
-    Move("T14", _S.UNCERTAIN, _S.ABANDONED, "you give it up"),
+    Move("T14", _S.UNCERTAIN, _S.ABANDONED, "you abandon it"),
     Move("T15", _S.UNCERTAIN, _S.UNKNOWN, "looked up again, which is free, at every start"),
     Move("T16", _S.SUBMITTED, _S.STRANDED, "the server no longer knows the task"),
-    Move("T17", _S.STRANDED, _S.SUBMITTED, "asked for again, which is free"),
+    Move("T17", _S.STRANDED, _S.SUBMITTED, "polled again, which is free"),
     Move("T18", _S.SUCCEEDED, _S.EXPIRED, "the server has cleared the images"),
     Move("T19", _S.DONE, _S.SUCCEEDED, "a file is missing: fetched again, which is free"),
     Move("T20", _S.SAVING, _S.SUCCEEDED, "a file is missing or differs: fetched again"),
-    Move("T21", _S.REJECTED, _S.PLANNED, "you run it again after mending the cause"),
+    Move("T21", _S.REJECTED, _S.PLANNED, "you run it again after fixing the cause"),
     Move("T22", _S.PLANNED, _S.SUBMITTED, "found on the server: an earlier journal was lost"),
 )
 
@@ -128,28 +146,3 @@ def check_move(old: JobState | None, new: JobState) -> Move:
     if move is None:
         raise JournalError(f"a job can't go from {old or 'nothing'} to {new}")
     return move
-
-
-def as_markdown() -> str:
-    """Return the states and the moves as two Markdown tables, for the documentation."""
-    states = [f"| `{state}` | {meaning} | {_flags(state)} |" for state, meaning in MEANINGS.items()]
-    moves = [f"| {m.tag} | {_word(m.old)} | {_word(m.new)} | {m.why} |" for m in MOVES.values()]
-    return "\n".join(
-        (
-            "| state | meaning | what the next run does |",
-            "|---|---|---|",
-            *states,
-            "",
-            "| move | from | to | when |",
-            "|---|---|---|---|",
-            *moves,
-        )
-    )
-
-
-def _word(state: JobState | None) -> str:
-    return f"`{state}`" if state else "–"
-
-
-def _flags(state: JobState) -> str:
-    return "goes on" if state in OPEN else "leaves it"

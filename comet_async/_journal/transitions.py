@@ -1,8 +1,6 @@
-"""The rules of a journal: what a record may become, and why not.
+"""What a record becomes by each operation of a journal, and the errors that refuse one.
 
-Both journals change records by the functions here only, so they can't drift apart.
-
-Rule of this file: no I/O, no clock and no state.
+Both journals change records by these functions only, so they can't drift apart.
 """
 
 from __future__ import annotations
@@ -43,12 +41,14 @@ def planned(job: NewJob, *, now: float) -> JobRecord:
 
 
 def replanned(known: JobRecord, job: NewJob, *, now: float) -> JobRecord:
-    """Return *known* after *job* was planned again: mostly *known* itself.
+    """Return *known* after *job* was planned again: *known* itself, unless it is incomplete.
+
+    The account stays: whoever runs the job compares it with its own before anything is sent.
 
     Raises:
         IdempotencyConflictError: *job* is another request under the same key.
     """
-    if not known.kind:  # its journal was recovered and no more than the key was readable
+    if not known.kind:  # from a recovered journal in which only the key was readable
         return _next(
             known,
             now,
@@ -66,8 +66,6 @@ def replanned(known: JobRecord, job: NewJob, *, now: float) -> JobRecord:
             value=job.key,
             hint="choose another one, or repeat the request as it was",
         )
-    if known.state is JobState.PLANNED and known.account != job.account:
-        return _next(known, now, account=job.account)
     return known
 
 
@@ -82,7 +80,7 @@ def moved(
     move = check_move(record.state, new)
     if new is JobState.SENDING:
         raise JournalError("only send() enters 'sending': it checks the limits")
-    # Whatever may be sent again counts anew.
+    # What may be sent again is counted again when it is sent.
     run = None if new in {JobState.PLANNED, JobState.REJECTED} else record.run
     return move, _next(record, now, state=new, run=run, **_cleaned(changes))
 
@@ -111,7 +109,7 @@ def sending(
         absent=0,
         sent_at=now,
         post_deadline=post_deadline,
-        # What was said about the attempt before must not be read as said about this one.
+        # Details of the previous attempt must not be read as details of this one.
         message="",
         status=None,
         code=None,
@@ -124,7 +122,7 @@ def stale(record: JobRecord, actual: JobRecord | None) -> StaleRecordError:
     found = f"{actual.state} ({actual.fence})" if actual else "nothing"
     return StaleRecordError(
         f"job {record.key} was expected as {record.state} ({record.fence}), found {found}",
-        hint="another part of the program moved it; read it again",
+        hint="another part of the program moved it; read the job again",
         task_id=record.task_id,
         external_task_id=record.key,
     )

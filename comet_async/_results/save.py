@@ -249,10 +249,7 @@ class ResultSaver:
         except NotFoundError as error:
             await self._expired(record, error)
             raise
-        images = tuple(
-            StoredImage(index=image.index, url=image.url, watermark_url=image.watermark_url)
-            for image in task.images
-        )
+        images = tuple(map(StoredImage.of, task.images))
         if not images:
             return record
         now = self.clock.time()

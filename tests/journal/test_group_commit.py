@@ -287,29 +287,24 @@ async def test_on_a_full_disk_small_writes_may_pass(journal: SqliteJournal, gate
     assert [await journal.get(job.key) for job in jobs] == [first, jobs[1], third]
 
 
-class Shut:
+class Shut(sqlite3.Connection):
     """A connection on which no transaction can begin; the first try takes its time."""
 
-    in_transaction = False
-    total_changes = 0
-
     def __init__(self) -> None:
+        super().__init__(":memory:", check_same_thread=False)
         self.tries: list[str] = []
         self.go = threading.Event()
 
-    def execute(self, sql: str, _parameters: object = ()) -> Any:  # noqa: ANN401 - a cursor
+    def execute(self, sql: str, _parameters: object = (), /) -> Any:  # noqa: ANN401 - a cursor
         """Fail."""
         self.tries.append(sql)
         self.go.wait(30)
         raise OSError(sql)
 
-    def close(self) -> None:
-        """Close nothing."""
-
 
 async def test_what_cannot_begin_is_tried_once(path: Path) -> None:
     """One wait for a busy file, not one for each of those who wait."""
-    shut, writer = Shut(), GroupCommitWriter(path, lambda error: JournalError(str(error)))
+    shut, writer = Shut(), GroupCommitWriter(path)
     await writer.open(lambda: shut)
     calls = [asyncio.create_task(writer.run("", lambda _db: None)) for _ in range(9)]
     await asyncio.sleep(0)
@@ -324,7 +319,7 @@ async def test_a_tool_that_holds_the_file_fails_all_that_wait(
     path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error says so, and later all is well."""
-    monkeypatch.setattr("comet_async.journal._BUSY_TIMEOUT", 0.01)
+    monkeypatch.setattr("comet_async._journal.database._BUSY_TIMEOUT", 0.01)
     async with await SqliteJournal.open(path, hook=gate) as journal:
         tool = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         gate.then = lambda: tool.execute("BEGIN IMMEDIATE")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import comet_async.journal
+from comet_async._journal import database
 from comet_async._journal.memory import MemoryJournal
 from comet_async._journal.states import JobState
 from comet_async.errors import (
@@ -179,7 +180,7 @@ async def test_on_a_network_disk_it_does_without_shared_memory(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """WAL can't work there, so the older way of SQLite is used."""
-    monkeypatch.setattr(comet_async.journal, "on_network", lambda _folder: True)
+    monkeypatch.setattr(database, "on_network", lambda _folder: True)
     async with await SqliteJournal.open(path) as journal:
         record = await planned(journal)
         assert "journal.sqlite3-shm" not in modes(path.parent)

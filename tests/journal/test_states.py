@@ -8,17 +8,20 @@ from pathlib import Path
 import pytest
 
 from comet_async._journal.states import (
+    ACCEPTED,
     FINAL,
+    IN_DOUBT,
     IN_FLIGHT,
+    LEFT_OVER,
     MEANINGS,
     MOVES,
     OPEN,
     JobState,
-    as_markdown,
     check_move,
 )
 from comet_async.errors import JournalError
 
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "journal.md"
 PAIRS = tuple(itertools.product((None, *JobState), JobState))
 # What only a person, or proof that nothing was paid, may bring back to where it can be sent.
 BACK_TO_PLANNED = {None, "sending", "unknown", "uncertain", "rejected"}
@@ -68,7 +71,43 @@ def test_tags_are_numbered_without_gaps() -> None:
     assert tags == [f"T{number}" for number in range(1, len(tags) + 1)]
 
 
-def test_the_documentation_prints_the_table() -> None:
+def state_rows() -> list[str]:
+    """Return the table of states as the documentation prints it."""
+    return [
+        "| state | meaning | the next run |",
+        "|---|---|---|",
+        *(
+            f"| `{state}` | {meaning} | {'continues it' if state in OPEN else 'leaves it'} |"
+            for state, meaning in MEANINGS.items()
+        ),
+    ]
+
+
+def move_rows() -> list[str]:
+    """Return the table of moves as the documentation prints it."""
+    return [
+        "| move | from | to | when |",
+        "|---|---|---|---|",
+        *(
+            f"| {move.tag} | {f'`{move.old}`' if move.old else '–'} | `{move.new}` | {move.why} |"
+            for move in MOVES.values()
+        ),
+    ]
+
+
+@pytest.mark.parametrize("rows", [state_rows(), move_rows()], ids=["states", "moves"])
+def test_the_documentation_prints_the_table(rows: list[str]) -> None:
     """The tables in the documentation are those of the code."""
-    page = Path(__file__).parents[2] / "docs" / "guides" / "journal.md"
-    assert as_markdown() in page.read_text("utf-8")
+    assert "\n".join(rows) in PAGE.read_text("utf-8")
+
+
+def test_a_left_over_job_is_neither_new_nor_final() -> None:
+    """What a run continues without its source: sent at some time, and not saved yet."""
+    assert OPEN - {JobState.PLANNED, JobState.SENDING} == LEFT_OVER
+
+
+def test_an_accepted_job_was_paid_or_may_have_been() -> None:
+    """No state is both accepted and in doubt; all other states cost nothing."""
+    assert not ACCEPTED & IN_DOUBT
+    free = {JobState.PLANNED, JobState.SENDING, JobState.REJECTED, JobState.ABANDONED}
+    assert set(JobState) - ACCEPTED - IN_DOUBT == free

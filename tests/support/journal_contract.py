@@ -152,17 +152,12 @@ class PlanningSuite:
         record = await planned(journal, params={"n": 1})
         assert await planned(journal, params={"n": 1.0}) == record
 
-    async def test_a_planned_job_follows_the_account(self, journal: Journal) -> None:
-        """What was not sent yet is sent by the account that asks now."""
-        old = await planned(journal)
-        new = await planned(journal, account="beef")
-        assert (new.account, new.fence) == ("beef", old.fence + 1)
-        assert await journal.get(old.key) == new
-
-    async def test_a_sent_job_stays_with_its_account(self, journal: Journal) -> None:
-        """Only the account that paid can see the task."""
-        record = await walked(journal, S.SUBMITTED)
+    @pytest.mark.parametrize("state", S)
+    async def test_a_job_stays_with_its_account(self, journal: Journal, state: JobState) -> None:
+        """Planning for another account returns the record unchanged; the caller refuses it."""
+        record = await walked(journal, state)
         assert await planned(journal, account="beef") == record
+        assert await journal.get(record.key) == record
 
     async def test_a_moved_source_is_noticed(self, journal: Journal) -> None:
         """A destination names the image as it was named last."""

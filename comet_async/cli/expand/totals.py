@@ -10,23 +10,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from comet_async._journal.states import JobState
+from comet_async._journal.states import ACCEPTED, IN_DOUBT, JobState
 
 if TYPE_CHECKING:
     from comet_async._journal.records import JobRecord
     from comet_async.outcomes import Outcome
 
-_BOUGHT = frozenset(
-    {
-        JobState.SUBMITTED,
-        JobState.STRANDED,
-        JobState.SUCCEEDED,
-        JobState.SAVING,
-        JobState.DONE,
-        JobState.EXPIRED,
-    }
-)  # failed tasks are not billed, as a rule
-_OPEN_QUESTION = frozenset({JobState.UNKNOWN, JobState.UNCERTAIN})
+_BOUGHT = ACCEPTED - {JobState.FAILED}  # failed tasks are not billed, as a rule
 _RECENT = 50
 _ENOUGH = 3  # outcomes from which a pace can be told
 
@@ -74,7 +64,7 @@ class RunTotals:
         self._counted.add(record.key)  # equal images share a job, and its price
         if record.state in _BOUGHT:
             self.bought += record.n
-        elif record.state in _OPEN_QUESTION:
+        elif record.state in IN_DOUBT:
             self.doubtful += record.n
 
     @property
