@@ -72,6 +72,7 @@ if TYPE_CHECKING:
         JournalBusyError as JournalBusyError,
         JournalCorruptError as JournalCorruptError,
         JournalError as JournalError,
+        JournalLostError as JournalLostError,
         JournalRequiredError as JournalRequiredError,
         MissingExtraError as MissingExtraError,
         NotFoundError as NotFoundError,

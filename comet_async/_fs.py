@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
+
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+"""Refuses to open a symbolic link; 0 on Windows, which has no such flag."""
+
+# SMB, some FUSE and old kernels: the folder's names can't be synced on request there.
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def make_folders(folder: Path) -> None:
@@ -20,12 +27,19 @@ def make_folders(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in *folder* durable."""
-    if os.name != "posix":  # a folder can't be opened elsewhere
+    """Make the names in *folder* durable, as far as its file system can.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    if os.name != "posix":  # a folder can't be opened on Windows
         return
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
     finally:
         os.close(fd)
 

@@ -35,6 +35,7 @@
     └── JournalError                the journal can't be used
         ├── JournalBusyError        another process holds the journal
         ├── JournalCorruptError     the journal is damaged
+        ├── JournalLostError        the journal lacks some of what was sent
         └── StaleRecordError        the job was moved since it was read
 
 Two questions have an answer on each of them: *was it sent?* (``sent``) and *does another
@@ -359,6 +360,17 @@ class JournalBusyError(JournalError):
 
 class JournalCorruptError(JournalError):
     """The journal's file is damaged, or no journal at all. Nothing was changed."""
+
+
+class JournalLostError(JournalError):
+    """The journal's file is gone, or older than what was sent by it. Nothing more is sent.
+
+    Attributes:
+        field: The option that continues: each job is looked up before it is sent.
+    """
+
+    default_sent = False
+    field = "verify_remote"
 
 
 class StaleRecordError(JournalError):

@@ -32,7 +32,7 @@ from typing import Self, Unpack, final
 import attrs
 
 from comet_async._journal import sql
-from comet_async._journal.database import open_journal
+from comet_async._journal.database import Connection, open_journal, trust
 from comet_async._journal.group_commit import GroupCommitWriter, Hook
 from comet_async._journal.lockfile import absolute
 from comet_async._journal.records import (
@@ -92,6 +92,7 @@ class SqliteJournal:
         path: str | os.PathLike[str],
         *,
         clock: Clock = SYSTEM_CLOCK,
+        verify_remote: bool = False,
         boot: str | None = None,
         hook: Hook | None = None,
     ) -> Self:
@@ -101,13 +102,17 @@ class SqliteJournal:
 
         Args:
             path: The file. It, and its folder if that is new, are for its user alone.
-            clock: Tells when.
+            clock: The source of time.
+            verify_remote: Open it although it is older than what was sent. Then each new job
+                must be looked up on the server before it is sent, until `trust` is called.
             boot: A name for this opening; random by default.
             hook: For tests: called in the writing thread with "before:T2", "after:T2" and the
                 like around the commit of each write. It may end the process; not raise.
 
         Raises:
             JournalBusyError: Another process, or another place in this one, has it open.
+            JournalLostError: Jobs that were sent are missing: the file was removed, or replaced
+                by an older copy.
             JournalCorruptError: It is damaged; `recover` copies what can be read.
             JournalError: It can't be made or read, is of a newer version, or is something
                 else.
@@ -117,7 +122,9 @@ class SqliteJournal:
         """
         place, boot = absolute(path), boot or new_boot()
         writer = GroupCommitWriter(place, hook)
-        await writer.open(partial(open_journal, place, boot, clock.time()))
+        await writer.open(
+            partial(open_journal, place, boot, clock.time(), verify_remote=verify_remote)
+        )
         return cls(path=place, boot=boot, writer=writer)
 
     async def __aenter__(self) -> Self:
@@ -175,7 +182,11 @@ class SqliteJournal:
     ) -> JobRecord | Refusal:
         """Enter ``sending`` if the limits let it; see `Journal.send`."""
         after = sending(record, now=now, post_deadline=post_deadline, boot=self.boot, run=run)
-        work = partial(sql.send, before=record, after=after, run=run, limits=limits)
+
+        def work(db: Connection) -> Refusal | None:
+            db.check_complete()
+            return sql.send(db, before=record, after=after, run=run, limits=limits)
+
         return await self._writer.run("T2", work) or after
 
     async def note(self, record: JobRecord, *, now: float, **changes: Unpack[Changes]) -> JobRecord:
@@ -217,6 +228,14 @@ class SqliteJournal:
         """Keep a fact about the account or the gateway. Never a key."""
         work = partial(sql.write_meta, name=name, text=json.dumps(value))
         await self._writer.run("meta", work)
+
+    async def trust(self) -> None:
+        """Declare that nothing is missing: an older copy of a journal is complete again.
+
+        To be called after a run with ``verify_remote`` went through all images whose jobs may
+        have been lost. Does nothing otherwise.
+        """
+        await self._writer.run("trust", trust)
 
     async def aclose(self) -> None:
         """Finish all writes and close. May be called again."""

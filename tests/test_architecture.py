@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def test_lowest_versions_are_the_lower_bounds() -> None:
     """What `nox -s lowest` installs is what pyproject.toml promises."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"].values()
-    promised = {line.partition(",")[0] for line in sum(extras, project["dependencies"])}
+    promised = {re.split("[,;]", line)[0] for line in sum(extras, project["dependencies"])}
     lines = (REPOSITORY / "constraints" / "lowest.txt").read_text("utf-8").splitlines()
     tested = {line.replace("==", ">=") for line in lines if not line.startswith("#")}
     assert promised == tested

@@ -40,9 +40,13 @@ import attrs
 from yarl import URL
 
 from comet_async._addresses import is_literal, is_loopback, is_public
+from comet_async._fs import NO_FOLLOW
 from comet_async._images.formats import Inspector
 from comet_async._images.prepare import mend, needs_mending
 from comet_async._images.rules import show
+
+# A named pipe without a writer would hold us for ever. Windows has neither flag nor such pipes.
+_NOT_BLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 Opener = Callable[[str, int], int]
 """Opens a path; as Python's ``open`` takes it."""
@@ -50,13 +54,12 @@ Opener = Callable[[str, int], int]
 
 def opener(path: str, flags: int) -> int:
     """Open *path*; a link is followed."""
-    # Non-blocking: a named pipe without a writer would hold us for ever.
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    return os.open(path, flags | _NOT_BLOCKING)
 
 
 def opener_no_links(path: str, flags: int) -> int:
     """Open *path*, unless it is a link."""
-    return opener(path, flags | os.O_NOFOLLOW)
+    return opener(path, flags | NO_FOLLOW)
 
 
 class UnchangedFile(io.FileIO):

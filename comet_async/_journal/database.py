@@ -6,8 +6,18 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
+import attrs
+
 from comet_async._journal import sql
-from comet_async._journal.lockfile import FileLock, make_file, make_folder, on_network
+from comet_async._journal.lockfile import (
+    FileLock,
+    FileWatch,
+    Mark,
+    lost,
+    make_file,
+    make_folder,
+    on_network,
+)
 from comet_async.errors import JournalCorruptError, JournalError
 
 # How long a commit waits for a tool of the user's that holds the file, seconds. (SQLite's own
@@ -25,15 +35,47 @@ _PRAGMAS = (
 
 
 class Connection(sqlite3.Connection):
-    """A connection that may own the lock on its file."""
+    """A connection that owns the lock on its file and notices when the file is lost.
 
-    lock: FileLock | None = None
+    Attributes:
+        watch: Watches the files; None for a copy that nothing else can reach.
+        gap: How many sends of the journal this database lacks, because it is an older copy.
+    """
+
+    watch: FileWatch | None = None
+    gap: int = 0
+    _changes_before: int = -1
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+        if self.watch is not None:
+            self.watch.look()
+        self.execute("BEGIN IMMEDIATE")
+        self._changes_before = self.total_changes
+
+    def check_complete(self) -> None:
+        """Check that the database still is what is on the disk.
+
+        Raises:
+            JournalLostError: Its files were removed, replaced or truncated.
+        """
+        if self.watch is not None:
+            self.watch.check()
+
+    def finish(self) -> None:
+        """Commit; then update the mark outside the database if something was sent."""
+        if self.watch is None or self.total_changes == self._changes_before:
+            self.execute("COMMIT")
+            return
+        mark = sql.read_mark(self)
+        self.execute("COMMIT")
+        self.watch.record(attrs.evolve(mark, sends=mark.sends + self.gap))
 
     def close(self) -> None:
         """Close the database and release the lock."""
         super().close()
-        if self.lock is not None:
-            self.lock.release()
+        if self.watch is not None:
+            self.watch.lock.release()
 
 
 def connect(database: str, *, uri: bool = False) -> Connection:
@@ -45,8 +87,10 @@ def connect(database: str, *, uri: bool = False) -> Connection:
     return db
 
 
-def open_journal(path: Path, boot: str, now: float) -> Connection:
+def open_journal(path: Path, boot: str, now: float, *, verify_remote: bool) -> Connection:
     """Create, lock and open the journal at *path*; what fails leaves nothing open.
+
+    *verify_remote* opens a database although it is older than what was sent.
 
     Raises:
         JournalError: It can't be used; the subclass says why.
@@ -55,14 +99,25 @@ def open_journal(path: Path, boot: str, now: float) -> Connection:
     lock = FileLock(path)
     with contextlib.ExitStack() as undo:
         undo.callback(lock.release)
+        if lock.mark is not None and lock.mark.sends and not verify_remote and not path.exists():
+            raise lost(f"{path} was removed")  # before an empty one is made in its place
         make_file(path)
         try:
             db = undo.enter_context(contextlib.closing(connect(str(path))))
-            _prepare(db, path, boot, now)
+            _configure(db, path)
+            db.execute("BEGIN IMMEDIATE")
+            migrate(db)
+            db.gap = _gap(db, lock.mark)
+            if db.gap and not verify_remote:
+                raise lost(f"the journal {path} is older than what was sent")
+            _take_over(db, lock.mark, boot, now)
+            undo.pop_all()
+            undo.callback(db.close)
+            db.watch = FileWatch(lock)
+            db.finish()
         except sqlite3.Error as error:
             raise translated(path, error) from error
         undo.pop_all()
-        db.lock = lock
     return db
 
 
@@ -89,16 +144,36 @@ def translated(path: Path, error: Exception) -> Exception:
     return seen
 
 
-def _prepare(db: sqlite3.Connection, path: Path, boot: str, now: float) -> None:
-    """Check that the file is a journal, migrate it, and take over what was being sent."""
+def trust(db: Connection) -> None:
+    """Declare that nothing is missing any more, although the database is older than its mark."""
+    mark = sql.read_mark(db)
+    sql.write_mark(db, attrs.evolve(mark, sends=mark.sends + db.gap))
+    db.gap = 0
+
+
+def _gap(db: Connection, mark: Mark | None) -> int:
+    """Return how many of the sends that *mark* counts are not in the database."""
+    if mark is None:
+        return 0  # a copy without its lock file, or a journal of an earlier version
+    known = sql.read_mark(db)
+    return max(0, mark.sends - known.sends) if known.journal == mark.journal else mark.sends
+
+
+def _take_over(db: Connection, mark: Mark | None, boot: str, now: float) -> None:
+    """Continue what an earlier opening left behind."""
+    if mark is not None:
+        sql.write_mark(db, attrs.evolve(sql.read_mark(db), journal=mark.journal))
+    if db.gap:
+        sql.forget_attempts(db)
+    sql.lose_sending(db, boot, now)
+
+
+def _configure(db: sqlite3.Connection, path: Path) -> None:
+    """Check that the file is a journal, and set how it is written."""
     _check(db, path)
     db.execute(f"PRAGMA journal_mode = {'TRUNCATE' if on_network(path.parent) else 'WAL'}")
     for pragma in _PRAGMAS:
         db.execute(f"PRAGMA {pragma}")
-    db.execute("BEGIN IMMEDIATE")
-    migrate(db)
-    sql.lose_sending(db, boot, now)
-    db.execute("COMMIT")
 
 
 def _check(db: sqlite3.Connection, path: Path) -> None:

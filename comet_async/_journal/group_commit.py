@@ -17,7 +17,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import sqlite3
 import threading
 import warnings
 from collections import deque
@@ -29,7 +28,7 @@ from typing import Any, TypeVar, cast
 
 import attrs
 
-from comet_async._journal.database import translated
+from comet_async._journal.database import Connection, translated
 from comet_async._journal.transitions import closed
 from comet_async.errors import CometError, ForkedSessionError
 
@@ -52,7 +51,7 @@ class _Request:
     """One queued operation and who waits for it."""
 
     tag: str
-    work: Callable[[sqlite3.Connection], Any]
+    work: Callable[[Connection], Any]
     future: asyncio.Future[Any]
     result: Any = None
     error: Exception | None = None
@@ -75,7 +74,7 @@ class GroupCommitWriter:
 
     path: Path
     _hook: Hook | None = None
-    _connection: sqlite3.Connection | None = attrs.field(default=None, init=False)
+    _connection: Connection | None = attrs.field(default=None, init=False)
     _thread: ThreadPoolExecutor = attrs.field(init=False)
     _mutex: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _queue: deque[_Request] = attrs.field(factory=deque, init=False)
@@ -92,7 +91,7 @@ class GroupCommitWriter:
 
     # On the event loop ------------------------------------------------------------------
 
-    async def open(self, connect: Callable[[], sqlite3.Connection]) -> None:
+    async def open(self, connect: Callable[[], Connection]) -> None:
         """Have the thread call *connect*; what fails leaves nothing open."""
         try:
             await self._in_thread(partial(self._open, connect))
@@ -100,7 +99,7 @@ class GroupCommitWriter:
             await self.aclose()
             raise
 
-    async def run(self, tag: str, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    async def run(self, tag: str, work: Callable[[Connection], _T]) -> _T:
         """Have *work* done and committed, then return its result.
 
         *tag* names what is written to the hook, in one word or several; reading has none. A
@@ -147,7 +146,7 @@ class GroupCommitWriter:
 
     # In the thread ----------------------------------------------------------------------
 
-    def _open(self, connect: Callable[[], sqlite3.Connection]) -> None:
+    def _open(self, connect: Callable[[], Connection]) -> None:
         self._connection = connect()
 
     def _close(self) -> None:
@@ -185,9 +184,9 @@ class GroupCommitWriter:
 
     def _commit(self, batch: list[_Request]) -> None:
         """Do *batch* in one transaction; if that fails, each operation in one of its own."""
-        db = cast("sqlite3.Connection", self._connection)
+        db = cast("Connection", self._connection)
         try:
-            db.execute("BEGIN IMMEDIATE")
+            db.begin()
         except Exception as error:  # noqa: BLE001 - it is raised where the callers wait
             for request in batch:
                 request.error = translated(self.path, error)
@@ -201,12 +200,12 @@ class GroupCommitWriter:
                 for request in batch:
                     self._commit([request])
 
-    def _finish(self, db: sqlite3.Connection, batch: list[_Request]) -> None:
+    def _finish(self, db: Connection, batch: list[_Request]) -> None:
         try:
             for request in batch:
                 _apply(db, request)
             self._tell("before", batch)
-            db.execute("COMMIT")
+            db.finish()
         finally:
             if db.in_transaction:  # not committed, nor ended by SQLite, as a full disk may
                 db.execute("ROLLBACK")
@@ -230,7 +229,7 @@ class GroupCommitWriter:
                 _report(requests)
 
 
-def _apply(db: sqlite3.Connection, request: _Request) -> None:
+def _apply(db: Connection, request: _Request) -> None:
     """Run one operation inside the transaction of all."""
     before = db.total_changes
     try:
@@ -258,6 +257,6 @@ def _report(requests: list[_Request]) -> None:
             logger.error("a write failed after its caller had gone: %s", request.error)
 
 
-def _shut(connection: sqlite3.Connection | None) -> None:
+def _shut(connection: Connection | None) -> None:
     if connection is not None:
         connection.close()

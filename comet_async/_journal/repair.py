@@ -26,8 +26,8 @@ import attrs
 from comet_async._fs import sync_folder
 from comet_async._idempotency import PATTERN
 from comet_async._journal.database import connect, migrate
-from comet_async._journal.lockfile import FileLock, absolute, beside, make_file, unused
-from comet_async._journal.sql import TABLES, Row, get
+from comet_async._journal.lockfile import FileLock, Mark, absolute, beside, make_file, unused
+from comet_async._journal.sql import TABLES, Row, get, read_mark, write_mark
 from comet_async._journal.states import JobState
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.errors import JournalCorruptError, JournalError
@@ -75,14 +75,14 @@ def _recover(path: Path, now: float) -> Recovered:
         raise JournalError(f"there is no journal {path}")
     lock = FileLock(path)
     try:
-        return _rebuild(path, now)
+        return _rebuild(path, now, lock.mark)
     except (OSError, sqlite3.Error) as error:
         raise JournalError(f"the journal {path} can't be recovered: {error}") from error
     finally:
         lock.release()
 
 
-def _rebuild(path: Path, now: float) -> Recovered:
+def _rebuild(path: Path, now: float, mark: Mark | None) -> Recovered:
     fresh, damaged = path.with_name(f"{path.name}.new"), unused(path)
     fresh.unlink(missing_ok=True)  # of a recovery that was cut off
     for ending in ("", "-wal"):
@@ -95,6 +95,7 @@ def _rebuild(path: Path, now: float) -> Recovered:
         migrate(db)
         with _reading(damaged) as old:
             jobs = copy_rows(old, db)
+            _copy_mark(old, db, mark)
         # Earlier copies too: one may hold what a recovery that was cut off left out.
         keys = find_keys(path.parent.glob(f"{glob.escape(path.name)}*"))
         lost = add_lost(db, keys, now)
@@ -105,6 +106,14 @@ def _rebuild(path: Path, now: float) -> Recovered:
     fresh.replace(path)
     sync_folder(path.parent)
     return Recovered(jobs=jobs, lost=lost, damaged=damaged)
+
+
+def _copy_mark(old: sqlite3.Connection, fresh: sqlite3.Connection, mark: Mark | None) -> None:
+    """Let the new journal count as the damaged one did."""
+    with contextlib.suppress(sqlite3.Error, ValueError):
+        mark = read_mark(old)  # it may be an older copy, and then the new one is, too
+    if mark is not None:
+        write_mark(fresh, mark)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias, cast
 
 import attrs
 
+from comet_async._journal.lockfile import Mark
 from comet_async._journal.records import (
     Destination,
     Event,
@@ -134,7 +135,22 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         END
         """,
     ),
+    (
+        # One row. The lock file holds the same two values, and shows whether this is older.
+        "CREATE TABLE mark (journal TEXT NOT NULL, sends INTEGER NOT NULL)",
+        """
+        INSERT INTO mark
+        SELECT lower(hex(randomblob(16))), coalesce(sum(attempt), 0) FROM job
+        """,
+        # By a trigger, so that no request can leave without being counted.
+        """
+        CREATE TRIGGER job_sent AFTER UPDATE OF state ON job WHEN NEW.state = 'sending' BEGIN
+            UPDATE mark SET sends = sends + 1;
+        END
+        """,
+    ),
 )
+# These tables are copied when a journal is recovered.
 TABLES = ("job", "destination", "file", "run", "meta", "event")
 
 
@@ -307,6 +323,28 @@ def lose_sending(db: sqlite3.Connection, boot: str, now: float) -> None:
         "the process that sent it ended",
         JobState.SENDING,
         boot,
+    )
+
+
+def read_mark(db: sqlite3.Connection) -> Mark:
+    """Return what this database has sent."""
+    ((journal, sends),) = db.execute("SELECT journal, sends FROM mark")
+    return Mark(journal, sends)
+
+
+def write_mark(db: sqlite3.Connection, mark: Mark) -> None:
+    """Replace what this database has sent."""
+    db.execute("UPDATE mark SET journal = ?, sends = ?", (mark.journal, mark.sends))
+
+
+def forget_attempts(db: sqlite3.Connection) -> None:
+    """Mark what could be sent again as never sent, so that it is looked up on the server first.
+
+    In an older copy of a journal, a job may be ``planned`` that has been accepted since.
+    """
+    db.execute(
+        "UPDATE job SET attempt = 0, fence = fence + 1 WHERE attempt > 0 AND state IN (?, ?)",
+        (JobState.PLANNED.value, JobState.REJECTED.value),
     )
 
 

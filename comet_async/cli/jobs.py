@@ -210,7 +210,7 @@ def _decision(action: Action, key: str | None, task_id: str | None, *, accepted:
 async def _decide(path: Path, decision: _Decision, screen: Screen) -> int:
     from comet_async.journal import SqliteJournal
 
-    async with await SqliteJournal.open(path) as journal:
+    async with await SqliteJournal.open(path, verify_remote=True) as journal:  # sends nothing
         record = await _job(journal, decision.key)
         _check_state(record, decision)
         changes: Changes = {}

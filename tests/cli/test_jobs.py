@@ -89,7 +89,7 @@ async def test_shows_what_is_not_done(comet: Command, folder: Folder) -> None:
     assert "cat.png\tce1-cat" in ended.out
     assert "dog.png" not in ended.out
     assert "1 job done: The images are saved." in ended.err
-    assert "1 job uncertain: Whether it was paid can't be found out; you decide." in ended.err
+    assert "1 job uncertain: Whether it was paid can't be determined; you decide." in ended.err
 
 
 async def test_shows_all(comet: Command, folder: Folder) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from comet_async._journal.database import Connection
 from comet_async._journal.group_commit import GroupCommitWriter
 from comet_async._journal.states import JobState
 from comet_async.errors import IdempotencyConflictError, JournalError, StaleRecordError
@@ -287,7 +288,7 @@ async def test_on_a_full_disk_small_writes_may_pass(journal: SqliteJournal, gate
     assert [await journal.get(job.key) for job in jobs] == [first, jobs[1], third]
 
 
-class Shut(sqlite3.Connection):
+class Shut(Connection):
     """A connection on which no transaction can begin; the first try takes its time."""
 
     def __init__(self) -> None:

@@ -187,6 +187,21 @@ async def test_on_a_network_disk_it_does_without_shared_memory(
         assert sql(path, "SELECT key FROM job") == [(record.key,)]
 
 
+async def test_a_journal_of_an_earlier_version_is_migrated(path: Path) -> None:
+    """Its jobs are kept, and what it sent is counted from now on."""
+    async with await SqliteJournal.open(path) as journal:
+        record = await walked(journal, S.SUBMITTED)
+        await planned(journal, 1)
+    path.with_name(f"{path.name}.lock").unlink()
+    for statement in ("DROP TRIGGER job_sent", "DROP TABLE mark", "PRAGMA user_version = 1"):
+        sql(path, statement)
+    async with await SqliteJournal.open(path) as journal:
+        assert await journal.get(record.key) == record
+        assert sql(path, "SELECT sends FROM mark") == [(1,)]
+        await walked(journal, S.SENDING, 2)
+        assert sql(path, "SELECT sends FROM mark") == [(2,)]
+
+
 # Not opening --------------------------------------------------------------------------------
 
 HOLDER = """
@@ -335,6 +350,7 @@ async def test_no_column_for_a_key_or_an_image(path: Path) -> None:
         "run": "id jobs images",
         "meta": "name value",
         "event": "id job at old new why",
+        "mark": "journal sends",
     }
 
 

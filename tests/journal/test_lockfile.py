@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from comet_async._journal.lockfile import FileLock, make_file, make_folder, on_network
+from comet_async._journal.lockfile import FileLock, Mark, make_file, make_folder, on_network
 from comet_async.errors import JournalBusyError, JournalError
 
 if TYPE_CHECKING:
@@ -65,22 +66,74 @@ def test_a_link_is_no_lock(tmp_path: Path) -> None:
     assert victim.read_text() == "precious"
 
 
-def test_a_disk_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a lock two processes could pay for the same images."""
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+@pytest.mark.parametrize("function", ["flock", "lockf"], ids=["our lock", "SQLite's locks"])
+def test_a_disk_without_locks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, number: int
+) -> None:
+    """Without a lock two processes could pay for the same images: the error says what to do."""
 
-    def flock(_handle: int, _how: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+    def no_lock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(JournalError, match="No locks available"):
+    monkeypatch.setattr(fcntl, function, no_lock)
+    with pytest.raises(JournalError, match=r"has no file locks.*choose a folder on a local disk"):
         FileLock(tmp_path / "journal")
+
+
+def test_another_refusal_is_not_called_a_lack_of_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What else the system says is passed on."""
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(JournalError, match="Input/output error"):
+        FileLock(tmp_path / "journal")
+
+
+def test_locks_of_nfs_are_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the second kind of lock collides with the first: both are there."""
+
+    def taken(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(fcntl, "lockf", taken)
+    FileLock(tmp_path / "journal").release()
+
+
+def test_a_link_is_no_journal(tmp_path: Path) -> None:
+    """Two names of one database would have two locks."""
+    (tmp_path / "real").touch()
+    (tmp_path / "journal").symlink_to(tmp_path / "real")
+    with pytest.raises(JournalError, match=r"journal: it is a symbolic link.*the file itself"):
+        FileLock(tmp_path / "journal")
+
+
+def test_the_mark_is_kept_from_owner_to_owner(tmp_path: Path) -> None:
+    """The next owner finds what the last one wrote; an old lock file has no mark."""
+    (tmp_path / "journal.lock").write_text("4711\n")
+    for mark in (None, Mark("id", 1), Mark("id", 2)):
+        lock = FileLock(tmp_path / "journal")
+        assert lock.mark == mark
+        lock.write_mark(Mark("id", 1 if mark is None else mark.sends + 1))
+        lock.release()
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "1 id x", "\0" * 99, "1 \xff 5"])
+def test_a_lock_file_of_any_content_can_be_locked(tmp_path: Path, text: str) -> None:
+    """What is in it is help, not a condition."""
+    (tmp_path / "journal.lock").write_text(text, "latin-1")
+    FileLock(tmp_path / "journal").release()
 
 
 def test_a_lock_without_a_name_in_it(tmp_path: Path) -> None:
     """Between taking a lock and signing it there is a moment."""
     lock = FileLock(tmp_path / "journal")
     (tmp_path / "journal.lock").write_text("")
-    with pytest.raises(JournalBusyError, match="unknown id") as caught:
+    with pytest.raises(JournalBusyError, match="another process") as caught:
         FileLock(tmp_path / "journal")
     assert caught.value.pid is None
     lock.release()

@@ -116,7 +116,8 @@ async def _run(
             "not followed",
             style="dim",
         )
-    async with await SqliteJournal.open(plan.out / JOURNAL_NAME) as journal:
+    verified = plan.options.get("verify_remote", False)
+    async with await SqliteJournal.open(plan.out / JOURNAL_NAME, verify_remote=verified) as journal:
         await journal_files.check_purpose(journal, sandbox=endpoint.sandbox is not None)
         if endpoint.sandbox is not None:
             await journal_files.abandon_ended_sandbox_jobs(journal, now=time.time())
