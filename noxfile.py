@@ -86,10 +86,10 @@ def typing(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run all tests against the installed wheel, in two processes, and measure coverage."""
     session.install(ALL_EXTRAS, *group("test"))
-    workers = () if session.posargs else ("-n", "2")
+    everything = ("-n", "2", "-m", "", "--hypothesis-profile=ci")
     env = {"COVERAGE_FILE": str(HERE / f".coverage-{session.python}"), **WHEEL}
     session.run("coverage", "erase", env=env)
-    session.run("coverage", "run", "-m", "pytest", *workers, *session.posargs, env=env)
+    session.run("coverage", "run", "-m", "pytest", *(session.posargs or everything), env=env)
 
 
 @nox.session(python=OLDEST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -26,13 +27,18 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clocks.
 
-    ``monotonic`` is the event loop's own clock inside a loop, so that a loop with a clock
-    of its own (``comet_async.testing.VirtualLoop``) carries the whole library along.
+    Inside an event loop with a clock of its own (``comet_async.testing.VirtualLoop``), both are the
+    loop's: it carries the whole library along.
     """
 
     def time(self) -> float:
-        """Return the wall clock."""
-        return time.time()
+        """Return the wall clock: the running loop's if it has one, otherwise the machine's."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return time.time()
+        wall_time: Callable[[], float] = getattr(loop, "wall_time", time.time)
+        return wall_time()
 
     def monotonic(self) -> float:
         """Return the running loop's clock, or the machine's outside a loop."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import struct
 import sys
-import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,10 @@ from hypothesis import HealthCheck, settings
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 from comet_async.session import CometSession
 from comet_async.testing import VirtualClock, VirtualLoop
+from tests.support.images import make_png
 
-# The same examples in every run: a red test means a change of ours. `quick` is for the oldest
-# dependencies, where the question is "does it work at all?".
+# The same examples in every run: a red test means a change of ours. `ci` tries the usual hundred;
+# plain `pytest` tries a quarter of them, and `quick` (for the oldest dependencies) ten.
 settings.register_profile(
     "ci",
     derandomize=True,
@@ -27,8 +26,9 @@ settings.register_profile(
     database=None,
     suppress_health_check=[HealthCheck.too_slow],  # says more about the machine than about us
 )
+settings.register_profile("plain", settings.get_profile("ci"), max_examples=25)
 settings.register_profile("quick", settings.get_profile("ci"), max_examples=10)
-settings.load_profile("ci")
+settings.load_profile("plain")
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], VirtualLoop]]:
@@ -68,28 +68,6 @@ def _no_settings_of_yours(monkeypatch: pytest.MonkeyPatch, empty_home: Path) -> 
 def clock() -> VirtualClock:
     """Return a clock that follows the test's loop."""
     return VirtualClock()
-
-
-def make_png(width: int, height: int, tint: int = 0) -> bytes:
-    """Return a colour gradient as PNG, *width* x *height* pixels, made without Pillow."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        check = zlib.crc32(kind + body)
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
-    rows = b"".join(
-        b"\0" + b"".join(bytes((x * 255 // width, y * 255 // height, tint)) for x in range(width))
-        for y in range(height)
-    )
-    return b"".join(
-        (
-            b"\x89PNG\r\n\x1a\n",
-            chunk(b"IHDR", header),
-            chunk(b"IDAT", zlib.compress(rows, 1)),
-            chunk(b"IEND", b""),
-        )
-    )
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from comet_async._journal.states import MEANINGS, JobState, check_move
 from comet_async.cli import journal_files
 from comet_async.cli.console import DONE, Screen, counted
 from comet_async.cli.runtime import CURRENT
+from comet_async.clock import SYSTEM_CLOCK
 from comet_async.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ async def _decide(path: Path, decision: _Decision, screen: Screen) -> int:
                 raise _wrong(msg, "look at its time and image in the provider's console")
             await _check_task(decision.task_id, record, screen)
             changes = {"task_id": decision.task_id}
-        now = time.time()
+        now = SYSTEM_CLOCK.time()
         await journal.move(record, decision.state, now=now, why=decision.why, **changes)
     screen.say(f"{record.source}: {decision.done}")
     return DONE

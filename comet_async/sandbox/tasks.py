@@ -128,7 +128,7 @@ class Tasks:
 
     def visible(self, task: SandboxTask) -> bool:
         """Whether questions find the task already."""
-        return self.clock.time() >= task.created_ms / 1000 + self.options.not_found_for
+        return self._now_ms() >= task.created_ms + round(self.options.not_found_for * 1000)
 
     def page(self, kind: Kind, number: int, size: int) -> list[SandboxTask]:
         """Return one page of the tasks of *kind*, in the order that the switch asks for."""

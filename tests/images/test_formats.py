@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import struct
-import zlib
 
 import pytest
 from hypothesis import given, strategies as st
 
 from comet_async._images.formats import EXTENSIONS, Inspector, is_complete, read_info, sniff
+from tests.support.images import PNG_SIGNATURE, png_chunk as chunk, png_header
 
 BIG, LITTLE = ">", "<"
 
 
-def chunk(kind: bytes, body: bytes) -> bytes:
-    """Return one chunk of a PNG."""
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
 def png(width: int, height: int, *extra: bytes, bits: int = 8, colour: int = 2) -> bytes:
     """Return a PNG whose pixels are nonsense, with *extra* chunks before them."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    header = png_header(width, height, bits=bits, colour=colour)
     pixels = chunk(b"IDAT", b"pixels" * 20)
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + pixels + chunk(b"IEND", b"")
+    return PNG_SIGNATURE + header + b"".join(extra) + pixels + chunk(b"IEND", b"")
 
 
 def exif(orientation: int, order: str = BIG) -> bytes:

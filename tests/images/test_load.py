@@ -11,7 +11,6 @@ import hashlib
 import os
 import struct
 import tracemalloc
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,12 @@ from yarl import URL
 from comet_async._images.load import SourceImage, load
 from comet_async._images.rules import MAX_BYTES, ImageRules
 from comet_async.errors import InputError
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    """Return one chunk of a PNG."""
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+from tests.support.images import PNG_SIGNATURE, png_chunk as chunk, png_header
 
 
 def png(width: int, height: int, size: int = 0) -> bytes:
     """Return a file that looks like a PNG to all but decoders, of *size* bytes if told."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    start = PNG_SIGNATURE + png_header(width, height)
     end = chunk(b"IEND", b"")
     pixels = chunk(b"IDAT", bytes(max(0, size - len(start) - len(end) - 12)))
     return start + pixels + end

@@ -15,6 +15,7 @@ import pytest
 from comet_async._images import prepare
 from comet_async._images.load import SourceImage, load
 from comet_async.errors import InputError, MissingExtraError
+from tests.support.images import PNG_SIGNATURE, png_chunk, png_header
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -183,14 +184,9 @@ async def test_cmyk_follows_its_profile(monkeypatch: pytest.MonkeyPatch) -> None
 
 def deep_png(colour: int, sample: bytes) -> bytes:
     """Return a PNG of 320 x 300 pixels with 16 bits a channel, each pixel being *sample*."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(kind + body))
-        return struct.pack(">I", len(body)) + kind + body + check
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 320, 300, 16, colour, 0, 0, 0))
+    header = png_header(320, 300, bits=16, colour=colour)
     rows = zlib.compress((b"\0" + sample * 320) * 300)
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return PNG_SIGNATURE + header + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize(("value", "expected"), [(0, 0), (128, 0), (129, 1), (65535, 255)])

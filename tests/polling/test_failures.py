@@ -29,7 +29,6 @@ from comet_async.errors import (
 )
 from comet_async.events import Event, Retried
 from comet_async.models import Task
-from comet_async.testing import VirtualClock
 from comet_async.waiter import TaskWaiter
 from tests.support.task_server import TaskServer
 
@@ -64,18 +63,6 @@ ENDS: dict[str, CometError] = {
     "certificate": ConfigError("not trusted"),
     "bad id": InputError("no id", field="task_id"),
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the loop jump at once: there is no socket here that it should look at."""
-    monkeypatch.setattr("comet_async.testing._LOOK", 0.0)
-
-
-@pytest.fixture
-def server(clock: VirtualClock) -> TaskServer:
-    """Return a server of tasks in memory."""
-    return TaskServer(clock=clock)
 
 
 @pytest.fixture

@@ -17,12 +17,6 @@ from comet_async.waiter import TaskWaiter
 from tests.support.task_server import TaskServer
 
 
-@pytest.fixture(autouse=True)
-def _no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the loop jump at once: there is no socket here that it should look at."""
-    monkeypatch.setattr("comet_async.testing._LOOK", 0.0)
-
-
 @pytest.fixture
 def server(clock: VirtualClock) -> TaskServer:
     """Return a server whose list works."""
@@ -155,6 +149,7 @@ async def test_a_list_that_is_out_of_date_is_found_out(server: TaskServer) -> No
     assert waiter.list_calls < 200
 
 
+@pytest.mark.slow
 async def test_many_pages_are_read(server: TaskServer) -> None:
     """1,300 tasks are on three pages: all are found, by fewer requests than tasks."""
     waiter = TaskWaiter(server, schedule=20, rng=random.Random(1))

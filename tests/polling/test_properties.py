@@ -42,12 +42,6 @@ FAULTS: list[CometError | None] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the loop jump at once: there is no socket here that it should look at."""
-    monkeypatch.setattr("comet_async.testing._LOOK", 0.0)
-
-
 def run(main: Coroutine[None, None, None]) -> None:
     """Run *main* on a loop of its own."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:

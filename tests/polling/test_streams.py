@@ -22,21 +22,9 @@ from comet_async.errors import (
     WaitTimeoutError,
 )
 from comet_async.models import Task, TaskStatus
-from comet_async.testing import VirtualClock, VirtualLoop
+from comet_async.testing import VirtualLoop
 from comet_async.waiter import TaskWaiter
 from tests.support.task_server import TaskServer
-
-
-@pytest.fixture(autouse=True)
-def _no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the loop jump at once: there is no socket here that it should look at."""
-    monkeypatch.setattr("comet_async.testing._LOOK", 0.0)
-
-
-@pytest.fixture
-def server(clock: VirtualClock) -> TaskServer:
-    """Return a server of tasks in memory."""
-    return TaskServer(clock=clock)
 
 
 @pytest.fixture

@@ -32,24 +32,6 @@ from comet_async.waiter import TaskWaiter
 from tests.support.task_server import TaskServer
 
 
-@pytest.fixture(autouse=True)
-def _no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the loop jump at once: there is no socket here that it should look at."""
-    monkeypatch.setattr("comet_async.testing._LOOK", 0.0)
-
-
-@pytest.fixture
-def server(clock: VirtualClock) -> TaskServer:
-    """Return a server of tasks in memory."""
-    return TaskServer(clock=clock)
-
-
-@pytest.fixture
-def waiter(server: TaskServer) -> TaskWaiter:
-    """Return a waiter that does what it does in the same way each time."""
-    return TaskWaiter(server, rng=random.Random(1))
-
-
 def idle() -> bool:
     """Tell whether the running loop holds nothing but the test."""
     return asyncio.all_tasks() == {asyncio.current_task()}

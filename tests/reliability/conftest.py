@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import comet_async
-from tests.conftest import make_png
 from tests.reliability.history import problems
 from tests.reliability.simulation import Provider, Simulation
+from tests.support.images import make_png
 
 
 @functools.cache

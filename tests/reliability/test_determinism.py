@@ -60,7 +60,7 @@ def run(
 
 @pytest.mark.parametrize(
     "seed",
-    [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= 15)) for seed in range(SEEDS)],
+    [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= 5)) for seed in range(SEEDS)],
 )
 def test_random_faults_and_kills_cost_nothing_twice(
     seed: int,

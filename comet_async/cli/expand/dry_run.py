@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from comet_async.cli.console import DONE, NOT_DONE, Screen, counted, error_recor
 from comet_async.cli.endpoint import Endpoint
 from comet_async.cli.expand.options import ExpandPlan
 from comet_async.cli.expand.progress import short, shown
+from comet_async.clock import SYSTEM_CLOCK
 from comet_async.errors import CometError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ async def show(plan: ExpandPlan, endpoint: Endpoint, screen: Screen, *, free: bo
     async with journal_files.copied(plan.out / JOURNAL_NAME) as journal:
         await journal_files.check_purpose(journal, sandbox=free, write=False)
         if free:
-            await journal_files.abandon_ended_sandbox_jobs(journal, now=time.time())
+            await journal_files.abandon_ended_sandbox_jobs(journal, now=SYSTEM_CLOCK.time())
             plan = attrs.evolve(plan, options={**plan.options, "retry_failed": True})
         async with CometSession(
             endpoint.credentials, gateway=endpoint.gateway, journal=journal

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from comet_async.cli.expand.progress import RunProgress, summary
 from comet_async.cli.expand.totals import RunTotals
 from comet_async.cli.options import Connection
 from comet_async.cli.runtime import CURRENT, INTERRUPTED, Invocation
+from comet_async.clock import SYSTEM_CLOCK
 from comet_async.errors import CometError, InputError, JournalError
 
 if TYPE_CHECKING:
@@ -120,10 +120,10 @@ async def _run(
     async with await SqliteJournal.open(plan.out / JOURNAL_NAME, verify_remote=verified) as journal:
         await journal_files.check_purpose(journal, sandbox=endpoint.sandbox is not None)
         if endpoint.sandbox is not None:
-            await journal_files.abandon_ended_sandbox_jobs(journal, now=time.time())
+            await journal_files.abandon_ended_sandbox_jobs(journal, now=SYSTEM_CLOCK.time())
             plan = attrs.evolve(plan, options={**plan.options, "retry_failed": True})
         clock = asyncio.get_running_loop().time
-        totals = RunTotals(price=plan.price, since=time.time(), clock=clock)
+        totals = RunTotals(price=plan.price, since=SYSTEM_CLOCK.time(), clock=clock)
         try:
             async with _session(plan, endpoint, journal) as comet:
                 run = plan.on(comet)

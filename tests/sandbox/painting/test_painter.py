@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 ENGINES: tuple[Engine, ...] = ("patchmatch", "pillow")
 THIRDS = Margins.uniform(0.3)
 both_engines = pytest.mark.parametrize("engine", ENGINES)
+# Many images: patchmatch takes a tenth of a second for a small one.
+MANY_IMAGES = [pytest.param("patchmatch", marks=pytest.mark.slow), "pillow"]
 
 
 def photo_file(width: int, height: int, seed: int = 1) -> Image.Image:
@@ -59,7 +61,7 @@ def assert_exact(painting: Painting, photo: Image.Image, sides: tuple[int, int, 
     assert inside.tobytes() == photo.tobytes()
 
 
-@both_engines
+@pytest.mark.parametrize("engine", MANY_IMAGES)
 @settings(max_examples=15)
 @given(
     size=st.tuples(st.integers(20, 150), st.integers(20, 150)),
@@ -103,7 +105,9 @@ def test_unusual_sides(
     assert_exact(painting, photo, sides)
 
 
-@pytest.mark.parametrize("quality", ["draft", "standard", "high"])
+@pytest.mark.parametrize(
+    "quality", ["draft", "standard", pytest.param("high", marks=pytest.mark.slow)]
+)
 def test_qualities(quality: Quality) -> None:
     """Every quality gives an image of the same size with the photo in it."""
     photo = photo_file(290, 290)  # cells of 3, 2 and 1 pixels
@@ -112,9 +116,9 @@ def test_qualities(quality: Quality) -> None:
     assert_exact(painting, photo, (0, 0, 145, 0))
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=MANY_IMAGES)
 def nine(request: pytest.FixtureRequest) -> tuple[Engine, list[Painting]]:
-    """Return an engine and the nine images that a request with n = 9 gets."""
+    """Return an engine and the nine images of a request with n = 9."""
     engine: Engine = request.param
     return engine, [nth(variant, engine) for variant in range(9)]
 
@@ -169,6 +173,7 @@ def test_surroundings_come_from_the_photo() -> None:
         assert means[strong] > 4 * means[weak]
 
 
+@pytest.mark.slow
 def test_vignette_shows_no_rectangle() -> None:
     """Outside a photo's dark corners the image stays as dark as they are."""
     round_light = ImageOps.invert(Image.radial_gradient("L")).resize((400, 300))

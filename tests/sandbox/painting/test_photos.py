@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from comet_async.sandbox._painting.painter import PhotoError, load_photo, photo_size
+from tests.support.images import PNG_SIGNATURE, png_chunk as chunk, png_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,16 +46,11 @@ def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def chunk(kind: bytes, body: bytes) -> bytes:
-    """Return a PNG chunk."""
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
 def raw_png(size: tuple[int, int], bits: int, colour: int, rows: bytes, *extra: bytes) -> bytes:
     """Return a PNG made by hand, with *extra* chunks before the pixels."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, bits, colour, 0, 0, 0))
+    header = png_header(*size, bits=bits, colour=colour)
     pixels = chunk(b"IDAT", zlib.compress(rows))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + pixels + chunk(b"IEND", b"")
+    return PNG_SIGNATURE + header + b"".join(extra) + pixels + chunk(b"IEND", b"")
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:

@@ -1,0 +1,28 @@
+"""Images that tests make themselves, without an image library."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """Return one chunk of a PNG: length, name, body and checksum."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_header(width: int, height: int, *, bits: int = 8, colour: int = 2) -> bytes:
+    """Return the chunk with the size; 8 bits of RGB unless told otherwise."""
+    return png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+
+
+def make_png(width: int, height: int, tint: int = 0) -> bytes:
+    """Return a colour gradient as PNG, *width* x *height* pixels."""
+    rows = b"".join(
+        b"\0" + b"".join(bytes((x * 255 // width, y * 255 // height, tint)) for x in range(width))
+        for y in range(height)
+    )
+    pixels = png_chunk(b"IDAT", zlib.compress(rows, 1))
+    return PNG_SIGNATURE + png_header(width, height) + pixels + png_chunk(b"IEND", b"")
