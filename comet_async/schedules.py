@@ -15,14 +15,15 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 import attrs
 
+from comet_async._backoff import SHORTEST_WAIT, WaitStrategy, wait_of
 from comet_async.errors import InputError
 
-SHORTEST = 0.05
-"""Nothing is resolved finer than this, seconds; no schedule asks more often either."""
+SHORTEST = SHORTEST_WAIT
+"""Nothing is resolved finer than this, seconds; no schedule polls more often either."""
 
 # Bins of age: 0 to 0.05 s, then each 12 % longer, up to a day. Wide enough that 64 tasks say
 # something about a bin, narrow enough to see two humps that lie a factor of two apart.
@@ -433,3 +434,64 @@ class _Scale:
         """Return the ratio to *usual*, cautious while there are few records."""
         trust = self._count / (self._count + 4.0)
         return math.exp(trust * (self._mean - usual._mean))
+
+
+class TenacitySchedule:
+    """Polls when a tenacity wait strategy says so.
+
+    The strategy sees the number of polls as ``attempt_number`` and the task's age as
+    ``seconds_since_start``. No interval is shorter than 0.05 s.
+
+    Args:
+        strategy: Such as ``wait_random_exponential(max=30)``.
+    """
+
+    def __init__(self, strategy: WaitStrategy) -> None:
+        self._strategy = strategy
+
+    def __repr__(self) -> str:
+        return f"TenacitySchedule({self._strategy!r})"
+
+    def first(self, n: int = 1) -> float:  # noqa: ARG002  # the protocol's signature
+        """Return what the strategy waits after the first attempt: the submission."""
+        return wait_of(self._strategy, 1, age=0.0)
+
+    def next(self, age: float, attempt: int, n: int = 1) -> float:  # noqa: ARG002
+        """Return what the strategy waits after poll number *attempt*."""
+        return wait_of(self._strategy, attempt + 1, age=age)
+
+    def learn(self, duration: float, n: int = 1) -> None:
+        """Do nothing: the strategy is the user's."""
+
+
+ScheduleLike: TypeAlias = Schedule | WaitStrategy | float | None
+"""What ``schedule=`` takes: seconds, a tenacity wait strategy, a `Schedule`, or None."""
+
+
+def as_schedule(value: ScheduleLike, *, rng: random.Random | None = None) -> Schedule:
+    """Return the schedule that *value* stands for.
+
+    Args:
+        value: Seconds for a fixed interval, a tenacity wait strategy such as
+            ``wait_exponential(max=30)``, a `Schedule`, or None for a new `LearnedSchedule`.
+        rng: Source of the jitter of a schedule that is created here.
+
+    Raises:
+        InputError: It is none of these.
+    """
+    if value is None:
+        return LearnedSchedule(rng=rng)
+    # bool is an int, but `schedule=True` is not an interval.
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return FixedSchedule(value, rng=rng)
+    if hasattr(value, "first") and hasattr(value, "next") and hasattr(value, "learn"):
+        return cast("Schedule", value)
+    if callable(value):
+        return TenacitySchedule(value)
+    raise InputError(
+        f"schedule={value!r} can't be used",
+        field="schedule",
+        value=value,
+        limit="seconds, a tenacity wait strategy, or a schedule",
+        hint="pass seconds, a tenacity wait strategy, or an object with first, next and learn",
+    )

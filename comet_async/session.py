@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self, Unpack
 
+from comet_async._backoff import with_retries
 from comet_async._http.api import MAX_PAGE, MAX_PAGE_SIZE, Api
 from comet_async._http.balance import Balance, balance
 from comet_async._http.transport import Transport
@@ -22,7 +23,6 @@ from comet_async._jobs.submit import Submitter
 from comet_async._journal.records import Journal
 from comet_async._results.download import Downloader
 from comet_async._results.files import Exists
-from comet_async._retry import ScheduleLike, ask
 from comet_async._validation import check_concurrency, check_timeout
 from comet_async.auth import Credentials
 from comet_async.clock import SYSTEM_CLOCK, Clock
@@ -51,6 +51,7 @@ from comet_async.runs import (
     items_of,
     name_of,
 )
+from comet_async.schedules import ScheduleLike
 from comet_async.secret import Secret
 from comet_async.waiter import NotificationSource, TaskWaiter
 
@@ -77,7 +78,7 @@ class TaskReader:
             CometError: The server can't be asked.
         """
         question = functools.partial(self._api.get, task_id, kind=kind_named(kind))
-        return await ask(question, clock=self.clock)
+        return await with_retries(question, clock=self.clock)
 
     async def find(self, external_task_id: str, *, kind: str = EXPAND.name) -> Task:
         """Ask for a task by one's own id, in each way that gateways understand.
@@ -114,7 +115,7 @@ class TaskReader:
         """
         for number in range(1, MAX_PAGE + 1):
             question = functools.partial(self._api.page, number, page_size, kind=kind_named(kind))
-            page = await ask(question, clock=self.clock)
+            page = await with_retries(question, clock=self.clock)
             for task in page.tasks:
                 yield task
             if page.last:

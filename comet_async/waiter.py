@@ -11,6 +11,7 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from types import TracebackType
 from typing import Final, Protocol, Self, final
 
+from comet_async._backoff import Backoff
 from comet_async._polling.completion import has_result
 from comet_async._polling.failures import FailurePolicy
 from comet_async._polling.list_polling import ListPolling
@@ -18,12 +19,12 @@ from comet_async._polling.poller import Poller, Shared, TaskSource
 from comet_async._polling.streams import AsCompleted, TaskStream, Transitions, kind_of
 from comet_async._polling.timing import PollTiming
 from comet_async._polling.watch import NEVER, Watch, WatchedTask
-from comet_async._retry import ScheduleLike, as_schedule
 from comet_async._validation import check_least, check_task, check_timeout
 from comet_async._wire.decode import Notification
 from comet_async.errors import TaskFailedError
 from comet_async.events import Event, EventSink
 from comet_async.models import Task
+from comet_async.schedules import ScheduleLike, as_schedule
 
 __all__ = ["NotificationSource", "TaskSource", "TaskStream", "TaskWaiter"]
 
@@ -145,7 +146,7 @@ class TaskWaiter:
         self._shared = Shared(
             source=session,
             timing=PollTiming(clock=session.clock, schedule=when, rng=rng),
-            patience=FailurePolicy(limit=patience, grace=grace, rng=rng),
+            patience=FailurePolicy(limit=patience, grace=grace, backoff=Backoff.of(None, rng=rng)),
             sink=EventSink(on_event),
             concurrency=concurrency,
             named=callbacks is not None,

@@ -15,12 +15,12 @@ import comet_async
 # only from units on lower layers, or from its left on the same layer. Inside a package, modules
 # may import each other freely, without cycles.
 LAYERS = (
-    "errors clock _types _addresses _fs",
+    "errors clock _types _addresses _fs _backoff",
     "models geometry secret _idempotency _validation _wire",
     "_images requests",
     "auth gateways config _http",
     "_journal journal",
-    "events schedules _retry _polling waiter callbacks",
+    "events schedules _polling waiter callbacks",
     "_results",
     "outcomes _jobs",
     "runs session",
@@ -36,7 +36,7 @@ SANDBOX_KNOWS = {"geometry", "models", "_images", "errors", "clock"}
 # own, which fetches images by address and sends callbacks.
 OWNERS = {
     "aiohttp": {"_http", "sandbox"},
-    "tenacity": {"_retry"},
+    "tenacity": {"_backoff"},
     "sqlite3": {"_journal"},
 }
 

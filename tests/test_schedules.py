@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 
 import pytest
+import tenacity
 from hypothesis import given, strategies as st
 
 from comet_async.errors import InputError
@@ -16,6 +17,9 @@ from comet_async.schedules import (
     DurationHistogram,
     FixedSchedule,
     LearnedSchedule,
+    ScheduleLike,
+    TenacitySchedule,
+    as_schedule,
     bin_of,
 )
 
@@ -245,3 +249,50 @@ def test_schedules_show_what_they_are() -> None:
     """Their repr helps in a log."""
     assert repr(FixedSchedule(5)) == "FixedSchedule(5)"
     assert repr(LearnedSchedule()) == "LearnedSchedule(aim=6.4, learned=0)"
+
+
+@pytest.mark.parametrize(
+    ("value", "made"),
+    [(None, LearnedSchedule), (5, FixedSchedule), (0.5, FixedSchedule)],
+    ids=["nothing", "int", "float"],
+)
+def test_simple_schedules(value: ScheduleLike, made: type) -> None:
+    """Nothing gives the schedule that learns, a number a fixed interval."""
+    assert isinstance(as_schedule(value), made)
+
+
+def test_a_schedule_stays_what_it_is() -> None:
+    """What has the three methods is used as it is."""
+    schedule = LearnedSchedule()
+    assert as_schedule(schedule) is schedule
+
+
+@pytest.mark.parametrize("value", ["5", True, object()], ids=["text", "bool", "object"])
+def test_other_things_are_refused(value: object) -> None:
+    """The error tells what can be given."""
+    with pytest.raises(InputError, match="can't be used") as caught:
+        as_schedule(value)  # type: ignore[arg-type]  # that is the point
+    assert "tenacity" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        (tenacity.wait_fixed(3), [3, 3, 3, 3]),
+        (tenacity.wait_exponential(multiplier=1, max=6), [1, 2, 4, 6]),
+        (tenacity.wait_incrementing(start=1, increment=2), [1, 3, 5, 7]),
+        (tenacity.wait_chain(*[tenacity.wait_fixed(n) for n in (1, 5)]), [1, 5, 5, 5]),
+        (tenacity.wait_none(), [SHORTEST] * 4),
+        (lambda state: state.seconds_since_start / 2 + 1, [1.0, 6.0, 11.0, 16.0]),
+        (lambda _state: math.nan, [SHORTEST] * 4),
+    ],
+    ids=["fixed", "exponential", "incrementing", "chain", "none", "function", "nan"],
+)
+def test_tenacity_decides_when(strategy: ScheduleLike, expected: list[float]) -> None:
+    """The strategy sees the number of the poll and the task's age."""
+    schedule = as_schedule(strategy)
+    schedule.learn(9.0)
+    waits = [schedule.first()] + [schedule.next(10.0 * n, n) for n in (1, 2, 3)]
+    assert waits == expected
+    assert isinstance(schedule, TenacitySchedule)
+    assert repr(schedule).startswith("TenacitySchedule(")

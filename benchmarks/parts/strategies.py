@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 import tenacity
 
-from comet_async._retry import TenacitySchedule
-from comet_async.schedules import FixedSchedule, LearnedSchedule, Schedule
+from comet_async.schedules import FixedSchedule, LearnedSchedule, Schedule, TenacitySchedule
 
 Make = Callable[[random.Random], Schedule]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import threading
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator
@@ -12,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import attrs
 
+from comet_async._backoff import DEFAULT_BACKOFF, Backoff
 from comet_async._journal.records import JobRecord, Journal, NewJob
 from comet_async.errors import CometError, NotSentError
 
@@ -246,12 +246,6 @@ FIRST_CONTACT = 40.0
 LASTING = 300.0
 """Seconds after which a server that was reached before, and no longer is, is given up."""
 
-_LONGEST_PAUSE = 30.0
-_UNREACHED_PAUSE = 5.0  # knocking costs the server nothing while it is away
-_RETRY_CAP = 60.0
-# One for all: to seed it costs more than to send a small request.
-_RANDOM = random.Random()  # noqa: S311 - spreads retries, guards nothing
-
 
 @attrs.define(eq=False)
 class SendBackoff:
@@ -260,10 +254,12 @@ class SendBackoff:
     Attributes:
         first_contact: Seconds to try to reach it for the first time.
         lasting: Seconds to try to reach it again.
+        backoff: How long to wait after a request that was not accepted.
     """
 
     first_contact: float = FIRST_CONTACT
     lasting: float = LASTING
+    backoff: Backoff = DEFAULT_BACKOFF
     _reached: bool = attrs.field(default=False, init=False)
     _failing_since: float | None = attrs.field(default=None, init=False)
 
@@ -287,13 +283,5 @@ class SendBackoff:
         return now - self._failing_since > limit
 
     def pause(self, error: CometError, attempt: int) -> float:
-        """Return the seconds to wait after attempt number *attempt* (from 1) met *error*.
-
-        What the server asks for, up to 60 s; else from one second, doubled, with jitter:
-        https://klingai.com/document-api/api/get-started/concurrency-rules asks for
-        exponential backoff from at least one second.
-        """
-        if error.retry_after is not None:
-            return min(error.retry_after, _RETRY_CAP) + _RANDOM.uniform(0, 0.5)
-        longest = _UNREACHED_PAUSE if isinstance(error, NotSentError) else _LONGEST_PAUSE
-        return min(2.0 ** min(attempt - 1, 16), longest) * _RANDOM.uniform(1, 1.5)
+        """Return the seconds to wait after attempt number *attempt* (from 1) met *error*."""
+        return self.backoff.after_send(attempt, error)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
-import random
 from collections import deque
 
 import attrs
 
+from comet_async._backoff import Backoff, RetryBudget
 from comet_async._polling.watch import NEVER, FailureStreak, TimerHeap, Watch, WatchedTask
-from comet_async._retry import RetryBudget, backoff
 from comet_async.errors import (
     AccountError,
     AuthenticationError,
@@ -49,13 +48,13 @@ class FailurePolicy:
         limit: Seconds of failing answers in a row that one task is given.
         grace: A task's age up to which "not found" does not count: gateways may take a while
             to show what they accepted.
-        rng: Source of the jitter.
+        backoff: How long to wait after a failed poll.
         budget: What keeps retries from becoming a storm.
     """
 
     limit: float
     grace: float
-    rng: random.Random
+    backoff: Backoff
     budget: RetryBudget = attrs.field(factory=RetryBudget, init=False)
     _words: set[str] = attrs.field(factory=set, init=False)
 
@@ -75,8 +74,9 @@ class FailurePolicy:
         entry.trouble = trouble = FailureStreak(since, now, error, count)
         if now >= self.end(trouble):
             return None
-        asked = error.retry_after if isinstance(error, CometError) else None
-        return min(now + backoff(count, self.rng, asked=asked), self.end(trouble))
+        age = 0.0 if since is None else now - since
+        wait = self.backoff.after_read(count, error, age=age)
+        return min(now + wait, self.end(trouble))
 
     def strange(self, entry: WatchedTask, word: str, now: float) -> DecodeError | None:
         """Bear a state that nobody knows; return the reason to give up when it lasts too long."""

@@ -35,11 +35,11 @@ from comet_async._polling.watch import (
     rank_of,
     slim,
 )
-from comet_async._retry import ScheduleLike
 from comet_async._wire.decode import Notification
 from comet_async.clock import Clock
 from comet_async.events import Changed, EventSink, Notified, Polled, Retried
 from comet_async.models import Task, TaskPage, TaskStatus
+from comet_async.schedules import ScheduleLike
 
 
 class TaskSource(Protocol):

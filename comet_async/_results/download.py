@@ -20,9 +20,9 @@ import attrs
 from yarl import URL
 
 from comet_async._addresses import is_literal, is_loopback, is_public
+from comet_async._backoff import with_retries
 from comet_async._http.transport import Incoming, Transport
 from comet_async._results.files import Exists, Part, PartWriter, give_name, in_thread
-from comet_async._retry import ask
 from comet_async.clock import Clock
 from comet_async.errors import (
     ConnectionLostError,
@@ -133,7 +133,7 @@ class Downloader:
             give_name(part, target, exists)
 
         fetch = functools.partial(self.fetch, url, target.parent, hashed=False, then=name)
-        await ask(fetch, clock=self.clock)
+        await with_retries(fetch, clock=self.clock)
 
     async def fetch(
         self,

@@ -15,6 +15,7 @@ from typing import IO, ParamSpec, TypeVar
 
 import attrs
 
+from comet_async._backoff import with_retries
 from comet_async._fs import file_sha256, make_folders
 from comet_async._http.api import Api
 from comet_async._images.discovery import output_name
@@ -25,7 +26,6 @@ from comet_async._journal.states import JobState
 from comet_async._journal.transitions import taken
 from comet_async._results.download import Downloader
 from comet_async._results.files import FsyncBatcher, Part, give_name, in_thread, place
-from comet_async._retry import ask
 from comet_async.clock import Clock
 from comet_async.errors import (
     CometError,
@@ -230,7 +230,7 @@ class ResultSaver:
         for _ in range(REFRESHES + 1):
             url = next(new.url for new in record.images if new.index == image.index)
             try:
-                part = await ask(
+                part = await with_retries(
                     functools.partial(self.downloader.fetch, url, stem.parent, name=name),
                     clock=self.clock,
                 )
@@ -245,7 +245,7 @@ class ResultSaver:
         """Ask for the task again: it comes with new links."""
         task_id = record.task_id or ""
         try:
-            task = await ask(lambda: self.api.get(task_id, kind=kind), clock=self.clock)
+            task = await with_retries(lambda: self.api.get(task_id, kind=kind), clock=self.clock)
         except NotFoundError as error:
             await self._expired(record, error)
             raise

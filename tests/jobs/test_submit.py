@@ -186,14 +186,22 @@ async def test_bad_image_is_not_sent(clock: VirtualClock) -> None:
         (ServerError("maintenance"), 1, 1.5),
         (RateLimitError("slow", retry_after=7), 7, 7.5),
         (RateLimitError("slow", retry_after=86_400), 60, 60.5),
-        (ServerError("maintenance", retry_after=0), 0, 0.5),
+        (ServerError("maintenance", retry_after=0), 1, 1.5),
     ],
-    ids=lambda value: repr(value) if isinstance(value, CometError) else None,
+    ids=[
+        "not reached",
+        "too many requests",
+        "too many images",
+        "server error",
+        "asked for 7 s",
+        "asked for a day",
+        "asked for nothing",
+    ],
 )
 async def test_unpaid_is_sent_again(
     error: CometError, least: float, most: float, clock: VirtualClock
 ) -> None:
-    """What was surely not accepted is sent again, after a pause that the server may name."""
+    """What was surely not accepted is sent again, after a pause that the server may lengthen."""
     api = FakeApi([error, BOUGHT])
     result, seconds = await timed(buyer(api, clock).submit(REQUEST, KEY))
     assert result == BOUGHT

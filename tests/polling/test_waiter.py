@@ -16,7 +16,6 @@ import attrs
 import pytest
 import tenacity
 
-from comet_async._retry import ScheduleLike
 from comet_async.errors import (
     AuthenticationError,
     InputError,
@@ -26,7 +25,7 @@ from comet_async.errors import (
 )
 from comet_async.events import Changed, Event, Polled, Retried
 from comet_async.models import Task, TaskStatus
-from comet_async.schedules import LearnedSchedule
+from comet_async.schedules import LearnedSchedule, ScheduleLike
 from comet_async.testing import VirtualClock, VirtualLoop
 from comet_async.waiter import TaskWaiter
 from tests.support.task_server import TaskServer

@@ -549,6 +549,6 @@ class Simulation:
     def _determine(self, rng: random.Random) -> None:
         """Let all chance in the library come from *rng*."""
         dice = SimpleNamespace(Random=lambda *_: rng)
-        for room in ("_retry", "waiter", "schedules"):
+        for room in ("_backoff", "waiter", "schedules"):
             self.patch.setattr(f"comet_async.{room}.random", dice)
-        self.patch.setattr("comet_async._jobs.admission._RANDOM", rng)
+        self.patch.setattr("comet_async._backoff._RNG", rng)

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 
 import attrs
 
-from comet_async._retry import ScheduleLike
 from comet_async.errors import NotFoundError
 from comet_async.models import ResultImage, Task, TaskPage, TaskStatus
+from comet_async.schedules import ScheduleLike
 from comet_async.testing import VirtualClock
 
 Fault = Callable[[str, int], BaseException | Task | None]
