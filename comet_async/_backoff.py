@@ -206,7 +206,7 @@ class Backoff:
                 field="backoff",
                 value=given,
                 limit="a tenacity wait strategy",
-                hint="pass one such as tenacity.wait_random_exponential(max=30)",
+                hint="pass one such as wait_random_exponential, from tenacity",
             )
         return cls(given, given)
 
@@ -337,12 +337,15 @@ class Gate:
     Attributes:
         clock: Measures the waits.
         backoff: How long the gate stays closed.
+        trusted: False until a request of the account has been accepted: until then, too, only
+            one goes through at a time. True by default.
         failures: Failed trials in a row, the failure that closed the gate included; 0 while it
             is open.
     """
 
     clock: Clock
     backoff: Backoff = DEFAULT_BACKOFF
+    trusted: bool = True
     failures: int = attrs.field(default=0, init=False)
     _closings: int = attrs.field(default=0, init=False)
     _closed_at: float = attrs.field(default=-math.inf, init=False)
@@ -395,6 +398,13 @@ class Gate:
             self._wake()
             return self.remaining
 
+    def open(self) -> None:
+        """Open the gate: the server is known to have accepted a request."""
+        with self._lock:
+            self.trusted, self.failures = True, 0
+            self._opens_at, self._on_trial = -math.inf, False
+            self._wake()
+
     def _succeeded(self, ticket: int) -> None:
         with self._lock:
             if ticket == self._closings:  # else it left before the gate closed
@@ -404,7 +414,7 @@ class Gate:
     def _leave(self, ticket: int) -> None:
         """Let another request have the trial: this one showed nothing about the server."""
         with self._lock:
-            if self.failures and ticket == self._closings:
+            if ticket == self._closings:
                 self._on_trial = False
                 self._wake()
 
@@ -412,8 +422,9 @@ class Gate:
         while True:
             with self._lock:
                 wait = self.remaining
-                if not self.failures or (wait <= 0 and not self._on_trial):
-                    self._on_trial = bool(self.failures)
+                alone = self.failures > 0 or not self.trusted
+                if not alone or (wait <= 0 and not self._on_trial):
+                    self._on_trial = alone
                     return self._closings
                 turn: asyncio.Future[None] | None = None
                 if wait <= 0:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from comet_async.auth import ApiKey, Credentials, KlingToken
 from comet_async.gateways import Gateway
-from comet_async.secret import Secret
+from comet_async.secret import Secret, redact
 
 SLOWEST = 50_000.0
 """Bytes a second of the slowest uplink that an upload's deadline allows for."""
@@ -87,6 +87,7 @@ class Network:
 
 
 _PRIVATE_BITS = 0o077
+_LONGEST_NAME = 100
 
 
 def config_path(env: Mapping[str, str]) -> Path:
@@ -102,10 +103,13 @@ class Config:
     Attributes:
         gateway: As for ``--gateway``.
         api_key: The key; the file must then be readable by its owner only.
+        account: A name for the account, by which a journal recognises its jobs after the key has
+            been replaced.
         down_field: Name of the lower margin on that gateway: ``down``, ``bottom``, ``both``.
     """
 
     gateway: str | None = None
+    account: str | None = None
     api_key: str | None = attrs.field(default=None, repr=False)
     down_field: str | None = None
 
@@ -218,3 +222,23 @@ def _kling(env: Mapping[str, str]) -> Credentials | None:
         return ApiKey(Secret(key))
     access, secret = env.get("KLING_ACCESS_KEY"), env.get("KLING_SECRET_KEY")
     return KlingToken(Secret(access), Secret(secret)) if access and secret else None
+
+
+def choose_account(given: str | None, env: Mapping[str, str], config: Config) -> str | None:
+    """Return the account's name: the argument, else ``COMETAPI_ACCOUNT``, else the config file's.
+
+    Raises:
+        ConfigError: It can't be a name.
+    """
+    name = given if given is not None else env.get("COMETAPI_ACCOUNT") or config.account
+    if name is None:
+        return None
+    if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+        limit = f"printable text of 1 to {_LONGEST_NAME} characters"
+        raise ConfigError("account is not a usable name", hint=f"use {limit}")
+    if redact(name) != name:
+        raise ConfigError(
+            "account looks like a key, and a journal never holds one",
+            hint="choose a name, such as the project's",
+        )
+    return name

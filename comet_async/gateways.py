@@ -58,6 +58,8 @@ class Gateway:
         prefix: What stands before ``/images/…`` on this gateway.
         down_field: Name of the lower margin: ``down``, ``bottom`` or both with equal values.
         lookup_forms: Ways to ask for a task by our own id, in the order to try them.
+        identity: What a journal knows this gateway by, if its address may change; the address
+            by default.
 
     Raises:
         ConfigError: The root is no web address, holds a password, or is plain http to
@@ -69,6 +71,7 @@ class Gateway:
     prefix: str = "/v1"
     down_field: Literal["down", "bottom", "both"] = "down"
     lookup_forms: tuple[LookupForm, ...] = ("path", "query", "flag")
+    identity: str | None = None
     _collections: dict[str, URL] = attrs.field(factory=dict, init=False, eq=False, repr=False)
 
     @classmethod
@@ -130,7 +133,8 @@ class Gateway:
     @property
     def fingerprint(self) -> str:
         """A short name of the gateway for the journal."""
-        return hashlib.sha256(f"{self.root}{self.prefix}".encode()).hexdigest()[:16]
+        what = self.identity or f"{self.root}{self.prefix}"
+        return hashlib.sha256(what.encode()).hexdigest()[:16]
 
     def collection(self, kind: TaskKind) -> URL:
         """Return the address that creates and lists tasks of *kind*."""

@@ -9,15 +9,17 @@ from pathlib import Path
 import attrs
 
 from comet_async._journal.records import JobRecord
-from comet_async._journal.states import JobState
+from comet_async._journal.states import READY, JobState
 from comet_async.errors import (
     AccountError,
     AuthenticationError,
     CometError,
+    ConfigError,
     InputError,
     OutcomeUnknownError,
     RejectedError,
     ResultExpiredError,
+    ResultMissingError,
     RouteUnavailableError,
     TaskFailedError,
 )
@@ -43,7 +45,7 @@ class Outcome:
         source: The image as it was named.
         status: ``done``; ``failed`` (the task failed), ``rejected`` (the API refused it),
             ``invalid`` (refused before sending), ``uncertain`` (it may be paid; see the
-            error's hint), ``pending`` (not ended; running again goes on with it).
+            error's hint), ``pending`` (not ended; running again continues with it).
         task: The newest snapshot of its task, or None when there is none.
         files: What was saved, in the order of the images.
         error: Why it is not done.
@@ -65,10 +67,16 @@ class Outcome:
         return self.status is OutcomeStatus.DONE
 
 
-def from_error(source: str, error: CometError) -> Outcome:
-    """Return the outcome of a job that *error* kept from going on."""
+def from_error(source: str, error: CometError, *, task: Task | None = None) -> Outcome:
+    """Return the outcome of a job that *error* kept from continuing.
+
+    Args:
+        source: The image as it was named.
+        error: Why it can't continue now.
+        task: The newest snapshot of its task, if it has one.
+    """
     status = OutcomeStatus.PENDING
-    if isinstance(error, InputError):
+    if isinstance(error, InputError | ConfigError):
         status = OutcomeStatus.INVALID
     elif isinstance(
         error, RejectedError | AuthenticationError | AccountError | RouteUnavailableError
@@ -82,17 +90,33 @@ def from_error(source: str, error: CometError) -> Outcome:
     return Outcome(
         source=source,
         status=status,
+        task=task,
         error=error,
         external_task_id=error.external_task_id,
     )
 
 
 def from_record(
-    source: str, record: JobRecord, files: tuple[Path, ...], notes: tuple[str, ...]
+    source: str,
+    record: JobRecord,
+    files: tuple[Path, ...] = (),
+    notes: tuple[str, ...] = (),
+    *,
+    task: Task | None = None,
 ) -> Outcome:
-    """Return the outcome of a job that came as far as *record* says."""
-    task = as_task(record)
+    """Return the outcome of a job that came as far as *record* says.
+
+    Args:
+        source: The image as it was named.
+        record: The job.
+        files: What was saved.
+        notes: What was done to the image before sending.
+        task: The newest snapshot of its task; by default what the journal knows of it.
+    """
+    task = task or as_task(record)
     status, error = _ending(record, task)
+    if record.state in READY and 0 < len(record.images) < record.n:
+        notes = (*notes, f"the server made {len(record.images)} of {record.n} images")
     return Outcome(
         source=source,
         status=status,
@@ -113,15 +137,21 @@ def _ending(record: JobRecord, task: Task | None) -> tuple[OutcomeStatus, CometE
                 task=task,
                 task_id=task_id,
                 external_task_id=key,
-                hint="it is not bought again by itself; mend the image, or use "
+                hint="it is not bought again by itself; change the image, or use "
                 "retry_failed=True (on the command line --retry-failed)",
             )
-        case JobState.UNCERTAIN:
+        case JobState.UNKNOWN | JobState.UNCERTAIN:
             return OutcomeStatus.UNCERTAIN, OutcomeUnknownError(
-                f"it may have been accepted and paid: {record.message or 'the answer was lost'}",
+                f"request {key} may have been accepted and billed: "
+                f"{record.message or 'the answer was lost'}",
                 task_id=task_id,
                 external_task_id=key,
-                hint="it is looked at again, free, at each run; or decide with comet-async jobs",
+                status=record.status,
+                code=record.code,
+                request_id=record.request_id,
+                sent=True,
+                hint=f"do not submit it again: look {key} up later; with a journal each run does "
+                "that, free of charge",
             )
         case JobState.EXPIRED:
             return OutcomeStatus.FAILED, ResultExpiredError(
@@ -129,10 +159,25 @@ def _ending(record: JobRecord, task: Task | None) -> tuple[OutcomeStatus, CometE
             )
         case JobState.ABANDONED:
             return OutcomeStatus.FAILED, RejectedError(
-                "given up by hand", task_id=task_id, external_task_id=key
+                "abandoned by hand", task_id=task_id, external_task_id=key
             )
         case _:
-            return OutcomeStatus.DONE, None
+            return _reached(record, task)
+
+
+def _reached(record: JobRecord, task: Task | None) -> tuple[OutcomeStatus, CometError | None]:
+    """Return the ending of a job that nothing went wrong with."""
+    if record.state not in READY:
+        return OutcomeStatus.PENDING, None
+    if record.images:
+        return OutcomeStatus.DONE, None
+    return OutcomeStatus.PENDING, ResultMissingError(
+        "the task succeeded, but shows no image that can be read",
+        task=task,
+        task_id=record.task_id,
+        external_task_id=record.key,
+        hint="it is billed; the next run looks again",
+    )
 
 
 def as_task(record: JobRecord) -> Task | None:

@@ -1,146 +1,45 @@
-"""The rooms joined for a run: journal, places in flight, jobs and files, from one session."""
+"""Runs over many images, and what a run needs: journal, slots, job runner, output folder."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import secrets
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Mapping,
-)
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
 from decimal import Decimal, InvalidOperation
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypedDict
+from typing import TypedDict
 
 import attrs
 
-from comet_async._http.api import Api
 from comet_async._images.discovery import OURS, scan
-from comet_async._images.load import ImageInput, SourceImage, load
-from comet_async._jobs.admission import ConcurrencyLimiter, JobClaims, KeyedLock
+from comet_async._images.load import SourceImage
+from comet_async._jobs.active import ActiveJobs
+from comet_async._jobs.admission import ConcurrencyLimiter, KeyedLock
 from comet_async._jobs.batch import Batch, Item, Planned
-from comet_async._jobs.runner import JobOptions, JobRunner
-from comet_async._journal.memory import MemoryJournal
-from comet_async._journal.records import JobRecord, Journal, Limits
-from comet_async._journal.states import IN_FLIGHT
-from comet_async._results.download import Downloader
+from comet_async._jobs.calls import JobOptions
+from comet_async._jobs.runner import JobRunner, Loader
+from comet_async._jobs.services import Services
+from comet_async._journal.memory import ForgettingJournal, MemoryJournal
+from comet_async._journal.records import Journal, Limits
 from comet_async._results.save import ResultSaver
 from comet_async._validation import check_concurrency, check_timeout
-from comet_async.clock import Clock
-from comet_async.errors import CometError, InputError
+from comet_async.errors import CometError, InputError, SessionClosedError
 from comet_async.journal import SqliteJournal
+from comet_async.models import Task
 from comet_async.outcomes import Outcome
-from comet_async.requests import EXPAND, KINDS, ExpandRequest, TaskRequest
-from comet_async.waiter import TaskWaiter
+from comet_async.requests import EXPAND, ExpandRequest, TaskRequest
 
 JOURNAL_NAME = Path(OURS) / "journal.sqlite3"
 """Where a folder's journal lies, below the folder."""
 
-
-JournalLike = str | os.PathLike[str] | Journal | None
-
-
-def is_of(journal: JournalLike, folder: Path) -> bool:
-    """Tell whether *journal* is the own one of *folder*, and so can move with it."""
-    path = journal if isinstance(journal, str | os.PathLike) else getattr(journal, "path", None)
-    return path is not None and os.path.realpath(path) == os.path.realpath(folder / JOURNAL_NAME)
-
-
-async def with_folder(
-    items: Callable[[], AsyncIterator[Item]], folder: Path
-) -> AsyncGenerator[Item, None]:
-    """Yield *items* with destinations that say the folder, for a journal that serves several."""
-    async for item in items():
-        yield attrs.evolve(item, dest=None if item.dest is None else str(folder / item.dest))
-
-
-class OpenBatch(Protocol):
-    """Opens what a run works with: a batch, its journal, and whether to close that."""
-
-    def __call__(self, *, dry: bool) -> Awaitable[tuple[Batch, Journal, bool]]:
-        """Open; *dry* makes nothing that is not there yet."""
-        ...
-
-
-@attrs.define(eq=False)
-class Run:
-    """Outcomes of many images, as an async iterable: use it once.
-
-    Example:
-        >>> async for outcome in comet.expand_folder("photos", "wide", Margins.uniform(0.2)):
-        ...     print(outcome.source, outcome.status)
-
-    Leaving the loop early stops the run: what is being sent is recorded to its end, and the
-    next run goes on with it.
-    """
-
-    _open: OpenBatch = attrs.field(repr=False)
-    _items: Callable[[], AsyncIterator[Item]] = attrs.field(repr=False)
-    _batch: Batch | None = attrs.field(default=None, init=False, repr=False)
-    _stopped: CometError | None = attrs.field(default=None, init=False)
-    _interrupted: bool = attrs.field(default=False, init=False)
-
-    @property
-    def stopped(self) -> CometError | None:
-        """The account problem that ended the run early, or None."""
-        return self._batch.stopped if self._batch is not None else self._stopped
-
-    def interrupt(self) -> None:
-        """Stop soon: nothing new is sent, and what is not ended becomes ``pending``."""
-        self._interrupted = True
-        if self._batch is not None:
-            self._batch.interrupt()
-
-    async def __aiter__(self) -> AsyncGenerator[Outcome, None]:
-        """Yield the outcomes in the order of completion.
-
-        Raises:
-            JournalError: The journal can't be opened or written.
-        """
-        async with self._opened() as batch:
-            if self._interrupted:
-                return
-            async with aclosing(batch.outcomes(self._items())) as outcomes:
-                async for outcome in outcomes:
-                    yield outcome
-
-    async def plan(self) -> AsyncGenerator[tuple[Item, Planned | CometError], None]:
-        """Yield what a run would do with each image; nothing is written, sent or paid."""
-        async with self._opened(dry=True) as batch:
-            async for item in self._items():
-                try:
-                    planned: Planned | CometError = await batch.plan(item)
-                except CometError as error:
-                    planned = error
-                yield item, planned
-
-    @asynccontextmanager
-    async def _opened(self, *, dry: bool = False) -> AsyncGenerator[Batch, None]:
-        batch, journal, ours = await self._open(dry=dry)
-        self._batch = batch
-        try:
-            yield batch
-        finally:
-            self._stopped, self._batch = batch.stopped, None
-            await batch.runner.claims.settle()
-            if ours:
-                await journal.aclose()
-
-
 CONCURRENCY = 16
-"""Most images in flight at a time, unless told otherwise; Kling's packs allow 20 and more."""
+"""Default for the most images in flight at a time; Kling's packs allow 20 and more."""
 
 SETTLE = 60.0
-"""Seconds after a request of unknown outcome during which its task may still appear."""
+"""Seconds after a request whose answer was lost during which its task may still appear."""
 
 PRICE = "give it by price= (on the command line --price)"
 """How to name a price, as error messages say it."""
@@ -148,23 +47,27 @@ PRICE = "give it by price= (on the command line --price)"
 # Images that are looked for at once: a thread for each would cost more than finding it.
 _PAGE = 32
 
+JournalLike = str | os.PathLike[str] | Journal | None
+
 
 class RunOptions(TypedDict, total=False):
     """Options of a run over many images; all are optional.
 
     Attributes:
         concurrency: Most images in flight at a time; the session's by default.
-        prepare: Mend images that the API would refuse. Needs the extra ``images``.
-        settle: Seconds after a request of unknown outcome during which its task may still
+        prepare: Convert images that the API would refuse. Needs the extra ``images``.
+        settle: Seconds after a request whose answer was lost during which its task may still
             appear; the session's by default.
-        timeout: Seconds that one task is waited for; no limit by default.
+        timeout: Seconds from when an image gets its slot until its result must be there; no
+            limit by default. What was sent continues and is recorded.
         max_jobs: Most jobs that this run may buy.
         max_spend: Most money in USD that this run may spend, by ``price``.
         price: USD for one image; the list price by default.
         retry_failed: Buy tasks that failed in an earlier run once more.
         verify_remote: Look for each new job on the server before sending it: for a folder
-            whose journal was lost.
-        salt: Another text makes another purchase of the same images.
+            whose journal was lost. The session's by default.
+        fresh: Buy the same images again under this label; running again with the same label
+            does not buy again.
     """
 
     concurrency: int
@@ -176,219 +79,290 @@ class RunOptions(TypedDict, total=False):
     price: Decimal | float | str | None
     retry_failed: bool
     verify_remote: bool
-    salt: str
+    fresh: str
+
+
+def is_of(journal: JournalLike, folder: Path) -> bool:
+    """Return True if *journal* is *folder*'s own, and so can move with it."""
+    path = journal if isinstance(journal, str | os.PathLike) else getattr(journal, "path", None)
+    return path is not None and os.path.realpath(path) == os.path.realpath(folder / JOURNAL_NAME)
+
+
+def root_of(journal: Journal) -> Path:
+    """Return what the destinations in *journal* are relative to."""
+    path = getattr(journal, "path", None)
+    if path is not None and Path(path).parts[-2:] == JOURNAL_NAME.parts:
+        return Path(path).parent.parent
+    return Path("/")  # a journal that serves several folders names them in full
+
+
+@attrs.define(eq=False)
+class Run:
+    """Outcomes of many images, as an async iterable: use it once.
+
+    Example:
+        >>> async for outcome in comet.expand_folder("photos", "wide", Margins.uniform(0.2)):
+        ...     print(outcome.source, outcome.status)
+
+    Leaving the loop early stops the run: what is being sent is recorded to its end, and the
+    next run continues with it.
+    """
+
+    _factory: RunFactory = attrs.field(repr=False)
+    # None for the unfinished jobs of the session's own journal.
+    _items: RequestItems | FolderItems | None = attrs.field(repr=False)
+    _root: Path | None
+    _options: RunOptions
+    _batch: Batch | None = attrs.field(default=None, init=False, repr=False)
+    _stopped: CometError | None = attrs.field(default=None, init=False)
+    _interrupted: bool = attrs.field(default=False, init=False)
+
+    @property
+    def stopped(self) -> CometError | None:
+        """The account problem that ended the run early, or None."""
+        return self._batch.stopped if self._batch is not None else self._stopped
+
+    def interrupt(self) -> None:
+        """Stop soon: nothing new is sent, and what has not ended becomes ``pending``."""
+        self._interrupted = True
+        if self._batch is not None:
+            self._batch.interrupt()
+
+    async def __aiter__(self) -> AsyncGenerator[Outcome, None]:
+        """Yield the outcomes in the order of completion.
+
+        Raises:
+            JournalError: The journal can't be opened or written.
+            SessionClosedError: The session was closed before.
+        """
+        resume = self._items is None
+        async with self._factory.open(self._root, self._options, resume=resume) as batch:
+            if self._interrupted:
+                return
+            self._batch = batch
+            try:
+                items = batch.unfinished() if self._items is None else self._items.each()
+                async with aclosing(items), aclosing(batch.outcomes(items)) as outcomes:
+                    async for outcome in outcomes:
+                        yield outcome
+            finally:
+                self._stopped, self._batch = batch.stopped, None
+
+    async def plan(self) -> AsyncGenerator[tuple[Item, Planned | CometError], None]:
+        """Yield what a run would do with each image; nothing is written, sent or paid."""
+        async with self._factory.open(self._root, self._options, dry=True) as batch:
+            items = batch.unfinished() if self._items is None else self._items.each()
+            async for item in items:
+                try:
+                    planned: Planned | CometError = await batch.plan(item)
+                except CometError as error:
+                    planned = error
+                yield item, planned
 
 
 @attrs.define(eq=False)
 class RunFactory:
-    """Makes runs for one session."""
+    """Opens journals and makes batches for one session.
 
-    api: Api
-    downloader: Downloader
-    waiter: TaskWaiter
-    clock: Clock
+    Attributes:
+        services: What the session shares.
+        defaults: The session's own options.
+        given: The session's journal, or None.
+    """
+
+    services: Services
     defaults: RunOptions
-    callback_url: Callable[[], str | None]
-    heard: Callable[[str], str | None]
     given: JournalLike
-    _own: Batch | None = attrs.field(default=None, init=False)
-    _turns: KeyedLock = attrs.field(factory=KeyedLock, init=False)
-
-    @property
-    def has_journal(self) -> bool:
-        """True when the session has a journal of its own."""
-        return self.given is not None
-
-    def loader(self, *, prepare: bool = False) -> Loader:
-        """Return what loads images by this session's rules."""
-        return Loader(prepare=prepare, private=self.api.gateway.loopback)
-
-    async def own(self) -> Batch:
-        """Return the batch over the session's own journal, opened at its first use."""
-        async with self._turns.of("own"):  # opened once, however many ask at the same time
-            if self._own is None:
-                self._own = await self.batch(await self._open(self.given), None, {})
-        return self._own
+    closed: bool = attrs.field(default=False, init=False)
+    _own: ActiveJobs | None = attrs.field(default=None, init=False)
+    _opened: set[ActiveJobs] = attrs.field(factory=set, init=False)
+    _batches: set[Batch] = attrs.field(factory=set, init=False)
+    _locks: KeyedLock = attrs.field(factory=KeyedLock, init=False)
+    _run: str = attrs.field(factory=lambda: secrets.token_hex(8), init=False)
 
     def run(
-        self,
-        items: Callable[[], AsyncIterator[Item]],
-        root: Path | None,
-        options: RunOptions,
+        self, items: RequestItems | FolderItems | None, root: Path | None, options: RunOptions
     ) -> Run:
         """Return a run over *items* that saves below *root*.
 
+        Args:
+            items: What to work on; None for the unfinished jobs of the session's journal.
+            root: The output folder; None saves nothing.
+            options: What differs from the session's own.
+
         Raises:
             InputError: An option can't be used.
+            SessionClosedError: The session was closed.
         """
+        self.check_open()
         limits(options)  # refused here, not at the first image
         check_timeout(options.get("timeout"))
         if root is not None and self.given is not None and not is_of(self.given, root):
-            items = functools.partial(with_folder, items, root.absolute())
+            items = None if items is None else attrs.evolve(items, below=root.absolute())
+        return Run(self, items, root, options)
 
-        async def open_batch(*, dry: bool) -> tuple[Batch, Journal, bool]:
-            if self.given is not None:
-                own = await self.own()
-                claims = own.runner.claims
-                return await self.batch(own.journal, root, options, claims), own.journal, False
-            path = None if root is None else root / JOURNAL_NAME
-            kept = path is not None and (not dry or path.exists())
-            journal = await self._open(path if kept else None)
-            return await self.batch(journal, root, options), journal, True
-
-        return Run(open_batch, items)
-
-    async def batch(
-        self,
-        journal: Journal,
-        root: Path | None,
-        options: RunOptions,
-        claims: JobClaims | None = None,
-    ) -> Batch:
-        """Return a batch over *journal*; what is in flight there already is counted.
-
-        Args:
-            journal: Where the jobs are.
-            root: Below which folder results are saved; None saves none.
-            options: What differs from the session's own.
-            claims: That of other runs over the same journal, if there are.
-        """
-        settings: RunOptions = {**self.defaults, **options}
-        concurrency = check_concurrency(settings.get("concurrency", CONCURRENCY))
-        if claims is None:
-            claims = JobClaims(ConcurrencyLimiter(concurrency), journal)
-            await _seed(claims.places, journal)
-        # Only in the folder's own journal do all jobs belong to this folder.
-        left_over = root is not None and is_of(journal, root)
-        loader = self.loader(prepare=settings.get("prepare", False))
-        runner = JobRunner(
-            api=self.api,
-            journal=journal,
-            waiter=self.waiter,
-            claims=claims,
-            clock=self.clock,
-            kinds=KINDS,
-            load=loader.again,
-            callback_url=self.callback_url,
-            heard=self.heard,
-            options=JobOptions(
-                settle=settings.get("settle", SETTLE),
-                timeout=settings.get("timeout"),
-                limits=limits(settings),
-                run=secrets.token_hex(8),
-                verify_remote=settings.get("verify_remote", False),
-            ),
-        )
-        delivery = None
-        if root is not None:
-            delivery = ResultSaver(
-                journal=journal,
-                downloader=self.downloader,
-                api=self.api,
-                clock=self.clock,
-                root=root,
-            )
-        return Batch(
-            runner=runner,
-            journal=journal,
-            delivery=delivery,
-            load=loader,
-            account=self.api.account,
-            kinds=KINDS,
-            clock=self.clock,
-            # Twice: while one half is in flight, the other saves results and reads images.
-            workers=2 * concurrency,
-            salt=settings.get("salt", ""),
-            retry_failed=settings.get("retry_failed", False),
-            finish_left_over=left_over,
-        )
-
-    async def aclose(self) -> None:
-        """Record what is being sent, and close the session's own journal if we opened it."""
-        own, self._own = self._own, None
-        if own is None:
-            return
-        await own.runner.claims.settle()
-        if own.journal is not self.given:
-            await own.journal.aclose()
-
-    async def _open(self, given: JournalLike) -> Journal:
-        if given is None:
-            return MemoryJournal()
-        if not isinstance(given, str | os.PathLike):
-            return given
-        return await SqliteJournal.open(Path(given), clock=self.clock)
-
-
-@attrs.frozen(kw_only=True)
-class Loader:
-    """Loads images.
-
-    Attributes:
-        prepare: Mend what can be mended.
-        private: Take URLs of this machine and of private networks.
-        hashed: Find out each image's hash, which keys are made of.
-    """
-
-    prepare: bool
-    private: bool
-    hashed: bool = True
-
-    async def __call__(self, image: ImageInput, field: str) -> SourceImage:
-        """Load *image*; see `comet_async._images.load.load`."""
-        return await load(
-            image,
-            field=field,
-            prepare=self.prepare,
-            allow_private=self.private,
-            hashed=self.hashed,
-        )
-
-    async def again(self, record: JobRecord) -> Mapping[str, SourceImage]:
-        """Load the image of a job from where its record says it is.
+    def check_open(self) -> None:
+        """Refuse to work for a closed session.
 
         Raises:
-            InputError: It is not there any more, or it is another image.
+            SessionClosedError: It was closed.
         """
-        if not record.image_sha:
-            return {}
-        if ":" in record.image_sha:
-            msg = "a request with several images can't be rebuilt from the journal"
-            raise InputError(
-                msg,
-                field="image",
-                value=record.source,
-                limit="one image",
-                hint="run the same request again: what was paid is not paid again",
-                external_task_id=record.key,
+        if self.closed:
+            raise closed_error()
+
+    async def own(self) -> ActiveJobs:
+        """Return the jobs of the session's own journal, opened at its first use."""
+        if self._own is None:
+            async with self._locks.of("own"):  # opened once, however many ask at the same time
+                self.check_open()
+                if self._own is None:
+                    journal = ForgettingJournal() if self.given is None else self.given
+                    self._own = await self._open(journal, self.defaults)
+        return self._own
+
+    @asynccontextmanager
+    async def single(
+        self, options: JobOptions, *, prepare: bool | None = None, root: Path | None = None
+    ) -> AsyncGenerator[Batch, None]:
+        """Give a batch for one call of a program's, over the session's own journal."""
+        self.check_open()
+        active = await self.own()
+        if prepare is None:
+            prepare = self.defaults.get("prepare", False)
+        batch = self._batch(active, attrs.evolve(options, run=self._run), prepare, root, 1)
+        self._batches.add(batch)
+        try:
+            yield batch
+        finally:
+            self._batches.discard(batch)
+
+    @asynccontextmanager
+    async def open(
+        self, root: Path | None, options: RunOptions, *, dry: bool = False, resume: bool = False
+    ) -> AsyncGenerator[Batch, None]:
+        """Give a batch for a run over many images, with its journal.
+
+        Args:
+            root: Below which folder results are saved; None saves none.
+            options: What differs from the session's own.
+            dry: Make nothing that is not there yet.
+            resume: Save results where the session's own journal says.
+        """
+        self.check_open()
+        settings: RunOptions = {**self.defaults, **options}
+        active = await self.own() if self.given is not None else None
+        shared = active is not None
+        if active is None:
+            active = await self._open(_folder_journal(root, dry=dry), settings)
+        if resume:
+            root = root_of(active.journal)
+        workers = 2 * check_concurrency(settings.get("concurrency", CONCURRENCY))
+        # Twice: while one half is in flight, the other saves results and reads images.
+        batch = self._batch(
+            active, self._job_options(settings), settings.get("prepare", False), root, workers
+        )
+        batch.fresh = settings.get("fresh", "")
+        batch.retry_failed = settings.get("retry_failed", False)
+        # Only in the folder's own journal do all jobs belong to this folder.
+        batch.finish_left_over = root is not None and is_of(active.journal, root)
+        self._batches.add(batch)
+        try:
+            yield batch
+        finally:
+            self._batches.discard(batch)
+            await active.settle()
+            if not shared:
+                self._opened.discard(active)
+                await active.aclose()
+                await active.journal.aclose()
+
+    def _job_options(self, settings: RunOptions) -> JobOptions:
+        return JobOptions(
+            settle=settings.get("settle", SETTLE),
+            timeout=settings.get("timeout"),
+            limits=limits(settings),
+            run=secrets.token_hex(8),
+            verify_remote=settings.get("verify_remote", False),
+        )
+
+    async def _open(self, given: JournalLike, settings: RunOptions) -> ActiveJobs:
+        journal = given
+        if journal is None:
+            journal = MemoryJournal()
+        elif isinstance(journal, str | os.PathLike):
+            journal = await SqliteJournal.open(Path(journal), clock=self.services.clock)
+        concurrency = check_concurrency(settings.get("concurrency", CONCURRENCY))
+        active = ActiveJobs(journal, ConcurrencyLimiter(concurrency), self.services)
+        await active.seed()
+        self._opened.add(active)
+        return active
+
+    def _batch(
+        self,
+        active: ActiveJobs,
+        options: JobOptions,
+        prepare: bool,  # noqa: FBT001 - a setting that is handed on
+        root: Path | None,
+        workers: int,
+    ) -> Batch:
+        services = self.services
+        loader = Loader(prepare=prepare, private=services.api.gateway.loopback)
+        saver = None
+        if root is not None:
+            saver = ResultSaver(
+                journal=active.journal,
+                downloader=services.downloader,
+                api=services.api,
+                clock=services.clock,
+                root=root,
             )
-        image = await self(record.source, "image")
-        if image.sha256 != record.image_sha:
-            msg = f"{record.source} is not the image that was planned"
-            raise InputError(
-                msg,
-                field="image",
-                value=record.source,
-                limit="the same bytes",
-                hint="nothing was paid; submit it as a new image",
-                external_task_id=record.key,
-            )
-        return {"image": image}
+        runner = JobRunner(active, options, loader)
+        return Batch(runner=runner, loader=loader, saver=saver, workers=workers)
+
+    async def observe(self, task: Task) -> None:
+        """Record the end of a task in whichever open journal has its job."""
+        for active in list(self._opened):
+            await active.observe(task)
+
+    async def aclose(self, timeout: float) -> None:
+        """End all calls and runs, record what is being sent, and close our own journals.
+
+        Args:
+            timeout: Seconds; requests that are not answered by then are recorded as unknown.
+        """
+        self.closed = True
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        for batch in list(self._batches):
+            batch.interrupt(closed_error())
+        for active in list(self._opened):
+            await active.settle(max(0.0, until - loop.time()))
+        for batch in list(self._batches):
+            await batch.calls.ended(max(1.0, until - loop.time()))
+        own, self._own = self._own, None
+        if own is not None:
+            self._opened.discard(own)
+            await own.aclose(0.0)
+            if own.journal is not self.given:
+                await own.journal.aclose()
 
 
-async def _seed(quota: ConcurrencyLimiter, journal: Journal) -> None:
-    after = ""
-    while page := await journal.find(IN_FLIGHT, after=after):
-        for record in page:
-            quota.hold(record.key, record.n)
-        after = page[-1].key
+def closed_error() -> SessionClosedError:
+    """Return the error of using a closed session."""
+    return SessionClosedError("the session is closed", hint="nothing was sent; open a new session")
+
+
+def _folder_journal(root: Path | None, *, dry: bool) -> Path | None:
+    """Return where the journal of the folder *root* is; None keeps it in memory."""
+    path = None if root is None else root / JOURNAL_NAME
+    return None if path is None or (dry and not path.exists()) else path
 
 
 def limits(options: RunOptions) -> Limits:
     """Return what a run may buy.
 
     Raises:
-        InputError: A limit is no positive number.
+        InputError: A limit is not a positive number.
     """
     jobs, spend = options.get("max_jobs"), options.get("max_spend")
     if jobs is not None and jobs < 0:
@@ -410,8 +384,12 @@ def _money(field: str, value: Decimal | float | str) -> Decimal:
     except InvalidOperation:
         amount = Decimal(-1)
     if not amount.is_finite() or amount < 0:
-        msg = f"{field}={value!r} is no amount of money"
-        raise InputError(msg, field=field, value=value, limit="a number, at least 0")
+        raise InputError(
+            f"{field}={value!r} is not an amount of money",
+            field=field,
+            value=value,
+            limit="a number, at least 0",
+        )
     return amount
 
 
@@ -419,12 +397,11 @@ def name_of(request: TaskRequest) -> str:
     """Return what to call a request: its first image's name.
 
     Raises:
-        InputError: It is no request.
+        InputError: It is not a request.
     """
     if not callable(getattr(request, "images", None)):
-        msg = f"{request!r} is no request"
         hint = "wrap it, as in ExpandRequest(image=..., margins=...)"
-        raise InputError(msg, field="request", value=request, hint=hint)
+        raise InputError(f"{request!r} is not a request", field="request", value=request, hint=hint)
     for image in request.images().values():
         if isinstance(image, SourceImage):
             return image.source
@@ -435,18 +412,30 @@ def name_of(request: TaskRequest) -> str:
     return request.kind.name
 
 
-async def items_of(
-    requests: Iterable[TaskRequest] | AsyncIterable[TaskRequest], *, named: bool
-) -> AsyncIterator[Item]:
-    """Yield the items of *requests*; *named* ones are saved under their number and stem."""
-    number = 0
-    async for request in _each(requests):
-        number += 1
-        source = name_of(request)
-        stem = Path(source).stem if not source.startswith("<") else request.kind.name
-        safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in stem).strip(".")[:100]
-        dest = f"{number:05d}-{safe}" if named else None
-        yield Item(source=source, request=request, dest=dest)
+@attrs.frozen(kw_only=True)
+class RequestItems:
+    """The items of some requests.
+
+    Attributes:
+        requests: Any iterable, also an endless or async one.
+        named: Whether results are saved, under the request's number and its image's name.
+        below: The folder that destinations name, for a journal that serves several.
+    """
+
+    requests: Iterable[TaskRequest] | AsyncIterable[TaskRequest]
+    named: bool
+    below: Path | None = None
+
+    async def each(self) -> AsyncGenerator[Item, None]:
+        """Yield the items, one by one."""
+        number = 0
+        async for request in _each(self.requests):
+            number += 1
+            source = name_of(request)
+            stem = Path(source).stem if not source.startswith("<") else request.kind.name
+            safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in stem).strip(".")[:100]
+            dest = _dest(f"{number:05d}-{safe}", self.below) if self.named else None
+            yield Item(source=source, request=request, dest=dest)
 
 
 async def _each(
@@ -461,17 +450,35 @@ async def _each(
         await asyncio.sleep(0)  # a long plain iterable must not hold the loop
 
 
-async def found_items(
-    sources: Iterable[str | os.PathLike[str]], out: Path, template: ExpandRequest
-) -> AsyncIterator[Item]:
-    """Yield an item for each image that *sources* lead to."""
-    loop = asyncio.get_running_loop()
-    scanned = scan([os.fspath(source) for source in sources], out=out)
-    try:
-        while page := await loop.run_in_executor(None, list, islice(scanned, _PAGE)):
-            for found in page:
-                request = attrs.evolve(template, image=found.image)
-                dest = str(found.stem)
-                yield Item(source=found.source, request=request, dest=dest, error=found.error)
-    finally:
-        scanned.close()  # a thread may be waiting for the standard input
+@attrs.frozen(kw_only=True)
+class FolderItems:
+    """An item for each image that some sources lead to.
+
+    Attributes:
+        sources: Files, folders and URLs.
+        out: Where results are saved.
+        template: The request, but for its image.
+        below: The folder that destinations name, for a journal that serves several.
+    """
+
+    sources: list[str]
+    out: Path
+    template: ExpandRequest
+    below: Path | None = None
+
+    async def each(self) -> AsyncGenerator[Item, None]:
+        """Yield the items while the sources are read."""
+        loop = asyncio.get_running_loop()
+        scanned = scan(self.sources, out=self.out)
+        try:
+            while page := await loop.run_in_executor(None, list, islice(scanned, _PAGE)):
+                for found in page:
+                    request = attrs.evolve(self.template, image=found.image)
+                    dest = _dest(str(found.stem), self.below)
+                    yield Item(source=found.source, request=request, dest=dest, error=found.error)
+        finally:
+            scanned.close()  # a thread may be waiting for the standard input
+
+
+def _dest(name: str, below: Path | None) -> str:
+    return name if below is None else str(below / name)

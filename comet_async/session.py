@@ -1,25 +1,26 @@
-"""`CometSession`: the one object that a program holds. It joins the rooms and owns closing."""
+"""`CometSession`: the main entry point. Wires the components together and owns their lifetime."""
 
 from __future__ import annotations
 
 import functools
 import os
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import NoReturn, Self, Unpack
 
-from comet_async._backoff import with_retries
+import attrs
+
+from comet_async._backoff import Gate, with_retries
 from comet_async._http.api import MAX_PAGE, MAX_PAGE_SIZE, Api
 from comet_async._http.balance import Balance, balance
 from comet_async._http.transport import Transport
-from comet_async._idempotency import random_key
+from comet_async._images.discovery import exact
 from comet_async._images.load import ImageInput
-from comet_async._jobs.admission import ConcurrencyLimiter
 from comet_async._jobs.batch import Item
+from comet_async._jobs.calls import Busy, JobOptions
 from comet_async._jobs.reconcile import TaskLookup
-from comet_async._jobs.submit import Submitter
+from comet_async._jobs.services import ServerHealth, Services
 from comet_async._journal.records import Journal
 from comet_async._results.download import Downloader
 from comet_async._results.files import Exists
@@ -30,44 +31,59 @@ from comet_async.config import (
     Config,
     Network,
     Timeouts,
+    choose_account,
     choose_credentials,
     choose_gateway,
     config_path,
 )
-from comet_async.errors import ConfigError, JournalError, NotFoundError, OutcomeUnknownError
+from comet_async.errors import (
+    CometError,
+    InputError,
+    JournalError,
+    JournalRequiredError,
+    NotFoundError,
+)
 from comet_async.gateways import Gateway
 from comet_async.geometry import MarginRule
 from comet_async.models import ResultImage, Task, TaskPage
-from comet_async.outcomes import Outcome, as_task
+from comet_async.outcomes import Outcome
 from comet_async.requests import EXPAND, ExpandRequest, TaskRequest, kind_named
 from comet_async.runs import (
     CONCURRENCY,
     SETTLE,
-    Loader,
+    FolderItems,
+    RequestItems,
     Run,
     RunFactory,
     RunOptions,
-    found_items,
-    items_of,
     name_of,
+    root_of,
 )
-from comet_async.schedules import ScheduleLike
+from comet_async.schedules import ScheduleLike, as_schedule
 from comet_async.secret import Secret
-from comet_async.waiter import NotificationSource, TaskWaiter
+from comet_async.waiter import NotificationSource, TaskStream, TaskWaiter
+
+WAIT = 900.0
+"""Seconds that `CometSession.expand` takes at most by default; ComfyUI's users found ten minutes
+too short (https://github.com/Comfy-Org/ComfyUI/pull/8860)."""
+
+CLOSING = 25.0
+"""Seconds that closing takes at most by default: Kubernetes kills after 30."""
 
 
 class TaskReader:
-    """Asks for tasks; the half of a session that costs nothing."""
+    """Reads tasks; the half of a session that costs nothing."""
 
     _api: Api
+    _runs: RunFactory
 
     @property
     def clock(self) -> Clock:
-        """The clock that the session goes by."""
+        """The clock that the session uses."""
         return self._api.clock
 
     async def get(self, task_id: str, *, kind: str = EXPAND.name) -> Task:
-        """Ask for a task by the server's id; what may pass is asked again a few times.
+        """Return a task by the server's id; transient errors are retried up to three times.
 
         Args:
             task_id: The server's id.
@@ -77,11 +93,14 @@ class TaskReader:
             NotFoundError: The server knows no such task.
             CometError: The server can't be asked.
         """
-        question = functools.partial(self._api.get, task_id, kind=kind_named(kind))
-        return await with_retries(question, clock=self.clock)
+        self._runs.check_open()
+        read = functools.partial(self._api.get, task_id, kind=kind_named(kind))
+        task = await with_retries(read, clock=self.clock)
+        await self._runs.observe(task)
+        return task
 
     async def find(self, external_task_id: str, *, kind: str = EXPAND.name) -> Task:
-        """Ask for a task by one's own id, in each way that gateways understand.
+        """Look a task up by your external id, trying each form the gateway may support.
 
         Args:
             external_task_id: The id that was sent with the request.
@@ -93,12 +112,15 @@ class TaskReader:
             AuthenticationError: The key was refused.
             AccountError: The account may not ask.
         """
-        lookup = TaskLookup(self._api)
-        finding = await lookup.look(kind_named(kind), external_task_id, known=None)
+        self._runs.check_open()
+        finding = await TaskLookup(self._api).look(kind_named(kind), external_task_id, known=None)
         if finding.task is None:
-            msg = f"no task was found under the external id {external_task_id!r}"
-            hint = "the gateway may not look tasks up by external id: comet-async doctor tells"
-            raise NotFoundError(msg, external_task_id=external_task_id, hint=hint)
+            raise NotFoundError(
+                f"no task was found under the external id {external_task_id!r}",
+                external_task_id=external_task_id,
+                hint="the gateway may not look tasks up by external id",
+            )
+        await self._runs.observe(finding.task)
         return finding.task
 
     async def list_tasks(
@@ -114,33 +136,39 @@ class TaskReader:
             CometError: A page can't be read. CometAPI documents no list.
         """
         for number in range(1, MAX_PAGE + 1):
-            question = functools.partial(self._api.page, number, page_size, kind=kind_named(kind))
-            page = await with_retries(question, clock=self.clock)
+            self._runs.check_open()
+            read = functools.partial(self._api.page, number, page_size, kind=kind_named(kind))
+            page = await with_retries(read, clock=self.clock)
             for task in page.tasks:
+                await self._runs.observe(task)
                 yield task
             if page.last:
                 return
 
     async def poll(self, task_id: str, *, kind: str, timeout: float | None) -> Task:
-        """Ask once for a task, without trying again; for `TaskWaiter`.
+        """Poll a task once, without retries; for `TaskWaiter`.
 
         Raises:
             CometError: There was no good answer.
         """
-        return await self._api.get(task_id, kind=kind_named(kind), timeout=timeout)
+        self._runs.check_open()
+        task = await self._api.get(task_id, kind=kind_named(kind), timeout=timeout)
+        if task.done:
+            await self._runs.observe(task)
+        return task
 
     async def poll_page(self, number: int, size: int, *, kind: str) -> TaskPage:
-        """Ask once for a page of the list, without trying again; for `TaskWaiter`.
+        """Read a page of the list once, without retries; for `TaskWaiter`.
 
         Raises:
             CometError: There was no good answer.
         """
-        return await self._api.page(number, min(size, MAX_PAGE_SIZE), kind=kind_named(kind))
-
-
-WAIT = 900.0
-"""Seconds that `CometSession.expand` waits by default; ComfyUI's users met ten minutes as too
-short (https://github.com/Comfy-Org/ComfyUI/pull/8860)."""
+        self._runs.check_open()
+        page = await self._api.page(number, min(size, MAX_PAGE_SIZE), kind=kind_named(kind))
+        for task in page.tasks:
+            if task.done:
+                await self._runs.observe(task)
+        return page
 
 
 class CometSession(TaskReader):
@@ -157,20 +185,28 @@ class CometSession(TaskReader):
             ``COMETAPI_API_ROOT``, else ``COMETAPI_BASE_URL`` without its ``/v1``, else its
             own address.
         journal: A path, or a `Journal`. With one, nothing that was paid is lost or paid
-            again, whatever crashes. None by default; `expand_folder` keeps its own.
-        concurrency: Most images in flight at a time. 16 by default.
-        request_timeout: Seconds for one exchange, or `Timeouts`. 20 for questions by default.
-        settle: Seconds after a request of unknown outcome during which its task may still
+            again, whatever crashes. None by default; `expand_folder` keeps its own. One process
+            at a time can open it.
+        account: A name for the account, by which the journal recognises its jobs after the key
+            has been replaced. By default ``COMETAPI_ACCOUNT``, else the config file's, else
+            it is derived from the key.
+        concurrency: Most images in flight at a time, from sending to the end of their task;
+            `submit` waits for a slot, too. 16 by default.
+        request_timeout: Seconds for one exchange, or `Timeouts`. 20 for reads by default.
+        settle: Seconds after a request whose answer was lost during which its task may still
             appear. 60 by default.
-        schedule: When to ask for a task again: seconds, a tenacity wait strategy, or a
-            schedule of ours. A schedule that learns by default.
+        verify_remote: Look for each new job on the server before it is sent: for ids that
+            another process, or a journal that was lost, may have sent. False by default.
+        schedule: When to poll a task: seconds, a tenacity wait strategy, or a schedule of
+            ours. A schedule that learns by default.
         callbacks: A `CallbackReceiver` whose address goes into what is submitted.
         network: Proxy, certificates, or an ``aiohttp.ClientSession`` of your own.
-        prepare: Mend images that the API would refuse. False by default.
+        prepare: Convert images that the API would refuse. False by default.
         clock: For tests.
 
     Raises:
         ConfigError: There is no key, or a setting can't be used.
+        InputError: A number can't be used.
     """
 
     def __init__(  # noqa: PLR0913 - the settings of a program, all but one by keyword
@@ -179,75 +215,85 @@ class CometSession(TaskReader):
         *,
         gateway: Gateway | str | None = None,
         journal: str | os.PathLike[str] | Journal | None = None,
+        account: str | None = None,
         concurrency: int = CONCURRENCY,
         request_timeout: float | Timeouts | None = None,
         settle: float = SETTLE,
+        verify_remote: bool = False,
         schedule: ScheduleLike = None,
         callbacks: NotificationSource | None = None,
         network: Network | None = None,
         prepare: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._closed = True  # until all settings are known to be good
+        check_concurrency(concurrency)
         config = Config.read(config_path(os.environ))
         chosen = choose_gateway(gateway, os.environ, config)
         credentials = choose_credentials(api_key, chosen, os.environ, config)
+        identity = choose_account(account, os.environ, config) or credentials.account
         network = network or Network(connections=max(concurrency, 32) + 1)
         timeouts = Timeouts.of(request_timeout)
         trusted = frozenset({chosen.root.host or "", *(("localhost",) if chosen.loopback else ())})
         transport = Transport(network=network, timeouts=timeouts, clock=clock, trusted=trusted)
-        self.schedule = schedule
+        self.schedule = as_schedule(schedule)
         self._api = Api(gateway=chosen, credentials=credentials, transport=transport, clock=clock)
-        self._downloader = Downloader(transport=transport, clock=clock, loopback=chosen.loopback)
-        self._purchase = Submitter(
-            api=self._api,
-            clock=clock,
-            settle=settle,
-            load=Loader(prepare=prepare, private=chosen.loopback, hashed=False),
-            callback_url=self._callback_url,
-            heard=self._heard,
-        )
-        self._in_flight = ConcurrencyLimiter(check_concurrency(concurrency))
-        self._callbacks = callbacks
         self._waiter = TaskWaiter(self, callbacks=callbacks)
-        self._engine = RunFactory(
-            api=self._api,
-            downloader=self._downloader,
-            waiter=self._waiter,
-            clock=clock,
-            defaults={"concurrency": concurrency, "settle": settle, "prepare": prepare},
-            callback_url=self._callback_url,
-            heard=self._heard,
+        self._runs = RunFactory(
+            services=Services(
+                api=self._api,
+                waiter=self._waiter,
+                downloader=Downloader(transport=transport, clock=clock, loopback=chosen.loopback),
+                health=ServerHealth(clock, Gate(clock, trusted=False)),
+                account=f"{chosen.fingerprint}-{identity}",
+                callbacks=callbacks,
+            ),
+            defaults={
+                "concurrency": concurrency,
+                "settle": settle,
+                "prepare": prepare,
+                "verify_remote": verify_remote,
+            },
             given=journal,
         )
-        self._closed = False
 
     async def __aenter__(self) -> Self:
-        """Return the session itself."""
+        """Open the journal, if there is one, and return the session.
+
+        Raises:
+            JournalBusyError: Another process has the journal open.
+            JournalError: It can't be used.
+            SessionClosedError: The session was closed before.
+        """
+        self._runs.check_open()
+        if self._runs.given is not None:
+            await self._runs.own()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         """Close; see `aclose`."""
         await self.aclose()
 
-    async def aclose(self) -> None:
-        """Finish what is being sent, then close connections and the journal.
+    async def aclose(self, timeout: float = CLOSING) -> None:
+        """Close for good: end all calls, record what is being sent, and let go of everything.
 
-        It may be called again. Waits are not finished: a task's id goes on in another session.
+        Nothing is sent after this. Calls in progress end with `SessionClosedError`, which names
+        every id that is known; a task itself continues, and another session can wait for it. It
+        may be called again. To use one session in two ``asyncio.run`` calls, don't close it in
+        between.
+
+        Args:
+            timeout: Seconds to wait for the answers to requests that have been sent. 25 by
+                default. What is not answered by then is recorded as unknown, and looked up by
+                the next run.
         """
-        self._closed = True
-        await self._purchase.settle_in_flight()
-        await self._engine.aclose()
+        check_timeout(timeout)
+        await self._runs.aclose(timeout)
         await self._waiter.aclose()
         await self._api.transport.aclose()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True) and self._api.transport.unclosed:
+        runs: RunFactory | None = getattr(self, "_runs", None)  # None if a setting was refused
+        if runs is not None and not runs.closed and self._api.transport.unclosed:
             message = f"unclosed {self!r}: use 'async with' or await aclose()"
             warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
 
@@ -263,55 +309,82 @@ class CometSession(TaskReader):
         """Where the API is."""
         return self._api.gateway
 
+    @property
+    def waiter(self) -> TaskWaiter:
+        """The session's own waiter, with its counters."""
+        return self._waiter
+
     # Buying -----------------------------------------------------------------------------
 
-    async def submit(self, request: TaskRequest) -> Task:
-        """Send one request and return its task as the server took it.
+    async def submit(
+        self,
+        request: TaskRequest,
+        *,
+        timeout: float | None = None,
+        busy: Busy = "wait",
+        verify_remote: bool | None = None,
+    ) -> Task:
+        """Send one request and return its task as the server accepted it.
 
-        It is sent once. If the answer is lost, the task is looked for by its external id.
+        It is sent once. If the answer is lost, the task is looked up by its external id. The
+        task holds its slot until its end is seen: by any waiter of this session, or by `get`.
 
         Args:
             request: What to ask for, such as `ExpandRequest`.
+            timeout: Seconds for all of it, a free slot included; None, the default, for no
+                limit. What was sent continues and is recorded. With 0, nothing is sent.
+            busy: ``"raise"`` to get `ConcurrencyLimitError` at once when there is no free slot
+                or the server is busy; ``"wait"`` by default.
+            verify_remote: Look for the task on the server first. The session's by default.
 
         Raises:
             InputError: A rule of the API is broken; nothing was sent.
-            OutcomeUnknownError: It may have been accepted and paid, and can't be found now.
+            OutcomeUnknownError: It may have been accepted and billed, and can't be found now.
+            WaitTimeoutError: The time is over; the error says whether anything was sent.
+            SessionClosedError: The session was closed.
             CometError: It was not accepted; nothing was paid.
         """
-        if not self._engine.has_journal:
-            return await self._purchase.submit(request, random_key())
-        batch = await self._engine.own()
-        record = await batch.submit(Item(source=name_of(request), request=request))
-        task = as_task(record)
-        if task is None:
-            msg = f"the request is {record.state}: {record.message}"
-            raise OutcomeUnknownError(
-                msg, external_task_id=record.key, hint="run_job() looks again, free of charge"
-            )
-        return task
+        options = self._options(timeout, busy, verify_remote=verify_remote, until_submitted=True)
+        item = Item(source=name_of(request), request=request)
+        async with self._runs.single(options) as batch:
+            outcome = await batch.one(item)
+        if outcome.task is None and outcome.error is not None:
+            raise outcome.error
+        return _require(outcome.task)
 
-    async def run(self, request: TaskRequest, *, timeout: float | None = WAIT) -> Task:
+    async def run(
+        self,
+        request: TaskRequest,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        timeout: float | None = WAIT,
+        busy: Busy = "wait",
+        on_submitted: Callable[[Task], object] | None = None,
+        verify_remote: bool | None = None,
+    ) -> Task:
         """Send one request of any kind, wait, and return the finished task.
 
         Args:
             request: What to ask for, such as `ExpandRequest`.
-            timeout: Seconds to wait; None for no limit. 900 by default.
+            out: As for `expand`.
+            timeout: As for `expand`.
+            busy: As for `submit`.
+            on_submitted: As for `expand`.
+            verify_remote: As for `submit`.
 
         Raises:
             CometError: As `expand` says.
         """
-        check_timeout(timeout)  # before anything is paid
-        if not self._engine.has_journal:
-            key = request.external_task_id or random_key()
-            await self._in_flight.acquire(key, request.n)
-            try:
-                task = await self._purchase.submit(request, key)
-                return await self._waiter.wait(task, timeout=timeout)
-            finally:
-                self._in_flight.release(key)
-        batch = await self._engine.own()
+        options = self._options(
+            timeout, busy, verify_remote=verify_remote, on_submitted=on_submitted
+        )
         item = Item(source=name_of(request), request=request)
-        outcome = await batch.one(item, timeout=timeout)
+        root = None
+        if out is not None:
+            target = _target(out, request.n)
+            item, root = attrs.evolve(item, dest=exact(target)), target.parent
+        async with self._runs.single(options, root=root) as batch:
+            outcome = await batch.one(item)
         if outcome.error is not None:
             raise outcome.error
         return _require(outcome.task)
@@ -325,7 +398,11 @@ class CometSession(TaskReader):
         n: int = 1,
         watermark: bool = False,
         external_task_id: str | None = None,
+        out: str | os.PathLike[str] | None = None,
         timeout: float | None = WAIT,
+        busy: Busy = "wait",
+        on_submitted: Callable[[Task], object] | None = None,
+        verify_remote: bool | None = None,
     ) -> Task:
         """Expand one image: submit, wait, and return the finished task.
 
@@ -336,13 +413,26 @@ class CometSession(TaskReader):
             n: How many variants, 1 to 9; each is paid.
             watermark: Get a watermarked version of each variant as well.
             external_task_id: Your own id for it.
-            timeout: Seconds to wait; None for no limit. 900 by default.
+            out: The file to save the image as. If it is there, and the journal knows it as
+                the result of this very request, nothing is paid; any other file of that name
+                is refused before anything is sent.
+            timeout: Seconds for all of it: a free slot, sending, and the result; None for no
+                limit. 900 by default. What was sent continues and is recorded. With 0, nothing
+                is sent.
+            busy: ``"raise"`` to get `ConcurrencyLimitError` at once when there is no free slot
+                or the server is busy; ``"wait"`` by default.
+            on_submitted: Called with the task once it is accepted, before it is waited for.
+            verify_remote: Look for the task on the server before sending. The session's by
+                default.
 
         Raises:
-            InputError: A rule of the API is broken; nothing was sent.
+            InputError: A rule of the API is broken, or the file can't be used; nothing was sent.
             TaskFailedError: The task failed.
-            WaitTimeoutError: It is still going on; the error carries the id that resumes it.
-            OutcomeUnknownError: It may have been accepted and paid, and can't be found now.
+            WaitTimeoutError: The time is over; the error has every id that is known, and says
+                whether anything was sent.
+            OutcomeUnknownError: It may have been accepted and billed, and can't be found now.
+            DownloadError: The result can't be saved; the task is paid, and the error has its id.
+            SessionClosedError: The session was closed.
             CometError: It was not accepted, or the server can't be asked.
         """
         request = ExpandRequest(
@@ -353,7 +443,14 @@ class CometSession(TaskReader):
             watermark=watermark,
             external_task_id=external_task_id,
         )
-        return await self.run(request, timeout=timeout)
+        return await self.run(
+            request,
+            out=out,
+            timeout=timeout,
+            busy=busy,
+            on_submitted=on_submitted,
+            verify_remote=verify_remote,
+        )
 
     def expand_many(
         self,
@@ -371,10 +468,11 @@ class CometSession(TaskReader):
 
         Raises:
             InputError: An option can't be used.
+            SessionClosedError: The session was closed.
         """
         folder = None if out is None else Path(out)
-        items = functools.partial(items_of, requests, named=folder is not None)
-        return self._engine.run(items, folder, options)
+        items = RequestItems(requests=requests, named=folder is not None)
+        return self._runs.run(items, folder, options)
 
     def expand_folder(
         self,
@@ -384,11 +482,12 @@ class CometSession(TaskReader):
         *,
         prompt: str | None = None,
         n: int = 1,
+        watermark: bool = False,
         **options: Unpack[RunOptions],
     ) -> Run:
         """Expand all images of a folder; iterate over the result for their outcomes.
 
-        Calling it again goes on where the last call ended, whatever ended it. Its journal is
+        Calling it again continues where the last call ended, whatever ended it. Its journal is
         ``OUT/.comet-async/journal.sqlite3`` unless the session has one.
 
         Args:
@@ -397,43 +496,131 @@ class CometSession(TaskReader):
             margins: `Margins`, or a rule such as ``Margins.for_aspect("16:9")``.
             prompt: What to draw in the new area; at most 2500 characters.
             n: How many variants of each, 1 to 9.
+            watermark: Get a watermarked version of each variant as well.
             **options: See `RunOptions`.
 
         Raises:
             InputError: An argument can't be used.
+            SessionClosedError: The session was closed.
         """
         sources = [source] if isinstance(source, str | os.PathLike) else list(source)
-        template = ExpandRequest(image=b"", margins=margins, prompt=prompt, n=n)
+        template = ExpandRequest(
+            image=b"", margins=margins, prompt=prompt, n=n, watermark=watermark
+        )
         folder = Path(out)
-        items = functools.partial(found_items, sources, folder, template)
-        return self._engine.run(items, folder, options)
+        names = [os.fspath(each) for each in sources]
+        items = FolderItems(sources=names, out=folder, template=template)
+        return self._runs.run(items, folder, options)
 
-    async def run_job(self, key: str) -> Outcome:
-        """Go on with one job of the session's journal, from wherever it stands.
+    async def run_job(self, key: str, *, timeout: float | None = WAIT) -> Outcome:
+        """Continue with one job of the session's journal, from wherever it stands.
 
-        Safe to call at any time, by any process that holds the journal, and twice at once.
+        Safe to call at any time, by any process that holds the journal, and twice at once. The
+        journal keeps no images: a job that was not sent yet needs its file where it was. For one
+        that was made from bytes, make the same request again with the same bytes.
 
         Args:
             key: The job's key: the ``external_task_id`` of outcomes and errors.
+            timeout: Seconds for all of it; None for no limit. 900 by default.
 
         Raises:
-            ConfigError: The session has no journal.
+            JournalRequiredError: The session has no journal.
             NotFoundError: The journal has no such job.
-            CometError: It can't go on now; the journal says how far it came.
+            InputError: It was not sent yet, and its image is not to be had.
+            WaitTimeoutError: The time is over; the error says whether anything was sent.
+            CometError: It can't continue now; the journal says how far it came.
         """
-        if not self._engine.has_journal:
-            msg = "the session has no journal"
-            raise ConfigError(msg, hint="pass journal= to CometSession")
-        batch = await self._engine.own()
-        record = await batch.journal.get(key)
+        self._require_journal("run_job()")
+        active = await self._runs.own()
+        record = await active.journal.get(key)
         if record is None:
             msg = f"the journal has no job {key!r}"
             raise NotFoundError(msg, external_task_id=key, sent=False)
-        return await batch.resume(record)
+        options = self._options(timeout)
+        async with self._runs.single(options, root=root_of(active.journal)) as batch:
+            return await batch.resume(record)
+
+    def resume(self, **options: Unpack[RunOptions]) -> Run:
+        """Continue with every unfinished job of the session's journal.
+
+        Iterate over the result for their outcomes as they end. Jobs that were planned and not
+        sent are sent, so this can cost money. Results are saved where they were wanted.
+
+        Args:
+            **options: See `RunOptions`.
+
+        Raises:
+            JournalRequiredError: The session has no journal.
+            InputError: An option can't be used.
+            SessionClosedError: The session was closed.
+        """
+        self._require_journal("resume()")
+        return self._runs.run(None, None, options)
 
     async def balance(self) -> Balance | None:
-        """Return what is left in the account, or None when the gateway does not tell."""
+        """Return what is left in the account, or None when the gateway does not say."""
+        self._runs.check_open()
         return await balance(self._api)
+
+    # Waiting ----------------------------------------------------------------------------
+
+    async def wait(
+        self,
+        task: Task | str,
+        *,
+        timeout: float | None = WAIT,
+        kind: str | None = None,
+        n: int = 1,
+    ) -> Task:
+        """Wait until a task has ended, and return it; see `TaskWaiter.wait`.
+
+        Args:
+            task: A snapshot, or the server's id, also one of another process.
+            timeout: Seconds from now; None for no limit. 900 by default. With 0, the task is
+                polled once.
+            kind: The task's kind, when only its id is given; ``"expand"`` by default.
+            n: How many images it makes, if they take longer than one.
+
+        Raises:
+            TaskFailedError: The task failed; the error holds it.
+            WaitTimeoutError: It has not ended; the error has the id to wait for again.
+            SessionClosedError: The session was closed.
+            CometError: As `TaskWaiter.wait` says.
+        """
+        self._runs.check_open()
+        return await self._waiter.wait(task, timeout=timeout, kind=kind, n=n)
+
+    def transitions(
+        self,
+        task: Task | str,
+        *,
+        timeout: float | None = None,
+        kind: str | None = None,
+        n: int = 1,
+    ) -> TaskStream:
+        """Iterate over a task's states, each once; see `TaskWaiter.transitions`.
+
+        Raises:
+            SessionClosedError: The session was closed.
+        """
+        self._runs.check_open()
+        return self._waiter.transitions(task, timeout=timeout, kind=kind, n=n)
+
+    def as_completed(
+        self,
+        tasks: Iterable[Task | str] | AsyncIterable[Task | str],
+        *,
+        timeout: float | None = None,
+        kind: str | None = None,
+        n: int = 1,
+    ) -> TaskStream:
+        """Iterate over tasks in the order in which they end; see `TaskWaiter.as_completed`.
+
+        Raises:
+            SessionClosedError: The session was closed.
+        """
+        self._runs.check_open()
+        return self._waiter.as_completed(tasks, timeout=timeout, kind=kind, n=n)
 
     # Saving -----------------------------------------------------------------------------
 
@@ -459,19 +646,76 @@ class CometSession(TaskReader):
         Raises:
             ResultExpiredError: The server no longer holds the image.
             DownloadError: It can't be fetched or saved, or another file has the name.
+            SessionClosedError: The session was closed.
         """
+        self._runs.check_open()
         target = Path(path)
-        save = self._downloader.save
-        await save(image, target, self.get, exists=exists, watermarked=watermarked)
+        save = self._runs.services.downloader.save
+        try:
+            await save(image, target, self.get, exists=exists, watermarked=watermarked)
+        except CometError as error:
+            error.task_id = error.task_id or image.task_id or None
+            raise
         return target
 
-    def _callback_url(self) -> str | None:
-        return None if self._callbacks is None else self._callbacks.url
+    def _require_journal(self, what: str) -> None:
+        self._runs.check_open()
+        if self._runs.given is None:
+            raise JournalRequiredError(
+                f"{what} needs a session with a journal", hint="pass journal= to CometSession"
+            )
 
-    def _heard(self, key: str) -> str | None:
-        """Return the task that a callback names for our own id, if one came."""
-        notification = None if self._callbacks is None else self._callbacks.early(None, key)
-        return None if notification is None else notification.task_id
+    def _options(
+        self,
+        timeout: float | None,
+        busy: Busy = "wait",
+        *,
+        verify_remote: bool | None = None,
+        until_submitted: bool = False,
+        on_submitted: Callable[[Task], object] | None = None,
+    ) -> JobOptions:
+        """Return the options of one call.
+
+        Raises:
+            InputError: One of them can't be used.
+        """
+        check_timeout(timeout)  # before anything is paid
+        if busy not in {"wait", "raise"}:
+            raise InputError(
+                f"busy={busy!r} is not an option", field="busy", value=busy, limit="wait, raise"
+            )
+        defaults = self._runs.defaults
+        if verify_remote is None:
+            verify_remote = defaults.get("verify_remote", False)
+        return JobOptions(
+            settle=defaults.get("settle", SETTLE),
+            timeout=timeout,
+            verify_remote=verify_remote,
+            single=True,
+            until_submitted=until_submitted,
+            busy=busy,
+            on_submitted=on_submitted,
+        )
+
+
+def _target(out: str | os.PathLike[str], n: int) -> Path:
+    """Return the file that ``out=`` names.
+
+    Raises:
+        InputError: It can't be the name of one image.
+    """
+    text = os.fspath(out)
+    if not text or text.endswith(("/", os.sep)) or Path(text).is_dir():
+        raise InputError("out must name a file", field="out", value=text, limit="a file's name")
+    if n != 1:
+        raise InputError(
+            f"out names one file, and n={n} images are wanted",
+            field="out",
+            value=text,
+            limit="n=1",
+            hint="use expand_many(..., out=folder), or download() each image",
+        )
+    return Path(text).absolute()
 
 
 def _require(task: Task | None) -> Task:

@@ -279,7 +279,7 @@ async def test_a_timeout_that_is_none_is_refused_before_anything_is_paid(
 
 async def test_what_is_no_request_is_told(comet: CometSession) -> None:
     """The names of images are easily taken for requests; the error says what is missing."""
-    with pytest.raises(InputError, match=r"'dog\.png' is no request") as caught:
+    with pytest.raises(InputError, match=r"'dog\.png' is not a request") as caught:
         async for _ in comet.expand_many(["dog.png"]):  # type: ignore[list-item]  # on purpose
             pass
     assert caught.value.hint is not None

@@ -214,8 +214,10 @@ async def test_a_service_does_not_grow_with_its_jobs(
         submitted = await comet.submit(ExpandRequest(image=dog, margins=WIDE))
         await comet.expand(dog, WIDE)
         await comet.run_job(submitted.external_task_id or "")
-        batch = await comet._engine.own()
-        assert (batch._keys, batch._unfinished, batch._parked) == ({}, set(), [])
+        active = await comet._runs.own()
+        assert (active._running, active._running_keys, active._ended) == ({}, set(), {})
+        assert (active.sends, active.slots.used) == ({}, 0)
+        assert not comet._runs._batches
 
 
 async def test_run_job_needs_a_journal_that_knows_it(

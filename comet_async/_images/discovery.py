@@ -82,13 +82,24 @@ def output_name(stem: str | PurePosixPath, index: int, n: int, format: str) -> s
     """Return the file name of one result, relative to the output folder.
 
     Args:
-        stem: `Found.stem`.
+        stem: `Found.stem`, or a whole name as `exact` marks it.
         index: The result's position among those of its task, from 0.
         n: How many results the task has; the index is only named if there are several.
         format: What the bytes are, a key of `comet_async._images.formats.EXTENSIONS`.
     """
+    if str(stem).endswith(_EXACT):
+        return str(stem)[: -len(_EXACT)]
     middle = "" if n == 1 else f"-{index}"
     return f"{stem}{middle}.{EXTENSIONS[format]}"
+
+
+# Never at the end of a stem: it is replaced in names that are made from sources.
+_EXACT = ":"
+
+
+def exact(path: Path) -> str:
+    """Return the destination of a result that gets exactly this name, whatever its format."""
+    return f"{path}{_EXACT}"
 
 
 def scan(

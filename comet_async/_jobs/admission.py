@@ -1,4 +1,4 @@
-"""One at a time for each key, also for callers in several event loops."""
+"""Who may send, and when: a lock for each job, and slots for images in flight."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from contextlib import asynccontextmanager
 
 import attrs
 
-from comet_async._backoff import DEFAULT_BACKOFF, Backoff
-from comet_async._journal.records import JobRecord, Journal, NewJob
-from comet_async.errors import CometError, NotSentError
+logger = logging.getLogger("comet_async")
 
 
 @attrs.define(eq=False)
 class KeyedLock:
-    """Locks by key; a key that nobody wants costs nothing.
+    """Locks by key; a key that is not locked costs nothing.
 
     Not made of ``asyncio.Lock``, which belongs to one loop: a session may serve several.
     """
@@ -27,12 +25,12 @@ class KeyedLock:
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
 
     def taken(self, key: str) -> bool:
-        """Tell whether somebody has *key* now."""
+        """Return True if *key* is locked now."""
         return key in self._waiting
 
     @asynccontextmanager
     async def of(self, key: str) -> AsyncGenerator[None, None]:
-        """Wait until nobody else has *key*, and have it; in the order of asking."""
+        """Hold the lock of *key*; callers get it in the order in which they asked."""
         await self._begin(key)
         try:
             yield
@@ -82,7 +80,7 @@ CLEAN_RUN = 20
 
 @attrs.define(eq=False)
 class ConcurrencyLimiter:
-    """Places for images in flight; the number of places follows what the server allows.
+    """Slots for images in flight; their number follows what the server allows.
 
     Attributes:
         most: The limit set by the user.
@@ -109,17 +107,32 @@ class ConcurrencyLimiter:
         """Images in flight now."""
         return self._used
 
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """The keys of the jobs that hold slots."""
+        return tuple(self._held)
+
     def hold(self, key: str, n: int) -> None:
         """Count a job that is in flight already, whatever the limit says."""
         with self._lock:
             self._take(key, n)
 
     def holds(self, key: str) -> bool:
-        """Tell whether *key* holds places."""
+        """Return True if *key* holds slots."""
         return key in self._held
 
+    def try_acquire(self, key: str, n: int) -> bool:
+        """Take *n* slots if they are free at once, or if *key* holds slots already."""
+        with self._lock:
+            if key in self._held:
+                return True
+            if self._queue or not self._fits(n):
+                return False
+            self._take(key, n)
+            return True
+
     async def acquire(self, key: str, n: int) -> None:
-        """Wait for *n* places, in order of asking; nothing happens if *key* holds them."""
+        """Wait for *n* slots, in the order of the calls; return at once if *key* holds them."""
         with self._lock:
             if key in self._held:
                 return
@@ -138,7 +151,7 @@ class ConcurrencyLimiter:
             raise
 
     def release(self, key: str) -> None:
-        """Give the places of *key* back; nothing happens if it holds none."""
+        """Give the slots of *key* back; nothing happens if it holds none."""
         with self._lock:
             self._give_back(key)
             self._wake()
@@ -170,7 +183,7 @@ class ConcurrencyLimiter:
         self._used -= self._held.pop(key, 0)
 
     def _wake(self) -> None:
-        """Let those at the head of the queue in, as long as there is room."""
+        """Grant slots to the head of the queue as long as there is room."""
         while self._queue:
             turn, (key, n) = next(iter(self._queue.items()))
             # Its waiter was cancelled and has not noticed yet, or its loop ended without it.
@@ -180,108 +193,7 @@ class ConcurrencyLimiter:
             del self._queue[turn]
             if gone:
                 continue
-            # The place is taken here, not when the waiter runs: others may ask in between.
+            # The slots are taken here, not when the waiter runs: others may ask in between.
             self._take(key, n)
             # By way of the loop: it may be another thread's.
-            turn.get_loop().call_soon_threadsafe(_settle, turn)
-
-
-def _settle(turn: asyncio.Future[None]) -> None:
-    if not turn.done():
-        turn.set_result(None)
-
-
-@attrs.define(eq=False)
-class JobClaims:
-    """Several runs over one journal must not send the same job, nor count places apart.
-
-    Attributes:
-        places: Images in flight.
-        journal: The journal.
-        turns: Who works on a job: one at a time.
-        sending: Requests on their way, each recorded when it ends.
-    """
-
-    places: ConcurrencyLimiter
-    journal: Journal
-    turns: KeyedLock = attrs.field(factory=KeyedLock)
-    sending: set[asyncio.Task[JobRecord]] = attrs.field(factory=set)
-
-    @asynccontextmanager
-    async def alone(self, record: JobRecord) -> AsyncGenerator[JobRecord, None]:
-        """Work on a job alone in this process; a second caller waits, then sees the result.
-
-        Gives the record as it is then.
-        """
-        async with self.turns.of(record.key):
-            yield await self.journal.get(record.key) or record
-
-    @asynccontextmanager
-    async def planned(self, job: NewJob, *, now: float) -> AsyncGenerator[JobRecord, None]:
-        """Write *job* down, and work on it as in `alone`.
-
-        Raises:
-            IdempotencyConflictError: Its key is known for another request.
-        """
-        if self.turns.taken(job.key):
-            # Whoever has it may take long: a crash meanwhile must not lose this wish.
-            await self.journal.plan([job], now=now)
-        async with self.turns.of(job.key):
-            (record,) = await self.journal.plan([job], now=now)
-            yield record
-
-    async def settle(self) -> None:
-        """Wait until each request on its way has been recorded."""
-        here = asyncio.get_running_loop()
-        mine = {task for task in self.sending if task.get_loop() is here}
-        if mine:
-            await asyncio.wait(mine)
-
-
-logger = logging.getLogger("comet_async.persistence")
-
-FIRST_CONTACT = 40.0
-"""Seconds after which a server that was never reached is given up: a wrong address."""
-
-LASTING = 300.0
-"""Seconds after which a server that was reached before, and no longer is, is given up."""
-
-
-@attrs.define(eq=False)
-class SendBackoff:
-    """Remembers whether a server can be reached at all.
-
-    Attributes:
-        first_contact: Seconds to try to reach it for the first time.
-        lasting: Seconds to try to reach it again.
-        backoff: How long to wait after a request that was not accepted.
-    """
-
-    first_contact: float = FIRST_CONTACT
-    lasting: float = LASTING
-    backoff: Backoff = DEFAULT_BACKOFF
-    _reached: bool = attrs.field(default=False, init=False)
-    _failing_since: float | None = attrs.field(default=None, init=False)
-
-    def answered(self) -> None:
-        """Note that the server gave an answer, whatever it says."""
-        self._reached, self._failing_since = True, None
-
-    def over(self, error: CometError, now: float) -> bool:
-        """Tell whether *error* is one too many, if the next try is at *now* (seconds).
-
-        Only a server that can't be reached is given up: one that answers "not now" will have
-        room again.
-        """
-        if not isinstance(error, NotSentError):
-            self.answered()
-            return False
-        if self._failing_since is None:
-            self._failing_since = now
-            logger.warning("the server can't be reached: %s; trying on", error.message)
-        limit = self.lasting if self._reached else self.first_contact
-        return now - self._failing_since > limit
-
-    def pause(self, error: CometError, attempt: int) -> float:
-        """Return the seconds to wait after attempt number *attempt* (from 1) met *error*."""
-        return self.backoff.after_send(attempt, error)
+            turn.get_loop().call_soon_threadsafe(_grant, turn)

@@ -7,59 +7,75 @@ follows the number of workers, not of images. Outcomes come in the order of comp
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import attrs
 
-from comet_async._idempotency import content_key
-from comet_async._images.load import ImageInput, SourceImage
-from comet_async._jobs.runner import JobRunner
-from comet_async._journal.records import Destination, JobRecord, Journal, NewJob
-from comet_async._journal.states import LEFT_OVER, READY, WITHOUT_RESULT, JobState
+from comet_async._idempotency import content_key, random_key
+from comet_async._images.load import SourceImage
+from comet_async._jobs.active import ActiveJobs, Job
+from comet_async._jobs.calls import Call, Calls, JobOptions
+from comet_async._jobs.runner import JobRunner, Loader
+from comet_async._journal.memory import ForgettingJournal
+from comet_async._journal.records import Destination, JobRecord, NewJob
+from comet_async._journal.states import LEFT_OVER, OPEN, READY, WITHOUT_RESULT, JobState
 from comet_async._results.save import ResultSaver
 from comet_async._types import JSON
-from comet_async.clock import Clock
-from comet_async.errors import CometError, InputError, JournalError, RunStoppedError
+from comet_async.errors import (
+    CometError,
+    InputError,
+    JournalError,
+    RunStoppedError,
+    StaleRecordError,
+)
+from comet_async.models import Task
 from comet_async.outcomes import Outcome, OutcomeStatus, as_task, from_error, from_record
-from comet_async.requests import TaskKind, TaskRequest
+from comet_async.requests import TaskRequest, kind_named
 
+logger = logging.getLogger("comet_async")
+
+X = TypeVar("X")
 T = TypeVar("T")
 
-Work = Callable[[], Awaitable[T]]
-"""Something to do; called when its turn comes."""
 
+async def in_parallel(
+    items: AsyncIterator[X], work: Callable[[X], Awaitable[T]], workers: int
+) -> AsyncGenerator[T, None]:
+    """Run *work* on *items* with bounded concurrency, yielding results as they complete.
 
-async def in_parallel(works: AsyncIterator[Work[T]], workers: int) -> AsyncGenerator[T, None]:
-    """Yield the results of *works* in the order of completion, at most *workers* at a time.
+    The stream is read one ahead and no further. What *work* raises ends the iteration; what is
+    running then, or when the iteration is left early, is cancelled and waited for.
 
-    The stream is read one ahead and no further. What a work raises ends the iteration; what
-    is running then, or when the iteration is left early, is cancelled and waited for.
+    Args:
+        items: What to work on.
+        work: Called with each item.
+        workers: How many items to work on at a time.
     """
     running: set[asyncio.Future[T]] = set()
-    pulling: asyncio.Future[Work[T] | None] | None = None
+    pulling: asyncio.Future[tuple[X, ...]] | None = None
     exhausted = False
-    # Each work tells of its end, and None of the stream's next: to ask all of them what has
-    # ended costs the more, the more there are.
+    # Each work reports its end here, and None stands for the stream's next: to ask all of them
+    # what has ended costs the more, the more there are.
     ended: asyncio.Queue[asyncio.Future[T] | None] = asyncio.Queue()
     try:
         while running or not exhausted:
             if pulling is None and not exhausted and len(running) < workers:
-                pulling = asyncio.ensure_future(_next(works))
+                pulling = asyncio.ensure_future(_pull(items))
                 pulling.add_done_callback(lambda _: ended.put_nowait(None))
             future = await ended.get()
             if future is not None:
                 running.discard(future)
                 yield future.result()
             elif pulling is not None:
-                work = pulling.result()
-                pulling, exhausted = None, work is None
-                if work is not None:
-                    started = asyncio.ensure_future(work())
+                pulled = pulling.result()
+                pulling, exhausted = None, not pulled
+                for item in pulled:
+                    started = asyncio.ensure_future(work(item))
                     started.add_done_callback(ended.put_nowait)
                     running.add(started)
     finally:
@@ -68,8 +84,11 @@ async def in_parallel(works: AsyncIterator[Work[T]], workers: int) -> AsyncGener
             await _cancel({pulling})
 
 
-async def _next(works: AsyncIterator[Work[T]]) -> Work[T] | None:
-    return await anext(works, None)
+async def _pull(items: AsyncIterator[X]) -> tuple[X, ...]:
+    """Return the next item, or nothing at the end of the stream."""
+    async for item in items:
+        return (item,)
+    return ()
 
 
 async def _cancel(futures: set[asyncio.Future[T]]) -> None:
@@ -89,12 +108,17 @@ class Item:
         dest: Where the result belongs, relative to the output folder and without extension;
             None when no file is wanted.
         error: Why it can't be worked on, found while the sources were read.
+        record: A job of the journal to resume: one that was parked, or, without a request, one
+            that an earlier run left unfinished.
+        images: The images of a parked job.
     """
 
     source: str
     request: TaskRequest | None = None
     dest: str | None = None
     error: CometError | None = None
+    record: JobRecord | None = None
+    images: Mapping[str, SourceImage] | None = None
 
     @property
     def wanted(self) -> TaskRequest:
@@ -106,10 +130,6 @@ class Item:
         if self.request is None:
             raise self.error or InputError("there is nothing to do", field="request")
         return self.request
-
-
-SourceImages = Mapping[str, SourceImage] | None
-LoadImage = Callable[[ImageInput, str], Awaitable[SourceImage]]
 
 
 @attrs.frozen(kw_only=True)
@@ -135,146 +155,170 @@ class Planned:
 
 @attrs.define(eq=False)
 class Batch:
-    """Runs items with a fixed number of workers; iterate over it for the outcomes.
+    """Runs items with a fixed number of workers; iterate over `outcomes`.
 
-    Leaving the iteration early stops the work: what is being sent is sent and recorded to
-    its end, all else stops at once and goes on in the next run.
+    Leaving the iteration early stops the work: what is being sent is sent and recorded to its
+    end, all else stops at once and continues in the next run.
+
+    Attributes:
+        runner: Moves jobs.
+        loader: Loads images.
+        saver: Saves results; None when no files are wanted.
+        workers: How many items to work on at a time.
+        fresh: Another text is another purchase of the same request.
+        retry_failed: Buy tasks that failed earlier once more.
+        finish_left_over: Also finish paid jobs of earlier runs that are no longer asked for.
     """
 
     runner: JobRunner
-    journal: Journal
-    delivery: ResultSaver | None
-    load: LoadImage
-    account: str
-    kinds: Mapping[str, TaskKind]
-    clock: Clock
+    loader: Loader
+    saver: ResultSaver | None
     workers: int
-    salt: str = ""
+    fresh: str = ""
     retry_failed: bool = False
     finish_left_over: bool = False
-    _parked: list[tuple[Item, JobRecord, SourceImages]] = attrs.field(factory=list, init=False)
+    calls: Calls = attrs.field(init=False)
+    _parked: list[Item] = attrs.field(factory=list, init=False)
     _unfinished: set[str] = attrs.field(factory=set, init=False)
-    _keys: dict[str, str | None] = attrs.field(factory=dict, init=False)
     _halted: bool = attrs.field(default=False, init=False)
-    # The tasks of works, and those of them that `interrupt` has cancelled.
-    _busy: set[asyncio.Task[Outcome | None]] = attrs.field(factory=set, init=False)
-    _cut: set[asyncio.Task[Outcome | None]] = attrs.field(factory=set, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.calls = Calls(self.active)
+
+    @property
+    def active(self) -> ActiveJobs:
+        """The journal's jobs."""
+        return self.runner.active
+
+    @property
+    def options(self) -> JobOptions:
+        """How jobs are run."""
+        return self.runner.options
 
     @property
     def stopped(self) -> CometError | None:
-        """The account problem that stopped this run, or None."""
-        return self.runner.stopped
+        """What stopped this run, or None."""
+        return self.runner.sender.stopped
 
-    def interrupt(self) -> None:
+    def interrupt(self, reason: CometError | None = None) -> None:
         """Stop: nothing new is sent, what is being sent is recorded, the rest is ``pending``."""
+        why = reason or RunStoppedError("interrupted", hint="run again to continue")
         self._halted = True
-        self.runner.stop(RunStoppedError("interrupted"))
-        self._cut |= self._busy
-        while self._busy:
-            self._busy.pop().cancel()
+        self.runner.sender.stop(why)
+        self.calls.end(why)
+
+    # Many items ---------------------------------------------------------------------------
 
     async def outcomes(self, items: AsyncIterator[Item]) -> AsyncGenerator[Outcome, None]:
         """Yield one outcome for each of *items*, in the order of completion.
 
         Raises:
-            JournalError: The journal can't be written; nothing more is sent.
+            JournalError: The journal can't be read.
         """
-        for phase in (self._fresh(items), self._second_look(), self._left_over()):
-            async with aclosing(in_parallel(phase, self.workers)) as outcomes:
+        for phase in (self._until_halted(items), self._second_look(), self._left_over()):
+            async with aclosing(in_parallel(phase, self._outcome, self.workers)) as outcomes:
                 async for outcome in outcomes:
                     if outcome is not None:
                         yield outcome
 
-    # Each phase is a stream of works; each gives one outcome, or None for a job that is put
-    # aside until the others have shown which questions can be believed.
+    def _ended(self) -> bool:
+        return self._halted or self.stopped is not None
 
-    async def _fresh(self, items: AsyncIterator[Item]) -> AsyncIterator[Work[Outcome | None]]:
+    async def _until_halted(self, items: AsyncIterator[Item]) -> AsyncGenerator[Item, None]:
         async for item in items:
             if self._ended():
                 return
-            yield self._guarded(item.source, functools.partial(self._work, item))
+            yield item
 
-    async def _second_look(self) -> AsyncIterator[Work[Outcome | None]]:
+    async def _second_look(self) -> AsyncIterator[Item]:
+        """Yield the jobs that were parked: by now others have shown which lookups work."""
         parked, self._parked = self._parked, []
-        for item, record, images in parked:
-            work = functools.partial(self._end_of, item, record, images)
-            yield self._guarded(item.source, work)
+        for each in parked:
+            yield each
 
-    async def _left_over(self) -> AsyncIterator[Work[Outcome | None]]:
-        """Go on with paid jobs of earlier runs whose images are no longer among the sources."""
+    async def _left_over(self) -> AsyncIterator[Item]:
+        """Yield paid jobs of earlier runs whose images are no longer among the sources."""
         after = ""
         while self.finish_left_over and not self._halted:
-            page = await self.journal.find(LEFT_OVER, after=after)
+            page = await self.active.journal.find(LEFT_OVER, after=after)
             for record in page:
-                if record.key not in self._unfinished:
-                    work = functools.partial(self._take_over, record)
-                    yield self._guarded(record.source, work)
+                taken = self.active.locks.taken(record.key)
+                if record.key not in self._unfinished and not taken and self._is_ours(record):
+                    yield Item(source=record.source, record=record)
             if not page:
                 return
             after = page[-1].key
 
-    async def _take_over(self, record: JobRecord) -> Outcome | None:
-        """Go on with a left-over job, unless another run of this process has it or ended it."""
-        if self.runner.claims.turns.taken(record.key):
-            return None
-        current = await self.journal.get(record.key)
-        if current is None or current.state not in LEFT_OVER:
-            return None
-        return await self.resume(current)
+    async def unfinished(self) -> AsyncGenerator[Item, None]:
+        """Yield every job of the journal that has not come to its end."""
+        after = ""
+        while page := await self.active.journal.find(OPEN, after=after):
+            for record in page:
+                if self._is_ours(record):
+                    yield Item(source=record.source, record=record)
+            after = page[-1].key
 
-    def _ended(self) -> bool:
-        return self._halted or self.runner.stopped is not None
+    def _is_ours(self, record: JobRecord) -> bool:
+        return record.account == self.active.services.account
 
-    def _guarded(self, source: str, work: Work[Outcome | None]) -> Work[Outcome | None]:
-        return lambda: self._guard(source, work)
+    async def _outcome(self, item: Item) -> Outcome | None:
+        """Turn the end of one item, whatever it is, into an outcome.
 
-    async def _guard(self, source: str, work: Work[Outcome | None]) -> Outcome | None:
-        """Turn the end of *work*, whatever it is, into an outcome."""
-        task = cast("asyncio.Task[Outcome | None]", asyncio.current_task())
-        self._busy.add(task)
-        self._keys[source] = None
+        Returns:
+            None for a job that is parked, or that another run has ended meanwhile.
+        """
+        call: Call | None = None
         try:
-            return await work()
-        except asyncio.CancelledError:
-            # Once by `interrupt`, and not by whoever leaves the iteration as well.
-            if task not in self._cut or task.cancelling() > 1:
-                raise
-            task.uncancel()
-            return await self._interrupted(source)
+            async with self._call(item) as call:
+                if item.record is None:
+                    return await self._process(call, item, park=True)
+                if item.request is None:
+                    return await self._resume_left_over(call, item.record)
+                call.images, call.callback_url = item.images, item.request.callback_url
+                return await self._resume(call, item, item.record)
         except CometError as error:
-            if isinstance(error, JournalError):
-                self.runner.stop(error)
-            return from_error(source, error)
-        finally:
-            self._busy.discard(task)
-            self._cut.discard(task)
-            self._keys.pop(source, None)
+            problem = error
+            if isinstance(error, JournalError) and not isinstance(error, StaleRecordError):
+                self.runner.sender.stop(error)
+        except Exception as error:
+            logger.exception("a bug met %s", item.source)
+            what = f"internal error: {type(error).__name__}: {error}"
+            problem = CometError(
+                what,
+                hint="please report it; running again continues with this image",
+                task_id=None if call is None else call.task_id,
+                external_task_id=None if call is None else call.key,
+            )
+            problem.__cause__ = error
+        return from_error(item.source, problem, task=_task_of(call))
 
-    async def _interrupted(self, source: str) -> Outcome:
-        """Tell how far the job of *source* came; what was being sent is recorded first."""
-        await self.runner.claims.settle()
-        key = self._keys.get(source)
-        record = await self.journal.get(key) if key is not None else None
-        task = None if record is None else as_task(record)
-        hint = "run the same command again to go on"
-        if task is not None:
-            hint = f"it is accepted and billed: {hint}, and nothing is paid again"
-        why = RunStoppedError(
-            "interrupted",
-            hint=hint,
-            sent=task is not None,
-            task_id=None if task is None else task.id,
-            external_task_id=key,
-        )
-        return Outcome(
-            source=source,
-            status=OutcomeStatus.PENDING,
-            task=task,
-            error=why,
-            external_task_id=key,
-        )
+    # One item -----------------------------------------------------------------------------
 
-    # One item ---------------------------------------------------------------------------
+    async def one(self, item: Item) -> Outcome:
+        """Work on one item to its end, or until it is submitted if that is all that is wanted.
+
+        Raises:
+            CometError: It can't continue now; the journal says how far it came.
+        """
+        async with self._call(item) as call:
+            outcome = await self._process(call, item, park=False)
+        if outcome is None:
+            raise AssertionError
+        return outcome
+
+    async def resume(self, record: JobRecord) -> Outcome:
+        """Continue with a job of the journal to its end, at each of its destinations.
+
+        Raises:
+            CometError: It can't continue now; the journal says how far it came.
+        """
+        async with self._call(Item(source=record.source)) as call:
+            return await self._resume_everywhere(call, record)
+
+    def _call(self, item: Item) -> AbstractAsyncContextManager[Call]:
+        return self.calls.begin(
+            item.source, timeout=self.options.timeout, at_once=self.options.single
+        )
 
     async def plan(self, item: Item) -> Planned:
         """Load and check *item*, and look it up; nothing is written and nothing is sent.
@@ -282,154 +326,159 @@ class Batch:
         Raises:
             InputError: The item breaks a rule; it says which.
         """
-        planned = await self._prepared(item)
+        planned = await self.prepare(item)
         if planned.needless or planned.record is not None:
             return planned
-        return attrs.evolve(planned, record=await self.journal.get(planned.key))
+        return attrs.evolve(planned, record=await self.active.journal.get(planned.key))
 
-    async def _prepared(self, item: Item) -> Planned:
-        """Load and check *item*. The journal is asked only if the key depends on the answer."""
+    async def prepare(self, item: Item) -> Planned:
+        """Load and check *item*. The journal is read only if the key depends on it."""
         if item.error is not None:
             raise item.error
         request = item.wanted
-        images = {name: await self.load(given, name) for name, given in request.images().items()}
+        # Without a journal nothing is recognised later, so nothing need be hashed.
+        forgets = isinstance(self.active.journal, ForgettingJournal)
+        hashed = not forgets or request.external_task_id is not None
+        images = {
+            name: await self.loader.load(given, name, hashed=hashed)
+            for name, given in request.images().items()
+        }
         if request.needless(images):
             return Planned(item=item, images=images, fields={}, key="", record=None, needless=True)
         fields = request.fields(images)
-        hashes = {name: image.sha256 for name, image in images.items()}
         key, record = request.external_task_id, None
+        if key is None and forgets:
+            key = random_key()
+        hashes = {name: image.sha256 for name, image in images.items()}
         attempts = itertools.count(1)
         while key is None or (record is not None and record.state in WITHOUT_RESULT):
             attempt = next(attempts)
-            key = content_key(request.kind.name, hashes, fields, salt=self.salt, attempt=attempt)
-            record = await self.journal.get(key) if self.retry_failed else None
+            key = content_key(request.kind.name, hashes, fields, salt=self.fresh, attempt=attempt)
+            record = await self.active.journal.get(key) if self.retry_failed else None
         return Planned(item=item, images=images, fields=fields, key=key, record=record)
 
-    async def submit(self, item: Item) -> JobRecord:
-        """Plan one item and move it until the server has its task.
+    async def _process(self, call: Call, item: Item, *, park: bool) -> Outcome | None:
+        """Take one item from its source to its outcome.
+
+        Args:
+            call: Whose work it is.
+            item: The item.
+            park: Put the job aside if its outcome is unknown: another one may supply the proof
+                that this one needs.
+
+        Returns:
+            The outcome, or None if the job was parked.
 
         Raises:
-            CometError: It could not be sent, or its outcome is unknown.
+            CometError: It can't continue now.
         """
-        planned = await self._prepared(item)
-        async with self._planned(planned) as record:
-            return await self.runner.run(record, planned.images, until=JobState.SUBMITTED)
-
-    async def one(self, item: Item, *, timeout: float | None = None) -> Outcome:
-        """Run one item to its end; *timeout* limits the wait, in seconds.
-
-        Raises:
-            CometError: It can't go on now; the journal says how far it came.
-        """
-        planned = await self._prepared(item)
-        async with self._planned(planned) as record:
-            return await self._end(item, record, planned.images, timeout=timeout)
-
-    async def resume(self, record: JobRecord) -> Outcome:
-        """Go on with a job of the journal, to its end, at each of its destinations.
-
-        Raises:
-            CometError: It can't go on now; the journal says how far it came.
-        """
-        destinations = await self.journal.destinations(record.key)
-        places: list[str | None] = [place.dest for place in destinations]
-        first, *others = places or [None]
-        outcome = await self._end_of(Item(source=record.source, dest=first), record, None)
-        for dest in others:
-            outcome = await self._end_of(Item(source=record.source, dest=dest), record, None)
-        return outcome
-
-    async def _work(self, item: Item) -> Outcome | None:
-        planned = await self._prepared(item)
+        planned = await self.prepare(item)
         if planned.needless:
             return await self._copy(planned)
-        if not self.runner.options.verify_remote:
-            await self._check_free(planned)
-        async with self._planned(planned) as record:
-            return await self._finish(item, record, planned.images)
+        await self._check_free(planned)
+        async with self._claimed(call, planned) as record:
+            # No file of a job that was never sent can be anywhere.
+            new = record.state is JobState.PLANNED and not record.fence
+            job = await self.runner.run(call, record)
+            if park and job.record.state is JobState.UNKNOWN and not self._ended():
+                parked = attrs.evolve(item, record=job.record, images=call.images)
+                self._parked.append(parked)
+                return None
+            return await self._conclude(call, item, job, new=new)
 
     async def _check_free(self, planned: Planned) -> None:
-        """Refuse a name that is taken, before anything is paid."""
-        if self.delivery is not None and planned.item.dest is not None:
+        """Refuse a name that can't be used, before anything is paid."""
+        if self.saver is not None and planned.item.dest is not None:
             n = planned.item.wanted.n
-            await self.delivery.check_free(planned.item.dest, planned.key, n)
+            known = self.options.verify_remote
+            await self.saver.check_free(planned.item.dest, planned.key, n, adopt=known)
 
-    def _planned(self, planned: Planned) -> AbstractAsyncContextManager[JobRecord]:
+    def _claimed(self, call: Call, planned: Planned) -> AbstractAsyncContextManager[JobRecord]:
         """Write an item's job down and work on it alone; gives its record as it is then."""
         item = planned.item
-        self._begin(item, planned.key)
         request = item.wanted
+        self._begin(call, planned.key)
+        call.images, call.callback_url = planned.images, request.callback_url
         job = NewJob(
             key=planned.key,
             kind=request.kind.name,
-            account=self.account,
+            account=self.active.services.account,
             params=planned.fields,
             n=request.n,
             source=item.source,
             image_sha=":".join(image.sha256 for image in planned.images.values()),
             dest=item.dest,
         )
-        return self.runner.claims.planned(job, now=self.clock.time())
+        return self.active.planned(job)
 
-    def _begin(self, item: Item, key: str) -> None:
-        """Remember what the phases of `outcomes` need to know of a job; nothing for others."""
-        if item.source in self._keys:
-            self._keys[item.source] = key
+    def _begin(self, call: Call, key: str) -> None:
+        call.key = key
+        if call.deadline.seconds == 0 and self.active.locks.taken(key):
+            call.deadline.check()  # another caller works on it, which may take long
         if self.finish_left_over:
             self._unfinished.add(key)
 
     async def _copy(self, planned: Planned) -> Outcome:
-        """Save an image that already has the wanted shape as it is: nothing is paid."""
+        """Save an image that already has the wanted shape as it is: nothing is paid.
+
+        Raises:
+            InputError: A task is wanted, and there is none.
+        """
         item = planned.item
+        if self.options.single:
+            raise InputError(
+                "nothing would be added: the image already has this shape",
+                field="margins",
+                limit="at least one margin above 0",
+                hint="nothing was sent and nothing was paid; use the image as it is",
+            )
         files: tuple[Path, ...] = ()
         note = "it already has this shape: copied as it is, nothing was paid"
-        if self.delivery is not None and item.dest is not None:
-            files = (await self.delivery.copy(next(iter(planned.images.values())), item.dest),)
+        if self.saver is not None and item.dest is not None:
+            files = (await self.saver.copy(next(iter(planned.images.values())), item.dest),)
         return Outcome(source=item.source, status=OutcomeStatus.DONE, files=files, notes=(note,))
 
-    async def _finish(self, item: Item, record: JobRecord, images: SourceImages) -> Outcome | None:
-        """Run a job as far as it goes; None when it is put aside for a second look."""
-        fresh = _never_sent(record)
-        record = await self.runner.run(record, images)
-        if record.state is JobState.UNKNOWN and not self._ended():
-            # Its places must not keep the others from running: one of them may supply the
-            # proof that this one needs.
-            self.runner.quota.release(record.key)
-            self._parked.append((item, record, images))
+    async def _resume_left_over(self, call: Call, record: JobRecord) -> Outcome | None:
+        """Resume a job, unless another run of this process has it or has ended it."""
+        if self.active.locks.taken(record.key):
             return None
-        return await self._deliver(item, record, images, fresh=fresh)
+        current = await self.active.journal.get(record.key)
+        if current is None or current.state not in OPEN:
+            return None
+        return await self._resume_everywhere(call, current)
 
-    async def _end_of(self, item: Item, record: JobRecord, images: SourceImages) -> Outcome:
+    async def _resume_everywhere(self, call: Call, record: JobRecord) -> Outcome:
+        destinations = await self.active.journal.destinations(record.key)
+        dests: list[str | None] = [place.dest for place in destinations]
+        first, *others = dests or [None]
+        outcome = await self._resume(call, Item(source=record.source, dest=first), record)
+        for dest in others:
+            outcome = await self._resume(call, Item(source=record.source, dest=dest), record)
+        return outcome
+
+    async def _resume(self, call: Call, item: Item, record: JobRecord) -> Outcome:
         """Run a job of the journal to its end, alone."""
-        self._begin(item, record.key)
-        async with self.runner.claims.alone(record) as current:
-            return await self._end(item, current, images)
+        self._begin(call, record.key)
+        async with self.active.alone(record) as current:
+            job = await self.runner.run(call, current)
+            return await self._conclude(call, item, job, new=False)
 
-    async def _end(
-        self, item: Item, record: JobRecord, images: SourceImages, *, timeout: float | None = None
-    ) -> Outcome:
-        """Run a job to its end; nothing that comes later can help it."""
-        fresh = _never_sent(record)
-        record = await self.runner.run(record, images, timeout=timeout)
-        return await self._deliver(item, record, images, fresh=fresh)
-
-    async def _deliver(
-        self, item: Item, record: JobRecord, images: SourceImages, *, fresh: bool
-    ) -> Outcome:
+    async def _conclude(self, call: Call, item: Item, job: Job, *, new: bool) -> Outcome:
+        """Save a job's results, and return its outcome: nothing that comes later can help it."""
+        job = await self.runner.give_up(call, job)
         files: tuple[Path, ...] = ()
-        if record.state is JobState.UNKNOWN:
-            self.runner.quota.release(record.key)
-            record = await self.runner.give_up(record)
-        if record.state in READY and item.dest is not None and self.delivery is not None:
-            kind = self.kinds[record.kind]
-            known = Destination(source=item.source, dest=item.dest) if fresh else None
-            record, files = await self.delivery.deliver(record, item.dest, kind, known)
-        if record.state not in LEFT_OVER:
-            self._unfinished.discard(record.key)
-        notes = tuple(note for image in (images or {}).values() for note in image.notes)
-        return from_record(item.source, record, files, notes)
+        if job.record.state in READY and item.dest is not None and self.saver is not None:
+            known = Destination(source=item.source, dest=item.dest) if new else None
+            kind = kind_named(job.record.kind)
+            record, files = await self.saver.deliver(job.record, item.dest, kind, known)
+            call.job = job = Job(record, job.task)
+        if job.record.state not in LEFT_OVER:
+            self._unfinished.discard(job.record.key)
+        return from_record(item.source, job.record, files, call.notes, task=job.task)
 
 
-def _never_sent(record: JobRecord) -> bool:
-    """Tell whether *record* is as it was planned: no file of its job can be anywhere."""
-    return record.state is JobState.PLANNED and not record.fence
+def _task_of(call: Call | None) -> Task | None:
+    """Return the newest that is known about the task of *call*."""
+    if call is None or call.job is None:
+        return None
+    return call.job.task or as_task(call.job.record)

@@ -3,20 +3,20 @@
 A task that is found under our own id was accepted. That *nothing* is found means something
 only when
 
-* the same question has just found a task that is known to exist (a positive control): a
-  gateway that does not pass our ids on answers "not found" for everything, and
+* the same lookup has just found a task that is known to exist (a positive control): a gateway
+  that does not pass our ids on answers "not found" for everything, and
 * the request can no longer arrive: a settle time has passed since its connection ended.
 
-A callback may name the task of an id of ours. Anybody may have sent it, so the task that it names
-is asked for, and is ours if the server says so.
+A notification may name the task of an id of ours. Anybody may have sent it, so that task is
+polled, and is ours if the server says so.
 
-Without such proof the outcome stays unknown. Money is never guessed with.
+Without such proof the outcome stays unknown, and the request is not sent again.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import attrs
@@ -28,7 +28,8 @@ from comet_async._journal.states import ON_SERVER
 from comet_async.clock import Clock
 from comet_async.errors import CometError, NotFoundError, RouteUnavailableError
 from comet_async.models import Task
-from comet_async.requests import TaskKind
+from comet_async.requests import TaskKind, kind_named
+from comet_async.waiter import NotificationSource
 
 LIST_PAGES = 20
 LIST_SIZE = 500
@@ -39,7 +40,7 @@ CLOCK_SLACK = timedelta(minutes=5)
 
 
 class Verdict(enum.Enum):
-    """What a round of questions showed."""
+    """What a round of lookups showed."""
 
     FOUND = "found"
     ABSENT = "absent"
@@ -48,12 +49,12 @@ class Verdict(enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class Finding:
-    """The result of one round of questions.
+    """The result of one round of lookups.
 
     Attributes:
         verdict: What it shows.
         task: The task, when found.
-        silent: True when a question got no readable answer: asking again may show more.
+        silent: True when a lookup got no readable answer: looking again may show more.
     """
 
     verdict: Verdict
@@ -63,39 +64,42 @@ class Finding:
 
 @attrs.frozen(kw_only=True)
 class Known:
-    """A task that is known to exist: what a question is tried on.
+    """A task that is known to exist: what a lookup is tried on.
 
     Attributes:
         key: Our own id of it.
         task_id: The server's id of it.
+        listed: True if all that is known about it comes from the server's list. It proves
+            nothing about the list then, which may be old.
     """
 
     key: str
     task_id: str
+    listed: bool = False
 
 
 @attrs.define(eq=False)
 class TaskLookup:
-    """Asks a gateway for tasks by our own id, and knows which of its answers to believe.
+    """Looks tasks up by our own id, and knows which of a gateway's answers to believe.
 
     Attributes:
         api: The gateway.
-        heard: Returns the task that a callback, if one came, names for our id.
+        callbacks: Where notifications arrive: they name tasks by our own ids.
     """
 
     api: Api
-    heard: Callable[[str], str | None] = lambda _key: None
+    callbacks: NotificationSource | None = None
     _named: dict[str, str] = attrs.field(factory=dict, init=False)
 
     async def look(
         self, kind: TaskKind, key: str, *, known: Known | None, since: datetime | None = None
     ) -> Finding:
-        """Ask once, in every way the gateway may understand, for the task of *key*.
+        """Look once, in every way the gateway may understand, for the task of *key*.
 
         Args:
             kind: The task's kind.
             key: Our own id, as sent.
-            known: A task to try the questions on; without one, nothing found means nothing.
+            known: A task to try the lookups on; without one, nothing found means nothing.
             since: When the request was sent; older parts of the list need not be read.
 
         Returns:
@@ -105,7 +109,7 @@ class TaskLookup:
             AuthenticationError: The key was refused.
             AccountError: The account may not ask.
         """
-        if (task := await self._told(kind, key)) is not None:
+        if (task := await self._notified(kind, key)) is not None:
             return Finding(verdict=Verdict.FOUND, task=task)
         absent = silent = False
         for form in (*self.api.gateway.lookup_forms, "list"):
@@ -115,9 +119,11 @@ class TaskLookup:
             silent = silent or answer.silent
             if known is None or answer.verdict is Verdict.UNKNOWN:
                 continue
+            if known.listed and form == "list":
+                continue
             if answer.task is not None:
                 # Another task, or one that does not name its external id: believed only if
-                # this question tells ids apart.
+                # this lookup distinguishes ids.
                 if answer.task.external_task_id is None and await self._tells_apart(
                     kind, form, known
                 ):
@@ -127,23 +133,24 @@ class TaskLookup:
         verdict = Verdict.ABSENT if absent else Verdict.UNKNOWN
         return Finding(verdict=verdict, silent=silent)
 
-    async def _told(self, kind: TaskKind, key: str) -> Task | None:
-        """Return the task that a callback names for our id, if the server knows it as ours."""
+    async def _notified(self, kind: TaskKind, key: str) -> Task | None:
+        """Return the task that a notification names for our id, if the server confirms it."""
         # Kept, because a notification is given once, and the server may be out of reach now.
-        if told := self.heard(key):
-            self._named[key] = told
+        early = None if self.callbacks is None else self.callbacks.early(None, key)
+        if early is not None and early.task_id:
+            self._named[key] = early.task_id
         if key not in self._named:
             return None
         try:
             task = await self.api.get(self._named[key], kind=kind)
-        except CometError:  # the other questions tell what the account may do
+        except CometError:  # the other lookups show what the account may do
             return None
         return task if task.external_task_id == key else None
 
     async def _ask(
         self, kind: TaskKind, key: str, form: str, since: datetime | None = None
     ) -> Finding:
-        """Return what one question shows, before it is judged."""
+        """Return what one lookup shows, before it is judged."""
         try:
             if form == "list":
                 task = await self._scan(kind, key, since)
@@ -160,7 +167,7 @@ class TaskLookup:
         return Finding(verdict=Verdict.FOUND, task=task)
 
     async def _finds(self, kind: TaskKind, form: str, known: Known) -> bool:
-        """Tell whether a question finds the task that is known to exist."""
+        """Return True if a lookup finds the task that is known to exist."""
         task = (await self._ask(kind, known.key, form)).task
         if task is None:
             return False
@@ -168,7 +175,7 @@ class TaskLookup:
         return task.external_task_id == known.key or (form != "list" and task.id == known.task_id)
 
     async def _tells_apart(self, kind: TaskKind, form: str, known: Known) -> bool:
-        """Tell whether a question finds the known task, and nothing for an id never used."""
+        """Return True if a lookup finds the known task, and nothing for an id never used."""
         nothing = await self._ask(kind, random_key(), form)
         return nothing.verdict is Verdict.ABSENT and await self._finds(kind, form, known)
 
@@ -202,7 +209,7 @@ class TaskLookup:
             page = await self.api.page(number, LIST_SIZE, kind=kind)
             if not page.tasks:  # a short page proves nothing: a gateway may cap their size
                 return
-            if page.tasks == shown:  # it ignores the page's number: nobody knows what follows
+            if page.tasks == shown:  # it ignores the page number: what follows is unknown
                 break
             shown = page.tasks
             for task in shown:
@@ -212,27 +219,30 @@ class TaskLookup:
 
 
 def _goes_back_to(moment: datetime, made: list[datetime]) -> bool:
-    """Tell whether *made* surely runs from the newest to before *moment*."""
+    """Return True if *made* surely runs from the newest to before *moment*."""
     return made[-1] < moment and made[-1] < made[0] and made == sorted(made, reverse=True)
 
 
 ABSENT_ROUNDS = 3
-"""So many rounds in a row must show "absent" before a request may be sent again."""
+"""Rounds in a row that must show "absent" before a request may be sent again."""
 
 SILENCE = 300.0
-"""Seconds of lookups without any answer after which a job is left as it is."""
+"""Seconds of lookups without an answer after which a job is left as it is."""
 
 _LONGEST_PAUSE = 30.0
 
 
 @attrs.define(eq=False)
 class Reconciler:
-    """Finds out what became of requests, with the journal's other jobs as controls."""
+    """Finds out what became of requests, with tasks that surely exist as controls.
+
+    A control is a task that this session saw accepted, else one that the journal knows, else
+    one that the server's list shows.
+    """
 
     lookup: TaskLookup
     journal: Journal
     clock: Clock
-    settle: float
     _known: dict[tuple[str, str], Known] = attrs.field(factory=dict, init=False)
     _fresh: dict[tuple[str, str], Known] = attrs.field(factory=dict, init=False)
 
@@ -241,15 +251,20 @@ class Reconciler:
         known = Known(key=record.key, task_id=task.id)
         self._fresh.setdefault((record.account, record.kind), known)
 
-    async def resolve(self, record: JobRecord, kind: TaskKind) -> Finding:
+    async def resolve(self, record: JobRecord, settle: float) -> Finding:
         """Return what became of the request of *record*.
 
         The settle time runs from here, by the monotonic clock: the request's connection has
         ended by now, in this process or with the process that made it.
 
+        Args:
+            record: The job.
+            settle: Seconds during which its task may still appear.
+
         Returns:
-            Found, or absent with proof, or unknown: nothing at hand can tell.
+            Found, or absent with proof, or unknown: nothing at hand can answer it.
         """
+        kind = kind_named(record.kind)
         since = None if record.sent_at is None else datetime.fromtimestamp(record.sent_at, UTC)
         begin, pause, absent = self.clock.monotonic(), 1.0, 0
         while True:
@@ -259,9 +274,9 @@ class Reconciler:
                 return finding
             absent = absent + 1 if finding.verdict is Verdict.ABSENT else 0
             waited = self.clock.monotonic() - begin
-            if waited >= self.settle and self._conclusive(finding, absent, waited):
+            if waited >= settle and self._conclusive(finding, absent, waited):
                 return finding
-            left = self.settle - waited
+            left = settle - waited
             await self.clock.sleep(min(pause, left) if left > 0 else min(pause, 2.0))
             pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -272,22 +287,36 @@ class Reconciler:
 
     async def _find_known(self, record: JobRecord) -> Known | None:
         """Return a task of this account and kind that is known to exist, if there is one."""
-        slot = record.account, record.kind
-        if slot in self._fresh:  # the journal's may be old, and cleared by the server since
-            return self._fresh[slot]
-        if slot not in self._known:
-            row = await self._newest(slot)
+        group = record.account, record.kind
+        if group in self._fresh:  # the journal's may be old, and cleared by the server since
+            return self._fresh[group]
+        if group not in self._known:
+            row = await self._newest(group)
             if row is not None and row.task_id is not None:
-                self._known[slot] = Known(key=row.key, task_id=row.task_id)
-        return self._known.get(slot)
+                self._known[group] = Known(key=row.key, task_id=row.task_id)
+            elif (listed := await self._listed(record)) is not None:
+                self._known[group] = listed
+        return self._known.get(group)
 
-    async def _newest(self, slot: tuple[str, str]) -> JobRecord | None:
+    async def _newest(self, group: tuple[str, str]) -> JobRecord | None:
         """Return the job planned last that the server surely has: old ones it may have cleared."""
         newest: JobRecord | None = None
         after = ""
         while rows := await self.journal.find(ON_SERVER, after=after):
             after = rows[-1].key
             for row in rows:
-                if row.task_id is not None and (row.account, row.kind) == slot:
+                if row.task_id is not None and (row.account, row.kind) == group:
                     newest = row
         return newest
+
+    async def _listed(self, record: JobRecord) -> Known | None:
+        """Return a task of another job that the server's list shows, if there is one."""
+        try:
+            page = await self.lookup.api.page(1, LIST_SIZE, kind=kind_named(record.kind))
+        except CometError:  # without a list there is no control; the lookups say what is wrong
+            return None
+        for task in page.tasks:
+            key = task.external_task_id
+            if key is not None and key != record.key:
+                return Known(key=key, task_id=task.id, listed=True)
+        return None

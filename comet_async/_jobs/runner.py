@@ -1,384 +1,283 @@
-"""One image through its whole life: planned, sent, waited for, saved.
+"""One job through its whole life: planned, sent, waited for.
 
-`JobRunner.run` moves a job of the journal along the table of `comet_async._journal.states` until
-nothing more can be done. Each step starts from the journal's record and ends with a record
-that was written durably, so it can be called again after anything: an error, a cancelled
-task, a crash, in another process.
+Theory of operation: the money protocol
+=======================================
 
-The rule that money hangs on: a request is sent only from ``planned``, after ``sending`` is
-safe on the disk; and a request whose outcome is unknown comes back to ``planned`` only with
-proof that the server never took it (`comet_async._jobs.reconcile`).
+**Roles.** The *server* is the only one that knows what it charged. The *journal* remembers what
+we asked for; every change is one guarded write that is durable before the call returns.
+`ActiveJobs` is what this process knows besides: who works on a job, which requests are in the
+air, which tasks are running. The `Sender` is the only code that sends a paid request. The
+`Reconciler` finds out what became of a request whose answer was lost. The `JobRunner` moves a job
+along the table of `comet_async._journal.states` until nothing more can be done. A session
+without a journal uses the same code with a journal in memory that forgets what has ended.
+
+**Identity.** A job's key is sent as ``external_task_id``. It is made from what is asked for, so
+that the same request has the same key in every run, whatever its file is called.
+
+**Order of writes.**
+
+1. ``planned``, before anything else.
+2. ``sending``, on the disk *before* the first byte of the request leaves.
+3. ``submitted`` with the task's id, before anybody is told, or one of: ``planned`` (provably not
+   accepted), ``rejected`` (refused for good, not paid), ``unknown`` (everything else).
+4. ``succeeded`` or ``failed``, when any poll of the session shows the end.
+5. ``saving`` when the files are complete under temporary names, ``done`` when they are in place.
+
+**The rule.** A request is sent only from ``planned``, and comes back to ``planned`` from
+``unknown`` only with proof of absence: the same lookup has just found a task that surely
+exists, several times, after the request can no longer arrive. It is sent again under the same
+id, so that a server that knows it refuses it rather than charging twice.
+
+**What a crash leaves.** Before 2: a planned job, not paid. Between 2 and 3: ``sending``, which the
+next opening of the journal makes ``unknown``, so that it is looked up. After 3: a task that is
+waited for again, free of charge. After 4: results that are fetched again. Nothing is charged
+twice and nothing is lost.
+
+**Cancellation.** The request is sent and recorded in a task of its own, shielded from the caller.
+A caller may leave at any moment; the next one that wants the job joins that task.
+
+**Slots** are taken before sending, and given back when the job is neither in the air nor running,
+whoever sees its task end. After a refusal or an outage all senders wait at one gate, and one
+request goes on trial. While no request of the account has ever been accepted, one goes at a time,
+and after two lost answers no more are sent: a job that stays planned is the control that shows
+later what became of the others.
+
+`JobRunner.run` starts from the journal's record and can be called again after anything: an error,
+a cancelled task, a crash, in another process.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
 import attrs
 
-from comet_async._http.api import Api
-from comet_async._http.body import Body
-from comet_async._images.load import SourceImage
-from comet_async._jobs.admission import ConcurrencyLimiter, JobClaims, SendBackoff
-from comet_async._jobs.reconcile import Reconciler, TaskLookup, Verdict
-from comet_async._journal.records import Changes, JobRecord, Journal, Limits, Refusal, StoredImage
+from comet_async._images.load import ImageInput, SourceImage, load
+from comet_async._jobs.active import ActiveJobs, Job, joined, readable
+from comet_async._jobs.calls import Call, JobOptions
+from comet_async._jobs.reconcile import Verdict
+from comet_async._jobs.sender import Sender
+from comet_async._journal.records import JobRecord
 from comet_async._journal.states import JobState
-from comet_async.clock import Clock
 from comet_async.errors import (
-    BudgetExceededError,
     CometError,
-    ConcurrencyLimitError,
     ConfigError,
-    DuplicateTaskError,
-    JournalError,
+    InputError,
     NotFoundError,
-    NotSentError,
-    OutcomeUnknownError,
-    RateLimitError,
-    RejectedError,
-    RunStoppedError,
-    ServerError,
+    ResultMissingError,
     TaskFailedError,
 )
-from comet_async.models import Task
-from comet_async.requests import TaskKind
-from comet_async.waiter import TaskWaiter
-
-logger = logging.getLogger("comet_async.jobs")
-
-_RECORD_TRIES = 5
-
-Load = Callable[[JobRecord], Awaitable[Mapping[str, SourceImage]]]
-"""Loads the images of a job anew from where its record says they are."""
+from comet_async.outcomes import as_task
+from comet_async.requests import kind_named
 
 
 @attrs.frozen(kw_only=True)
-class JobOptions:
-    """How jobs are run.
+class Loader:
+    """Loads images by one session's rules.
 
     Attributes:
-        settle: Seconds after a request of unknown outcome during which its task may still
-            appear. 60 by default.
-        timeout: Seconds that one task is waited for; no limit by default.
-        limits: What this run may buy.
-        run: Name of this run, for those limits.
-        verify_remote: Look for each new job on the server before it is sent for the first
-            time: for a folder whose journal was lost.
+        prepare: Convert what the API would refuse.
+        private: Accept URLs of this machine and of private networks.
     """
 
-    settle: float = 60.0
-    timeout: float | None = None
-    limits: Limits
-    run: str
-    verify_remote: bool = False
+    prepare: bool
+    private: bool
+
+    async def load(self, image: ImageInput, field: str, *, hashed: bool = True) -> SourceImage:
+        """Load *image*; see `comet_async._images.load.load`."""
+        return await load(
+            image,
+            field=field,
+            prepare=self.prepare,
+            allow_private=self.private,
+            hashed=hashed,
+        )
+
+    async def again(self, record: JobRecord) -> Mapping[str, SourceImage]:
+        """Load the image of a job from where its record says it is.
+
+        Raises:
+            InputError: It is not there any more, or it is another image.
+        """
+        if not record.image_sha:
+            return {}
+        if record.source.startswith("<") or ":" in record.image_sha:
+            what = "in-memory bytes" if record.source.startswith("<") else "several images"
+            raise _not_kept(record, f"job {record.key} was created from {what}")
+        image = await self.load(record.source, "image")
+        if image.sha256 != record.image_sha:
+            raise _not_kept(record, f"{record.source} is not the image that was planned")
+        return {"image": image}
+
+
+def _not_kept(record: JobRecord, what: str) -> InputError:
+    return InputError(
+        f"{what}, which the journal does not keep",
+        field="image",
+        value=record.source,
+        limit="the same image again",
+        hint="nothing was paid; make the same request again with the image itself",
+        external_task_id=record.key,
+    )
 
 
 @attrs.define(eq=False)
 class JobRunner:
-    """Runs the jobs of one journal on one account."""
+    """Runs jobs of one journal with one set of options."""
 
-    api: Api
-    journal: Journal
-    waiter: TaskWaiter
-    claims: JobClaims
-    clock: Clock
-    kinds: Mapping[str, TaskKind]
-    load: Load
+    active: ActiveJobs
     options: JobOptions
-    callback_url: Callable[[], str | None] = lambda: None
-    heard: Callable[[str], str | None] = lambda _key: None
-    _resolver: Reconciler = attrs.field(init=False)
-    _stopped: CometError | None = attrs.field(default=None, init=False)
-    _persistence: SendBackoff = attrs.field(factory=SendBackoff, init=False)
+    loader: Loader
+    sender: Sender = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._resolver = Reconciler(
-            lookup=TaskLookup(self.api, self.heard),
-            journal=self.journal,
-            clock=self.clock,
-            settle=self.options.settle,
-        )
+        self.sender = Sender(self.active, self.options)
 
-    @property
-    def quota(self) -> ConcurrencyLimiter:
-        """The places for images in flight."""
-        return self.claims.places
-
-    @property
-    def stopped(self) -> CometError | None:
-        """The account problem that ended all sending, or None."""
-        return self._stopped
-
-    def stop(self, error: CometError) -> None:
-        """Send nothing more in this run; what was sent goes on."""
-        self._stopped = self._stopped or error
-
-    async def run(
-        self,
-        record: JobRecord,
-        images: Mapping[str, SourceImage] | None = None,
-        *,
-        until: JobState | None = None,
-        timeout: float | None = None,
-    ) -> JobRecord:
+    async def run(self, call: Call, record: JobRecord) -> Job:
         """Move *record* as far as it goes: to ``succeeded`` or beyond, or to an end without.
 
         Args:
+            call: Whose work it is.
             record: The job, as the journal has it now.
-            images: Its images, if they are loaded; else they are loaded when needed.
-            until: Stop in this state.
-            timeout: Seconds to wait for the task; by default as `JobOptions` say.
 
         Returns:
-            The record, in a state that needs no more work here: ``succeeded``, ``saving``,
-            ``done``, ``failed``, ``uncertain``, ``stranded``, ``expired``, ``abandoned``,
-            or ``unknown`` while no proof can be had yet.
+            The job in a state that needs no more work here: ``succeeded``, ``saving``, ``done``,
+            ``failed``, ``expired``, ``abandoned``, ``submitted`` if that is all that is wanted,
+            or ``unknown`` while there is no proof yet.
 
         Raises:
-            CometError: Why the job can't go on now; the journal says how far it came.
+            CometError: Why the job can't continue now; the journal says how far it came.
         """
-        if record.state in {JobState.REJECTED, JobState.UNCERTAIN, JobState.STRANDED}:
-            record = await self._reexamine(record)
-        while record.state is not until:
-            match record.state:
-                case JobState.PLANNED:
-                    record = await self._send(record, images)
-                case JobState.UNKNOWN:
-                    record = await self._resolve(record)
-                    if record.state is JobState.UNKNOWN:
-                        break
-                case JobState.SUBMITTED:
-                    record = await self._wait(record, timeout)
-                case JobState.SENDING:
-                    # Sent by a task of this process that was left (a cancelled caller).
-                    record = await self._join(record)
-                case _:
-                    self.quota.release(record.key)
-                    break
-        return record
+        self._check_account(record)
+        call.job = job = Job(await self._reexamined(record))
+        while (advanced := await self._step(call, job)) is not job:
+            call.job = job = advanced
+        return job
 
-    async def give_up(self, record: JobRecord) -> JobRecord:
-        """Mark an unknown outcome as uncertain: nothing that is at hand can settle it."""
+    async def _step(self, call: Call, job: Job) -> Job:
+        """Return *job* one state further, or itself when nothing is left to do."""
+        match job.record.state:
+            case JobState.PLANNED:
+                return await self._send(call, job.record)
+            case JobState.SENDING:
+                # Sent by a task of this process whose caller has left.
+                return await self._join(job.record)
+            case JobState.UNKNOWN:
+                return await self._resolve(job)
+            case JobState.SUBMITTED if not self.options.until_submitted:
+                return await self._wait(call, job)
+            case _:
+                return job
+
+    async def give_up(self, call: Call, job: Job) -> Job:
+        """Mark an unknown outcome as uncertain: nothing at hand can settle it."""
+        if job.record.state is not JobState.UNKNOWN:
+            return job
         why = "no lookup of this gateway could be proven to work"
-        return await self._move(record, JobState.UNCERTAIN, why)
+        call.job = Job(await self.active.move(job.record, JobState.UNCERTAIN, why))
+        return call.job
 
-    # Sending ----------------------------------------------------------------------------
-
-    async def _send(self, record: JobRecord, images: Mapping[str, SourceImage] | None) -> JobRecord:
-        kind = self.kinds[record.kind]
-        if self.options.verify_remote and record.attempt == 0:
-            finding = await self._resolver.lookup.look(kind, record.key, known=None)
-            if finding.task is not None:
-                return await self._adopt(record, finding.task, "found on the server")
-        body = self._body(record, images if images is not None else await self.load(record))
-        attempt, begin = 0, self.clock.monotonic()
-        while record.state is JobState.PLANNED:
-            await self.quota.acquire(record.key, record.n)
-            pause: float | None = None
-            try:
-                record = await self._post_shielded(record, kind, body)
-            except (NotSentError, RateLimitError, ServerError) as error:
-                attempt += 1
-                pause = self._persistence.pause(error, attempt)
-                self._check_persistence(error, begin, pause)
-                logger.info("%s: %s; again in %.1f s", record.key, type(error).__name__, pause)
-                record = await self._current(record)
-            finally:
-                if pause is not None or record.state is JobState.PLANNED:
-                    self.quota.release(record.key)
-            if pause is not None:
-                await self.clock.sleep(pause)
-        return record
-
-    def _body(self, record: JobRecord, images: Mapping[str, SourceImage]) -> Body:
-        fields = dict(record.params)
-        fields["external_task_id"] = record.key
-        if callback := self.callback_url():
-            fields["callback_url"] = callback
-        return Body.build(self.api.gateway.adapt(fields), images)
-
-    async def _post_shielded(self, record: JobRecord, kind: TaskKind, body: Body) -> JobRecord:
-        """Send and record in a task of our own: a cancelled caller must not cut it off."""
-        if self._stopped is not None:
-            msg = f"not sent, because this run has stopped: {self._stopped.message}"
-            raise RunStoppedError(msg, hint="run again to continue")
-        task = asyncio.create_task(self._post(record, kind, body), name=f"send {record.key}")
-        self.claims.sending.add(task)
-        task.add_done_callback(self._sent)
-        return await asyncio.shield(task)
-
-    def _sent(self, task: asyncio.Task[JobRecord]) -> None:
-        self.claims.sending.discard(task)
-        if not task.cancelled():
-            task.exception()  # a caller that was cancelled never asks for it
-
-    async def _post(self, record: JobRecord, kind: TaskKind, body: Body) -> JobRecord:
-        now = self.clock.time()
-        deadline = now + self.api.transport.timeouts.post(body.length)
-        sending = await self.journal.send(
-            record,
-            now=now,
-            post_deadline=deadline,
-            limits=self.options.limits,
-            run=self.options.run,
-        )
-        if isinstance(sending, Refusal):
-            self.quota.release(record.key)
-            msg = f"the limit of this run is reached ({sending.value})"
-            raise BudgetExceededError(msg, hint="run again with a higher limit to continue")
-        error: CometError
-        try:
-            task = await self.api.create(kind, body, external_task_id=record.key)
-        except CometError as caught:
-            error = caught
-        else:
-            self.quota.accepted()
-            self._persistence.answered()
-            return await self._adopt(sending, task, "accepted")
-        return await self._refused(sending, error)
-
-    async def _refused(self, record: JobRecord, error: CometError) -> JobRecord:
-        """Record what an unaccepted request means, then raise unless it may be settled."""
-        if isinstance(error, OutcomeUnknownError | DuplicateTaskError):
-            return await self._move(record, JobState.UNKNOWN, error.message, error)
-        if isinstance(error, RejectedError):
-            await self._move(record, JobState.REJECTED, error.message, error)
-            self.quota.release(record.key)
-            raise error
-        # Nothing was accepted: the server or the network said so, or the file changed.
-        await self._move(record, JobState.PLANNED, error.message, error)
-        if isinstance(error, ConcurrencyLimitError):
-            self.quota.shrink()
-        if error.account_wide or isinstance(error, ConfigError):
-            self.stop(error)
-        raise error
-
-    def _check_persistence(self, error: CometError, begin: float, pause: float) -> None:
-        """Give up when the server can't be reached, or the job's own time is over.
+    def _check_account(self, record: JobRecord) -> None:
+        """Refuse a job that another account or gateway was asked for.
 
         Raises:
-            CometError: *error*; the job stays planned, nothing was paid.
+            ConfigError: It was.
         """
-        now, timeout = self.clock.monotonic() + pause, self.options.timeout
-        if self._persistence.over(error, now):
-            self.stop(error)
-            raise error
-        if timeout is not None and now - begin > timeout:
-            raise error
+        ours = self.active.services.account
+        unpaid = record.state in {JobState.PLANNED, JobState.REJECTED}
+        if unpaid or not record.account or record.account == ours:
+            return
+        gateway, _, name = record.account.partition("-")
+        if gateway != ours.partition("-")[0]:
+            what, hint = "another gateway", "use that gateway, or give this one its own journal"
+        else:
+            what = f"another account ({name})"
+            hint = (
+                "use that account's key, or give this one its own journal; if it is the same "
+                f"account under a new key, set account={name!r} or COMETAPI_ACCOUNT={name}"
+            )
+        raise ConfigError(
+            f"job {record.key} belongs to {what}", hint=hint, external_task_id=record.key
+        )
 
-    async def _join(self, record: JobRecord) -> JobRecord:
-        name = f"send {record.key}"
-        while any(task.get_name() == name for task in list(self.claims.sending)):
-            await self.clock.sleep(0.05)  # perhaps another loop's task: not to be awaited here
-        current = await self._current(record)
-        if current.state is JobState.SENDING:
-            return await self._move(current, JobState.UNKNOWN, "sent, and never recorded")
-        return current
-
-    async def _resolve(self, record: JobRecord) -> JobRecord:
-        """Find out what became of a request; back to ``planned`` only with proof."""
-        self.quota.hold(record.key, record.n)
-        finding = await self._resolver.resolve(record, self.kinds[record.kind])
-        if finding.task is not None:
-            return await self._adopt(record, finding.task, "found on the server")
-        if finding.verdict is Verdict.ABSENT:
-            self.quota.release(record.key)
-            return await self._move(record, JobState.PLANNED, "the server never took it")
-        return record
-
-    async def _reexamine(self, record: JobRecord) -> JobRecord:
+    async def _reexamined(self, record: JobRecord) -> JobRecord:
         """Give a job that ended without a result another look, which costs nothing."""
         if record.state is JobState.UNCERTAIN:
-            return await self._move(record, JobState.UNKNOWN, "looked at again")
+            return await self.active.move(record, JobState.UNKNOWN, "looked up again")
         if record.state is JobState.STRANDED:
-            return await self._move(record, JobState.SUBMITTED, "looked at again")
-        # Refused requests were not paid: asking again is free, and the cause may be mended.
-        return await self._move(record, JobState.PLANNED, "sent again: it was refused, not paid")
+            return await self.active.move(record, JobState.SUBMITTED, "polled again")
+        if record.state is JobState.REJECTED:
+            # Not paid, and its cause may have been fixed.
+            why = "sent again: it was refused, not paid"
+            return await self.active.move(record, JobState.PLANNED, why)
+        return record
 
-    # Waiting ----------------------------------------------------------------------------
+    async def _send(self, call: Call, record: JobRecord) -> Job:
+        services = self.active.services
+        if record.account != services.account:
+            now = services.clock.time()
+            record = await self.active.journal.note(record, now=now, account=services.account)
+        if self.options.verify_remote and not record.attempt:
+            lookup = self.active.reconciler.lookup
+            finding = await lookup.look(kind_named(record.kind), record.key, known=None)
+            if finding.task is not None:
+                return await self.active.adopt(record, finding.task, "found on the server")
+        if call.images is None:
+            call.images = await self.loader.again(record)
+        return await self.sender.send(call, record)
 
-    async def _wait(self, record: JobRecord, timeout: float | None) -> JobRecord:
-        task_id = record.task_id or ""
-        self.quota.hold(record.key, record.n)
+    async def _join(self, record: JobRecord) -> Job:
+        """Wait for the request of a caller that has left."""
+        if (send := self.active.sends.get(record.key)) is not None:
+            await joined(send)
+        current = await self.active.current(record)
+        if current.state is JobState.SENDING:
+            why = "sent, and never recorded"
+            current = await self.active.move(current, JobState.UNKNOWN, why)
+        return Job(current)
+
+    async def _resolve(self, job: Job) -> Job:
+        """Find out what became of a request; back to ``planned`` only with proof."""
+        record = job.record
+        self.active.slots.hold(record.key, record.n)
+        finding = await self.active.reconciler.resolve(record, self.options.settle)
+        if finding.task is not None:
+            return await self.active.adopt(record, finding.task, "found on the server")
+        if finding.verdict is Verdict.ABSENT:
+            self.active.slots.release(record.key)
+            why = "the server never took it"
+            return Job(await self.active.move(record, JobState.PLANNED, why))
+        return job
+
+    async def _wait(self, call: Call, job: Job) -> Job:
+        record = job.record
+        self.active.resume_running(record)
+        snapshot = job.task or as_task(record)
+        if self.options.on_submitted is not None and snapshot is not None:
+            self.options.on_submitted(snapshot)
         try:
-            task = await self.waiter.wait(
-                task_id, kind=record.kind, timeout=timeout or self.options.timeout
+            task = await self.active.services.waiter.wait(
+                job.task or record.task_id or "",
+                kind=record.kind,
+                n=record.n,
+                timeout=call.deadline.left(),
             )
         except TaskFailedError as error:
-            return await self._ended(record, error.task, JobState.FAILED)
+            return await self.active.ended(record, error.task)
         except NotFoundError as error:
-            why = "the server no longer knows the task"
-            await self._move(record, JobState.STRANDED, why, error)
+            await self.active.strand(record, error)
             raise
         except CometError as error:
-            error.external_task_id = error.external_task_id or record.key
             if error.account_wide:
-                self.stop(error)
+                self.sender.stop(error)
+            if isinstance(error, ResultMissingError):
+                self.active.stop_running(record)
             raise
-        return await self._ended(record, task, JobState.SUCCEEDED)
-
-    async def _ended(self, record: JobRecord, task: Task, state: JobState) -> JobRecord:
-        images = tuple(map(StoredImage.of, task.images))
-        self.quota.release(record.key)
-        return await self.journal.move(
-            record,
-            state,
-            now=self.clock.time(),
-            why=task.message or str(task.status),
-            images=images,
-            images_seen_at=self.clock.time(),
-            message=task.message,
-            units=None if task.units is None else str(task.units),
-        )
-
-    # Recording --------------------------------------------------------------------------
-
-    async def _adopt(self, record: JobRecord, task: Task, why: str) -> JobRecord:
-        """Record the task's id. If the disk refuses, keep trying: the id is worth money."""
-        for attempt in range(_RECORD_TRIES):
-            try:
-                moved = await self.journal.move(
-                    record,
-                    JobState.SUBMITTED,
-                    now=self.clock.time(),
-                    why=why,
-                    task_id=task.id,
-                    request_id=task.request_id,
-                )
-            except JournalError as error:
-                logger.error(  # noqa: TRY400 - the traceback says nothing; the id must be seen
-                    "task %s of %s is paid and could not be recorded: %s",
-                    task.id,
-                    record.key,
-                    error,
-                )
-                if attempt == _RECORD_TRIES - 1:
-                    error.task_id, error.external_task_id = task.id, record.key
-                    raise
-                await self.clock.sleep(2.0**attempt)
-            else:
-                self._resolver.acknowledged(record, task)
-                return moved
-        raise AssertionError
-
-    async def _move(
-        self, record: JobRecord, state: JobState, why: str, error: CometError | None = None
-    ) -> JobRecord:
-        details: Changes = {}
-        if error is not None:
-            details = {
-                "status": error.status,
-                "code": None if error.code is None else str(error.code),
-                "request_id": error.request_id,
-                "message": error.message,
-            }
-        return await self.journal.move(record, state, now=self.clock.time(), why=why, **details)
-
-    async def _current(self, record: JobRecord) -> JobRecord:
-        current = await self.journal.get(record.key)
-        if current is None:
-            msg = f"the journal lost {record.key}"
-            raise JournalError(msg)
-        return current
+        if not readable(task, record.n):
+            self.active.stop_running(record)
+            raise ResultMissingError(
+                f"task {task.id} succeeded, but shows no image that can be read",
+                hint="it is billed; wait for it again later",
+                task=task,
+            )
+        return await self.active.ended(record, task)

@@ -93,9 +93,9 @@ class MemoryJournal:
             records.append(record)
         for key in changed.keys() - self._jobs.keys():
             self._destinations[key] = {}
-        self._events += [
-            Event(key, now, None, JobState.PLANNED, "") for key in changed if key not in self._jobs
-        ]
+        for key in changed:
+            if key not in self._jobs:
+                self._remember(Event(key, now, None, JobState.PLANNED, ""))
         self._jobs |= changed
         for job in jobs:
             self._add_destination(job)
@@ -246,9 +246,12 @@ class MemoryJournal:
         self._in_flight += after.n * (after.state in IN_FLIGHT)
         self._in_flight -= before.n * (before.state in IN_FLIGHT)
         if before.state is not after.state:
-            self._events.append(
+            self._remember(
                 Event(after.key, after.updated_at, before.state, after.state, redact(why))
             )
+
+    def _remember(self, event: Event) -> None:
+        self._events.append(event)
 
     def _add_destination(self, job: NewJob) -> None:
         if job.dest is None:
@@ -264,3 +267,24 @@ class MemoryJournal:
                 self._owners.pop(file.name, None)
         files = tuple(file for file in place.files if file.index != index)
         self._destinations[key][dest] = attrs.evolve(place, files=files)
+
+
+@attrs.define(eq=False)
+class ForgettingJournal(MemoryJournal):
+    """The journal of a session without one: it holds a job only while it is worked on.
+
+    So a service may run for years; but nothing is recognised once it has ended.
+    """
+
+    def forget(self, key: str) -> None:
+        """Remove a job."""
+        record = self._jobs.pop(key, None)
+        if record is None:
+            return
+        self._in_flight -= record.n * (record.state in IN_FLIGHT)
+        for place in self._destinations.pop(key, {}).values():
+            for file in place.files:
+                self._owners.pop(file.name, None)
+
+    def _remember(self, event: Event) -> None:
+        """Keep no history."""

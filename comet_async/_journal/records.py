@@ -202,6 +202,7 @@ class JobRecord:
 class Changes(TypedDict, total=False):
     """What may change besides the state; see `JobRecord` for the meanings."""
 
+    account: str
     absent: int
     sent_at: float | None
     post_deadline: float | None

@@ -93,29 +93,51 @@ class ResultSaver:
             record = await self._move(record, JobState.DONE, "files are in place")
         return record, tuple(self.root / kept[index].name for index in sorted(kept))
 
-    async def check_free(self, dest: str, key: str, n: int) -> None:
-        """Refuse a new job a name that a file of somebody else's has, before anything is paid.
+    async def check_free(self, dest: str, key: str, n: int, *, adopt: bool = False) -> None:
+        """Refuse a new job a name that it can't be saved under, before anything is paid.
 
         Args:
             dest: The result's name, without extension.
             key: The job that wants it.
             n: How many images the job makes.
+            adopt: True to accept files that the journal does not know: it may have been lost.
 
         Raises:
-            InputError: A file of that name is there, and it is not of this job.
+            InputError: A file of that name is there, and it is not of this job; or the name
+                leads out of the folder.
         """
         names = [output_name(dest, 0, n, format_) for format_ in ("png", "jpeg", "webp")]
-        there = await self._shelf.do(lambda: [n for n in names if os.path.lexists(self.root / n)])
-        if not there or await self.journal.get(key) is not None:
+        inside, there = await self._shelf.do(
+            lambda: (
+                self._is_inside(names[0]),
+                [name for name in dict.fromkeys(names) if os.path.lexists(self.root / name)],
+            )
+        )
+        if inside and not there:
             return
-        for name in there:
+        record = await self.journal.get(key)
+        if record is not None and record.state not in {JobState.PLANNED, JobState.REJECTED}:
+            return  # it is paid: whatever is in the way is said when it is saved
+        if not inside:
+            raise InputError(
+                f"{shorten(str(self.root / names[0]))} lies outside the output folder",
+                field="out",
+                value=names[0],
+                limit="a name in the output folder",
+                hint="nothing was sent: remove the link that leads out of the folder",
+                external_task_id=key,
+            )
+        for name in there if not adopt else ():
             owner = await self.journal.owner_of(name)
             if owner == key:
                 continue
             known = "is the result of another request" if owner else "the journal does not know it"
             hint = "nothing was sent: move it away, or choose another folder"
             if owner is None:
-                hint += "; if the journal was lost, run with --verify-remote"
+                hint += (
+                    "; if the journal was lost, run with verify_remote=True (on the command line "
+                    "--verify-remote)"
+                )
             raise InputError(
                 f"{shorten(str(self.root / name))} exists already, and {known}",
                 field="out",
@@ -289,11 +311,14 @@ class ResultSaver:
 
     def _check_inside(self, name: str) -> None:
         """Refuse the *name* of a file whose folder is not in the output folder."""
-        path = self.root / name
-        if _is_plain(self.root, name) or path.parent.resolve().is_relative_to(self.root.resolve()):
+        if self._is_inside(name):
             return
-        msg = f"{path} lies outside the output folder"
+        msg = f"{self.root / name} lies outside the output folder"
         raise DownloadError(msg, hint="remove the link that leads out of the folder")
+
+    def _is_inside(self, name: str) -> bool:
+        parent = (self.root / name).parent
+        return _is_plain(self.root, name) or parent.resolve().is_relative_to(self.root.resolve())
 
     async def _move(
         self, record: JobRecord, state: JobState, why: str, place: Destination | None = None

@@ -61,8 +61,9 @@ async def open_endpoint(connection: Connection, screen: Screen) -> AsyncGenerato
     from comet_async.sandbox import DEFAULT_KEY, Sandbox
 
     async with Sandbox(speed=SPEED) as sandbox:
+        # Each sandbox has a port of its own; the folder's journal must know it again.
         yield Endpoint(
-            gateway=Gateway.comet(sandbox.url),
+            gateway=attrs.evolve(Gateway.comet(sandbox.url), identity="sandbox of this command"),
             credentials=ApiKey(Secret(DEFAULT_KEY)),
             sandbox=sandbox,
         )

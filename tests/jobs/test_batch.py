@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import pytest
 
-from comet_async._jobs.batch import Work, in_parallel
+from comet_async._jobs.batch import in_parallel
+
+Work: TypeAlias = Callable[[], Awaitable[float]]
+
+
+async def do(work: Work) -> float:
+    """Do a work."""
+    return await work()
 
 
 @attrs.define
@@ -24,7 +31,7 @@ class Shop:
     ended: list[float] = attrs.field(factory=list)
     cancelled: list[float] = attrs.field(factory=list)
 
-    def work(self, seconds: float, error: Exception | None = None) -> Work[float]:
+    def work(self, seconds: float, error: Exception | None = None) -> Work:
         """Return a work that takes *seconds*, then raises *error* if there is one."""
 
         async def do() -> float:
@@ -46,23 +53,21 @@ class Shop:
 
         return do
 
-    def works(self, *seconds: float) -> AsyncGenerator[Work[float], None]:
+    def works(self, *seconds: float) -> AsyncGenerator[Work, None]:
         """Return a stream of works."""
         return stream(self.work(each) for each in seconds)
 
 
-async def stream(
-    works: Iterable[Work[float]], pause: float = 0
-) -> AsyncGenerator[Work[float], None]:
+async def stream(works: Iterable[Work], pause: float = 0) -> AsyncGenerator[Work, None]:
     """Yield *works*, with a pause before each."""
     for work in works:
         await asyncio.sleep(pause)
         yield work
 
 
-async def collect(works: AsyncIterator[Work[float]], workers: int) -> list[float]:
+async def collect(works: AsyncIterator[Work], workers: int) -> list[float]:
     """Return all results in order of completion."""
-    return [result async for result in in_parallel(works, workers)]
+    return [result async for result in in_parallel(works, do, workers)]
 
 
 async def test_order_of_completion() -> None:
@@ -87,12 +92,12 @@ async def test_stream_is_not_read_ahead() -> None:
     """A work is taken from the stream when there is somebody to do it, not before."""
     shop, taken = Shop(), []
 
-    async def works() -> AsyncGenerator[Work[float], None]:
+    async def works() -> AsyncGenerator[Work, None]:
         for number in range(100):
             taken.append(number)
             yield shop.work(1)
 
-    async with aclosing(in_parallel(works(), 3)) as results:
+    async with aclosing(in_parallel(works(), do, 3)) as results:
         await anext(results)
         assert len(taken) <= 3 + 1
 
@@ -101,7 +106,7 @@ async def test_slow_stream_does_not_hold_up_results() -> None:
     """A result is given while the stream is still looking for the next work."""
     shop = Shop()
     begin = asyncio.get_running_loop().time()
-    async with aclosing(in_parallel(stream([shop.work(1)] * 2, pause=60), 4)) as results:
+    async with aclosing(in_parallel(stream([shop.work(1)] * 2, pause=60), do, 4)) as results:
         assert await anext(results) == 1
         assert asyncio.get_running_loop().time() - begin == pytest.approx(61, abs=1)
 
@@ -109,7 +114,7 @@ async def test_slow_stream_does_not_hold_up_results() -> None:
 async def test_slow_consumer_is_waited_for() -> None:
     """While the consumer thinks, no new work begins."""
     shop = Shop()
-    async with aclosing(in_parallel(shop.works(*[1] * 20), 2)) as results:
+    async with aclosing(in_parallel(shop.works(*[1] * 20), do, 2)) as results:
         await anext(results)
         await asyncio.sleep(100)
         assert len(shop.begun) == 2
@@ -144,7 +149,7 @@ async def test_stream_that_fails_ends_it() -> None:
     """What the stream raises comes out, once the works are cancelled and gone."""
     shop = Shop()
 
-    async def works() -> AsyncGenerator[Work[float], None]:
+    async def works() -> AsyncGenerator[Work, None]:
         yield shop.work(500)
         await asyncio.sleep(1)
         raise ValueError("broken")
@@ -159,7 +164,7 @@ async def test_leaving_early(pause: float) -> None:
     """Who leaves the iteration leaves nothing running, in the works or in the stream."""
     shop = Shop()
     works = stream([shop.work(70), shop.work(500), shop.work(600)], pause)
-    async with aclosing(works), aclosing(in_parallel(works, 3)) as results:
+    async with aclosing(works), aclosing(in_parallel(works, do, 3)) as results:
         async for _ in results:
             break
     assert shop.running == 0

@@ -27,6 +27,7 @@ from comet_async.requests import EXPAND
 if TYPE_CHECKING:
     from comet_async._http.api import Api
     from comet_async.requests import TaskKind
+    from comet_async.waiter import NotificationSource
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OURS, KNOWN = "ce1-ours", Known(key="ce1-known", task_id="1")
@@ -379,15 +380,15 @@ async def test_list_that_is_too_long() -> None:
 # ------------------------------------------------------------------------------ callbacks
 
 
-def told(*task_ids: str | None) -> Callable[[str], str | None]:
-    """Return what tells of these callbacks in turn, one for each round of questions."""
+def told(*task_ids: str | None) -> NotificationSource:
+    """Return a source of these notifications in turn, one for each round of lookups."""
     left = list(task_ids)
 
-    def heard(key: str) -> str | None:
-        assert key == OURS
-        return left.pop(0) if left else None
+    def early(task_id: str | None, external_task_id: str | None) -> SimpleNamespace | None:
+        assert (task_id, external_task_id) == (None, OURS)
+        return SimpleNamespace(task_id=left.pop(0)) if left else None
 
-    return heard
+    return cast("NotificationSource", SimpleNamespace(early=early))
 
 
 async def test_a_callback_names_the_task() -> None:

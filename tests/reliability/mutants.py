@@ -9,10 +9,11 @@ import attrs
 import pytest
 
 from comet_async._http import api
-from comet_async._jobs.reconcile import Finding, Reconciler, TaskLookup, Verdict
+from comet_async._jobs.reconcile import Finding, Known, Reconciler, TaskLookup, Verdict
 from comet_async._journal.states import JobState
 from comet_async.errors import CometError, OutcomeUnknownError, ServerError
 from comet_async.models import Task
+from comet_async.requests import kind_named
 from tests.reliability.simulation import SimJournal
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -21,7 +22,8 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 def trusts_an_empty_lookup(patch: pytest.MonkeyPatch) -> None:
     """Send again as soon as one lookup finds nothing."""
 
-    async def resolve(self: Reconciler, record: Any, kind: Any) -> Finding:  # noqa: ANN401 - as theirs
+    async def resolve(self: Reconciler, record: Any, _settle: float) -> Finding:  # noqa: ANN401 - as theirs
+        kind = kind_named(record.kind)
         finding = await self.lookup.look(kind, record.key, known=None)
         return finding if finding.task else Finding(verdict=Verdict.ABSENT)
 
@@ -38,7 +40,7 @@ def skips_the_control(patch: pytest.MonkeyPatch) -> None:
     known = TaskLookup.look
 
     async def look(self: TaskLookup, kind: Any, key: str, **more: Any) -> Finding:  # noqa: ANN401
-        more["known"] = more["known"] or object()
+        more["known"] = more["known"] or Known(key="ce1-any", task_id="any")
         return await known(self, kind, key, **more)
 
     patch.setattr(TaskLookup, "look", look)
@@ -48,9 +50,8 @@ def skips_the_settle_time(patch: pytest.MonkeyPatch) -> None:
     """Believe "not found" although the request may still arrive."""
     plain = Reconciler.resolve
 
-    async def resolve(self: Reconciler, record: Any, kind: Any) -> Finding:  # noqa: ANN401
-        self.settle = 0.0
-        return await plain(self, record, kind)
+    async def resolve(self: Reconciler, record: Any, _settle: float) -> Finding:  # noqa: ANN401
+        return await plain(self, record, 0.0)
 
     patch.setattr(Reconciler, "resolve", resolve)
 

@@ -189,7 +189,7 @@ def make_plan(  # noqa: PLR0913 - the groups of options, by name
         "price": spending.price,
         "retry_failed": rerun.retry_failed,
         "verify_remote": rerun.verify_remote,
-        "salt": rerun.fresh,
+        "fresh": rerun.fresh,
     }
     limits(options)
     if out.exists() and not out.is_dir():

@@ -78,5 +78,5 @@ async def test_abandon(
     await comet("jobs", photos.parent / "wide", "abandon", job["key"])
     ended = await comet(*words, "--json")
     assert ended.outcomes == {"failed": 1}
-    assert "given up by hand" in ended.lines[0]["error"]["message"]
+    assert "abandoned by hand" in ended.lines[0]["error"]["message"]
     assert len(silent.ledger.posts) == 1

@@ -1,0 +1,462 @@
+"""The jobs of one open journal, as this process works on them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import AsyncGenerator, Generator, Iterable
+from contextlib import asynccontextmanager, contextmanager
+
+import attrs
+
+from comet_async._jobs.admission import ConcurrencyLimiter, KeyedLock
+from comet_async._jobs.reconcile import Reconciler, TaskLookup
+from comet_async._jobs.services import Services
+from comet_async._journal.memory import ForgettingJournal
+from comet_async._journal.records import Changes, JobRecord, Journal, NewJob, StoredImage
+from comet_async._journal.states import ON_SERVER, JobState
+from comet_async.errors import (
+    CometError,
+    ConcurrencyLimitError,
+    JournalError,
+    StaleRecordError,
+    TaskFailedError,
+)
+from comet_async.models import ResultImage, Task
+
+logger = logging.getLogger("comet_async")
+
+SLOT_PATIENCE = 5.0
+"""Seconds of waiting for a slot after which the log says who holds them."""
+
+_RECORD_TRIES = 5
+_NAMED = 5  # jobs that a log line names
+
+
+@attrs.frozen
+class Job:
+    """A job as this process knows it.
+
+    Attributes:
+        record: What the journal says.
+        task: The newest snapshot of its task that this process has seen, if any.
+    """
+
+    record: JobRecord
+    task: Task | None = None
+
+
+def readable(task: Task, n: int) -> tuple[ResultImage, ...]:
+    """Return the images of *task* that can be fetched, at most the *n* that were asked for."""
+    return tuple([image for image in task.images if image.url][:n])
+
+
+@attrs.define(eq=False)
+class _LoopWatch:
+    """Polls, in one event loop, for jobs that nobody waits for."""
+
+    callers: int = 0
+    tasks: dict[str, asyncio.Task[None]] = attrs.field(factory=dict)
+
+
+@attrs.define(eq=False)
+class ActiveJobs:
+    """What this process knows of one journal's jobs besides their records.
+
+    All calls and runs of a session over one journal share it, so that they never work on the
+    same job at once and count slots together. A job holds its slots from before its request is
+    sent until its task is seen to end, whoever sees that.
+
+    Attributes:
+        journal: The journal.
+        slots: Images in flight.
+        services: What the session shares.
+        locks: One caller at a time works on a job.
+        sends: Requests in the air, by key.
+        reconciler: Finds out what became of requests whose answers were lost.
+    """
+
+    journal: Journal
+    slots: ConcurrencyLimiter
+    services: Services
+    locks: KeyedLock = attrs.field(factory=KeyedLock, init=False)
+    sends: dict[str, asyncio.Task[Job]] = attrs.field(factory=dict, init=False)
+    reconciler: Reconciler = attrs.field(init=False)
+    # By task id: jobs whose task has not been seen to end. The keys of the same jobs.
+    _running: dict[str, JobRecord] = attrs.field(factory=dict, init=False)
+    _running_keys: set[str] = attrs.field(factory=set, init=False)
+    # Ends that were seen while a runner has the job: it takes them from here.
+    _ended: dict[str, Job] = attrs.field(factory=dict, init=False)
+    _watches: dict[asyncio.AbstractEventLoop, _LoopWatch] = attrs.field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.reconciler = Reconciler(
+            lookup=TaskLookup(self.services.api, self.services.callbacks),
+            journal=self.journal,
+            clock=self.services.clock,
+        )
+
+    async def seed(self) -> None:
+        """Count the jobs that earlier sessions left running."""
+        after = ""
+        while page := await self.journal.find({JobState.SUBMITTED}, after=after):
+            for record in page:
+                if record.account == self.services.account:
+                    self.slots.hold(record.key, record.n)
+                    self._run(record)
+            after = page[-1].key
+        known = await self.journal.find(ON_SERVER)
+        if any(record.account == self.services.account for record in known):
+            self.services.health.trust()
+
+    # Working on a job ---------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def planned(self, job: NewJob) -> AsyncGenerator[JobRecord, None]:
+        """Write *job* down, and work on it as in `alone`.
+
+        Raises:
+            IdempotencyConflictError: Its key is known for another request.
+        """
+        if self.locks.taken(job.key):
+            # The other caller may take long: a crash meanwhile must not lose this destination.
+            await self.journal.plan([job], now=self.services.clock.time())
+        async with self._locked(job.key):
+            (record,) = await self.journal.plan([job], now=self.services.clock.time())
+            yield record
+
+    @asynccontextmanager
+    async def alone(self, record: JobRecord) -> AsyncGenerator[JobRecord, None]:
+        """Work on a job alone in this process; a second caller waits, then sees the result.
+
+        Yields the record as it is then.
+        """
+        async with self._locked(record.key):
+            yield await self.journal.get(record.key) or record
+
+    @asynccontextmanager
+    async def _locked(self, key: str) -> AsyncGenerator[None, None]:
+        async with self.locks.of(key):
+            try:
+                yield
+            finally:
+                self._ended.pop(key, None)
+                self._give_back(key)
+        self._tidy(key)
+
+    def _give_back(self, key: str) -> None:
+        """Release the slots of a job that is neither being sent nor running."""
+        if key not in self.sends and key not in self._running_keys:
+            self.slots.release(key)
+
+    def _tidy(self, key: str) -> None:
+        """Let go of a job that nobody works on any more."""
+        if self.locks.taken(key):
+            return
+        if key in self._running_keys:
+            self._watch_running()
+        elif key not in self.sends and isinstance(self.journal, ForgettingJournal):
+            self.journal.forget(key)
+
+    # Slots --------------------------------------------------------------------------------
+
+    async def acquire(self, record: JobRecord, *, wait: bool, single: bool) -> None:
+        """Take the slots of a job.
+
+        While a caller waits, running jobs that nobody else waits for are polled: they may have
+        ended long ago.
+
+        Args:
+            record: The job.
+            wait: False to raise an error if there is no free slot.
+            single: True for a program's own call, which is told in the log when it waits long.
+
+        Raises:
+            ConcurrencyLimitError: There is no free slot.
+        """
+        if self.slots.try_acquire(record.key, record.n):
+            return
+        if not wait:
+            raise ConcurrencyLimitError(
+                f"{self.slots.used} of {self.slots.limit} slots are in use; nothing was sent",
+                hint="try again later, or wait for a slot",
+                sent=False,
+                external_task_id=record.key,
+            )
+        level = logging.WARNING if single else logging.INFO
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(SLOT_PATIENCE, self._log_holders, record, level)
+        try:
+            with self._watching(loop):
+                await self.slots.acquire(record.key, record.n)
+        finally:
+            timer.cancel()
+
+    def _log_holders(self, record: JobRecord, level: int) -> None:
+        if not logger.isEnabledFor(level):
+            return
+        tasks = {running.key: task_id for task_id, running in list(self._running.items())}
+        holders = self.slots.holders
+        names = ", ".join(
+            f"{key} (task {tasks[key]})" if key in tasks else f"{key} (being sent or looked up)"
+            for key in holders[:_NAMED]
+        )
+        more = f" and {len(holders) - _NAMED} more" if len(holders) > _NAMED else ""
+        logger.log(
+            level,
+            "%s has been waiting for a slot for %.0f s: %d of %d are held by %s%s",
+            record.key,
+            SLOT_PATIENCE,
+            self.slots.used,
+            self.slots.limit,
+            names,
+            more,
+        )
+
+    @contextmanager
+    def _watching(self, loop: asyncio.AbstractEventLoop) -> Generator[None, None, None]:
+        watch = self._watches.setdefault(loop, _LoopWatch())
+        watch.callers += 1
+        self._watch_running()
+        try:
+            yield
+        finally:
+            watch.callers -= 1
+            if not watch.callers:
+                self._watches.pop(loop, None)
+                for task in watch.tasks.values():
+                    task.cancel()
+
+    def _watch_running(self) -> None:
+        """Poll running jobs that nobody waits for, if a caller here waits for a slot."""
+        watch = self._watches.get(asyncio.get_running_loop())
+        if watch is None:
+            return
+        for task_id, record in list(self._running.items()):
+            if task_id not in watch.tasks and not self.locks.taken(record.key):
+                watch.tasks[task_id] = task = asyncio.create_task(self._find_end(record))
+                task.add_done_callback(functools.partial(_remove, watch.tasks, task_id))
+
+    async def _find_end(self, record: JobRecord) -> None:
+        task_id = record.task_id or ""
+        try:
+            task = await self.services.waiter.wait(
+                task_id, kind=record.kind, n=record.n, timeout=None
+            )
+        except TaskFailedError as error:
+            task = error.task
+        except CometError as error:
+            # Nobody can say whether it runs. If it does, the server refuses one image too many.
+            logger.warning("task %s no longer counts as in flight: %s", task_id, error.message)
+            self.stop_running(record)
+            return
+        if record.key in self._running_keys:  # else it was recorded when the poll came
+            await self.ended(record, task)
+
+    # Sending ------------------------------------------------------------------------------
+
+    def send(self, record: JobRecord, task: asyncio.Task[Job]) -> None:
+        """Remember the request in the air until it has been recorded."""
+        self.sends[record.key] = task
+        task.add_done_callback(functools.partial(self._sent, record.key))
+
+    def _sent(self, key: str, task: asyncio.Task[Job]) -> None:
+        self.sends.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # a caller that was cancelled never retrieves it
+        if not self.locks.taken(key):
+            self._give_back(key)
+            self._tidy(key)
+
+    async def settle(self, timeout: float | None = None) -> None:
+        """Wait until every request in the air has been answered and recorded.
+
+        Args:
+            timeout: Seconds; those that are not answered by then are recorded as unknown.
+        """
+        await _finished(self.sends.values(), timeout)
+        left = list(self.sends.values())
+        for task in left:
+            _cancel(task)
+        await _finished(left, None)
+
+    async def aclose(self, timeout: float | None = None) -> None:
+        """Settle, and stop polling."""
+        await self.settle(timeout)
+        watch = self._watches.pop(asyncio.get_running_loop(), _LoopWatch())
+        for task in list(watch.tasks.values()):
+            task.cancel()
+
+    # Recording ----------------------------------------------------------------------------
+
+    async def current(self, record: JobRecord) -> JobRecord:
+        """Return a job's record as the journal has it now."""
+        current = await self.journal.get(record.key)
+        if current is None:
+            raise JournalError(f"the journal lost {record.key}", external_task_id=record.key)
+        return current
+
+    async def move(
+        self, record: JobRecord, state: JobState, why: str, error: CometError | None = None
+    ) -> JobRecord:
+        """Move a job to another state, with what *error* says about it."""
+        details: Changes = {}
+        if error is not None:
+            details = {
+                "status": error.status,
+                "code": None if error.code is None else str(error.code),
+                "request_id": error.request_id,
+                "message": error.message,
+            }
+        now = self.services.clock.time()
+        return await self.journal.move(record, state, now=now, why=why, **details)
+
+    async def adopt(self, record: JobRecord, task: Task, why: str) -> Job:
+        """Record the task that a request made, and log both ids.
+
+        If the disk refuses, keep trying: the id is worth money.
+        """
+        self.services.health.accepted()
+        for attempt in range(_RECORD_TRIES):
+            try:
+                moved = await self.journal.move(
+                    record,
+                    JobState.SUBMITTED,
+                    now=self.services.clock.time(),
+                    why=why,
+                    task_id=task.id,
+                    request_id=task.request_id,
+                )
+            except JournalError as error:
+                logger.error(  # noqa: TRY400 - the traceback says nothing; the id must be seen
+                    "task %s of %s is billed and could not be recorded: %s",
+                    task.id,
+                    record.key,
+                    error,
+                )
+                if attempt == _RECORD_TRIES - 1:
+                    error.task_id, error.external_task_id = task.id, record.key
+                    raise
+                await self.services.clock.sleep(2.0**attempt)
+            else:
+                logger.info("task %s: %s (%s)", task.id, why, record.key, extra=_ids(moved))
+                self.reconciler.acknowledged(record, task)
+                self._run(moved)
+                return Job(moved, task)
+        raise AssertionError
+
+    def _run(self, record: JobRecord) -> None:
+        if record.task_id is not None:
+            self._running[record.task_id] = record
+            self._running_keys.add(record.key)
+
+    def stop_running(self, record: JobRecord) -> None:
+        self._running.pop(record.task_id or "", None)
+        self._running_keys.discard(record.key)
+        self.slots.release(record.key)
+
+    async def observe(self, task: Task) -> None:
+        """Record the end of a job's task, if *task* shows it; any poll may be the first to."""
+        record = self._running.get(task.id)
+        if record is None or not task.done:
+            return
+        if not task.failed and len(readable(task, record.n)) < record.n:
+            return  # more may still appear; whoever waits for it decides
+        try:
+            await self.ended(record, task)
+        except JournalError as error:
+            logger.warning("the end of task %s could not be recorded: %s", task.id, error.message)
+
+    async def ended(self, record: JobRecord, task: Task) -> Job:
+        """Record the end of a job's task, unless that has been done; return the job."""
+        known = self._ended.pop(record.key, None)
+        if known is not None:
+            return known
+        self.stop_running(record)
+        images = tuple(map(StoredImage.of, readable(task, record.n)))
+        if task.succeeded and len(images) < record.n:
+            logger.warning("task %s made %d of %d images", task.id, len(images), record.n)
+        now = self.services.clock.time()
+        try:
+            moved = await self.journal.move(
+                record,
+                JobState.SUCCEEDED if task.succeeded else JobState.FAILED,
+                now=now,
+                why=task.message or str(task.status),
+                images=images,
+                images_seen_at=now,
+                message=task.message,
+                units=None if task.units is None else str(task.units),
+            )
+        except StaleRecordError:  # another poll saw it at the same time
+            moved = await self.current(record)
+        job = Job(moved, task)
+        if self.locks.taken(record.key):
+            self._ended[record.key] = job
+        else:
+            self._tidy(record.key)
+        return job
+
+    async def strand(self, record: JobRecord, error: CometError) -> JobRecord:
+        """Record that the server no longer knows a job's task."""
+        self.stop_running(record)
+        why = "the server no longer knows the task"
+        return await self.move(record, JobState.STRANDED, why, error)
+
+    def resume_running(self, record: JobRecord) -> None:
+        """Count a job that is running at the server, whatever the limit says."""
+        self.slots.hold(record.key, record.n)
+        self._run(record)
+
+
+def _ids(record: JobRecord) -> dict[str, str | None]:
+    return {"comet_task_id": record.task_id, "comet_external_task_id": record.key}
+
+
+def _remove(tasks: dict[str, asyncio.Task[None]], task_id: str, task: asyncio.Task[None]) -> None:
+    del tasks[task_id]
+    if not task.cancelled():
+        task.exception()
+
+
+async def _finished(tasks: Iterable[asyncio.Task[Job]], timeout: float | None) -> None:
+    """Wait for *tasks* of any event loop."""
+    waits = [_here(task) for task in tasks if not task.done()]
+    if waits:
+        await asyncio.wait(waits, timeout=timeout)
+
+
+def _here(task: asyncio.Task[Job]) -> asyncio.Future[Job] | asyncio.Future[None]:
+    """Return a future of the running loop that is done when *task* is."""
+    here, there = asyncio.get_running_loop(), task.get_loop()
+    if there is here:
+        return task
+    future: asyncio.Future[None] = here.create_future()
+
+    def done(_task: asyncio.Task[Job]) -> None:
+        here.call_soon_threadsafe(_set, future)
+
+    if there.is_running():
+        there.call_soon_threadsafe(task.add_done_callback, done)
+    else:  # its loop ended without it: nothing more will come
+        _set(future)
+    return future
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _cancel(task: asyncio.Task[Job]) -> None:
+    loop = task.get_loop()
+    if loop is asyncio.get_running_loop():
+        task.cancel()
+    elif loop.is_running():
+        loop.call_soon_threadsafe(task.cancel)
+
+
+async def joined(task: asyncio.Task[Job]) -> None:
+    """Wait until *task*, perhaps of another event loop, has ended; never cancel it."""
+    await _finished([task], None)

@@ -1,0 +1,263 @@
+"""One caller's work on one job: how long it may take, how far it came, and how it is ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import attrs
+
+from comet_async._images.load import SourceImage
+from comet_async._jobs.active import ActiveJobs, Job, joined
+from comet_async._journal.records import Limits
+from comet_async._journal.states import JobState
+from comet_async.errors import CometError, WaitTimeoutError
+from comet_async.models import Task
+
+Busy = Literal["wait", "raise"]
+"""What to do while there is no free slot or the server is busy."""
+
+RUNNING = "the task continues and is billed: wait for its id again, do not submit it again"
+
+
+@attrs.frozen(kw_only=True)
+class JobOptions:
+    """How jobs are run.
+
+    Attributes:
+        settle: Seconds after a request whose answer was lost during which its task may still
+            appear. 60 by default.
+        timeout: Seconds that one job may take until its result is there; no limit by default.
+        limits: What this run may buy.
+        run: Name of this run, for those limits.
+        verify_remote: Look for each new job on the server before it is sent for the first
+            time: for a folder whose journal was lost.
+        single: True for one call of a program's. Its time starts at once, and it gives up
+            sooner; in a run over many images an image's time starts when it gets its slot.
+        until_submitted: Stop when the server has accepted the request.
+        busy: Wait while there is no free slot or the server is busy, or raise an error.
+        on_submitted: Called with the task once it is accepted, before it is waited for.
+    """
+
+    settle: float = 60.0
+    timeout: float | None = None
+    limits: Limits = attrs.field(factory=Limits)
+    run: str = ""
+    verify_remote: bool = False
+    single: bool = False
+    until_submitted: bool = False
+    busy: Busy = "wait"
+    on_submitted: Callable[[Task], object] | None = None
+
+
+class TimeUpError(TimeoutError):
+    """A call's time is over; never leaves this package."""
+
+
+@attrs.define(eq=False)
+class Deadline:
+    """When a call's time is over."""
+
+    seconds: float | None
+    _alarm: asyncio.Timeout
+    _at: float | None = attrs.field(default=None, init=False)
+
+    def start(self) -> None:
+        """Let the time run, if it does not already."""
+        if self.seconds is None or self._at is not None:
+            return
+        self._at = asyncio.get_running_loop().time() + self.seconds
+        if self.seconds:  # with no time at all, what can be had at once is still had
+            self._alarm.reschedule(self._at)
+
+    def check(self) -> None:
+        """Raise an error if the time is over.
+
+        Raises:
+            TimeUpError: It is.
+        """
+        if self._at is not None and asyncio.get_running_loop().time() >= self._at:
+            raise TimeUpError
+
+    def left(self) -> float | None:
+        """Return the seconds that are left; from now on the caller watches them itself."""
+        self.start()
+        self._alarm.reschedule(None)
+        if self._at is None:
+            return None
+        return max(0.0, self._at - asyncio.get_running_loop().time())
+
+
+@attrs.define(eq=False)
+class Call:
+    """One caller's work on one job.
+
+    Attributes:
+        source: The image as the caller named it.
+        deadline: When its time is over.
+        key: The job's key, once it is known.
+        job: The job as this call saw it last.
+        images: Its images, if they are loaded.
+        callback_url: The request's own callback URL.
+    """
+
+    source: str
+    deadline: Deadline
+    key: str | None = None
+    job: Job | None = None
+    images: Mapping[str, SourceImage] | None = None
+    callback_url: str | None = None
+
+    @property
+    def task_id(self) -> str | None:
+        """The server's id of the task, once it is known."""
+        return None if self.job is None else self.job.record.task_id
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done to the images before sending."""
+        return tuple(note for image in (self.images or {}).values() for note in image.notes)
+
+
+@attrs.define(eq=False)
+class Calls:
+    """The calls that one batch is working on.
+
+    Whatever ends a call, its error names every id that is known: what was bought can be found.
+    """
+
+    active: ActiveJobs
+    _calls: dict[asyncio.Task[object], Call] = attrs.field(factory=dict, init=False)
+    # Why `end` cancelled a task.
+    _reasons: dict[asyncio.Task[object], CometError] = attrs.field(factory=dict, init=False)
+
+    def end(self, reason: CometError) -> None:
+        """End all calls with *reason*; what is being sent is recorded first."""
+        for task in list(self._calls):
+            if task not in self._reasons:
+                self._reasons[task] = reason
+                loop = task.get_loop()
+                if loop.is_running() and not loop.is_closed():
+                    loop.call_soon_threadsafe(task.cancel)
+
+    async def ended(self, timeout: float | None) -> None:
+        """Wait until the calls that this loop runs have ended."""
+        here, me = asyncio.get_running_loop(), asyncio.current_task()
+        tasks = [task for task in self._calls if task.get_loop() is here and task is not me]
+        loop = asyncio.get_running_loop()
+        until = None if timeout is None else loop.time() + timeout
+        # A caller's own task may live on after the call, so the calls are watched instead.
+        while any(task in self._calls for task in tasks):
+            if until is not None and loop.time() >= until:
+                return
+            await asyncio.sleep(0.01)
+
+    @asynccontextmanager
+    async def begin(
+        self, source: str, *, timeout: float | None, at_once: bool
+    ) -> AsyncGenerator[Call, None]:
+        """Bound the block in time, and name the known ids in whatever ends it.
+
+        Args:
+            source: The image as the caller named it.
+            timeout: Seconds, or None for no limit.
+            at_once: Whether the time starts now, or when the job gets its slot.
+
+        Yields:
+            The call.
+        """
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        alarm = asyncio.timeout(None)
+        call = Call(source, Deadline(timeout, alarm))
+        outer = self._calls.get(task)
+        self._calls[task] = call
+        try:
+            async with alarm:
+                if at_once:
+                    call.deadline.start()
+                yield call
+        except CometError as error:
+            error.task_id = error.task_id or call.task_id
+            error.external_task_id = error.external_task_id or call.key
+            raise
+        except TimeoutError as error:
+            if not alarm.expired() and not isinstance(error, TimeUpError):
+                raise
+            raise await self._timed_out(call) from None
+        except asyncio.CancelledError as error:
+            reason = self._reasons.get(task)
+            if reason is None or task.uncancel():
+                for note in self._notes(call):
+                    error.add_note(note)
+                raise
+            raise await self._stopped(call, reason) from None
+        finally:
+            self._reasons.pop(task, None)
+            del self._calls[task]
+            if outer is not None:
+                self._calls[task] = outer
+
+    def _in_the_air(self, call: Call) -> bool:
+        return call.key is not None and call.key in self.active.sends
+
+    def _sent(self, call: Call) -> bool | None:
+        """Return whether the request of *call* was accepted; None if that is not known."""
+        if call.task_id is not None:
+            return True
+        if self._in_the_air(call):
+            return None
+        unknown = {JobState.SENDING, JobState.UNKNOWN, JobState.UNCERTAIN}
+        return None if call.job is not None and call.job.record.state in unknown else False
+
+    def _notes(self, call: Call) -> list[str]:
+        """Return what a cancelled caller must know."""
+        if call.task_id is not None:
+            return [f"task {call.task_id} ({call.key}) continues and is billed"]
+        if self._sent(call) is None:
+            return [f"request {call.key} was sent and may be billed: look it up by this id"]
+        return []
+
+    async def _timed_out(self, call: Call) -> WaitTimeoutError:
+        sent = self._sent(call)
+        if sent is None:
+            what = "the answer to the paid request has not come"
+            hint = f"it may be accepted and billed: look {call.key} up, do not submit it again"
+        elif sent:
+            what, hint = f"task {call.task_id} has not ended", RUNNING
+        else:
+            what, hint = "nothing was sent", "try again later, or allow more time"
+        task = None if call.job is None else call.job.task
+        return WaitTimeoutError(
+            f"{what} after {call.deadline.seconds:g} s",
+            hint=hint,
+            sent=sent,
+            retryable=sent is False,
+            task=task,
+            task_id=call.task_id,
+            external_task_id=call.key,
+        )
+
+    async def _stopped(self, call: Call, reason: CometError) -> CometError:
+        """Return *reason* for one call; what was being sent is recorded first."""
+        if call.key is not None and (send := self.active.sends.get(call.key)) is not None:
+            await joined(send)
+        if call.job is not None:
+            record = await self.active.journal.get(call.job.record.key)
+            if record is not None and record is not call.job.record:
+                call.job = Job(record, call.job.task if record.task_id else None)
+        sent = self._sent(call)
+        hint = reason.hint
+        if sent:
+            hint = f"it is accepted and billed; {RUNNING}"
+        elif sent is None:
+            hint = f"it may be accepted and billed: look {call.key} up, do not submit it again"
+        return type(reason)(
+            reason.message,
+            hint=hint,
+            sent=sent,
+            task_id=call.task_id,
+            external_task_id=call.key,
+        )

@@ -1,0 +1,294 @@
+"""The one way to the server for paid requests, with a journal on disk or in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import attrs
+
+from comet_async._http.body import Body
+from comet_async._jobs.active import ActiveJobs, Job
+from comet_async._jobs.calls import Call, JobOptions
+from comet_async._journal.records import JobRecord, Refusal
+from comet_async._journal.states import JobState
+from comet_async.errors import (
+    BudgetExceededError,
+    CometError,
+    ConcurrencyLimitError,
+    ConfigError,
+    DuplicateTaskError,
+    InputError,
+    NotSentError,
+    OutcomeUnknownError,
+    RateLimitError,
+    RejectedError,
+    RunStoppedError,
+    ServerError,
+)
+from comet_async.requests import kind_named
+
+logger = logging.getLogger("comet_async")
+
+UNREACHED = 10.0
+"""Seconds of trying to reach the server before a program's own call is given up."""
+
+BUSY = 300.0
+"""Seconds of waiting for a busy server before a program's own call is given up. Three quick tries
+do not outlast a full account, https://github.com/Comfy-Org/ComfyUI_frontend/issues/4117."""
+
+
+class _ShowsNothingError(Exception):
+    """Leaves the gate as it is: what the request met says nothing about the others."""
+
+    def __init__(self, result: Job | ConcurrencyLimitError) -> None:
+        super().__init__()
+        self.result = result
+
+
+@attrs.define(eq=False)
+class Sender:
+    """Sends the paid requests of one batch.
+
+    Attributes:
+        active: The journal's jobs.
+        options: How they are run.
+        stopped: Why nothing more is sent, or None.
+    """
+
+    active: ActiveJobs
+    options: JobOptions
+    stopped: CometError | None = attrs.field(default=None, init=False)
+
+    def stop(self, error: CometError) -> None:
+        """Send nothing more in this batch; what was sent continues."""
+        self.stopped = self.stopped or error
+
+    async def send(self, call: Call, record: JobRecord) -> Job:
+        """Send the request of a planned job until the server takes it or refuses it for good.
+
+        Only a request that was provably not accepted is sent again.
+
+        Returns:
+            The job: ``submitted``, or ``unknown`` when the answer was lost.
+
+        Raises:
+            CometError: Why it was not accepted.
+        """
+        body = self._body(call, record)
+        begin = self._now()
+        while record.state is JobState.PLANNED:
+            self._check(call, record)
+            await self.active.acquire(
+                record, wait=self.options.busy == "wait", single=self.options.single
+            )
+            call.deadline.start()
+            try:
+                return await self._pass(call, record, body, begin)
+            except (NotSentError, RateLimitError, ServerError) as error:
+                self.active.slots.release(record.key)
+                self._give_up(error, begin)
+                record = await self.active.current(record)
+                logger.info("%s was not accepted (%s); trying again", record.key, error.message)
+        return Job(record)
+
+    def _now(self) -> float:
+        return self.active.services.clock.monotonic()
+
+    def _body(self, call: Call, record: JobRecord) -> Body:
+        services = self.active.services
+        fields = dict(record.params)
+        fields["external_task_id"] = record.key
+        if callback := call.callback_url or services.callback_url:
+            fields["callback_url"] = callback
+        return Body.build(services.api.gateway.adapt(fields), call.images or {})
+
+    def _check(self, call: Call, record: JobRecord) -> None:
+        """Refuse to send when the batch has stopped or the caller's time is over."""
+        if self.stopped is None and (error := self.active.services.health.given_up()) is not None:
+            if self.options.single:
+                raise _not_sent(error, record.key)
+            self.stop(error)
+        if self.stopped is not None:
+            raise _not_sent(self.stopped, record.key)
+        call.deadline.check()
+
+    def _give_up(self, error: CometError, begin: float) -> None:
+        """Decide whether to try again after *error*.
+
+        Raises:
+            CometError: *error*; the job stays planned, nothing was paid.
+        """
+        waited = self._now() - begin + self.active.services.health.gate.remaining
+        if self.options.single:
+            limit = UNREACHED if isinstance(error, NotSentError) else BUSY
+            if waited > limit or self.options.busy == "raise":
+                raise error
+        elif (reason := self.active.services.health.given_up()) is not None:
+            self.stop(reason)
+            raise error
+
+    async def _pass(self, call: Call, record: JobRecord, body: Body, begin: float) -> Job:
+        """Send once, when the gate that all senders share lets the request through."""
+        try:
+            async with self._gate(record, begin):
+                self._check(call, record)
+                return await self._once(record, body)
+        except _ShowsNothingError as error:
+            result = error.result
+        if isinstance(result, Job):
+            return result
+        raise result
+
+    async def _once(self, record: JobRecord, body: Body) -> Job:
+        try:
+            job = await self._shielded(record, body)
+        except ConcurrencyLimitError as error:
+            if self.active.slots.used > record.n:  # one of ours will end, and make room
+                raise _ShowsNothingError(error) from None
+            raise
+        if job.record.state is not JobState.SUBMITTED:
+            raise _ShowsNothingError(job)
+        return job
+
+    @asynccontextmanager
+    async def _gate(self, record: JobRecord, begin: float) -> AsyncGenerator[None, None]:
+        health = self.active.services.health
+        if self.options.busy == "raise" and health.gate.failures:
+            raise ConcurrencyLimitError(
+                "the server is busy or can't be reached; nothing was sent",
+                hint="try again later",
+                sent=False,
+                external_task_id=record.key,
+            )
+        limit = None
+        if self.options.single:
+            limit = max(0.0, BUSY - (self._now() - begin))
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(limit):
+                    await self._enter(stack, begin)
+            except TimeoutError:
+                error = health.unreachable or RateLimitError("the server has been busy for long")
+                raise _not_sent(error, record.key) from None
+            yield
+
+    async def _enter(self, stack: AsyncExitStack, begin: float) -> None:
+        """Wait at the gate; a program's own call does not wait long for a dead server."""
+        health = self.active.services.health
+        if self.options.single and health.unreachable is not None:
+            async with asyncio.timeout(max(0.0, UNREACHED - (self._now() - begin))):
+                await stack.enter_async_context(health.gate.passage())
+            return
+        await stack.enter_async_context(health.gate.passage())
+
+    async def _shielded(self, record: JobRecord, body: Body) -> Job:
+        """Send and record in a task of its own: a cancelled caller does not abort the request."""
+        task = asyncio.create_task(self._post(record, body), name=f"send {record.key}")
+        self.active.send(record, task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_log_orphan)
+            raise
+
+    async def _post(self, record: JobRecord, body: Body) -> Job:
+        services = self.active.services
+        now = services.clock.time()
+        sending = await self.active.journal.send(
+            record,
+            now=now,
+            post_deadline=now + services.api.transport.timeouts.post(body.length),
+            limits=self.options.limits,
+            run=self.options.run,
+        )
+        if isinstance(sending, Refusal):
+            what = "max_jobs" if sending is Refusal.JOBS else "max_spend"
+            raise BudgetExceededError(
+                f"the limit of this run is reached ({what})",
+                hint="run again with a higher limit to continue",
+                external_task_id=record.key,
+            )
+        try:
+            task = await services.api.create(
+                kind_named(record.kind), body, external_task_id=record.key
+            )
+        except CometError as caught:
+            error = caught
+        except asyncio.CancelledError:
+            await self.active.move(sending, JobState.UNKNOWN, "closed before the answer came")
+            raise
+        else:
+            self.active.slots.accepted()
+            return await self.active.adopt(sending, task, "accepted")
+        return await self._refused(sending, error)
+
+    async def _refused(self, record: JobRecord, error: CometError) -> Job:
+        """Record what an unaccepted request means, then raise unless it is to be looked up."""
+        health = self.active.services.health
+        if isinstance(error, OutcomeUnknownError | DuplicateTaskError):
+            if isinstance(error, OutcomeUnknownError):
+                logger.warning(
+                    "the answer to %s was lost (%s); looking it up", record.key, error.message
+                )
+                health.lost(error, self.options.settle)
+                if not self.options.single and (reason := health.given_up()) is not None:
+                    self.stop(reason)
+            else:
+                health.answered()
+            return Job(await self.active.move(record, JobState.UNKNOWN, error.message, error))
+        if isinstance(error, RejectedError):
+            health.answered()
+            await self.active.move(record, JobState.REJECTED, error.message, error)
+            raise error
+        # Nothing was accepted: the server or the network said so, or the file changed.
+        await self.active.move(record, JobState.PLANNED, error.message, error)
+        health.failed(error)
+        if isinstance(error, ConcurrencyLimitError):
+            self.active.slots.shrink()
+        if error.account_wide or isinstance(error, ConfigError):
+            self.stop(error)
+        raise error
+
+
+def _not_sent(reason: CometError, key: str) -> CometError:
+    """Return the error of a job that is not sent because of *reason*."""
+    if isinstance(reason, RunStoppedError):
+        error: CometError = RunStoppedError(reason.message, hint=reason.hint)
+    elif isinstance(reason, NotSentError):
+        error = NotSentError(reason.message, hint=reason.hint)
+    elif isinstance(reason, RateLimitError):
+        error = RateLimitError(reason.message, sent=False, hint="try again later")
+    else:
+        error = RunStoppedError(
+            f"not sent, because this run has stopped: {reason.message}",
+            hint="run again to continue",
+        )
+    error.external_task_id = key
+    return error
+
+
+def _log_orphan(task: asyncio.Task[Job]) -> None:
+    """Log what a request did whose caller was cancelled or ran out of time."""
+    if task.cancelled():
+        return
+    if (error := task.exception()) is not None:
+        if not isinstance(error, CometError | InputError):
+            logger.error("a request whose caller had left failed", exc_info=error)
+        return
+    record = task.result().record
+    if record.task_id is not None:
+        logger.warning(
+            "task %s (%s) was accepted and is billed after its caller had left",
+            record.task_id,
+            record.key,
+        )
+    else:
+        logger.warning(
+            "request %s may have been accepted and billed, but its answer was lost; "
+            "look it up with find(%r)",
+            record.key,
+            record.key,
+        )
