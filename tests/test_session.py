@@ -6,6 +6,7 @@ import asyncio
 import gc
 import pickle
 import shutil
+import sys
 import threading
 import warnings
 from collections.abc import AsyncIterator, Callable
@@ -623,8 +624,38 @@ async def test_image_of_the_wanted_shape_is_copied(
     run = comet.expand_folder(dog, tmp_path / "out", Margins.for_aspect("4:3"))
     (outcome,) = [outcome async for outcome in run]
     assert outcome.files[0].read_bytes() == dog.read_bytes()
-    assert "nothing was paid" in outcome.notes[0]
+    assert outcome.notes == ("it already has this shape: copied as it is, nothing was paid",)
     assert sandbox.ledger.posts == []
+
+
+async def test_image_of_the_wanted_shape_is_converted_if_it_must_be(
+    comet: CometSession, tmp_path: Path
+) -> None:
+    """A file that is converted although it needs no expansion says so."""
+    image = pytest.importorskip("PIL.Image")
+    image.new("RGB", (400, 300)).save(tmp_path / "scan.tif")
+    run = comet.expand_folder(
+        tmp_path / "scan.tif", tmp_path / "out", Margins.for_aspect("4:3"), prepare=True
+    )
+    (outcome,) = [outcome async for outcome in run]
+    assert outcome.notes == (
+        "converted from TIFF to PNG",
+        "it already has this shape: saved as converted, nothing was paid",
+    )
+
+
+async def test_image_that_needs_a_missing_library_is_invalid(
+    comet: CometSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Running again would not help: it is refused, with what to install."""
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    run = comet.expand_folder(
+        tmp_path / "phone.heic", tmp_path / "out", Margins.uniform(0.1), prepare=True
+    )
+    (outcome,) = [outcome async for outcome in run]
+    assert outcome.status == "invalid"
+    assert "pip install 'comet-async[heif]'" in str(outcome.error)
 
 
 async def test_a_copy_of_an_image_that_changes_leaves_nothing(

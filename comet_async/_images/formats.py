@@ -1,10 +1,9 @@
-"""What a run of bytes is: its image format, its size as seen upright, and whether it ends.
+"""What a run of bytes is: its image format, its size as seen upright, and whether it is whole.
 
-Rule of this file: bytes in, values out. No file, no network, no image library, and no
-exception for any input: bytes that can't be read give None.
+Bytes in, values out: no file, no network, no image library, and no exception for any input.
 
-Sources: PNG, https://www.w3.org/TR/png-3/; JPEG, ITU-T T.81; EXIF 2.32 (JEITA CP-3451E);
-WebP, https://developers.google.com/speed/webp/docs/riff_container.
+Sources: WebP, https://developers.google.com/speed/webp/docs/riff_container; PNG and JPEG: see
+`comet_async._images.walkers`.
 """
 
 # ruff: noqa: PLR2004 - the numbers are the formats' own; each stands beside its name
@@ -13,11 +12,13 @@ from __future__ import annotations
 
 import re
 import struct
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 import attrs
+
+from comet_async._images.orientation import read_numbers
+from comet_async._images.walkers import MISSING_DATA, JpegWalker, PngWalker, Walker
 
 EXTENSIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -41,17 +42,11 @@ FORMAT_NAMES: Mapping[str, str] = MappingProxyType(
 WITHOUT_HEADER = frozenset({"tiff", "heic", "avif"})
 """Formats that `sniff` knows but `read_info` does not read."""
 
-# Real headers have some dozen segments, a few hundred with an extended XMP packet. The bound
-# keeps a hostile file of two-byte segments from costing time.
-_MAX_SEGMENTS = 4096
-# Phones put depth maps of a few megabytes before a JPEG's size; no header is longer than this.
-_MAX_HEAD = 8 * 1024 * 1024
+_HEAD = 4096  # enough for every header but a PNG's or JPEG's, which are walked through
 _TAIL = 64 * 1024
 
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _JPEG_END = b"\xff\xd9"
-_EXIF = b"Exif\x00\x00"
 
 
 @attrs.frozen(kw_only=True)
@@ -60,9 +55,9 @@ class ImageInfo:
 
     Attributes:
         format: ``"png"``, ``"jpeg"``, ``"webp"``, ``"gif"`` or ``"bmp"``.
-        width: Pixels across, as a viewer shows it (EXIF orientation applied).
+        width: Pixels across, as a viewer shows it (orientation applied).
         height: Pixels down, as a viewer shows it.
-        orientation: EXIF orientation of a PNG or JPEG, 1 (upright) to 8; 1 otherwise.
+        orientation: Orientation of a PNG or JPEG by its metadata, 1 (upright) to 8; 1 otherwise.
         bits: Bits of one channel.
         channels: Channels of one pixel as stored: 4 in a JPEG means CMYK.
     """
@@ -83,7 +78,7 @@ def sniff(head: bytes) -> str | None:
     """
     for magic, name in _MAGICS:
         if head.startswith(magic):
-            return name
+            return name if name != "tiff" or not _raw_name(head) else None
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "webp"
     if head[:2] == b"BM" and head[14:18] in _BMP_HEADERS:
@@ -92,7 +87,7 @@ def sniff(head: bytes) -> str | None:
 
 
 _MAGICS = (
-    (_PNG_MAGIC, "png"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
     (b"\xff\xd8\xff", "jpeg"),
     (b"GIF87a", "gif"),
     (b"GIF89a", "gif"),
@@ -116,167 +111,135 @@ def _sniff_iso(head: bytes) -> str | None:
     return "heic" if brands & _HEIC_BRANDS else None
 
 
+def describe(head: bytes) -> str:
+    """Return what bytes are that `sniff` does not know, such as ``a JPEG XL image``.
+
+    Args:
+        head: The first 256 bytes or more.
+    """
+    for at, magic, name in _OTHERS:
+        if head.startswith(magic, at):
+            return name
+    raw = _raw_name(head)
+    if raw:
+        return raw
+    if head[4:8] in _VIDEO_BOXES:
+        return "a camera raw file (CR3)" if head[8:12] == b"crx " else "a video (MP4 or MOV)"
+    return _describe_text(head)
+
+
+_OTHERS = (
+    (0, b"\xff\x0a", "a JPEG XL image"),
+    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL image"),
+    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 image"),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
+    (0, b"II\xbc\x01", "a JPEG XR image"),
+    (0, b"8BPS", "a Photoshop file (PSD)"),
+    (0, b"gimp xcf", "a GIMP file (XCF)"),
+    (0, b"\x00\x00\x01\x00", "an icon (ICO)"),
+    (0, b"\x00\x00\x02\x00", "a cursor (CUR)"),
+    (0, b"icns", "an icon (ICNS)"),
+    (0, b"FUJIFILMCCD-RAW", "a camera raw file (RAF)"),
+    (0, b"IIU\x00", "a camera raw file (RW2)"),
+    (0, b"IIRO", "a camera raw file (ORF)"),
+    (0, b"IIRS", "a camera raw file (ORF)"),
+    (0, b"MMOR", "a camera raw file (ORF)"),
+    (6, b"HEAPCCDR", "a camera raw file (CRW)"),
+    (0, b"FOVb", "a camera raw file (X3F)"),
+    (0, b"\x00MRM", "a camera raw file (MRW)"),
+    (0, b"\x1aE\xdf\xa3", "a video (WebM or Matroska)"),
+    (8, b"AVI ", "a video (AVI)"),
+    (0, b"\x8aMNG", "an animation (MNG)"),
+    (0, b"\x8bJNG", "a JNG image"),
+    (0, b"DDS ", "a texture (DDS)"),
+    (0, b"qoif", "a QOI image"),
+    (0, b"v/1\x01", "an OpenEXR image"),
+    (0, b"#?RADIANCE", "a Radiance image (HDR)"),
+    (0, b"SIMPLE  =", "a FITS image"),
+    (128, b"DICM", "a medical image (DICOM)"),
+    (0, b"AT&TFORM", "a DjVu document"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"%!PS", "a PostScript file"),
+    (0, b"\xc5\xd0\xd3\xc6", "a PostScript file (EPS)"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"7z\xbc\xaf", "a 7z archive"),
+    (0, b"Rar!", "a RAR archive"),
+    (0, b"\x00\x05\x16\x07", "macOS metadata of another file (AppleDouble)"),
+)
+_VIDEO_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
+_PNM = re.compile(rb"P[1-7][\s#]")
+
+
+def _describe_text(head: bytes) -> str:
+    start = head[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page"
+    if b"<svg" in head[:1024].lower():
+        return "an SVG drawing"
+    if start.startswith(b"<?xml"):
+        return "an XML file"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, which stands for a file that was not downloaded"
+    if _PNM.match(head):
+        return "a PNM image"
+    return "text" if _is_text(head[:256]) else "data in an unknown format"
+
+
+def _is_text(head: bytes) -> bool:
+    # The last letter may be cut in two.
+    text = head.decode("utf-8-sig", "ignore" if len(head) == 256 else "replace")
+    return len(text.encode()) >= len(head) - 6 and all(
+        letter.isprintable() or letter in "\t\r\n" for letter in text
+    )
+
+
+_SUBFILE, _MAKE, _DNG_VERSION, _SUB_IFDS = 254, 271, 50706, 330
+
+
+def _raw_name(head: bytes) -> str:
+    """Return what kind of camera raw file a TIFF is; empty if it is none, as far as *head* goes."""
+    if head[:4] not in {b"II*\x00", b"MM\x00*"}:
+        return ""
+    if head[8:10] == b"CR":
+        return "a camera raw file (CR2)"
+    found = read_numbers(head, {_SUBFILE, _MAKE, _DNG_VERSION, _SUB_IFDS})
+    if _DNG_VERSION in found:
+        return "a camera raw file (DNG)"
+    # The first directory holds a thumbnail, and the image itself is in one below.
+    reduced = found.get(_SUBFILE, 0) & 1
+    return "a camera raw file" if reduced and _SUB_IFDS in found else ""
+
+
 def read_info(head: bytes) -> ImageInfo | None:
     """Return what the header that begins with *head* says, or None when it can't be read.
 
     64 KiB are enough for most images; a JPEG with much metadata needs more.
     """
-    return _parse(head).info
-
-
-@attrs.frozen
-class _Parsed:
-    """A header as far as it was read; *final* when more bytes would not change it."""
-
-    info: ImageInfo | None = None
-    final: bool = True
-    end: int = 0  # where the search for the end mark may begin
-
-
-_BROKEN = _Parsed()
-_MORE = _Parsed(final=False)
-
-
-def _parse(head: bytes) -> _Parsed:
-    parser = _PARSERS.get(sniff(head) or "")
-    try:
-        parsed = parser(head) if parser else _BROKEN
-    except (struct.error, IndexError):
-        return _MORE
-    if parsed.info and min(parsed.info.width, parsed.info.height) < 1:
-        return _BROKEN
-    short = parsed.info is None and len(head) < 32  # no header but a JPEG's is longer
-    return _MORE if short else parsed
-
-
-# ---------------------------------------------------------------------------- PNG
-
-# Colour type → (channels, allowed bits).
-_PNG_COLOURS = {
-    0: (1, (1, 2, 4, 8, 16)),
-    2: (3, (8, 16)),
-    3: (3, (1, 2, 4, 8)),
-    4: (2, (8, 16)),
-    6: (4, (8, 16)),
-}
-
-
-def _parse_png(head: bytes) -> _Parsed:
-    length, kind, width, height, bits, colour = struct.unpack_from(">I4sIIBB", head, 8)
-    (check,) = struct.unpack_from(">I", head, 29)
-    channels, allowed = _PNG_COLOURS.get(colour, (0, ()))
-    sound = length == 13 and kind == b"IHDR" and zlib.crc32(head[12:29]) == check
-    if not sound or bits not in allowed:
-        return _BROKEN
-    orientation, final = _png_orientation(head)
-    if orientation > 4:  # 5 to 8 lie on their side
-        width, height = height, width
-    info = ImageInfo(
-        format="png",
-        width=width,
-        height=height,
-        orientation=orientation,
-        bits=bits,
-        channels=channels,
-    )
-    return _Parsed(info, final, 33)
-
-
-def _png_orientation(head: bytes) -> tuple[int, bool]:
-    at = 33  # after the signature and IHDR
-    for _ in range(_MAX_SEGMENTS):
-        if at + 8 > len(head):
-            return 1, False
-        length, kind = struct.unpack_from(">I4s", head, at)
-        if kind in (b"IDAT", b"IEND"):
-            break
-        if kind == b"eXIf":
-            return _orientation(head[at + 8 : at + 8 + length]), at + 8 + length <= len(head)
-        at += 12 + length
-    return 1, True
-
-
-# ---------------------------------------------------------------------------- JPEG
-
-_MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
-_NOT_FRAMES = frozenset({0xC4, 0xC8, 0xCC})  # tables and a reserved word among the frame markers
-_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
-_TOO_LATE = frozenset({0xD9, 0xDA})  # end of image, start of scan
-
-
-def _parse_jpeg(head: bytes) -> _Parsed:
-    at, orientation = 2, 0
-    for _ in range(_MAX_SEGMENTS):
-        found = _MARKER.search(head, at)  # junk and fill bytes are skipped
-        if found is None:
-            return _MORE
-        at, marker = found.end(), head[found.end() - 1]
-        if marker in _ALONE:
-            continue
-        (length,) = struct.unpack_from(">H", head, at)
-        if marker in _TOO_LATE or length < 2:  # the length counts itself
-            return _BROKEN
-        if 0xC0 <= marker <= 0xCF and marker not in _NOT_FRAMES:  # T.81 table B.1
-            return _jpeg_frame(head, at, orientation or 1)
-        if marker == 0xE1 and not orientation and head[at + 2 : at + 8] == _EXIF:  # APP1
-            orientation = _orientation(head[at + 8 : at + length])
-        at += length
-    return _BROKEN
-
-
-def _jpeg_frame(head: bytes, at: int, orientation: int) -> _Parsed:
-    length, bits, height, width, channels = struct.unpack_from(">HBHHB", head, at)
-    if length < 8 + 3 * channels:
-        return _BROKEN
-    if orientation > 4:  # 5 to 8 lie on their side
-        width, height = height, width
-    info = ImageInfo(
-        format="jpeg",
-        width=width,
-        height=height,
-        orientation=orientation,
-        bits=bits,
-        channels=channels,
-    )
-    return _Parsed(info, end=at + length)
-
-
-def _orientation(exif: bytes) -> int:
-    """Return the orientation in an EXIF block (a TIFF structure), 1 when it says none."""
-    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(exif[:4])
-    if order is None:
-        return 1
-    try:
-        (at,) = struct.unpack_from(f"{order}I", exif, 4)
-        (count,) = struct.unpack_from(f"{order}H", exif, at)
-        for entry in range(at + 2, at + 2 + 12 * count, 12):
-            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
-            if tag == 0x0112 and kind == 3:  # Orientation, a SHORT
-                return value if 1 <= value <= 8 else 1  # all that EXIF knows
-    except struct.error:
-        pass
-    return 1
+    inspector = Inspector()
+    inspector.feed(head)
+    return inspector.info
 
 
 # ---------------------------------------------------------------------------- the others
 
 
-def _plain(name: str, width: int, height: int, channels: int = 3) -> _Parsed:
-    return _Parsed(ImageInfo(format=name, width=width, height=height, channels=channels))
+def _plain(name: str, width: int, height: int, channels: int = 3) -> ImageInfo:
+    return ImageInfo(format=name, width=width, height=height, channels=channels)
 
 
-def _parse_gif(head: bytes) -> _Parsed:
+def _parse_gif(head: bytes) -> ImageInfo:
     return _plain("gif", *struct.unpack_from("<HH", head, 6))
 
 
-def _parse_bmp(head: bytes) -> _Parsed:
+def _parse_bmp(head: bytes) -> ImageInfo:
     if head[14] == 12:  # the oldest header, with short numbers
         return _plain("bmp", *struct.unpack_from("<HH", head, 18))
     width, height = struct.unpack_from("<ii", head, 18)
     return _plain("bmp", width, abs(height))  # a negative height: stored from the top
 
 
-def _parse_webp(head: bytes) -> _Parsed:
+def _parse_webp(head: bytes) -> ImageInfo | None:
     kind = head[12:16]
     if kind == b"VP8X":
         flags, width, height = struct.unpack_from("<I3s3s", head, 20)
@@ -289,16 +252,15 @@ def _parse_webp(head: bytes) -> _Parsed:
     if kind == b"VP8 " and head[23:26] == b"\x9d\x01\x2a":
         width, height = struct.unpack_from("<HH", head, 26)
         return _plain("webp", width & 0x3FFF, height & 0x3FFF)
-    return _BROKEN
+    return None
 
 
-_PARSERS: Mapping[str, Callable[[bytes], _Parsed]] = {
-    "png": _parse_png,
-    "jpeg": _parse_jpeg,
+_PARSERS: Mapping[str, Callable[[bytes], ImageInfo | None]] = {
     "gif": _parse_gif,
     "bmp": _parse_bmp,
     "webp": _parse_webp,
 }
+_WALKERS: Mapping[str, Callable[[], Walker]] = {"png": PngWalker, "jpeg": JpegWalker}
 
 
 def is_complete(format: str, tail: bytes) -> bool:  # noqa: A002 - the word of the field
@@ -327,56 +289,96 @@ class Inspector:
     """
 
     size: int = attrs.field(default=0, init=False)
-    _head: bytearray = attrs.field(factory=bytearray, init=False, repr=False)
+    _head: bytes = attrs.field(default=b"", init=False, repr=False)
     _tail: bytes = attrs.field(default=b"", init=False, repr=False)
-    _parsed: _Parsed = attrs.field(default=_MORE, init=False, repr=False)
-    _parsed_size: int = attrs.field(default=0, init=False, repr=False)
+    _walker: Walker | None = attrs.field(default=None, init=False, repr=False)
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of the file."""
         self.size += len(data)
         self._tail = (self._tail + data if len(data) < _TAIL else data)[-_TAIL:]
-        if not self._parsed.final and len(self._head) < _MAX_HEAD:
-            self._head += data
-        # Again only once the header has doubled: the work stays linear in its length.
-        if len(self._head) >= 2 * self._parsed_size:
-            self._parse_head()
+        if self._walker is not None:
+            self._walker.feed(data)
+        if len(self._head) < _HEAD:
+            begun = len(self._head)
+            self._head += data[: _HEAD - begun]
+            make = _WALKERS.get(self.format or "")
+            if self._walker is None and make is not None:
+                self._walker = make()
+                self._walker.feed(self._head[:begun] + data)
 
-    def skip(self, size: int) -> int:
-        """Pass over the middle of a file of *size* bytes, if it can be; return where to go on."""
-        if self._parsed.final and size - _TAIL > self.size:
-            self.size, self._tail = size - _TAIL, b""
-        return self.size
-
-    def _parse_head(self) -> None:
-        if not self._parsed.final and self._parsed_size != len(self._head):
-            self._parsed_size = len(self._head)
-            self._parsed = _parse(bytes(self._head))
+    @property
+    def head(self) -> bytes:
+        """The first bytes, enough for `describe`."""
+        return self._head
 
     @property
     def format(self) -> str | None:
-        """The format, or None while or when it can't be told."""
-        return sniff(bytes(self._head[:256]))
+        """The format, or None while or when it can't be recognised."""
+        return sniff(self._head)
 
     @property
     def info(self) -> ImageInfo | None:
         """What the header says, or None while or when it can't be read."""
-        self._parse_head()
-        return self._parsed.info
+        if self._walker is not None:
+            return self._walked(self._walker)
+        parser = _PARSERS.get(self.format or "")
+        try:
+            info = parser(self._head) if parser else None
+        except (struct.error, IndexError):
+            return None
+        return info if info and min(info.width, info.height) > 0 else None
+
+    def _walked(self, walker: Walker) -> ImageInfo | None:
+        shape, orientation = walker.shape, walker.orientation.value
+        if shape is None:
+            return None
+        width, height = shape.width, shape.height
+        if orientation > 4:  # 5 to 8 lie on their side
+            width, height = height, width
+        return ImageInfo(
+            format=self.format or "",
+            width=width,
+            height=height,
+            orientation=orientation,
+            bits=shape.bits,
+            channels=shape.channels,
+        )
+
+    @property
+    def unsupported(self) -> str:
+        """What the image is, if decoders don't read that, such as ``a lossless JPEG (SOF3)``."""
+        return "" if self._walker is None else self._walker.unsupported
+
+    @property
+    def damage(self) -> str:
+        """What is wrong with a PNG or JPEG that has passed as a whole; empty if nothing is."""
+        if self._walker is None:
+            return ""
+        if self._walker.damage or self._walker.ended or self.format != "png":
+            return self._walker.damage
+        # Its chunks lead past its end mark.
+        return MISSING_DATA if self.complete else ""
+
+    @property
+    def doubtful(self) -> bool:
+        """True for a whole PNG whose data should be looked at with `has_all_data`."""
+        return self._walker is not None and self._walker.ended and self._walker.doubtful
 
     @property
     def complete(self) -> bool:
         """True when the header can be read, and the end is there or not far from it.
 
-        False as well for a whole image with more than 64 KiB behind its end, as telephones
+        False as well for a whole JPEG with more than 64 KiB behind its end, as telephones
         write them; `has_end` finds it.
         """
         if self.info is None:
             return False
         if self.format == "webp":
-            # RIFF tells its length, without the eight bytes that tell it.
+            # RIFF holds its length, without the eight bytes before it.
             return self.size >= 8 + int.from_bytes(self._head[4:8], "little")
-        return self._ends_in(self._tail, self.size - len(self._tail))
+        ended = self._walker is not None and self._walker.ended
+        return ended or self._ends_in(self._tail, self.size - len(self._tail))
 
     def has_end(self, pieces: Iterable[bytes]) -> bool:
         """Return True when the end is anywhere in the file, which is passed in once more.
@@ -397,4 +399,7 @@ class Inspector:
 
     def _ends_in(self, part: bytes, start: int) -> bool:
         # Not in the header: the thumbnail in it has an end of its own.
-        return is_complete(self.format or "", part[max(0, self._parsed.end - start) :])
+        data_at = 0 if self._walker is None else self._walker.data_at
+        if data_at is None:
+            return False
+        return is_complete(self.format or "", part[max(0, data_at - start) :])

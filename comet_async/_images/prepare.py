@@ -1,14 +1,14 @@
-"""Mends images that the API would refuse, as far as an image can be mended.
+"""Converts images to PNG or JPEG files that the API accepts, where that loses nothing important.
 
-EXIF rotation is applied; WebP, HEIC, AVIF, TIFF, GIF, BMP, CMYK and 16-bit images become PNG
-or JPEG; a file that is too large is encoded again, and scaled down if that is not enough; a
-image that is too small is scaled up. What is fine already is never touched. A shape beyond
-1:2.5 can't be mended without cropping or padding, which is for a person to decide.
+WebP, HEIC, AVIF, TIFF, GIF and BMP become PNG or JPEG. A file that is too large is encoded again,
+and scaled down if that is not enough; an image that is too small is scaled up. An image that
+the API accepts, but whose pixels its decoders may read in another way than viewers show them
+(rotated by its metadata, CMYK, 16 bits a channel), is written plainly. All else is left as it is.
+A shape beyond 1:2.5 needs cropping or padding, which is for a person to decide.
 
-Asked for with ``load(..., prepare=True)``. The same bytes give the same bytes on one machine;
-another version of Pillow may write others.
-
-Rule of this file: Pillow is imported inside functions only, because it is an extra.
+What comes out is the image, or an error: never a thumbnail, never one flat colour, and never a
+file that can't be opened again. The same bytes give the same bytes on one machine; another
+version of Pillow may write others. Pillow is an extra: it is imported in functions only.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from __future__ import annotations
 import importlib.util
 import io
 import math
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
 
-from comet_async._images.formats import FORMAT_NAMES, ImageInfo
+from comet_async._images.formats import FORMAT_NAMES, ImageInfo, Inspector
+from comet_async._images.orientation import orientation_of
 from comet_async._images.rules import ACCEPTED, MAX_BYTES, MAX_RATIO, MIN_SIDE, ImageRules
 from comet_async.errors import CometError, MissingExtraError
 
@@ -35,13 +36,15 @@ _SHRINK = 0.8
 _MAX_DECODED = 50_000_000
 # A PNG rarely gets below an eighth of its pixels' bytes, and trying takes seconds.
 _MAX_PNG = 8 * MAX_BYTES
-_ORIENTATION = 0x0112
+# Decoders refuse profiles of a megabyte, and screens need none of a tenth of that.
+_MAX_PROFILE = 100_000
 _LOSSY = frozenset({"jpeg", "heic", "avif"})
+_SAVE_AGAIN = "open it in an image program and save it as PNG or JPEG"
 
 
 @attrs.frozen(kw_only=True)
-class Mended:
-    """An image that the API takes.
+class Converted:
+    """An image that the API accepts.
 
     Attributes:
         data: The file.
@@ -58,8 +61,8 @@ class Mended:
     notes: tuple[str, ...]
 
 
-def needs_mending(info: ImageInfo | None, size: int) -> bool:
-    """Tell whether an image can't be sent as it is, or is better not.
+def needs_conversion(info: ImageInfo | None, size: int) -> bool:
+    """Return True if an image can't be sent as it is, or is better not.
 
     Args:
         info: Its header, or None for a format whose header is not read.
@@ -76,68 +79,141 @@ def needs_mending(info: ImageInfo | None, size: int) -> bool:
     )
 
 
-def mend(
+def convert(
     file: BinaryIO,
     format: str,  # noqa: A002 - the field's word
     check: ImageRules,
     *,
-    bits: int = 8,
-) -> Mended:
-    """Return the image in *file* as a PNG or JPEG that the API takes. Takes its time.
+    info: ImageInfo | None = None,
+) -> Converted:
+    """Return the image in *file* as a PNG or JPEG that the API accepts. Takes its time.
 
     Args:
         file: The file, at its start.
         format: What it is, a key of `comet_async._images.formats.EXTENSIONS`.
-        check: The rules, and the words for what can't be mended.
-        bits: Bits of one channel, as the header says.
+        check: The rules, and the words for what can't be converted.
+        info: What its header says, where it was read.
 
     Raises:
-        InputError: It is damaged, too slim, or absurdly large.
+        InputError: It is damaged, too slim, or absurdly large, or would not stay the same image.
         MissingExtraError: Pillow, or for HEIC pillow-heif, is not installed.
     """
     if importlib.util.find_spec("PIL") is None:
-        raise MissingExtraError("preparing an image needs Pillow", extra="images")
+        raise MissingExtraError("converting an image needs Pillow", extra="images")
     notes: list[str] = []
-    image = _decode(file, format, check, notes)
-    if bits > 8 or image.mode.startswith("I"):  # noqa: PLR2004 - what will be left
+    image = _decode(file, format, check, notes, info)
+    before = image
+    if image.mode.startswith("I") or (info is not None and info.bits > 8):  # noqa: PLR2004 - what will be left
         notes.append("reduced to 8 bits a channel")
     image, profile = eight_bits(image, image.info.get("icc_profile"), notes)
+    if _is_flat(image) and not _is_flat(before):
+        what = "would become a single colour: its values are outside what its format shows"
+        raise check.refuse(what, limit="8 or 16 bits a channel", hint=_SAVE_AGAIN)
     image = _scale_up(image, notes)
     data, image = _encode(image, profile, notes, lossy=_is_lossy(file, format))
-    saved = "png" if data.startswith(b"\x89PNG") else "jpeg"
+    saved = _check_output(data, image, check)
     old, new = FORMAT_NAMES[format], FORMAT_NAMES[saved]
     notes.append(f"converted from {old} to {new}" if old != new else f"saved again as {new}")
     width, height = image.size
-    return Mended(data=data, format=saved, width=width, height=height, notes=tuple(notes))
+    return Converted(data=data, format=saved, width=width, height=height, notes=tuple(notes))
+
+
+def _check_output(data: bytes, image: Image, check: ImageRules) -> str:
+    """Return the format of what was made, once it has been opened again like any other file."""
+    from PIL import Image  # noqa: PLC0415 - an extra
+
+    inspector = Inspector()
+    inspector.feed(data)
+    found, info = inspector.format or "", inspector.info
+    problem = inspector.damage or inspector.unsupported
+    if info is None or (info.width, info.height) != image.size:
+        problem = problem or "it has another size"
+    try:
+        with Image.open(io.BytesIO(data), formats=[found.upper()]) as opened:
+            opened.load()
+    except Exception as exc:  # as in `_decode`  # noqa: BLE001
+        problem = problem or _reason(exc) or "unreadable"
+    if problem:
+        what = f"was converted, and the result can't be opened again: {problem}"
+        raise check.refuse(what, limit="an ordinary image", hint=_SAVE_AGAIN)
+    return found
 
 
 # ---------------------------------------------------------------------------- decoding
 
 
-def _decode(file: BinaryIO, format: str, check: ImageRules, notes: list[str]) -> Image:  # noqa: A002 - as above
-    from PIL import ImageOps  # noqa: PLC0415 - an extra
-
+def _decode(
+    file: BinaryIO,
+    format: str,  # noqa: A002 - as above
+    check: ImageRules,
+    notes: list[str],
+    info: ImageInfo | None,
+) -> Image:
+    """Return the decoded image, upright."""
     try:
         image = _open(file, format, check)
-        check.check_shape(*image.size)
-        if format not in {"png", "jpeg"} and getattr(image, "is_animated", False):
+        if format == "tiff":
+            _choose_page(image, check, notes)
+            _check_samples(image, check)
+        elif format not in {"png", "jpeg"} and getattr(image, "is_animated", False):
             notes.append("only the first image of several kept")
+        check.check_shape(*image.size)
         size = image.size
         if format == "jpeg" and size[0] * size[1] > _MAX_DECODED:
             image.draft(None, (size[0] // 2, size[1] // 2))
-        turn = image.getexif().get(_ORIENTATION, 1)
-        upright = ImageOps.exif_transpose(image)
+        image.load()
+        if format == "tiff":
+            _repair_palette(image)
+        orientation = _orientation(image) if info is None or format == "webp" else info.orientation
+        upright = _turn(image, orientation)
     except CometError:
         raise
     except Exception as exc:  # decoders raise whatever damaged bytes lead them to
-        what = f"can't be decoded: {type(exc).__name__}: {exc}"
-        hint = "open it in an image program and save it again"
-        raise check.refuse(what, limit="an undamaged image", hint=hint) from exc
-    if turn in range(2, 9):
-        notes.append(f"rotated upright (EXIF {turn})")
+        reason = _reason(exc)
+        what = f"can't be decoded: {reason}" if reason else "can't be decoded"
+        raise check.refuse(what, limit="an undamaged image", hint=_SAVE_AGAIN) from exc
     if image.size != size:
         notes.append(_scaled("down", size, image.size))
+    if orientation != 1:
+        notes.append(f"rotated upright (orientation {orientation})")
     return upright
+
+
+def _reason(exc: Exception) -> str:
+    """Return what a decoder says, without its objects, which mean nothing to a user."""
+    text = str(exc)
+    return "" if "<" in text or "object at" in text else text
+
+
+def _orientation(image: Image) -> int:
+    """Return the orientation of an image whose header only Pillow reads."""
+    tags: Any = getattr(image, "tag_v2", None)
+    if tags is not None and _ORIENTATION in tags:
+        found = tags[_ORIENTATION]
+        return found if found in range(1, 9) else 1
+    xmp = image.info.get("xmp", b"")
+    exif = None if tags is not None else image.info.get("exif")
+    return orientation_of(exif, xmp if isinstance(xmp, bytes) else str(xmp).encode())
+
+
+def _turn(image: Image, orientation: int) -> Image:
+    """Return *image* as a viewer shows it."""
+    from PIL.Image import Transpose  # noqa: PLC0415 - an extra
+
+    methods = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    if orientation not in methods:
+        return image
+    turned = image.transpose(methods[orientation])
+    turned.info = dict(image.info)  # its profile
+    return turned
 
 
 def _open(file: BinaryIO, format: str, check: ImageRules) -> Image:  # noqa: A002 - as above
@@ -160,14 +236,122 @@ def _open(file: BinaryIO, format: str, check: ImageRules) -> Image:  # noqa: A00
 
 
 def _is_lossy(file: BinaryIO, format: str) -> bool:  # noqa: A002 - as above
-    """Tell whether the original was compressed as a photo: a PNG of it would only be larger."""
-    if format == "webp":
-        file.seek(12)
-        return file.read(4) != b"VP8L"
-    return format in _LOSSY
+    """Return True if the original was compressed as a photo: a PNG of it would only be larger."""
+    if format != "webp":
+        return format in _LOSSY
+    # The image data stands behind a header, a profile and other chunks, or inside a frame.
+    file.seek(12)
+    while len(head := file.read(8)) == 8:  # noqa: PLR2004 - a chunk's name and length
+        name, length = head[:4], int.from_bytes(head[4:], "little")
+        if name in {b"VP8 ", b"VP8L"}:
+            return name == b"VP8 "
+        # A frame of an animation: 16 bytes, then chunks.
+        file.seek(16 if name == b"ANMF" else length + length % 2, io.SEEK_CUR)
+    return True
+
+
+# ---------------------------------------------------------------------------- TIFF
+
+_ORIENTATION, _SUBFILE, _OLD_SUBFILE, _SUB_IFDS, _DNG_VERSION = 274, 254, 255, 330, 50706
+_WIDTH, _HEIGHT, _BITS, _PLANES, _SAMPLE_FORMAT, _COLOURS = 256, 257, 258, 284, 339, 320
+_REDUCED, _MASK = 1, 4  # bits of NewSubfileType
+_MAX_PAGES = 100
+
+
+def _choose_page(image: Any, check: ImageRules, notes: list[str]) -> None:  # noqa: ANN401 - Pillow's TiffImageFile
+    """Go to the page that is the image: no thumbnail and no mask.
+
+    Raises:
+        InputError: There is none, as in a camera raw file.
+    """
+    if _is_raw(image):
+        what = "is a camera raw file, not a PNG or JPEG"
+        raise check.refuse(what, limit="PNG or JPEG", hint="save it as PNG or JPEG")
+    pages = _read_pages(image)
+    whole = [page for page in pages if not page.aside]
+    if not whole:
+        what = "holds nothing but a reduced version of an image"
+        raise check.refuse(what, limit="a whole image", hint=_SAVE_AGAIN)
+    chosen = whole[0]
+    larger = [page for page in whole if page.enlarges(chosen)]
+    chosen = max(larger, key=lambda page: page.width, default=chosen)
+    image.seek(chosen.number)
+    if len(whole) > 1 and not larger:
+        notes.append("only the first image of several kept")
+    elif chosen.number:
+        notes.append(f"image {chosen.number + 1} of the file taken: those before it are reduced")
+
+
+@attrs.frozen
+class _Page:
+    """One page of a TIFF."""
+
+    number: int
+    width: int
+    height: int
+    aside: bool  # a reduced version of another page, or a mask
+
+    def enlarges(self, other: _Page) -> bool:
+        """Return True if *other* looks like a thumbnail of this page."""
+        alike = abs(self.width * other.height - other.width * self.height)
+        return self.width >= 2 * other.width and alike <= 0.05 * self.width * other.height
+
+
+def _read_pages(image: Any) -> list[_Page]:  # noqa: ANN401 - as above
+    pages: list[_Page] = []
+    for number in range(_MAX_PAGES):
+        try:
+            image.seek(number)
+        except EOFError:
+            break
+        except Exception:  # noqa: BLE001, S110 - a page that can't be decoded is known by its tags
+            pass
+        tags = image.tag_v2
+        kind = tags.get(_SUBFILE, 0)
+        aside = bool(kind & (_REDUCED | _MASK)) or tags.get(_OLD_SUBFILE) == 2  # noqa: PLR2004 - reduced
+        pages.append(_Page(number, tags.get(_WIDTH, 0), tags.get(_HEIGHT, 0), aside))
+    return pages
+
+
+def _is_raw(image: Any) -> bool:  # noqa: ANN401 - as above
+    """Return True for a DNG, NEF, ARW and the like: the image is in a directory below."""
+    tags = image.tag_v2
+    if _DNG_VERSION in tags:
+        return True
+    return bool(tags.get(_SUBFILE, 0) & _REDUCED) and _SUB_IFDS in tags
+
+
+def _check_samples(image: Any, check: ImageRules) -> None:  # noqa: ANN401 - as above
+    """Raise `InputError` for pixels that Pillow reads, but not as they are meant."""
+    tags = image.tag_v2
+    bits = max(tags.get(_BITS, (1,)))
+    samples = set(tags.get(_SAMPLE_FORMAT, (1,)))
+    problem = ""
+    if 3 in samples:  # noqa: PLR2004 - IEEE floating point
+        problem = "has floating-point pixels, which have no fixed black and white"
+    elif samples - {1, 4} or bits > 16:  # noqa: PLR2004 - neither unsigned nor undefined
+        problem = f"has {bits}-bit pixels of an unusual kind"
+    elif bits > 8 and tags.get(_PLANES) == 2 and len(tags.get(_BITS, ())) > 1:  # noqa: PLR2004 - separate
+        problem = f"has {bits}-bit channels in separate planes"
+    if problem:
+        raise check.refuse(problem, limit="8 or 16 bits a channel", hint=_SAVE_AGAIN)
+
+
+def _repair_palette(image: Any) -> None:  # noqa: ANN401 - as above
+    """Read a palette of 8-bit values as such: some programs don't scale them to 16 bits."""
+    colours = image.tag_v2.get(_COLOURS)
+    if image.mode == "P" and colours and max(colours) < 256:  # noqa: PLR2004 - 8 bits
+        image.putpalette(bytes(colours), "RGB;L")
 
 
 # ---------------------------------------------------------------------------- colours
+
+
+def _is_flat(image: Image) -> bool:
+    """Return True if all pixels have the same value."""
+    extrema: Any = image.getextrema()
+    bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    return all(low == high for low, high in bands)
 
 
 def eight_bits(image: Image, profile: bytes | None, notes: list[str]) -> tuple[Image, bytes | None]:
@@ -183,7 +367,7 @@ def eight_bits(image: Image, profile: bytes | None, notes: list[str]) -> tuple[I
         image = image.convert("I").point([(v + 128) // 257 for v in range(65536)], "L")
     elif image.mode == "CMYK":
         notes.append("converted from CMYK to RGB")
-        image, profile = _from_cmyk(image, profile), None
+        image, profile = _to_srgb(image, profile) or image.convert("RGB"), None
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() == (255, 255):
@@ -191,25 +375,37 @@ def eight_bits(image: Image, profile: bytes | None, notes: list[str]) -> tuple[I
     elif image.mode != "L":
         image = image.convert("L" if image.mode == "1" else "RGB")
     space = b"GRAY" if image.mode == "L" else b"RGB "
-    return image, profile if profile and profile[16:20] == space else None
+    if not profile or profile[16:20] != space:
+        return image, None
+    return (image, profile) if len(profile) <= _MAX_PROFILE else _apply(image, profile, notes)
 
 
-def _from_cmyk(image: Image, profile: bytes | None) -> Image:
+def _apply(image: Image, profile: bytes, notes: list[str]) -> tuple[Image, None]:
+    """Return *image* in sRGB, without its profile, which is too large to be sent along."""
+    size = f"{len(profile) // 1000:,} kB"
+    converted = _to_srgb(image, profile)
+    if converted is None:
+        notes.append(f"its colour profile of {size} left out: it can't be read")
+        return image, None
+    notes.append(f"converted to sRGB: its colour profile has {size}")
+    return converted, None
+
+
+def _to_srgb(image: Image, profile: bytes | None) -> Image | None:
+    """Return *image* in sRGB; None if its profile can't be used."""
     from PIL import ImageCms  # noqa: PLC0415 - an extra
 
-    if profile:
-        try:
-            converted = ImageCms.profileToProfile(
-                image,
-                ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-                ImageCms.createProfile("sRGB"),
-                outputMode="RGB",
-            )
-        except (ImageCms.PyCMSError, OSError):
-            converted = None  # a damaged profile, or one for another mode
-        if converted is not None:
-            return converted
-    return image.convert("RGB")
+    if not profile:
+        return None
+    try:
+        return ImageCms.profileToProfile(
+            image,
+            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+            ImageCms.createProfile("sRGB"),
+            outputMode="RGBA" if image.mode == "RGBA" else "RGB",
+        )
+    except (ImageCms.PyCMSError, OSError):
+        return None  # a damaged profile, or one for another mode
 
 
 # ---------------------------------------------------------------------------- size and file

@@ -1,6 +1,6 @@
 """The API's rules for an image, as errors that say what is wrong and what to do.
 
-Rule of this file: it looks at facts about an image (first bytes, size, header), never at a file.
+They look at facts about an image (first bytes, size, header), never at a file.
 
 Limits: Kling's "Image expansion" page,
 https://klingai.com/document-api/api/image/common/outpainting.
@@ -9,11 +9,10 @@ https://klingai.com/document-api/api/image/common/outpainting.
 from __future__ import annotations
 
 import functools
-import re
 
 import attrs
 
-from comet_async._images.formats import FORMAT_NAMES, WITHOUT_HEADER, Inspector
+from comet_async._images.formats import FORMAT_NAMES, WITHOUT_HEADER, Inspector, describe
 from comet_async.errors import InputError
 
 # The page does not say whether 10 MB are 10^7 or 10 * 2^20 bytes, nor whether the file counts
@@ -32,13 +31,10 @@ MAX_PIXELS = 178_956_970
 "decompression bomb" (twice its ``MAX_IMAGE_PIXELS``), so most servers would too."""
 
 ACCEPTED = frozenset({"png", "jpeg"})
-"""The formats that the API takes."""
+"""The formats that the API accepts."""
 
 MAX_PREPARE_BYTES = 256 * 1024 * 1024
-"""The largest file that ``prepare=True`` takes: a 40-megapixel TIFF with 16 bits fits."""
-
-PREPARE = "prepare=True (on the command line --prepare)"
-"""How to ask for mending, as error messages say it."""
+"""The largest file that ``prepare=True`` accepts: a 40-megapixel TIFF with 16 bits fits."""
 
 _SHOWN = 80
 
@@ -49,7 +45,7 @@ class ImageRules:
 
     Attributes:
         field: What the image is called in the request.
-        prepare: True when it will be mended, so that less is asked of it.
+        prepare: True when it may be converted, so that less is required of it.
         hashed: Whether its hash is wanted.
         source: The image as the user named it.
     """
@@ -63,7 +59,7 @@ class ImageRules:
         """Return the error that says what the image is, which rule it breaks, what to do."""
         name = show(self.source) or "''"
         return InputError(
-            f"{self.field}: {name} {what}",
+            f"{self.field}: {_UNNAMED.get(name, name)} {what}",
             field=self.field,
             value=name if value is None else value,
             limit=limit,
@@ -76,33 +72,45 @@ class ImageRules:
             raise self.refuse("is empty", limit="at least one byte", hint="save it again")
         most = MAX_PREPARE_BYTES if self.prepare else MAX_BYTES
         if size > most:
-            hint = "save it smaller" if self.prepare else f"{PREPARE} makes it fit"
+            hint = "save it smaller" if self.prepare else "pass prepare=True to make it fit"
             limit = f"at most {most >> 20} MB ({most:,} bytes)"
             what = f"has {size:,} bytes; {limit}"
             raise self.refuse(what, value=f"{size} bytes", limit=limit, hint=hint)
 
     def check_kind(self, format: str | None, head: bytes) -> None:  # noqa: A002 - the field's word
-        """Raise `InputError` for what is no image, or one that must be converted first."""
+        """Raise `InputError` for what is not an image, or one that must be converted first."""
         if format is None:
-            hint = "the content decides, not the name"
-            raise self.refuse(f"is {_guess(head)}, no image", limit="PNG or JPEG", hint=hint)
+            found = describe(head)
+            hint = _HINTS.get(found, "save it as PNG or JPEG")
+            what = f"is {found}, not a PNG or JPEG"
+            raise self.refuse(what, value=found, limit="PNG or JPEG", hint=hint)
         if format not in ACCEPTED and not self.prepare:
             name = FORMAT_NAMES[format]
-            hint = f"{PREPARE} converts it"
-            raise self.refuse(f"is {name}", value=name, limit="PNG or JPEG", hint=hint)
+            what, hint = (
+                f"is {name}, which the API does not accept",
+                "pass prepare=True to convert it",
+            )
+            raise self.refuse(what, value=name, limit="PNG or JPEG", hint=hint)
 
     def check_whole(self, inspector: Inspector, *, complete: bool) -> None:
-        """Raise `InputError` for a damaged header, a size that won't do, or a missing end."""
+        """Raise `InputError` for what decoders don't read, damage, or a size that won't do."""
         info = inspector.info
-        if info is None:
-            if inspector.format not in WITHOUT_HEADER:
-                hint = "open it in an image program and save it again"
-                raise self.refuse("has a damaged header", limit="a readable header", hint=hint)
-            return
-        self.check_shape(info.width, info.height)
-        if not complete:
+        if inspector.unsupported:
+            what = f"is {inspector.unsupported}, which decoders don't read"
+            hint = "save it as an ordinary JPEG or PNG"
+            raise self.refuse(what, limit="a common kind of JPEG or PNG", hint=hint)
+        if info is not None:
+            self.check_shape(info.width, info.height)
+        if inspector.damage or (info is None and inspector.format not in WITHOUT_HEADER):
+            raise self.damaged(inspector.damage or "has a damaged header")
+        if info is not None and not complete:
             hint = "copy or download it again"
             raise self.refuse("is cut short: its end is missing", limit="a whole file", hint=hint)
+
+    def damaged(self, what: str) -> InputError:
+        """Return the error for an image that can't be decoded."""
+        hint = "copy or download it again, or save it again in an image program"
+        return self.refuse(what, limit="an undamaged image", hint=hint)
 
     def check_shape(self, width: int, height: int) -> None:
         """Raise `InputError` for a side too short, a shape too slim, or an absurd size."""
@@ -116,19 +124,24 @@ class ImageRules:
             raise refuse(f"has {size}; it needs {limit}", limit=limit, hint="crop it")
         if min(width, height) < MIN_SIDE and not self.prepare:
             limit = f"both sides at least {MIN_SIDE} px"
-            hint = f"use a larger image, or {PREPARE} scales it up"
+            hint = "use a larger image, or pass prepare=True to scale it up"
             raise refuse(f"has {size}; it needs {limit}", limit=limit, hint=hint)
 
 
-def _guess(head: bytes) -> str:
-    start = head[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith((b"<!doctype html", b"<html")):
-        return "an HTML page"
-    if start.startswith((b"<?xml", b"<svg")):
-        return "XML or SVG"
-    if start.startswith(b"%pdf"):
-        return "a PDF"
-    return "text" if re.fullmatch(rb"[\t\r\n\x20-\x7e]*", head[:256]) else "unknown data"
+# A sentence needs a subject; `SourceImage.source` keeps the short word.
+_UNNAMED = {"bytes": "the data", "data URI": "the data URI"}
+_BY_CONTENT = "the type is detected from the content, whatever the file is called"
+_HINTS = {
+    "text": _BY_CONTENT,
+    "an HTML page": _BY_CONTENT,
+    "an XML file": _BY_CONTENT,
+    "data in an unknown format": _BY_CONTENT,
+    "a Git LFS pointer, which stands for a file that was not downloaded": "run git lfs pull",
+    "macOS metadata of another file (AppleDouble)": "name the file without ._ at its start",
+    **dict.fromkeys(
+        ("a ZIP archive", "a gzip archive", "a 7z archive", "a RAR archive"), "unpack it first"
+    ),
+}
 
 
 def show(text: str) -> str:

@@ -433,10 +433,13 @@ class Batch:
                 hint="nothing was sent and nothing was paid; use the image as it is",
             )
         files: tuple[Path, ...] = ()
-        note = "it already has this shape: copied as it is, nothing was paid"
+        image = next(iter(planned.images.values()))
+        how = "saved as converted" if image.notes else "copied as it is"
+        note = f"it already has this shape: {how}, nothing was paid"
         if self.saver is not None and item.dest is not None:
-            files = (await self.saver.copy(next(iter(planned.images.values())), item.dest),)
-        return Outcome(source=item.source, status=OutcomeStatus.DONE, files=files, notes=(note,))
+            files = (await self.saver.copy(image, item.dest),)
+        notes = (*image.notes, note)
+        return Outcome(source=item.source, status=OutcomeStatus.DONE, files=files, notes=notes)
 
     async def _resume_left_over(self, call: Call, record: JobRecord) -> Outcome | None:
         """Resume a job, unless another run of this process has it or has ended it."""

@@ -75,7 +75,7 @@ async def test_bad_images_are_in_the_plan(comet: Command, photos: Path) -> None:
     assert ended.outcomes == {"pending": 3, "invalid": 1}
     ended = await comet("expand", photos, "--out", out, *SHAPE, "--dry-run")
     (line,) = [line for line in ended.out.splitlines() if line.startswith("invalid")]
-    assert line.endswith("bad.png\tis text, no image; the content decides, not the name")
+    assert "bad.png\tis text, not a PNG or JPEG; the type is detected from the content" in line
 
 
 async def test_equal_images_cost_once(comet: Command, photos: Path) -> None:
