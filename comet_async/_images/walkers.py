@@ -137,7 +137,7 @@ class PngWalker:
         """Take the next piece of the file."""
         view, at, end = memoryview(data), 0, len(data)
         while at < end and not self.ended and not self.damage:
-            if self._name == b"IDAT" and self._wanted == 12 and self._sink is None:
+            if self._wanted == 12 and self._in_data:
                 at = self._pass_data(view, at)
             if self._wanted:
                 taken = view[at : at + self._wanted]
@@ -153,6 +153,12 @@ class PngWalker:
                 if not self._left:
                     self._wanted = 4 if self._name == b"IEND" else 12
             at += len(taken)
+
+    @property
+    def _in_data(self) -> bool:
+        """True within the image data, when nothing is to be done but count and check it."""
+        begun = self._name == b"IDAT" and len(self._data_start) == 2
+        return begun and self._sink is None
 
     def _pass_data(self, view: memoryview, at: int) -> int:
         """Pass over chunks of image data that lie in *view* as a whole; return where they end.

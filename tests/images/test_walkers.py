@@ -55,7 +55,15 @@ def cut_in_chunks(data: bytes, size: int) -> list[tuple[bytes, bytes]]:
     return [parts[0], *pieces, (b"IEND", b"")]
 
 
+def flat() -> bytes:
+    """Return a PNG of 320 x 300 pixels in a few hundred bytes."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (320, 300), "red").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 PNG, JPEG = saved("PNG"), saved("JPEG", quality=80)
+FLAT = flat()
 GRAY_PALETTE = saved("PNG", "P")
 PARTS = cut_in_chunks(PNG, 8192)
 HEADER, END = PARTS[0], PARTS[-1]
@@ -166,6 +174,7 @@ ACCEPTED = {
     "one chunk": PNG,
     "many chunks": joined(PARTS),
     "chunks of 100 bytes": joined(cut_in_chunks(PNG, 100)),
+    "chunks of one byte": joined(cut_in_chunks(FLAT, 1)),
     "equal chunks": joined(cut_in_chunks(PNG, sum(len(b) for k, b in PARTS if k == b"IDAT") // 2)),
     "empty chunk between": joined([HEADER, PARTS[1], (b"IDAT", b""), *PARTS[2:]]),
     "wrong checksum behind the image": joined(PARTS[:-1])
