@@ -6,6 +6,7 @@ import io
 import sys
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import pytest
 
 from comet_async._images.load import SourceImage, load
@@ -138,8 +139,9 @@ async def test_rule_that_can_not_be_kept() -> None:
 
 
 async def test_damaged_image(photo: bytes) -> None:
-    """What passes by its header may still fail here."""
-    loaded = await load(photo[:100] + bytes(100) + photo[200:])
+    """An image that was damaged since it was loaded fails here."""
+    loaded = await load(photo)
+    loaded = attrs.evolve(loaded, data=photo[:100] + bytes(100) + photo[200:])
     with pytest.raises(InputError, match="bytes can't be decoded"):
         render(loaded, Margins.uniform(0.1))
 
