@@ -142,7 +142,7 @@ async def test_damaged_image(photo: bytes) -> None:
     """An image that was damaged since it was loaded fails here."""
     loaded = await load(photo)
     loaded = attrs.evolve(loaded, data=photo[:100] + bytes(100) + photo[200:])
-    with pytest.raises(InputError, match="bytes can't be decoded"):
+    with pytest.raises(InputError, match="the data can't be decoded"):
         render(loaded, Margins.uniform(0.1))
 
 
