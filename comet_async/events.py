@@ -128,10 +128,14 @@ class SlotAwaited(JobEvent):
 
     Attributes:
         seconds: For how long.
-        holders: Keys of jobs that hold slots; at most ten.
+        used: Slots in use.
+        limit: Slots there are.
+        holders: Some of the jobs that hold slots: their keys, with what is known of them.
     """
 
     seconds: float
+    used: int
+    limit: int
     holders: tuple[str, ...]
 
 
@@ -248,7 +252,7 @@ class EventSink:
         hook: Called with each event, in the event loop; None for nothing.
     """
 
-    def __init__(self, hook: Callable[[Event], object] | None) -> None:
+    def __init__(self, hook: Callable[[Event], object] | None = None) -> None:
         self._hook = hook
 
     @property
@@ -256,9 +260,10 @@ class EventSink:
         """True if a poll's events reach anyone; otherwise they need not be made."""
         return self._hook is not None or _waiter.isEnabledFor(logging.DEBUG)
 
-    def emit(self, event: Event) -> None:
-        """Pass *event* on."""
-        level = _LEVELS.get(type(event), logging.DEBUG)
+    def emit(self, event: Event, *, level: int | None = None) -> None:
+        """Pass *event* on; *level* is that of the log record, if not the usual one."""
+        if level is None:
+            level = _LEVELS.get(type(event), logging.DEBUG)
         logger = _jobs if isinstance(event, JobEvent) else _waiter
         if logger.isEnabledFor(level):
             logger.log(level, "%s", _text(event), extra=_fields(event))
@@ -301,8 +306,8 @@ def _job_text(event: JobEvent) -> str:  # noqa: PLR0911 - one line for each even
     job = f"{event.key} (task {event.task_id})" if event.task_id else event.key
     match event:
         case SlotAwaited():
-            holders = ", ".join(event.holders)
-            return f"{job} has waited {event.seconds:.0f} s for a slot, held by {holders}"
+            held = f"{event.used} of {event.limit} are held by {', '.join(event.holders)}"
+            return f"{job} has been waiting for a slot for {event.seconds:.0f} s: {held}"
         case Submitted():
             return f"{job} was accepted and is billed"
         case Duplicate():

@@ -43,6 +43,7 @@ from comet_async.errors import (
     JournalRequiredError,
     NotFoundError,
 )
+from comet_async.events import Event, EventSink
 from comet_async.gateways import Gateway
 from comet_async.geometry import MarginRule
 from comet_async.models import ResultImage, Task, TaskPage
@@ -200,6 +201,8 @@ class CometSession(TaskReader):
         schedule: When to poll a task: seconds, a tenacity wait strategy, or a schedule of
             ours. A schedule that learns by default.
         callbacks: A `CallbackReceiver` whose address goes into what is submitted.
+        on_event: Called in the event loop with each event of `comet_async.events`: what happens
+            to jobs, and the polls of the session's own waiter. The same events are logged.
         network: Proxy, certificates, or an ``aiohttp.ClientSession`` of your own.
         prepare: Convert images that the API would refuse. False by default.
         clock: For tests.
@@ -222,6 +225,7 @@ class CometSession(TaskReader):
         verify_remote: bool = False,
         schedule: ScheduleLike = None,
         callbacks: NotificationSource | None = None,
+        on_event: Callable[[Event], object] | None = None,
         network: Network | None = None,
         prepare: bool = False,
         clock: Clock = SYSTEM_CLOCK,
@@ -237,7 +241,7 @@ class CometSession(TaskReader):
         transport = Transport(network=network, timeouts=timeouts, clock=clock, trusted=trusted)
         self.schedule = as_schedule(schedule)
         self._api = Api(gateway=chosen, credentials=credentials, transport=transport, clock=clock)
-        self._waiter = TaskWaiter(self, callbacks=callbacks)
+        self._waiter = TaskWaiter(self, callbacks=callbacks, on_event=on_event)
         self._runs = RunFactory(
             services=Services(
                 api=self._api,
@@ -246,6 +250,7 @@ class CometSession(TaskReader):
                 health=ServerHealth(clock, Gate(clock, trusted=False)),
                 account=f"{chosen.fingerprint}-{identity}",
                 callbacks=callbacks,
+                events=EventSink(on_event),
             ),
             defaults={
                 "concurrency": concurrency,

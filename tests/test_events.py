@@ -47,8 +47,8 @@ EVENTS: list[tuple[Event, str, int]] = [
     ),
     (Notified(task_id="878"), "task 878: a notification arrived; polling now", logging.DEBUG),
     (
-        SlotAwaited(**JOB, seconds=5.0, holders=("ce1-b", "ce1-c")),
-        "ce1-a has waited 5 s for a slot, held by ce1-b, ce1-c",
+        SlotAwaited(**JOB, seconds=5.0, used=2, limit=2, holders=("ce1-b", "ce1-c")),
+        "ce1-a has been waiting for a slot for 5 s: 2 of 2 are held by ce1-b, ce1-c",
         logging.INFO,
     ),
     (

@@ -118,7 +118,7 @@ def test_metrics_add_up(telemetry: Telemetry) -> None:
 
 def test_a_failure_is_an_error_of_the_span(telemetry: Telemetry) -> None:
     """Its class is there; the way to it is in the span's events."""
-    telemetry.hook(SlotAwaited(**JOB, seconds=5.0, holders=("ce1-b",)))
+    telemetry.hook(SlotAwaited(**JOB, seconds=5.0, used=1, limit=1, holders=("ce1-b",)))
     telemetry.hook(AnswerLost(**JOB, error="OutcomeUnknownError", message="reset"))
     telemetry.hook(Recovered(**KNOWN))
     failed = Changed(task_id="878", task=task(TaskStatus.FAILED), previous=None)

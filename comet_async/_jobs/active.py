@@ -7,6 +7,7 @@ import functools
 import logging
 from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import attrs
 
@@ -23,6 +24,7 @@ from comet_async.errors import (
     StaleRecordError,
     TaskFailedError,
 )
+from comet_async.events import JobEvent, SlotAwaited
 from comet_async.models import ResultImage, Task
 
 logger = logging.getLogger("comet_async")
@@ -74,6 +76,7 @@ class ActiveJobs:
         services: What the session shares.
         locks: One caller at a time works on a job.
         sends: Requests in the air, by key.
+        duplicates: Keys that the server knew from an earlier request, until their task is found.
         reconciler: Finds out what became of requests whose answers were lost.
     """
 
@@ -82,6 +85,7 @@ class ActiveJobs:
     services: Services
     locks: KeyedLock = attrs.field(factory=KeyedLock, init=False)
     sends: dict[str, asyncio.Task[Job]] = attrs.field(factory=dict, init=False)
+    duplicates: set[str] = attrs.field(factory=set, init=False)
     reconciler: Reconciler = attrs.field(init=False)
     # By task id: jobs whose task has not been seen to end. The keys of the same jobs.
     _running: dict[str, JobRecord] = attrs.field(factory=dict, init=False)
@@ -194,25 +198,21 @@ class ActiveJobs:
             timer.cancel()
 
     def _log_holders(self, record: JobRecord, level: int) -> None:
-        if not logger.isEnabledFor(level):
-            return
         tasks = {running.key: task_id for task_id, running in list(self._running.items())}
         holders = self.slots.holders
-        names = ", ".join(
+        names = tuple(
             f"{key} (task {tasks[key]})" if key in tasks else f"{key} (being sent or looked up)"
             for key in holders[:_NAMED]
         )
-        more = f" and {len(holders) - _NAMED} more" if len(holders) > _NAMED else ""
-        logger.log(
-            level,
-            "%s has been waiting for a slot for %.0f s: %d of %d are held by %s%s",
-            record.key,
-            SLOT_PATIENCE,
-            self.slots.used,
-            self.slots.limit,
-            names,
-            more,
+        event = SlotAwaited(
+            key=record.key,
+            kind=record.kind,
+            seconds=SLOT_PATIENCE,
+            used=self.slots.used,
+            limit=self.slots.limit,
+            holders=names,
         )
+        self.services.events.emit(event, level=level)
 
     @contextmanager
     def _watching(self, loop: asyncio.AbstractEventLoop) -> Generator[None, None, None]:
@@ -312,10 +312,19 @@ class ActiveJobs:
         now = self.services.clock.time()
         return await self.journal.move(record, state, now=now, why=why, **details)
 
-    async def adopt(self, record: JobRecord, task: Task, why: str) -> Job:
-        """Record the task that a request made, and log both ids.
+    async def adopt(
+        self, record: JobRecord, task: Task, why: str, make: type[JobEvent], **facts: Any
+    ) -> Job:
+        """Record the task that a request made, and report both ids.
 
         If the disk refuses, keep trying: the id is worth money.
+
+        Args:
+            record: The job.
+            task: Its task.
+            why: For the journal.
+            make: The event that reports it.
+            **facts: The event's own fields.
         """
         self.services.health.accepted()
         for attempt in range(_RECORD_TRIES):
@@ -340,11 +349,16 @@ class ActiveJobs:
                     raise
                 await self.services.clock.sleep(2.0**attempt)
             else:
-                logger.info("task %s: %s (%s)", task.id, why, record.key, extra=_ids(moved))
+                self.emit(make, moved, **facts)
                 self.reconciler.acknowledged(record, task)
                 self._run(moved)
                 return Job(moved, task)
         raise AssertionError
+
+    def emit(self, make: type[JobEvent], record: JobRecord, **facts: Any) -> None:
+        """Report an event of a job."""
+        event = make(key=record.key, kind=record.kind, task_id=record.task_id, **facts)
+        self.services.events.emit(event)
 
     def _run(self, record: JobRecord) -> None:
         if record.task_id is not None:
@@ -408,10 +422,6 @@ class ActiveJobs:
         """Count a job that is running at the server, whatever the limit says."""
         self.slots.hold(record.key, record.n)
         self._run(record)
-
-
-def _ids(record: JobRecord) -> dict[str, str | None]:
-    return {"comet_task_id": record.task_id, "comet_external_task_id": record.key}
 
 
 def _remove(tasks: dict[str, asyncio.Task[None]], task_id: str, task: asyncio.Task[None]) -> None:

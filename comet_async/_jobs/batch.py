@@ -32,7 +32,9 @@ from comet_async.errors import (
     JournalError,
     RunStoppedError,
     StaleRecordError,
+    TaskFailedError,
 )
+from comet_async.events import Failed, Saved
 from comet_async.models import Task
 from comet_async.outcomes import Outcome, OutcomeStatus, as_task, from_error, from_record
 from comet_async.requests import TaskRequest, kind_named
@@ -473,8 +475,17 @@ class Batch:
         if job.record.state in READY and item.dest is not None and self.saver is not None:
             known = Destination(source=item.source, dest=item.dest) if new else None
             kind = kind_named(job.record.kind)
+            clock, before = self.active.services.clock, job.record.state
+            began = clock.monotonic()
             record, files = await self.saver.deliver(job.record, item.dest, kind, known)
             call.job = job = Job(record, job.task)
+            if before is not JobState.DONE:
+                self.active.emit(Saved, record, files=files, seconds=clock.monotonic() - began)
+        elif job.record.state is JobState.FAILED:
+            message = job.record.message or "the task failed"
+            self.active.emit(
+                Failed, job.record, error=TaskFailedError.__name__, message=message, sent=True
+            )
         if job.record.state not in LEFT_OVER:
             self._unfinished.discard(job.record.key)
         return from_record(item.source, job.record, files, call.notes, task=job.task)

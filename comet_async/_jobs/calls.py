@@ -14,6 +14,7 @@ from comet_async._jobs.active import ActiveJobs, Job, joined
 from comet_async._journal.records import Limits
 from comet_async._journal.states import JobState
 from comet_async.errors import CometError, WaitTimeoutError
+from comet_async.events import Failed
 from comet_async.models import Task
 
 Busy = Literal["wait", "raise"]
@@ -182,11 +183,14 @@ class Calls:
         except CometError as error:
             error.task_id = error.task_id or call.task_id
             error.external_task_id = error.external_task_id or call.key
+            self._report(call, error)
             raise
         except TimeoutError as error:
             if not alarm.expired() and not isinstance(error, TimeUpError):
                 raise
-            raise await self._timed_out(call) from None
+            late = await self._timed_out(call)
+            self._report(call, late)
+            raise late from None
         except asyncio.CancelledError as error:
             reason = self._reasons.get(task)
             if reason is None or task.uncancel():
@@ -199,6 +203,11 @@ class Calls:
             del self._calls[task]
             if outer is not None:
                 self._calls[task] = outer
+
+    def _report(self, call: Call, error: CometError) -> None:
+        if call.job is not None:
+            facts = {"error": type(error).__name__, "message": error.message}
+            self.active.emit(Failed, call.job.record, **facts, sent=self._sent(call))
 
     def _in_the_air(self, call: Call) -> bool:
         return call.key is not None and call.key in self.active.sends

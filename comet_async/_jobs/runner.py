@@ -67,6 +67,7 @@ from comet_async.errors import (
     ResultMissingError,
     TaskFailedError,
 )
+from comet_async.events import Duplicate, LookedUp, Recovered, Resubmitted
 from comet_async.outcomes import as_task
 from comet_async.requests import kind_named
 
@@ -221,7 +222,9 @@ class JobRunner:
             lookup = self.active.reconciler.lookup
             finding = await lookup.look(kind_named(record.kind), record.key, known=None)
             if finding.task is not None:
-                return await self.active.adopt(record, finding.task, "found on the server")
+                return await self.active.adopt(
+                    record, finding.task, "found on the server", Duplicate
+                )
         if call.images is None:
             call.images = await self.loader.again(record)
         return await self.sender.send(call, record)
@@ -241,9 +244,15 @@ class JobRunner:
         record = job.record
         self.active.slots.hold(record.key, record.n)
         finding = await self.active.reconciler.resolve(record, self.options.settle)
+        absent = finding.verdict is Verdict.ABSENT
+        found = True if finding.task is not None else False if absent else None
+        self.active.emit(LookedUp, record, found=found)
         if finding.task is not None:
-            return await self.active.adopt(record, finding.task, "found on the server")
-        if finding.verdict is Verdict.ABSENT:
+            make = Duplicate if record.key in self.active.duplicates else Recovered
+            self.active.duplicates.discard(record.key)
+            return await self.active.adopt(record, finding.task, "found on the server", make)
+        if absent:
+            self.active.emit(Resubmitted, record, attempt=record.attempt)
             self.active.slots.release(record.key)
             why = "the server never took it"
             return Job(await self.active.move(record, JobState.PLANNED, why))

@@ -28,6 +28,7 @@ from comet_async.errors import (
     RunStoppedError,
     ServerError,
 )
+from comet_async.events import AnswerLost, Submitted
 from comet_async.requests import kind_named
 
 logger = logging.getLogger("comet_async")
@@ -196,7 +197,7 @@ class Sender:
 
     async def _post(self, record: JobRecord, body: Body) -> Job:
         services = self.active.services
-        now = services.clock.time()
+        began, now = self._now(), services.clock.time()
         sending = await self.active.journal.send(
             record,
             now=now,
@@ -222,7 +223,10 @@ class Sender:
             raise
         else:
             self.active.slots.accepted()
-            return await self.active.adopt(sending, task, "accepted")
+            seconds = self._now() - began
+            return await self.active.adopt(
+                sending, task, "accepted", Submitted, n=record.n, seconds=seconds
+            )
         return await self._refused(sending, error)
 
     async def _refused(self, record: JobRecord, error: CometError) -> Job:
@@ -230,14 +234,14 @@ class Sender:
         health = self.active.services.health
         if isinstance(error, OutcomeUnknownError | DuplicateTaskError):
             if isinstance(error, OutcomeUnknownError):
-                logger.warning(
-                    "the answer to %s was lost (%s); looking it up", record.key, error.message
-                )
+                facts = {"error": type(error).__name__, "message": error.message}
+                self.active.emit(AnswerLost, record, **facts)
                 health.lost(error, self.options.settle)
                 if not self.options.single and (reason := health.given_up()) is not None:
                     self.stop(reason)
             else:
                 health.answered()
+                self.active.duplicates.add(record.key)
             return Job(await self.active.move(record, JobState.UNKNOWN, error.message, error))
         if isinstance(error, RejectedError):
             health.answered()

@@ -12,6 +12,7 @@ from comet_async._http.api import Api
 from comet_async._results.download import Downloader
 from comet_async.clock import Clock
 from comet_async.errors import CometError, NotSentError, OutcomeUnknownError, RunStoppedError
+from comet_async.events import EventSink
 from comet_async.waiter import NotificationSource, TaskWaiter
 
 logger = logging.getLogger("comet_async")
@@ -132,6 +133,7 @@ class Services:
         health: What is known about the server.
         account: The identity that the journal records for each job; never a key.
         callbacks: Where notifications arrive, or None.
+        events: Where the events of jobs go.
     """
 
     api: Api
@@ -140,6 +142,7 @@ class Services:
     health: ServerHealth
     account: str
     callbacks: NotificationSource | None = None
+    events: EventSink = attrs.field(factory=EventSink)
 
     @property
     def clock(self) -> Clock:
