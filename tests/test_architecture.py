@@ -15,7 +15,7 @@ import comet_async
 # only from units on lower layers, or from its left on the same layer. Inside a package, modules
 # may import each other freely, without cycles.
 LAYERS = (
-    "errors clock _types _addresses _fs _backoff",
+    "errors clock _types _addresses _fs _backoff _assets",
     "models geometry secret _idempotency _validation _wire",
     "_images requests",
     "auth gateways config _http",
@@ -29,7 +29,7 @@ LAYERS = (
 UNITS = [name for layer in LAYERS for name in layer.split()]
 
 # Otherwise one mistake would hide on both sides of the wire.
-SANDBOX_KNOWS = {"geometry", "models", "_images", "errors", "clock"}
+SANDBOX_KNOWS = {"geometry", "models", "_images", "errors", "clock", "_assets"}
 
 # Who imports it when the program runs; type checkers may see it elsewhere. aiohttp stands for its
 # client (servers are made of aiohttp.web, see `foreign_imports`); the sandbox is a program of its

@@ -73,9 +73,12 @@ guess, so what looking can't settle is yours to decide:
 
 REPORT = """Write DIR/report.html: every image of a folder before and after, on one page.
 
-[bold]Example[/bold]
+The page is one file that can be sent and moved: small copies of the images are part of it.
 
-  [cyan]comet-async report wide[/cyan]
+[bold]Examples[/bold]
+
+  [cyan]comet-async report wide --open[/cyan]
+  [cyan]comet-async report wide --link[/cyan]
 """
 
 STATUS = """Show how a task stands.

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -14,12 +15,26 @@ from comet_async.cli.console import DONE
 from comet_async.cli.runtime import CURRENT
 
 
-async def report(folder: Annotated[Path, Parameter(help="The folder that --out named.")], /) -> int:
+async def report(
+    folder: Annotated[Path, Parameter(help="The folder that --out named.")],
+    /,
+    *,
+    link: Annotated[
+        bool,
+        Parameter(help="Refer to the images where they are, instead of embedding small copies."),
+    ] = False,
+    open: Annotated[bool, Parameter(help="Open the page in the browser.")] = False,  # noqa: A002 - the option's name
+) -> int:
     """Write the page."""
     from comet_async._tools.report import write_report
 
     path = journal_files.path_of(folder)
     async with journal_files.reading(path) as (journal, _busy):
-        written = await write_report(folder, journal)
+        written = await write_report(folder, journal, link=link)
     CURRENT.get().screen.tell(str(written))
+    if open:
+        import webbrowser
+
+        address = written.absolute().as_uri()
+        await asyncio.get_running_loop().run_in_executor(None, webbrowser.open, address)
     return DONE

@@ -42,6 +42,10 @@ async def carry_out(plan: ExpandPlan, connection: Connection, output: OutputOpti
     """Expand the images of *plan*, or show what that would do; return the exit status."""
     invocation = CURRENT.get()
     screen = invocation.screen
+    if output.report:
+        from comet_async._tools.report import check_requirements
+
+        check_requirements()  # before anything is paid
     async with _counting(plan) as counter:
         if counter is not None and not await counter.any():
             raise _nothing(plan)

@@ -332,7 +332,7 @@ async def test_writes_a_report(comet: Command, sandbox: Sandbox, photos: Path) -
     ended = await comet("expand", photos, "--out", out, *SHAPE, "--report")
     assert ended.status == 0
     page = (out / "report.html").read_text()
-    assert page.count("<section>") == len(sandbox.ledger.charges) == 3
+    assert page.count("<article ") == len(sandbox.ledger.charges) == 3
 
 
 async def test_no_text_holds_the_key(comet: Command, sandbox: Sandbox, photos: Path) -> None:

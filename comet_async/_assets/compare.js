@@ -1,0 +1,245 @@
+// Behaviour of the components in compare.html. Events are handled on the document, so cards may
+// be added and replaced at any time; dispatch "cards-changed" on the document afterwards.
+"use strict";
+(() => {
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const one = (selector, root = document) => root.querySelector(selector);
+
+  // Images ------------------------------------------------------------------------------------
+
+  function load(item) {
+    for (const hidden of all("noscript", item)) {
+      const holder = document.createElement("template");
+      holder.innerHTML = hidden.textContent;
+      hidden.replaceWith(holder.content);
+    }
+  }
+
+  const near = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      near.unobserve(entry.target);
+      load(entry.target);
+    }
+  }, { rootMargin: "800px" });
+
+  function watch() {
+    for (const item of all(".cards > li")) near.observe(item);
+  }
+
+  addEventListener("beforeprint", () => all(".cards > li").forEach(load));
+
+  // The slider ------------------------------------------------------------------------------
+
+  function split(compare, percent) {
+    const value = Math.min(100, Math.max(0, percent));
+    const input = one("input[type=range]", compare);
+    input.value = String(Math.round(value));
+    input.setAttribute("aria-valuetext", `${input.value}% before`);
+    compare.style.setProperty("--split", `${value}%`);
+    compare.classList.toggle("at-start", value < 15);
+    compare.classList.toggle("at-end", value > 85);
+  }
+
+  function splitAt(compare, x) {
+    const box = compare.getBoundingClientRect();
+    split(compare, (100 * (x - box.left)) / box.width);
+  }
+
+  let drag = null;
+
+  document.addEventListener("pointerdown", (event) => {
+    const compare = event.target.closest?.(".compare:not(.only)");
+    if (!compare || event.button !== 0) return;
+    // A finger may be about to scroll: only a sideways move or a tap moves the slider.
+    drag = { compare, x: event.clientX, moved: event.pointerType !== "touch" };
+    one("input[type=range]", compare).focus({ preventScroll: true });
+    if (drag.moved) {
+      event.preventDefault();
+      compare.setPointerCapture(event.pointerId);
+      splitAt(compare, event.clientX);
+    }
+  });
+  document.addEventListener("pointermove", (event) => {
+    if (!drag) return;
+    drag.moved ||= Math.abs(event.clientX - drag.x) > 3;
+    if (drag.moved) splitAt(drag.compare, event.clientX);
+  });
+  document.addEventListener("pointerup", (event) => {
+    if (drag) splitAt(drag.compare, event.clientX);
+    drag = null;
+  });
+  document.addEventListener("pointercancel", () => { drag = null; });
+  document.addEventListener("input", (event) => {
+    const compare = event.target.closest(".compare");
+    if (compare) split(compare, Number(event.target.value));
+  });
+
+  // Several results ---------------------------------------------------------------------------
+
+  function showVariant(button) {
+    const root = button.closest("li, dialog");
+    const chosen = Number(button.dataset.variant);
+    all(".compare .after", root).forEach((image, index) => { image.hidden = index !== chosen; });
+    for (const each of all(".variants button", root)) {
+      each.setAttribute("aria-pressed", String(each === button));
+    }
+  }
+
+  // The large view ------------------------------------------------------------------------------
+
+  const viewer = one("dialog.viewer");
+  let current = null;
+
+  const shown = () => all(".cards > li:not([hidden])");
+
+  function fill(item) {
+    current = item;
+    load(item);
+    const items = shown();
+    one("h2", viewer).textContent = one("h3", item).textContent.trim();
+    one(".position", viewer).textContent =
+      `${items.indexOf(item) + 1} of ${items.length.toLocaleString("en")}`;
+    const compare = one(".compare", item).cloneNode(true);
+    one(".large", viewer).replaceChildren(compare);
+    const parts = all(".variants, .reason, .remedy", item).map((part) => part.cloneNode(true));
+    const more = one("template", item);
+    if (more) parts.push(more.content.cloneNode(true));
+    one(".details", viewer).replaceChildren(...parts);
+    viewer.scrollTop = 0;
+    for (const button of all("[data-step]", viewer)) button.disabled = items.length < 2;
+  }
+
+  function open(item) {
+    fill(item);
+    viewer.showModal();
+    document.documentElement.classList.add("enlarged");
+    one("[data-step='1']", viewer).focus();
+  }
+
+  function step(by) {
+    const items = shown();
+    if (items.length) fill(items.at((items.indexOf(current) + by) % items.length));
+  }
+
+  viewer?.addEventListener("close", () => {
+    document.documentElement.classList.remove("enlarged");
+    one(".large", viewer).replaceChildren();
+    const opener = current && one("h3 [data-open]", current);
+    opener?.focus({ preventScroll: true });
+    current?.scrollIntoView({ block: "nearest" });
+  });
+  viewer?.addEventListener("keydown", (event) => {
+    if (event.target.matches("input") || event.altKey || event.ctrlKey || event.metaKey) return;
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (by) {
+      event.preventDefault();
+      step(by);
+    }
+  });
+
+  // Filters, search and order -------------------------------------------------------------------
+
+  const list = one(".cards");
+  const status = one("[data-status]");
+  const empty = one("[data-empty]");
+  const search = one("[data-search]");
+  const sort = one("[data-sort]");
+  const texts = new WeakMap();
+  const names = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
+  const ORDERS = {
+    name: (a, b) => names.compare(a.dataset.name, b.dataset.name),
+    newest: (a, b) => Number(b.dataset.when) - Number(a.dataset.when),
+    slowest: (a, b) => Number(b.dataset.seconds) - Number(a.dataset.seconds),
+    problems: (a, b) => (a.dataset.outcome === "done") - (b.dataset.outcome === "done"),
+  };
+
+  function text(item) {
+    if (!texts.has(item)) {
+      const more = one("template", item)?.content.textContent ?? "";
+      texts.set(item, `${one(".body", item).textContent} ${more}`.toLowerCase());
+    }
+    return texts.get(item);
+  }
+
+  const pressed = (name) =>
+    all(`.chip[data-${name}][aria-pressed=true]`).map((chip) => chip.dataset[name]);
+
+  function filter() {
+    const outcomes = pressed("outcome");
+    const properties = pressed("property");
+    const words = (search?.value ?? "").toLowerCase().split(/\s+/).filter(Boolean);
+    const items = all(".cards > li");
+    let count = 0;
+    // Hiding a thousand cards one by one is slow while they are laid out.
+    list.hidden = true;
+    for (const item of items) {
+      const has = (item.dataset.properties ?? "").split(",");
+      const fits =
+        (!outcomes.length || outcomes.includes(item.dataset.outcome)) &&
+        properties.every((property) => has.includes(property)) &&
+        (!words.length || words.every((word) => text(item).includes(word)));
+      item.hidden = !fits;
+      count += fits;
+    }
+    void document.body.offsetHeight;
+    list.hidden = false;
+    if (status) {
+      const total = items.length.toLocaleString("en");
+      status.textContent =
+        count === items.length ? `${total} shown` : `${count.toLocaleString("en")} of ${total} shown`;
+    }
+    if (empty) empty.hidden = count > 0;
+  }
+
+  function order() {
+    const items = all(".cards > li");
+    const by = ORDERS[sort?.value] ?? ORDERS.name;
+    items.sort((a, b) => by(a, b) || ORDERS.name(a, b));
+    list.append(...items);
+  }
+
+  function clear() {
+    for (const chip of all(".chip")) chip.setAttribute("aria-pressed", "false");
+    if (search) search.value = "";
+    filter();
+  }
+
+  search?.addEventListener("input", filter);
+  sort?.addEventListener("change", order);
+  document.addEventListener("cards-changed", () => { watch(); filter(); });
+
+  // Buttons ----------------------------------------------------------------------------------------
+
+  async function copy(button) {
+    const words = button.dataset.copy;
+    await navigator.clipboard.writeText(words);
+    button.textContent = "copied";
+    setTimeout(() => { button.textContent = "copy"; }, 1500);
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (!button) return;
+    if (button.matches("[data-outcome], [data-property]")) {
+      button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
+      filter();
+    } else if (button.matches("[data-variant]")) showVariant(button);
+    else if (button.matches("[data-open]")) open(button.closest("li"));
+    else if (button.matches("[data-step]")) step(Number(button.dataset.step));
+    else if (button.matches("[data-close]")) viewer.close();
+    else if (button.matches("[data-clear]")) clear();
+    else if (button.matches("[data-copy]")) copy(button);
+  });
+  document.addEventListener("dblclick", (event) => {
+    const item = event.target.closest(".cards .compare")?.closest("li");
+    if (item) open(item);
+  });
+
+  // Browsers keep what was typed when a page is loaded again.
+  if (list) {
+    if (sort && sort.value !== "name") order();
+    filter();
+    watch();
+  }
+})();

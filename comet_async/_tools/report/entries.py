@@ -1,0 +1,174 @@
+"""What a journal knows of each source of a folder: facts only, no image is opened."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+import attrs
+
+from comet_async._images.rules import show
+from comet_async._journal.records import Destination, JobRecord, Journal
+from comet_async._journal.states import MEANINGS, JobState
+from comet_async.geometry import Margins
+from comet_async.outcomes import OutcomeStatus, from_record
+from comet_async.requests import EXPAND
+
+BILLED = frozenset(
+    {
+        JobState.SUBMITTED,
+        JobState.STRANDED,
+        JobState.SUCCEEDED,
+        JobState.SAVING,
+        JobState.DONE,
+        JobState.EXPIRED,
+    }
+)
+"""States of jobs that were billed; failed tasks are not, as a rule."""
+
+_PENDING = frozenset(
+    {
+        JobState.PLANNED,
+        JobState.SENDING,
+        JobState.UNKNOWN,
+        JobState.SUBMITTED,
+        JobState.STRANDED,
+        JobState.SUCCEEDED,
+        JobState.SAVING,
+    }
+)
+_ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED})
+_SIDES = ("up", "down", "left", "right")
+
+
+@attrs.frozen(kw_only=True)
+class Entry:
+    """One source and its last outcome.
+
+    Attributes:
+        source: The source as it was named.
+        outcome: How it ended, or where it stands.
+        reason: Why it is not done.
+        hint: What to do about it.
+        notes: What was done to the image before it was sent, one sentence each.
+        files: The saved results by index, relative to the folder.
+        record: Its job, or None when there is none.
+        copied: True when it already had the wanted shape and was copied.
+        already_there: True when the last run found it finished.
+        first: False when an equal image before it has the same job, which is billed once.
+        seconds: From sending the request to the end of the task.
+        at: When it came to its outcome, in seconds since 1970.
+    """
+
+    source: str
+    outcome: OutcomeStatus
+    reason: str = ""
+    hint: str = ""
+    notes: tuple[str, ...] = ()
+    files: Mapping[int, str] = attrs.field(factory=dict)
+    record: JobRecord | None = None
+    copied: bool = False
+    already_there: bool = False
+    first: bool = True
+    seconds: float | None = None
+    at: float | None = None
+
+    @property
+    def billed(self) -> bool:
+        """True when its job was billed, in whichever run."""
+        return self.record is not None and self.record.state in BILLED
+
+    @property
+    def margins(self) -> Margins | None:
+        """What was added at each side; None when that is not known."""
+        if self.copied:
+            return Margins()
+        if self.record is None:
+            return None
+        shares = {side: self.record.params.get(f"{side}_expansion_ratio") for side in _SIDES}
+        return Margins(**{k: float(v) for k, v in shares.items() if isinstance(v, int | float)})
+
+    @property
+    def prompt(self) -> str:
+        """What was asked for."""
+        prompt = None if self.record is None else self.record.params.get("prompt")
+        return prompt if isinstance(prompt, str) else ""
+
+    @property
+    def cost(self) -> Decimal:
+        """USD at list price; an estimate, and 0 for what was billed with another entry."""
+        if self.record is None or not (self.billed and self.first):
+            return Decimal(0)
+        return (EXPAND.price or Decimal(0)) * self.record.n
+
+    @property
+    def units(self) -> Decimal:
+        """What the server says it charged, in its own units."""
+        if self.record is None or not self.first:
+            return Decimal(0)
+        return Decimal(self.record.units or 0)
+
+
+async def read_entries(journal: Journal) -> list[Entry]:
+    """Return what *journal* knows of each source, ordered by name."""
+    seconds = await _durations(journal)
+    entries: list[Entry] = []
+    after = ""
+    while page := await journal.find(after=after):
+        for record in page:
+            places = await journal.destinations(record.key)
+            entries += _of_job(record, places, seconds.get(record.key))
+        after = page[-1].key
+    return sorted(entries, key=lambda entry: natural(entry.source))
+
+
+async def _durations(journal: Journal) -> dict[str, float]:
+    """Return how long each task took, from sending its request to its end, by key."""
+    began: dict[str, float] = {}
+    took: dict[str, float] = {}
+    for event in await journal.events():
+        if event.new == JobState.SENDING:
+            began[event.key] = event.at
+            took.pop(event.key, None)
+        elif event.new in _ENDED and event.key in began:
+            took.setdefault(event.key, event.at - began[event.key])
+    return took
+
+
+def _of_job(record: JobRecord, places: Sequence[Destination], seconds: float | None) -> list[Entry]:
+    """Return an entry for each source of a job: equal images share one."""
+    outcome, reason, hint = _standing(record)
+    return [
+        Entry(
+            source=place.source or record.source,
+            outcome=outcome,
+            reason=reason,
+            hint=hint,
+            files={file.index: file.name for file in place.files if file.kept},
+            record=record,
+            first=not number,
+            seconds=seconds,
+            at=record.updated_at,
+        )
+        for number, place in enumerate(places or [Destination(source=record.source, dest="")])
+    ]
+
+
+def _standing(record: JobRecord) -> tuple[OutcomeStatus, str, str]:
+    """Return the outcome of a job as its record says, its reason and its remedy."""
+    if record.state in _PENDING:
+        again = "run the same command again to resume"
+        return OutcomeStatus.PENDING, MEANINGS[record.state].rstrip("."), again
+    if record.state is JobState.REJECTED:
+        return OutcomeStatus.REJECTED, record.message, ""
+    ended = from_record(record.source, record, (), ())
+    if ended.error is None:
+        return ended.status, "", ""
+    return ended.status, ended.error.message, ended.error.hint or ""
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Return a key that sorts names as people do: 2 before 10, capitals with small letters."""
+    parts = re.split(r"(\d+)", show(text).casefold())
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
