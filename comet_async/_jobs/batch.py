@@ -253,10 +253,12 @@ class Batch:
 
     async def unfinished(self) -> AsyncGenerator[Item, None]:
         """Yield every job of the journal that has not come to its end."""
-        after = ""
-        while page := await self.active.journal.find(OPEN, after=after):
+        journal, after = self.active.journal, ""
+        while page := await journal.find(OPEN, after=after):
             for record in page:
-                if self._is_ours(record):
+                # Without a file to save, a result on the server is the end.
+                wanted = record.state not in READY or await journal.destinations(record.key)
+                if wanted and self._is_ours(record):
                     yield Item(source=record.source, record=record)
             after = page[-1].key
 

@@ -102,6 +102,7 @@ class Call:
         job: The job as this call saw it last.
         images: Its images, if they are loaded.
         callback_url: The request's own callback URL.
+        lost: True when its request was cut off.
     """
 
     source: str
@@ -110,6 +111,7 @@ class Call:
     job: Job | None = None
     images: Mapping[str, SourceImage] | None = None
     callback_url: str | None = None
+    lost: bool = False
 
     @property
     def task_id(self) -> str | None:
@@ -216,7 +218,7 @@ class Calls:
         """Return whether the request of *call* was accepted; None if that is not known."""
         if call.task_id is not None:
             return True
-        if self._in_the_air(call):
+        if call.lost or self._in_the_air(call):
             return None
         unknown = {JobState.SENDING, JobState.UNKNOWN, JobState.UNCERTAIN}
         return None if call.job is not None and call.job.record.state in unknown else False
@@ -239,34 +241,42 @@ class Calls:
         else:
             what, hint = "nothing was sent", "try again later, or allow more time"
         task = None if call.job is None else call.job.task
-        return WaitTimeoutError(
+        error = WaitTimeoutError(
             f"{what} after {call.deadline.seconds:g} s",
             hint=hint,
-            sent=sent,
             retryable=sent is False,
             task=task,
             task_id=call.task_id,
             external_task_id=call.key,
         )
+        error.sent = sent  # None means "not known", not the class's default
+        return error
+
+    async def _catch_up(self, call: Call) -> None:
+        """Wait for the request in the air, and see how far the job has come."""
+        if call.key is None:
+            return
+        if (send := self.active.sends.get(call.key)) is not None:
+            await joined(send)
+            if send.cancelled():  # recorded as unknown, when the time for closing was over
+                call.lost = True
+            elif send.exception() is None:
+                call.job = send.result()
+        record = await self.active.journal.get(call.key)
+        if record is not None and (call.job is None or record.fence > call.job.record.fence):
+            call.job = Job(record, None if call.job is None else call.job.task)
 
     async def _stopped(self, call: Call, reason: CometError) -> CometError:
         """Return *reason* for one call; what was being sent is recorded first."""
-        if call.key is not None and (send := self.active.sends.get(call.key)) is not None:
-            await joined(send)
-        if call.job is not None:
-            record = await self.active.journal.get(call.job.record.key)
-            if record is not None and record is not call.job.record:
-                call.job = Job(record, call.job.task if record.task_id else None)
+        await self._catch_up(call)
         sent = self._sent(call)
         hint = reason.hint
         if sent:
             hint = f"it is accepted and billed; {RUNNING}"
         elif sent is None:
             hint = f"it may be accepted and billed: look {call.key} up, do not submit it again"
-        return type(reason)(
-            reason.message,
-            hint=hint,
-            sent=sent,
-            task_id=call.task_id,
-            external_task_id=call.key,
+        error = type(reason)(
+            reason.message, hint=hint, task_id=call.task_id, external_task_id=call.key
         )
+        error.sent = sent  # None means "not known", not the class's default
+        return error
