@@ -17,12 +17,21 @@ from pathlib import Path
 
 import nox
 
+
+def works(version: str) -> bool:
+    """Return True if this Python is installed (a version manager may have a stub for it)."""
+    program = shutil.which(f"python{version}")
+    return program is not None and not subprocess.run([program, "-c", ""], check=False).returncode
+
+
 HERE = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PROJECT)
 OLDEST = PYTHONS[0]
 # Run by hosted CI; becomes a classifier once its runs are green.
 UPCOMING = ["3.14"]
+# The newest installed Python that has asyncio.eager_task_factory; skipped where there is none.
+NEWEST_WITH_EAGER_TASKS = next(filter(works, ("3.14", "3.13", "3.12")), "3.12")
 CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
 ALL_EXTRAS = f".[{','.join(PROJECT['project']['optional-dependencies'])}]"
 # Tests see the installed wheel, not the tree that happens to be the current folder.
@@ -37,7 +46,7 @@ TOUCHING_DEPENDENCIES = [
     "tests/test_auth.py",
     "tests/test_callbacks.py",
     "tests/test_exports.py",
-    "tests/test_retry.py",
+    "tests/test_backoff.py",
     "tests/test_session.py",
 ]
 
@@ -55,6 +64,7 @@ nox.options.sessions = [
     "build",
     "examples",
     "lowest",
+    f"eager-{NEWEST_WITH_EAGER_TASKS}",
     f"tests-{CURRENT if CURRENT in PYTHONS else OLDEST}",
     "coverage",
 ]
@@ -98,6 +108,14 @@ def lowest(session: nox.Session) -> None:
     session.install("--constraint", "constraints/lowest.txt", ALL_EXTRAS, *group("test"))
     quick = ("-q", "-n", "2", "-m", "not slow", "--hypothesis-profile=quick")
     session.run("pytest", *quick, *(session.posargs or TOUCHING_DEPENDENCIES), env=WHEEL)
+
+
+@nox.session(python=NEWEST_WITH_EAGER_TASKS)
+def eager(session: nox.Session) -> None:
+    """Run the session contract with eager tasks, which Python has from 3.12 on."""
+    session.install(ALL_EXTRAS, *group("test"))
+    env = {"COMET_TEST_EAGER_TASKS": "1", **WHEEL}
+    session.run("pytest", "-q", *(session.posargs or ["tests/test_session_contract.py"]), env=env)
 
 
 @nox.session
@@ -192,6 +210,13 @@ def changes(session: nox.Session) -> None:
         if note.name != "README.md" and note.suffixes[-2:] not in [[f".{k}", ".md"] for k in kinds]:
             session.error(f"changes/{note.name}: expected +<words>.<one of {sorted(kinds)}>.md")
     session.run("towncrier", "build", "--draft")
+
+
+@nox.session
+def figures(session: nox.Session) -> None:
+    """Draw the documentation's figures and terminal screens anew; not part of plain ``nox``."""
+    session.install(ALL_EXTRAS, *group("figures"))
+    session.run("python", "docs/figures.py")
 
 
 @nox.session

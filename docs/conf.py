@@ -51,6 +51,8 @@ nitpick_ignore = [
             "NotificationSource",
             "ScheduleLike",
             "TaskSource",
+            "TracerProvider",
+            "MeterProvider",
             "URL",
             "comet_async.clock.Clock",
             "comet_async._journal.records.Changes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import sys
@@ -33,7 +34,14 @@ settings.load_profile("plain")
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], VirtualLoop]]:
     """Run async tests on a loop where waiting costs no time."""
-    return {"virtual": VirtualLoop}
+    return {"virtual": _eager_loop if os.environ.get("COMET_TEST_EAGER_TASKS") else VirtualLoop}
+
+
+def _eager_loop() -> VirtualLoop:
+    """Return a loop that starts tasks at once, as Python 3.12 and newer can."""
+    loop = VirtualLoop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]  # from 3.12 on
+    return loop
 
 
 def _loopback_only(event: str, args: tuple[Any, ...]) -> None:

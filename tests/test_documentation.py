@@ -1,0 +1,137 @@
+"""Every Python block of README.md and the documentation runs, page by page, in page order.
+
+A page may set a block up for itself with an invisible block::
+
+    % invisible-code-block: python
+    % task = await comet.submit(request)
+
+and says why a block can't run here with ``% skip: next "reason"``.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sybil import Example, Sybil
+from sybil.parsers.myst import CodeBlockParser, SkipParser
+
+import comet_async
+from comet_async.sandbox import DEFAULT_KEY, Sandbox
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
+]
+# Pages whose blocks still need their surroundings.
+PENDING = {"callbacks", "journal", "sandbox", "service", "testing", "waiting"}
+PAGES = [page for page in PAGES if page.stem not in PENDING]
+
+
+def evaluate(example: Example) -> None:
+    """Run one block in the page's namespace; ``await`` may stand at its top level."""
+    source = str(example.parsed)
+    if "def test_" in source:
+        run_as_tests(source, example.namespace)
+        return
+    padded = "\n" * (example.line + example.parsed.line_offset) + source
+    code = compile(padded, example.path, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    runner: asyncio.Runner = example.namespace["_runner"]
+    if code.co_flags & inspect.CO_COROUTINE:
+        runner.run(eval(code, example.namespace))  # noqa: S307 - our own pages
+    else:
+        exec(code, example.namespace)  # noqa: S102 - the same
+    example.namespace.pop("__builtins__", None)
+
+
+def run_as_tests(source: str, namespace: dict[str, Any]) -> None:
+    """Run a block that holds tests with pytest, as a reader would."""
+    folder = Path.cwd() / f"suite{namespace['_count']()}"
+    folder.mkdir()
+    (folder / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
+    (folder / "test_page.py").write_text(source)
+    shutil.copytree("photos", folder / "photos")
+    for photo in Path.cwd().glob("*.*g"):
+        shutil.copy(photo, folder)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def console_blocks_run_elsewhere(_example: Example) -> None:
+    """Leave commands to the tests of the command line."""
+
+
+SYBIL = Sybil(parsers=[CodeBlockParser("python", evaluate), SkipParser()], path=str(ROOT))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Serve a fast sandbox from a thread, and yield its URL."""
+    started, stop = threading.Event(), threading.Event()
+    url: list[str] = []
+
+    async def serve() -> None:
+        async with Sandbox(speed=200, engine="pillow") as sandbox:
+            url.append(sandbox.url)
+            started.set()
+            await asyncio.get_running_loop().run_in_executor(None, stop.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    started.wait(30)
+    yield url[0]
+    stop.set()
+    thread.join()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder with photos, with the sandbox in the environment."""
+    shutil.copytree(ROOT / "examples" / "photos", tmp_path / "photos")
+    for name in ("dog.png", "me.png", "coat.png"):
+        shutil.copy(ROOT / "examples" / "photos" / "coffee.png", tmp_path / name)
+    for name in ("dog.jpg", "me.jpg"):
+        shutil.copy(ROOT / "examples" / "photos" / "chelsea.jpg", tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COMETAPI_KEY", DEFAULT_KEY)
+    monkeypatch.setenv("COMETAPI_API_ROOT", server)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@asynccontextmanager
+async def session_of_the_page() -> AsyncIterator[dict[str, Any]]:
+    """Yield what pages take as given: a session, a request, and a task."""
+    async with comet_async.CometSession() as comet:
+        yield {"comet": comet}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_blocks_of_a_page(page: Path, folder: Path) -> None:
+    """Each block runs after those above it, as a reader would run them."""
+    document = SYBIL.parse(page)
+    names = {name: getattr(comet_async, name) for name in comet_async.__all__}
+    numbers = iter(range(100))
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        context = session_of_the_page()
+        given = runner.run(context.__aenter__())
+        try:
+            document.namespace.update(names, **given)
+            document.namespace.update(_runner=runner, _count=lambda: next(numbers), asyncio=asyncio)
+            for example in document.examples():
+                example.evaluate()
+        finally:
+            runner.run(context.__aexit__(None, None, None))
+    assert Path.cwd() == folder
