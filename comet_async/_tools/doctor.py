@@ -1,15 +1,22 @@
-"""Is everything ready? Free questions about key, address, route, lookups, list and clock.
+"""Is everything ready? Free checks of this machine, the key and the server.
 
-Rule of this file: it never sends a paid request.
+Only `examine_paid` sends a paid request.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import os
+import platform
+import shutil
 import struct
+import sys
+import tempfile
 import zlib
 from collections.abc import AsyncGenerator
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Literal
 
 import attrs
@@ -46,11 +53,19 @@ by it (https://klingai.com/document-api/api/get-started/authentication)."""
 _PAGE = 30
 
 _EXTRAS = {
-    "images": ("PIL", "--prepare and preview"),
-    "sandbox": ("numpy", "--sandbox with its better painter"),
-    "report": ("jinja2", "report"),
-    "kling": ("jwt", "tokens from Kling's access key and secret key"),
+    "images": ("PIL", "Pillow", "conversion of images and previews"),
+    "heif": ("pillow_heif", "pillow-heif", "HEIC, the format of iPhones"),
+    "sandbox": ("numpy", "numpy", "the sandbox's better painter"),
+    "report": ("jinja2", "Jinja2", "the report page"),
+    "kling": ("jwt", "PyJWT", "tokens from Kling's access key and secret key"),
+    "speed": ("pybase64", "pybase64", "faster uploads"),
 }
+
+_CORE = ("aiohttp", "attrs", "tenacity", "yarl")
+
+_PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")
+
+_LEAST_SPACE = 500 * 1024 * 1024  # bytes; about a hundred results
 
 
 @attrs.frozen(kw_only=True)
@@ -80,11 +95,11 @@ async def examine(
     network: Network | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> AsyncGenerator[Check, None]:
-    """Yield what is found out about *gateway*, in the order of asking; nothing is paid.
+    """Yield what is found out about *gateway*, in the order of checking; nothing is paid.
 
     Args:
         gateway: The API.
-        credentials: What signs the questions.
+        credentials: What signs the requests.
         network: How to reach it.
         clock: Compared with the server's.
     """
@@ -108,15 +123,13 @@ async def examine(
             yield await doctor.tasks()
             yield await doctor.lookups()
             yield await doctor.money()
-        for check in _extras():
-            yield check
     finally:
         await transport.aclose()
 
 
 @attrs.define(eq=False)
 class _Doctor:
-    """Asks, and remembers what later questions need."""
+    """Polls the server, and remembers what later checks need."""
 
     api: Api
     kind: TaskKind = EXPAND
@@ -124,28 +137,28 @@ class _Doctor:
     _known: Task | None = attrs.field(default=None, init=False)
 
     async def reach(self) -> Check:
-        """Ask for anything: does the server answer, and does it take the key?"""
+        """Send any free request: does the server reply, and does it accept the key?"""
         transport, page = self.api.transport, self.api.gateway.page(self.kind, 1, 1)
         seconds = transport.timeouts.ask
         try:
             reply = await transport.ask(page, self.api.credentials, timeout=seconds)
             self._date = reply.headers.get("date", "")
-            # Without an id: a gateway without a list still says whether it takes the key.
+            # A gateway without a list still says here whether it accepts the key.
             await self.api.get(random_key(), kind=self.kind)
         except (NotSentError, ConfigError) as error:
-            return _problem("connection", error, "the server can't be reached")
+            return _problem("connection", error, "can't reach the server")
         except (AuthenticationError, AccountError) as error:
-            return _problem("key", error, "the server refuses the key or the account")
+            return _problem("key", error, "rejected by the server")
         except CometError:
-            pass  # an answer all the same; what it means is the next checks' business
-        return Check(name="key", verdict="ok", text="the server answers and does not refuse it")
+            pass  # a reply all the same; what it means is the next checks' business
+        return Check(name="key", verdict="ok", text="the server accepts it")
 
     async def clock(self) -> Check:
         """Compare the clocks."""
         try:
             theirs = parsedate_to_datetime(self._date).timestamp()
         except ValueError:
-            return Check(name="clock", verdict="note", text="the server does not tell its time")
+            return Check(name="clock", verdict="note", text="the server does not send its time")
         skew = self.api.clock.time() - theirs
         if abs(skew) <= SKEW:
             return Check(name="clock", verdict="ok", text=f"{abs(skew):.0f} s off the server's")
@@ -158,18 +171,18 @@ class _Doctor:
         )
 
     async def route(self) -> Check:
-        """Ask for a task that does not exist: a route that is there says just that."""
+        """Poll a task that does not exist: a route that is there says just that."""
         try:
             await self.api.get(random_key(), kind=self.kind)
         except NotFoundError:
-            return Check(name="route", verdict="ok", text=f"{self.kind.path} answers")
+            return Check(name="route", verdict="ok", text=f"{self.kind.path} replies")
         except RouteUnavailableError as error:
             return _problem("route", error, f"{self.kind.path} is not offered here")
         except CometError as error:
-            text = f"{self.kind.path} answers oddly: {error.message}"
+            text = f"{self.kind.path} sends an unexpected reply: {error.message}"
             return Check(name="route", verdict="warning", text=text, hint=error.hint)
         text = f"{self.kind.path} shows a task for an id that was never used"
-        hint = "tasks can't be looked up here by their own id; that is known and allowed for"
+        hint = "tasks can't be looked up by our own id here; runs take that into account"
         return Check(name="route", verdict="warning", text=text, hint=hint)
 
     async def tasks(self) -> Check:
@@ -178,7 +191,7 @@ class _Doctor:
             page = await self.api.page(1, _PAGE, kind=self.kind)
         except CometError as error:
             text = f"it can't be read: {error.message}"
-            hint = "not needed, but it can settle what a lost answer leaves open"
+            hint = "not needed, but it helps to find a task whose answer was lost"
             return Check(name="list", verdict="note", text=text, hint=hint)
         self._known = next((task for task in page.tasks if task.external_task_id), None)
         many = len(page.tasks)
@@ -186,21 +199,21 @@ class _Doctor:
         return Check(name="list", verdict="ok", text=text)
 
     async def money(self) -> Check:
-        """Tell what is left in the account, where the gateway tells."""
+        """Read what is left in the account, where the gateway shows it."""
         left = await balance(self.api)
         if left is None:
-            return Check(name="balance", verdict="note", text="this gateway does not tell")
+            return Check(name="balance", verdict="note", text="this gateway does not show it")
         if left.left is not None and left.left <= 0:
             hint = "top up the account, or buy a pack"
             return Check(name="balance", verdict="warning", text=str(left), hint=hint)
         return Check(name="balance", verdict="ok", text=str(left))
 
     async def lookups(self) -> Check:
-        """Try each way to ask for a task by our own id on one that is known to exist."""
+        """Try each way to look a task up by our own id on one that is known to exist."""
         known = self._known
         if known is None:
-            text = "no task with an id of ours is there yet to try them on"
-            hint = "each run proves them by its first task"
+            text = "not tried: there is no task with an id of ours yet"
+            hint = "each run tries them on its first task"
             return Check(name="lookups", verdict="note", text=text, hint=hint)
         forms = self.api.gateway.lookup_forms
         working = [form for form in forms if await self._tells_apart(known, form)]
@@ -208,13 +221,13 @@ class _Doctor:
             text = f"tasks are found by our own id ({', '.join(working)})"
             return Check(name="lookups", verdict="ok", text=text)
         text = "tasks are not found by our own id, only in the list"
-        hint = "a request whose answer is lost is searched for in the list"
+        hint = "a request whose answer was lost is searched for in the list"
         return Check(name="lookups", verdict="warning", text=text, hint=hint)
 
     async def _tells_apart(self, known: Task, form: LookupForm) -> bool:
-        """Tell whether a question finds the known task, and nothing for an id never used.
+        """Return True if a lookup finds the known task, and nothing for an id never used.
 
-        A gateway that ignores the question shows whatever it has, perhaps that very task.
+        A gateway that ignores the id shows whatever it has, perhaps that very task.
         """
         found = await self._find(known.external_task_id or "", form)
         return (
@@ -238,15 +251,93 @@ def _problem(name: str, error: CometError, text: str) -> Check:
     )
 
 
+# ---------------------------------------------------------------------------- this machine
+
+
+def examine_machine(folder: Path, config: Path) -> list[Check]:
+    """Return what can be checked without a key and without a server.
+
+    Args:
+        folder: Where results would be written.
+        config: The program's configuration file.
+    """
+    return [_versions(), *_extras(), _config(config), _proxy(), _disk(folder), _terminal()]
+
+
+def _versions() -> Check:
+    libraries = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _CORE)
+    text = (
+        f"comet-async {importlib.metadata.version('comet-async')}, "
+        f"{platform.python_implementation()} {platform.python_version()}, "
+        f"{platform.system()} {platform.release()} {platform.machine()}, {libraries}"
+    )
+    return Check(name="versions", verdict="ok", text=text)
+
+
 def _extras() -> list[Check]:
-    """Tell which optional libraries are missing, and for what."""
+    """Check which optional libraries are installed, and what the missing ones are for."""
     checks = []
-    for extra, (module, use) in _EXTRAS.items():
+    for extra, (module, library, use) in _EXTRAS.items():
+        name = f"[{extra}]"
         if importlib.util.find_spec(module) is None:
             hint = f"pip install 'comet-async[{extra}]' if you want it"
-            text = f"{module} is not installed: no {use}"
-            checks.append(Check(name=f"[{extra}]", verdict="note", text=text, hint=hint))
+            text = f"{library} is not installed: no {use}"
+            checks.append(Check(name=name, verdict="note", text=text, hint=hint))
+        else:
+            text = f"{library} {importlib.metadata.version(library)}"
+            checks.append(Check(name=name, verdict="ok", text=text))
     return checks
+
+
+def _config(path: Path) -> Check:
+    shown = _home(str(path))
+    if not path.exists():
+        return Check(name="configuration", verdict="ok", text=f"{shown} does not exist")
+    return Check(name="configuration", verdict="ok", text=f"{shown} is used")
+
+
+def _proxy() -> Check:
+    used = [name for name in _PROXIES if os.environ.get(name) or os.environ.get(name.lower())]
+    # The values may hold a password.
+    text = f"from {', '.join(used)}" if used else "none"
+    return Check(name="proxy", verdict="ok", text=text)
+
+
+def _disk(folder: Path) -> Check:
+    shown = _home(str(folder))
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".comet-async-"):
+            pass
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return Check(
+            name="disk",
+            verdict="warning",
+            text=f"{shown} can't be written to: {error.strerror}",
+            hint="choose an --out elsewhere, or change the folder's permissions",
+        )
+    text = f"{shown} can be written to; {free / 1e9:,.1f} GB free"
+    if free < _LEAST_SPACE:
+        return Check(name="disk", verdict="warning", text=text, hint="free some space")
+    return Check(name="disk", verdict="ok", text=text)
+
+
+def _terminal() -> Check:
+    encoding = getattr(sys.stderr, "encoding", None) or "none"
+    kind = os.environ.get("TERM", "unknown")
+    columns = shutil.get_terminal_size().columns
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    size = f"{columns} columns" if is_terminal else "not a terminal"
+    return Check(name="terminal", verdict="ok", text=f"{kind}, {encoding}, {size}")
+
+
+def _home(path: str) -> str:
+    """Return *path* without the user's name."""
+    home = os.path.expanduser("~")  # noqa: PTH111 - text is all that is wanted
+    return f"~{path[len(home) :]}" if home != "/" and path.startswith(f"{home}/") else path
+
+
+# ---------------------------------------------------------------------------- the paid check
 
 
 SIDE = 300
@@ -274,13 +365,13 @@ class _Trial:
     task: Task
 
     async def lookup(self, form: str) -> Check:
-        """Ask for the task by our own id, and for an id that was never used."""
+        """Look the task up by our own id, and an id that was never used."""
         name, key = f"lookup ({form})", self.task.external_task_id or ""
         try:
             found = await self._find(key, form)
             other = await self._find(random_key(), form)
         except CometError as error:
-            text = f"does not answer: {error.message}"
+            text = f"does not reply: {error.message}"
             return Check(name=name, verdict="note", text=text)
         if found is None or found.id != self.task.id:
             return Check(name=name, verdict="note", text="does not find the task")
@@ -324,7 +415,7 @@ async def examine_paid(session: CometSession) -> AsyncGenerator[Check, None]:
     margins = Margins(right=0.1)
     task = await session.submit(ExpandRequest(image=sample(), margins=margins))
     yield Check(name="submit", verdict="ok", text=f"task {task.id} was accepted")
-    # The questions one by one, as no program needs them: not a part of the public session.
+    # The lookups one by one, as no program needs them: not a part of the public session.
     api = session._api  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     trial = _Trial(api, task)
     for form in session.gateway.lookup_forms:

@@ -1,92 +1,120 @@
 """The way from the words of a command line to a command that runs.
 
-Rule of this file: whatever takes time to import is imported when it is needed.
+Whatever takes time to import is imported when it is needed.
 """
 
-# ruff: noqa: PLC0415 - the rule above
+# ruff: noqa: PLC0415 - the sentence above
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from comet_async.cli.help import answer
+from comet_async.cli.help import COMMANDS, answer
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-Call = Callable[[], "Coroutine[Any, Any, int]"]
-"""A command with its arguments; gives its exit status."""
+    from comet_async.cli.options import General
+    from comet_async.cli.settings import Layer
+
+    Command: TypeAlias = Callable[[], Coroutine[Any, Any, int]]
 
 USAGE = 2
+
+_HELP = {"--help", "-h"}
+_FRONT = {"--quiet", "-q", "--verbose", "-v", "--debug"}
 
 
 def launch(words: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
-    call = _parse(words)
-    if isinstance(call, int):
-        return call
+    bound = _parse(words)
+    if isinstance(bound, int):
+        return bound
     import asyncio
 
-    from comet_async.cli.runtime import execute
+    from comet_async.cli.console import Screen
+    from comet_async.cli.runtime import execute, explain
 
-    return asyncio.run(execute(call, words, debug=_cut(words)[1]))
+    status: int | None = None
+
+    async def run_and_keep() -> None:
+        nonlocal status
+        status = await execute(bound[0], words, bound[1])
+
+    try:
+        asyncio.run(run_and_keep())
+    except RuntimeError as error:  # the loop needs a thread, to end those of its executor
+        if status is None:
+            explain(error, Screen(), debug=False)
+    return 1 if status is None else status
 
 
 async def run(words: Sequence[str]) -> int:
     """Run one command line on the running loop and return its exit status."""
     from comet_async.cli.runtime import execute
 
-    call = _parse(words)
-    return call if isinstance(call, int) else await execute(call, words, debug=_cut(words)[1])
+    bound = _parse(words)
+    return bound if isinstance(bound, int) else await execute(bound[0], words, bound[1])
 
 
-def _cut(words: Sequence[str]) -> tuple[list[str], bool]:
-    """Return the words without ``--debug``, and whether it was among them.
+def _arrange(words: Sequence[str]) -> list[str]:
+    """Return the words with the command first: options of every command may stand before it."""
+    rest, front = list(words), list[str]()
+    while rest and rest[0] in _FRONT:
+        front.append(rest.pop(0))
+    if rest[:1] == ["help"]:
+        rest = [*rest[1:2], "--help"]
+    return [*rest[:1], *front, *rest[1:]]
 
-    It is an option of every command; behind ``--`` it is a word like any other.
-    """
-    end = list(words).index("--") if "--" in words else len(words)
-    kept = [word for word in words[:end] if word != "--debug"]
-    return [*kept, *words[end:]], len(kept) < end
 
-
-def _parse(words: Sequence[str]) -> Call | int:
-    """Return the command with its arguments, or the exit status if there is nothing to run."""
-    kept, _ = _cut(words)
-    if (said := answer(kept)) is not None:
-        print(said, end="", flush=True)  # noqa: T201 - what was asked for
+def _parse(words: Sequence[str]) -> tuple[Command, General | None] | int:
+    """Return the command and its general options, or the exit status if nothing is to run."""
+    arranged = _arrange(words)
+    if (text := answer(arranged)) is not None:
+        print(text, end="", flush=True)  # noqa: T201 - what was asked for
         return 0
-    return _bind(kept)
+    return _bind(arranged)
 
 
-def _bind(words: Sequence[str]) -> Call | int:
+def _bind(words: Sequence[str]) -> tuple[Command, General | None] | int:
     """Let cyclopts read the words."""
     import inspect
 
     from cyclopts import CycloptsError
 
     from comet_async.cli.commands import app
+    from comet_async.errors import ConfigError
 
     try:
+        # Files that set options are not read for help: it must be there at once, and whatever
+        # they say.
+        app.config = () if _HELP.intersection(words) else _layers()
         command, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
     except CycloptsError as error:
         return _refuse(words, " ".join(str(error).split()))
+    except ConfigError as error:
+        return _refuse(words, error.message, error.hint)
     call = partial(command, *bound.args, **bound.kwargs)
     if inspect.iscoroutinefunction(command):
-        return call
-    call()  # help or version: cyclopts' own, and no coroutine
+        return call, bound.arguments.get("general")
+    call()  # help or version: cyclopts' own, and not a coroutine
     return 0
 
 
-def _refuse(words: Sequence[str], why: str) -> int:
+def _layers() -> tuple[Layer, ...]:
+    from comet_async.cli.settings import layers
+
+    return layers()
+
+
+def _refuse(words: Sequence[str], why: str, hint: str | None = None) -> int:
     from comet_async.cli.console import Screen
-    from comet_async.cli.help import COMMANDS
 
     names = {name for commands in COMMANDS.values() for name, *_ in commands}
     named = f"{words[0]} " if words and words[0] in names else ""
     screen = Screen()
     screen.say(why, word="comet-async:", style="bold red")
-    screen.say(f"  comet-async {named}--help says how it is used")
+    screen.say(f"  {hint}" if hint else f"  Run 'comet-async {named}--help' for usage.")
     return USAGE

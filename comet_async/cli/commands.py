@@ -1,20 +1,26 @@
-"""The commands, as cyclopts knows them; where each lives is told by the table of `texts`."""
+"""The commands, as cyclopts knows them; where each lives is written in the table of `help`."""
 
 from __future__ import annotations
 
 from cyclopts import App, Parameter
 
 from comet_async import __version__
-from comet_async.cli import help as texts
+from comet_async.cli.help import COMMANDS, PROGRAM, USAGES
 
 app = App(
     name="comet-async",
-    help=texts.PROGRAM,
+    help=PROGRAM,
     help_format="rich",
     version=__version__,
+    version_flags=("--version", "-V"),
     # Defaults stand in the help texts, where they can say more than "False" and "None".
     default_parameter=Parameter(negative=(), show_default=False),
 )
-for _name, _where, _help in (command for group in texts.COMMANDS.values() for command in group):
+for _name, _where, _help in (command for group in COMMANDS.values() for command in group):
     # By name: a command and what it needs are imported when it is called.
-    app.command(f"comet_async.cli.{_where}", name=_name, help=_help)
+    app.command(
+        f"comet_async.cli.{_where}",
+        name=_name,
+        help=_help,
+        usage=f"Usage: comet-async {_name} {USAGES[_name]}",
+    )

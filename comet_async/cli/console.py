@@ -1,38 +1,48 @@
 """What people read (standard error, and tables) and what programs read (JSON lines).
 
-Rule of this file: every text goes through `clean`, which hides keys and signed addresses and
-lets nothing through that could steer a terminal.
+Every text goes through `Screen.clean`, which hides keys and signed addresses and lets nothing
+through that could steer a terminal. No stream can end a command: a terminal that can't show a
+letter gets an escape for it, and a stream that can't be written to is given up.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from typing import IO, TextIO
 
 import attrs
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from comet_async.cli.hints import message_of, with_option
 from comet_async.errors import CometError, ConfigError, InputError, JournalError, StaleRecordError
 from comet_async.secret import Secret, redact
 
 _SHORTEST = 8  # of a key that is hidden by its letters
 
 DONE, NOT_DONE, USAGE, ACCOUNT = 0, 1, 2, 3
-"""Exit statuses; the fourth, 130, is in `comet_async.cli.runtime`."""
+"""Exit statuses; the fifth, 130, is in `comet_async.cli.runtime`."""
 
 STYLES: Mapping[str, str] = {
     "done": "green",
+    "earlier": "green",
     "failed": "red",
     "rejected": "red",
     "invalid": "yellow",
     "uncertain": "magenta",
     "pending": "cyan",
 }
+
+_ASCII = str.maketrans({"→": "->", "…": "...", "·": "-", "×": "x", "–": "-"})
+
+
+GONE = "its reader has gone"
 
 
 def status_of(error: CometError) -> int:
@@ -44,53 +54,165 @@ def status_of(error: CometError) -> int:
     return ACCOUNT if error.account_wide else NOT_DONE
 
 
+class SafeStream:
+    """A text stream whose writes never fail: what can't be written is dropped.
+
+    Args:
+        stream: The stream; None when the process was started without it.
+
+    Attributes:
+        failure: Why nothing more is written, or None.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self.failure: str | None = None if stream is not None else "it is closed"
+
+    @property
+    def encoding(self) -> str:
+        """The stream's encoding."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    @property
+    def shows_unicode(self) -> bool:
+        """True when arrows and the like can be shown."""
+        return self.encoding.lower().replace("-", "").startswith(("utf8", "utf16", "utf32"))
+
+    def isatty(self) -> bool:
+        """Return True if a terminal is behind it."""
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except (OSError, ValueError):
+            return False
+
+    def fileno(self) -> int:
+        """Return the stream's descriptor.
+
+        Raises:
+            OSError: There is none.
+        """
+        if self._stream is None:
+            raise OSError(errno.EBADF, "the stream is closed")
+        return self._stream.fileno()
+
+    def write(self, text: str) -> int:
+        """Write *text*, with escapes for what the encoding lacks."""
+        if not self.shows_unicode:
+            text = text.translate(_ASCII)
+        encoding = self.encoding
+        text = text.encode(encoding, "backslashreplace").decode(encoding)
+        self._try(lambda stream: stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass on what was written."""
+        self._try(lambda stream: stream.flush())
+
+    def _try(self, use: Callable[[TextIO], object]) -> None:
+        if self._stream is None or self.failure is not None:
+            return
+        try:
+            use(self._stream)
+        except BrokenPipeError:
+            self._give_up(GONE)
+        except OSError as error:
+            self._give_up(describe_os_error(error))
+        except ValueError:  # closed by the program that calls us
+            self._give_up("it is closed")
+
+    def _give_up(self, failure: str) -> None:
+        self.failure = failure
+        # Python flushes the standard streams once more at its end: into nothing, then.
+        try:
+            descriptor = self.fileno()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+        except (OSError, ValueError):
+            self._stream = None
+
+
 @attrs.define(eq=False)
 class Screen:
     """Where a command writes.
 
     Attributes:
         json: True to write JSON lines to standard output.
+        events: True to write messages as JSON lines, too, to standard error.
+        quiet: True to write problems only.
+        verbose: True to write details as well.
         secrets: Keys that must not appear in any text.
-        lost: True once nobody reads standard output any more.
+        console: Standard error.
+        log: A file that gets each message as well, or None.
     """
 
     json: bool = False
+    events: bool = False
+    quiet: bool = False
+    verbose: bool = False
     secrets: tuple[Secret, ...] = attrs.field(default=(), repr=False)
-    lost: bool = attrs.field(default=False, init=False)
-    console: Console = attrs.field(
-        factory=lambda: Console(stderr=True, highlight=False), init=False
-    )
+    log: IO[str] | None = attrs.field(default=None, repr=False)
+    output: SafeStream = attrs.field(factory=lambda: SafeStream(sys.stdout), init=False)
+    errors: SafeStream = attrs.field(factory=lambda: SafeStream(sys.stderr), init=False)
+    console: Console = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.console = self._console(self.errors)
+
+    def _console(self, stream: SafeStream) -> Console:
+        # Wide when it is a file: a message is a line, however long.
+        return Console(file=stream, highlight=False)  # type: ignore[arg-type]  # it is enough
+
+    @property
+    def lost(self) -> bool:
+        """True once standard output can't be written to any more."""
+        return self.output.failure is not None
 
     @property
     def live(self) -> bool:
         """True when a progress bar may be drawn."""
-        return self.console.is_terminal and not self.console.is_dumb_terminal and not self.json
+        drawn = self.console.is_terminal and not self.console.is_dumb_terminal
+        return drawn and not (self.json or self.quiet or self.events)
 
     def hide(self, secrets: Iterable[Secret]) -> None:
         """Hide *secrets* wherever they stand in a text from now on."""
         # A key of a few letters would turn every text into dots, and protect nothing.
         self.secrets = tuple(each for each in secrets if len(each.reveal()) >= _SHORTEST)
 
-    def say(self, text: str, *, word: str = "", style: str = "") -> None:
+    def say(self, text: str, *, word: str = "", style: str = "", problem: bool = False) -> None:
         """Write a line for people, on standard error.
 
         Args:
             text: The line.
             word: A word before it, in *style*.
             style: A style of rich's.
+            problem: Whether it is written with ``--quiet``, too.
         """
+        cleaned = self.clean(text)
+        whole = f"{word} {cleaned}" if word else cleaned
+        if self.log is not None:
+            SafeStream(self.log).write(f"{whole}\n")  # type: ignore[arg-type]  # a text file
+        if self.quiet and not problem:
+            return
+        if self.events:
+            self._event("message", {"text": whole.strip()})
+            return
         line = Text(f"{word} " if word else "", style=style)
-        line.append(self.clean(text), style="" if word else style)
-        try:
-            self.console.print(line, soft_wrap=True)
-        except (BrokenPipeError, SystemExit):  # rich makes the second of the first
-            self.console.quiet = True  # nobody reads; paid work goes on all the same
+        line.append(cleaned, style="" if word else style)
+        self.console.print(line, soft_wrap=True)
+
+    def event(self, name: str, facts: Mapping[str, object]) -> None:
+        """Write an event for programs, on standard error, if events are wanted."""
+        if self.events:
+            self._event(name, facts)
+
+    def _event(self, name: str, facts: Mapping[str, object]) -> None:
+        self.errors.write(f"{json.dumps({'event': name, **facts})}\n")
+        self.errors.flush()
 
     def complain(self, error: CometError) -> None:
         """Write what went wrong, and what to do, each on a line."""
-        self.say(error.message, word="comet-async:", style="bold red")
-        if error.hint:
-            self.say(f"  {error.hint}")
+        self.say(message_of(error), word="comet-async:", style="bold red", problem=True)
+        if hint := with_option(error):
+            self.say(f"  {hint}", problem=True)
 
     def tell(self, text: str) -> None:
         """Write a line of the result, on standard output."""
@@ -103,7 +225,7 @@ class Screen:
     def table(
         self, titles: Sequence[str], rows: Sequence[Sequence[str]], *, long: Sequence[str] = ()
     ) -> None:
-        """Write a table on standard output; tab-separated when it is no terminal.
+        """Write a table on standard output; tab-separated when it is not a terminal.
 
         Args:
             titles: Of the columns; the first one holds a state or the like.
@@ -111,7 +233,7 @@ class Screen:
             long: Titles of the columns that may be broken into lines. The others are to be
                 copied, so they stay whole.
         """
-        console = Console(highlight=False)
+        console = self._console(self.output)
         if not console.is_terminal:
             for row in (titles, *rows):
                 self.tell("\t".join(row))
@@ -134,13 +256,25 @@ class Screen:
     def _write(self, text: str) -> None:
         if self.lost:
             return
-        try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # Python flushes standard output once more at its end: into nothing, then.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            self.lost = True
+        self.output.write(text)
+        self.output.flush()
+        self._report_loss()
+
+    def _report_loss(self) -> None:
+        """Say why standard output can't be written to, unless its reader has just gone."""
+        if (failure := self.output.failure) in {None, GONE}:
+            return
+        text = f"can't write to standard output: {failure}"
+        self.say(text, word="comet-async:", style="bold red", problem=True)
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return what the system refused, in words that name a full disk as one."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return "no space is left on the disk"
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
+        return "too many files are open"
+    return error.strerror or type(error).__name__
 
 
 def printable(text: str) -> str:
@@ -154,11 +288,12 @@ def error_record(error: CometError | None, screen: Screen) -> dict[str, object] 
     """Return *error* as it stands in a JSON line."""
     if error is None:
         return None
+    hint = with_option(error)
     return {
         "type": type(error).__name__,
-        "message": screen.clean(error.message),
+        "message": screen.clean(message_of(error)),
         "code": error.code,
-        "hint": None if error.hint is None else screen.clean(error.hint),
+        "hint": None if hint is None else screen.clean(hint),
     }
 
 

@@ -1,4 +1,4 @@
-"""``comet-async doctor``: is everything ready? Nothing is paid unless ``--paid`` asks for it."""
+"""``comet-async doctor``: is everything ready? Nothing is billed unless ``--paid`` is given."""
 
 # ruff: noqa: PLC0415 - aiohttp and all that needs it is imported when the command runs: `--help`
 # must be there at once
@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import attrs
 from cyclopts import Parameter
 
-from comet_async.cli.console import ACCOUNT, DONE, NOT_DONE, Screen
-from comet_async.cli.endpoint import open_endpoint
-from comet_async.cli.options import OUTPUT, USUAL_CONNECTION, Connection
+from comet_async.cli.console import ACCOUNT, DONE, NOT_DONE, USAGE, Screen, counted
+from comet_async.cli.endpoint import Endpoint, open_endpoint
+from comet_async.cli.hints import in_options
+from comet_async.cli.options import OUTPUT, USUAL, USUAL_CONNECTION, Connection, General
 from comet_async.cli.runtime import CURRENT
-from comet_async.errors import ConfigError
+from comet_async.cli.settings import own_file
+from comet_async.errors import CometError, ConfigError
 
 if TYPE_CHECKING:
     from comet_async._tools.doctor import Check
@@ -28,65 +33,118 @@ async def doctor(
     *,
     connection: Connection = USUAL_CONNECTION,
     json: Annotated[
-        bool, Parameter(group=OUTPUT, help="One JSON object a line for each check.")
+        bool, Parameter(group=OUTPUT, help="Print one JSON object per line for each check.")
     ] = False,
     paid: Annotated[
-        bool, Parameter(help="Buy one small image and see what it proves; asks first.")
+        bool, Parameter(help="Buy one small image, and see what it proves; asks first.")
     ] = False,
-    yes: Annotated[bool, Parameter(help="Agree to --paid beforehand.")] = False,
+    yes: Annotated[bool, Parameter(help="Confirm --paid in advance.")] = False,
+    general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs
 ) -> int:
     """Check everything."""
-    from comet_async._tools.doctor import examine, examine_paid
-    from comet_async.session import CometSession
-
     screen = CURRENT.get().screen
     screen.json = json
-    problems, account = 0, False
-    async with open_endpoint(connection, screen) as endpoint:
-        async with aclosing(examine(endpoint.gateway, endpoint.credentials)) as checks:
+    if yes and not paid:
+        raise ConfigError("--yes confirms --paid, which is missing", hint="give both, or neither")
+    visit = _Visit(screen)
+    await visit.machine()
+    bought = False
+    try:
+        async with open_endpoint(connection, screen) as endpoint:
+            await visit.server(endpoint)
+            if paid and not visit.problems and (yes or await _agreed(screen)):
+                bought = True
+                await visit.paid(endpoint)
+    except ConfigError as error:
+        visit.refused(error)
+    return visit.end(bought=bought)
+
+
+@attrs.define(eq=False)
+class _Visit:
+    """Shows checks one by one, and remembers what is wrong."""
+
+    screen: Screen
+    problems: list[Check] = attrs.field(factory=list, init=False)
+    _unusable: bool = attrs.field(default=False, init=False)
+
+    async def machine(self) -> None:
+        """Check what needs neither a key nor a server."""
+        from comet_async._tools.doctor import examine_machine
+
+        loop = asyncio.get_running_loop()
+        for check in await loop.run_in_executor(None, examine_machine, Path.cwd(), own_file()):
+            self._show(check)
+
+    async def server(self, endpoint: Endpoint) -> None:
+        """Check the key and the server."""
+        from comet_async._tools.doctor import examine
+
+        await self._show_all(examine(endpoint.gateway, endpoint.credentials))
+
+    async def paid(self, endpoint: Endpoint) -> None:
+        """Buy one image, and show what it proves."""
+        from comet_async._tools.doctor import examine_paid
+        from comet_async.session import CometSession
+
+        async with CometSession(endpoint.credentials, gateway=endpoint.gateway) as session:
+            await self._show_all(examine_paid(session))
+
+    async def _show_all(self, checks: AsyncGenerator[Check, None]) -> None:
+        async with aclosing(checks):
             async for check in checks:
-                problems += check.verdict == "problem"
-                account = account or check.account_wide
-                _tell(screen, check)
-        if yes and not paid:
-            msg = "--yes agrees to --paid, which is not there"
-            raise ConfigError(msg, hint="give both, or neither")
-        paid = paid and not problems and (yes or await _agreed(screen))
-        if paid:
-            async with (
-                CometSession(endpoint.credentials, gateway=endpoint.gateway) as session,
-                aclosing(examine_paid(session)) as checks,
-            ):
-                async for check in checks:
-                    problems += check.verdict == "problem"
-                    _tell(screen, check)
-    verdict = "one image was paid" if paid else "nothing was paid"
-    screen.say(f"{problems} to mend" if problems else f"ready; {verdict}")
-    if not problems:
-        return DONE
-    return ACCOUNT if account else NOT_DONE
+                self._show(check)
 
+    def refused(self, error: CometError) -> None:
+        """Show why the server was not contacted at all."""
+        from comet_async._tools.doctor import Check
 
-def _tell(screen: Screen, check: Check) -> None:
-    if screen.json:
-        text = screen.clean(check.text)
-        line = {"check": check.name, "verdict": check.verdict, "text": text, "hint": check.hint}
-        screen.emit(line)
-        return
-    word = f"{check.verdict:<7}"
-    screen.say(f"{check.name}: {check.text}", word=word, style=_STYLES[check.verdict])
-    if check.hint:
-        screen.say(f"        {check.hint}", style="dim")
+        self._unusable = True
+        self._show(Check(name="key", verdict="problem", text=error.message, hint=error.hint))
+        text = "not checked without a usable key and gateway"
+        self._show(Check(name="server", verdict="note", text=text))
+
+    def _show(self, check: Check) -> None:
+        if check.verdict == "problem":
+            self.problems.append(check)
+        screen, hint = self.screen, None if check.hint is None else in_options(check.hint)
+        if screen.json:
+            facts = {"check": check.name, "verdict": check.verdict}
+            texts = {"text": screen.clean(check.text), "hint": hint and screen.clean(hint)}
+            screen.emit({**facts, **texts})
+            return
+        bad = check.verdict in {"problem", "warning"}
+        style = _STYLES[check.verdict]
+        text = f"{check.name}: {check.text}"
+        screen.say(text, word=f"{check.verdict:<7}", style=style, problem=bad)
+        if hint:
+            screen.say(f"        {hint}", style="dim", problem=bad)
+
+    def end(self, *, bought: bool) -> int:
+        """Say what to do next, and return the exit status."""
+        verdict = "one image was billed" if bought else "nothing was billed"
+        if not self.problems:
+            self.screen.say(f"ready; {verdict}")
+            self.screen.say("next: comet-async expand DIR --out OUT --to 16:9 --dry-run")
+            return DONE
+        first = self.problems[0]
+        self.screen.say(f"{counted(len(self.problems), 'problem')} found; {verdict}", problem=True)
+        step = in_options(first.hint) if first.hint else f"solve the problem of the {first.name}"
+        self.screen.say(f"next: {step}", problem=True)
+        if self._unusable:
+            return USAGE
+        return ACCOUNT if any(check.account_wide for check in self.problems) else NOT_DONE
 
 
 async def _agreed(screen: Screen) -> bool:
-    """Ask before money is spent; where nobody can be asked, the answer is no."""
+    """Ask before money is spent; without a terminal to confirm on, the answer is no."""
     from comet_async.requests import EXPAND
 
-    screen.say(f"buying one image, about ${EXPAND.price} by the list (an estimate)")
+    screen.say(f"buying one image, about ${EXPAND.price} by the list (an estimate)", problem=True)
     if not sys.stdin.isatty():
-        screen.say("not bought: nobody can be asked here; --yes agrees beforehand")
+        text = "not bought: no terminal to confirm on; pass --yes to confirm in advance"
+        screen.say(text, problem=True)
         return False
-    screen.say("buy it? [y/N]")
+    screen.say("buy it? [y/N]", problem=True)
     answer = await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
     return answer.strip().lower() in {"y", "yes"}

@@ -70,7 +70,7 @@ async def open_endpoint(connection: Connection, screen: Screen) -> AsyncGenerato
 
 
 def offline_endpoint(connection: Connection) -> Endpoint:
-    """Return a endpoint that nobody goes through: enough to plan, without a key or a server.
+    """Return an endpoint that is never used: enough to plan, without a key or a server.
 
     Raises:
         ConfigError: A setting can't be used.
@@ -80,17 +80,17 @@ def offline_endpoint(connection: Connection) -> Endpoint:
     from comet_async.gateways import Gateway
     from comet_async.secret import Secret
 
-    nobody = ApiKey(Secret("no-key-is-needed-to-plan"))
+    unused = ApiKey(Secret("no-key-is-needed-to-plan"))
     if connection.is_sandbox:
-        return Endpoint(gateway=Gateway.comet("http://127.0.0.1:9"), credentials=nobody)
+        return Endpoint(gateway=Gateway.comet("http://127.0.0.1:9"), credentials=unused)
     config = Config.read(config_path(os.environ))
     return Endpoint(
-        gateway=choose_gateway(connection.gateway, os.environ, config), credentials=nobody
+        gateway=choose_gateway(connection.gateway, os.environ, config), credentials=unused
     )
 
 
 def find_endpoint(gateway: str | None) -> Endpoint:
-    """Return where *gateway*, the environment and the config file lead.
+    """Return where *gateway*, the environment and the configuration file say.
 
     Raises:
         ConfigError: There is no key, or a setting can't be used.
@@ -98,8 +98,10 @@ def find_endpoint(gateway: str | None) -> Endpoint:
     from comet_async.config import Config, choose_credentials, choose_gateway, config_path
 
     if gateway == "sandbox":
-        msg = "the sandbox of another command is not here"
-        raise ConfigError(msg, hint="start one with: comet-async sandbox, and give its address")
+        raise ConfigError(
+            "--gateway sandbox only works with expand and doctor",
+            hint="start 'comet-async sandbox', and pass its URL with --gateway",
+        )
     config = Config.read(config_path(os.environ))
     chosen = choose_gateway(gateway, os.environ, config)
     credentials = choose_credentials(None, chosen, os.environ, config)

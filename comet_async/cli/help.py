@@ -1,7 +1,7 @@
-"""The program's own page of help, and its version: there at once.
+"""The texts of ``--help``, the program's own page of help, and its version: there at once.
 
-Rule of this file: it imports the standard library only. To load cyclopts and rich, which lay out
-the pages of the commands, takes several times as long as all that is done here.
+It imports the standard library only. To load cyclopts and rich, which lay out the pages of the
+commands, takes several times as long as all that is done here.
 """
 
 from __future__ import annotations
@@ -16,50 +16,61 @@ from comet_async import __version__
 
 PROGRAM = """Make photos wider or taller with a paid image expansion API (CometAPI, Kling).
 
-It never pays twice for the same image and never loses a paid result, whatever
-breaks: running the same command again goes on where the last one ended.
+It never pays twice for the same image and never loses a paid result: after an interruption or a \
+crash, run the same command again to resume where the last run stopped.
 
 [bold]Examples[/bold]
 
-  [cyan]comet-async expand photos --out wide --to 16:9 --sandbox[/cyan]  try it, no key
-  [cyan]comet-async expand photos --out wide --to 16:9 --dry-run[/cyan]  what it would cost
-  [cyan]comet-async expand photos --out wide --to 16:9[/cyan]            do it
-  [cyan]comet-async jobs wide[/cyan]                                     what became of it
+  [cyan]comet-async expand photos --out trial --to 16:9 --sandbox[/cyan]
+      Try it on this machine: free, no key.
+  [cyan]comet-async expand photos --out wide --to 16:9 --dry-run[/cyan]
+      Show what it would do and cost.
+  [cyan]comet-async expand photos --out wide --to 16:9[/cyan]
+      Do it.
+  [cyan]comet-async jobs wide[/cyan]
+      List the jobs and their status.
 
-The key is read from COMETAPI_KEY, for Kling itself from KLING_API_KEY.
-
-[bold]Exit status[/bold]
-  0 all done · 1 some not done · 2 wrong usage or settings, nothing sent
-  3 stopped by the account (key, credit, rights) · 130 interrupted
+The key is read from COMETAPI_KEY (for Kling itself from KLING_API_KEY), settings from \
+~/.config/comet-async/config.toml.
 """
 
-EXPAND = """Expand images, and save the results under the names of their sources.
+STATUSES = """\
+[bold]Exit status[/bold]
+  0    all done
+  1    some images are not done
+  2    wrong usage or settings; nothing was sent
+  3    stopped by the account (key, credit, rights)
+  130  interrupted
+"""
 
-Running the same command again goes on where the last run ended, whatever ended it.
+EXPAND = f"""Expand images, and save the results under the names of their sources.
+
+Run the same command again to resume where the last run stopped, whatever stopped it.
 
 [bold]Examples[/bold]
 
   [cyan]comet-async expand photos --out wide --to 16:9[/cyan]
   [cyan]comet-async expand dog.png --out wide --left 0.6 --right 0.6 --prompt "snow"[/cyan]
-  [cyan]comet-async expand photos --out wide --size 1920x1080 --dry-run[/cyan]
-  [cyan]find . -name '*.jpg' | comet-async expand - --out wide --to 3:2 --json[/cyan]
-"""
+  [cyan]comet-async expand photos --out wide --to 4:3 --prepare --dry-run[/cyan]
+  [cyan]find photos -name '*.jpg' | comet-async expand - --out listed --to 3:2 --json[/cyan]
+
+{STATUSES}"""
 
 PREVIEW = """Draw each image on its canvas, with the new area hatched. Free: nothing is sent.
 
 [bold]Examples[/bold]
 
   [cyan]comet-async preview dog.png --to 16:9[/cyan]
-  [cyan]comet-async preview photos --up 0.3 --anchor top --out previews[/cyan]
+  [cyan]comet-async preview photos --to 2:1 --anchor top --out previews[/cyan]
 """
 
-JOBS = """Show what the journal of an output folder knows, or decide about a job by hand.
+JOBS = """List the jobs of an output folder and their status, or decide about a job by hand.
 
 A job is [bold]uncertain[/bold] when its request was sent, the answer was lost, and the gateway \
 has no way to look it up. Each run looks again, free of charge. Nothing is bought twice on a \
-guess, so what looking can't settle is yours to decide:
+guess, so what no lookup can settle is yours to decide:
 
-  [bold]attach[/bold] KEY TASK_ID   you found the task, say in the provider's console: go on with it
+  [bold]attach[/bold] KEY TASK_ID   you found the task, say in the provider's console: use it
   [bold]resubmit[/bold] KEY         send it again, at the risk of paying twice
   [bold]abandon[/bold] KEY          give it up
 
@@ -67,8 +78,7 @@ guess, so what looking can't settle is yours to decide:
 
   [cyan]comet-async jobs wide[/cyan]
   [cyan]comet-async jobs wide --uncertain[/cyan]
-  [cyan]comet-async jobs wide attach ce1-q5c… 878106242831892487[/cyan]
-  [cyan]comet-async jobs wide resubmit ce1-q5c… --i-accept-double-charge[/cyan]
+  [cyan]comet-async jobs wide --all --json[/cyan]
 """
 
 REPORT = """Write DIR/report.html: every image of a folder before and after, on one page.
@@ -81,7 +91,7 @@ The page is one file that can be sent and moved: small copies of the images are 
   [cyan]comet-async report wide --link[/cyan]
 """
 
-STATUS = """Show how a task stands.
+STATUS = """Show the status of a task.
 
 [bold]Example[/bold]
 
@@ -90,7 +100,7 @@ STATUS = """Show how a task stands.
 
 WAIT = """Wait for a task, show each change, and save its images if a folder is named.
 
-Giving up the wait does not end the task: it goes on there, and can be waited for again.
+If you stop waiting, the task continues on the server; wait for it again at any time.
 
 [bold]Example[/bold]
 
@@ -104,10 +114,10 @@ LIST = """List the account's tasks, newest first. CometAPI documents no list; Kl
   [cyan]comet-async list --pages 3[/cyan]
 """
 
-SANDBOX = """Serve a local stand-in for CometAPI and Kling until Ctrl-C. Nothing leaves the machine.
+SANDBOX = """Serve a local stand-in for CometAPI and Kling until Ctrl-C. Free; nothing leaves it.
 
-It speaks both APIs, keeps an account, really paints the new edges, and goes wrong on demand. \
-Its front page shows tasks, charges and images.
+It speaks both APIs, keeps a ledger, actually paints the new edges, and can simulate faults. Its \
+front page shows tasks, charges and images.
 
 [bold]Examples[/bold]
 
@@ -115,24 +125,35 @@ Its front page shows tasks, charges and images.
   [cyan]comet-async sandbox --fault drop_after_charge=0.05,429=0.03 --seed 7[/cyan]
 """
 
-DOCTOR = """Check key, address, route, lookups, list, clock and balance, and say what to do.
+DOCTOR = """Check everything that a run needs, and say what to do next. Free.
 
-Nothing is paid, unless [cyan]--paid[/cyan] asks to buy one small image: that proves what no
-free question can. The price is shown first, and you are asked.
+Only [cyan]--paid[/cyan] buys one small image, which proves what no free check can. The price is \
+shown first, and you are asked.
 
 [bold]Examples[/bold]
 
   [cyan]comet-async doctor[/cyan]
   [cyan]comet-async doctor --gateway kling[/cyan]
-  [cyan]comet-async doctor --paid[/cyan]
+  [cyan]comet-async doctor --json[/cyan]
 """
 
-OPTIONS = """\
-[bold]Options[/bold]
-  [cyan]-h, --help[/cyan]  Show this page; behind a command, what that one takes.
-  [cyan]--version[/cyan]   Show the version.
-  [cyan]--debug[/cyan]     Show tracebacks and all log lines; of every command.
+COMPLETION = """Print a script that completes commands and options in your shell.
+
+[bold]Examples[/bold]
+
+  [cyan]comet-async completion bash > ~/.local/share/bash-completion/completions/comet-async[/cyan]
+  [cyan]comet-async completion zsh > ~/.zfunc/_comet-async[/cyan]
+  [cyan]comet-async completion fish > ~/.config/fish/completions/comet-async.fish[/cyan]
 """
+
+_OPTIONS = (
+    ("-h, --help", "Show this help; after a command, show that command's options."),
+    ("-V, --version", "Show the version."),
+    ("-q, --quiet", "Show problems only (works with every command)."),
+    ("-v, --verbose", "Show details: what is sent and retried (works with every command)."),
+    ("--log FILE", "Append all messages to a file (after every command)."),
+    ("--debug", "Show tracebacks and all log messages (works with every command)."),
+)
 
 # By group: name, place below this package, and what it is for.
 COMMANDS = {
@@ -150,11 +171,27 @@ COMMANDS = {
     "Trying and checking": (
         ("sandbox", "sandbox:sandbox", SANDBOX),
         ("doctor", "doctor:doctor", DOCTOR),
+        ("completion", "completion:completion", COMPLETION),
     ),
 }
 
-_WIDTH = 80
-_INDENT = 11  # where the words about a command begin
+USAGES = {
+    "expand": "SOURCE... --out DIR (--to SHAPE | --size WxH | --up SHARE ...) [OPTIONS]",
+    "preview": "SOURCE... (--to SHAPE | --size WxH | --up SHARE ...) [OPTIONS]",
+    "jobs": "DIR [attach KEY TASK_ID | resubmit KEY | abandon KEY] [OPTIONS]",
+    "report": "DIR [OPTIONS]",
+    "status": "ID [OPTIONS]",
+    "wait": "ID [OPTIONS]",
+    "list": "[OPTIONS]",
+    "sandbox": "[OPTIONS]",
+    "doctor": "[OPTIONS]",
+    "completion": "bash | zsh | fish",
+}
+"""What follows the command's name."""
+
+_WIDEST = 100
+_NARROWEST = 40
+_INDENT = 13  # where the words about a command begin
 _STYLES = {"[bold]": "1", "[cyan]": "36", "[/bold]": "0", "[/cyan]": "0"}
 
 
@@ -167,33 +204,61 @@ def answer(words: Sequence[str]) -> str | None:
     for name in ("cyclopts", "rich"):
         if find_spec(name) is None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-    if list(words) == ["--version"]:
+    if list(words) in (["--version"], ["-V"]):
         return f"{__version__}\n"
-    return page(styled=_colours()) if list(words) in ([], ["--help"], ["-h"]) else None
+    if list(words) in ([], ["--help"], ["-h"]):
+        return page(styled=_styled(), width=_width())
+    return None
 
 
-def page(*, styled: bool) -> str:
-    """Return the page, 80 columns wide.
+def page(*, styled: bool, width: int = 80) -> str:
+    """Return the program's page of help.
 
     Args:
         styled: Whether it may be bold and coloured.
+        width: Columns of the terminal.
     """
-    groups = [
-        "\n".join([f"[bold]{title}[/bold]", *(_entry(name, words) for name, _, words in commands)])
+    width = max(_NARROWEST, min(width, _WIDEST))
+    parts = ["[bold]Usage:[/bold] comet-async COMMAND", _wrap(PROGRAM.rstrip(), width)]
+    parts += [
+        "\n".join(
+            [
+                f"[bold]{title}[/bold]",
+                *(_entry(name, text.partition("\n")[0], width) for name, _, text in commands),
+            ]
+        )
         for title, commands in COMMANDS.items()
     ]
-    usage = "[bold]Usage:[/bold] comet-async COMMAND"
-    text = "\n\n".join([usage, PROGRAM.rstrip(), *groups, OPTIONS])
+    options = [_entry(name, text, width, indent=18) for name, text in _OPTIONS]
+    parts += ["\n".join(["[bold]Options[/bold]", *options]), STATUSES]
+    text = "\n\n".join(parts)
     for mark, code in _STYLES.items():
         text = text.replace(mark, f"\x1b[{code}m" if styled else "")
     return text
 
 
-def _entry(name: str, words: str) -> str:
-    lines = textwrap.wrap(words.partition("\n")[0], _WIDTH - _INDENT)
-    return f"  [cyan]{name:{_INDENT - 2}}[/cyan]" + f"\n{'':{_INDENT}}".join(lines)
+def _wrap(text: str, width: int) -> str:
+    """Wrap the paragraphs of *text*; lines that begin with a blank are kept."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        lines += [line] if line[:1] in {"", " ", "["} else textwrap.wrap(line, width)
+    return "\n".join(lines)
 
 
-def _colours() -> bool:
+def _entry(name: str, text: str, width: int, *, indent: int = _INDENT) -> str:
+    lines = textwrap.wrap(text, width - indent)
+    return f"  [cyan]{name:{indent - 2}}[/cyan]" + f"\n{'':{indent}}".join(lines)
+
+
+def _width() -> int:
+    if (columns := os.environ.get("COLUMNS", "")).isdecimal():
+        return int(columns)
+    try:
+        return os.get_terminal_size(1).columns
+    except OSError:  # not a terminal
+        return 80
+
+
+def _styled() -> bool:
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return sys.stdout.isatty() and not plain

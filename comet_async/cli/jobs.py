@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from cyclopts import Group, Parameter
 from comet_async._journal.states import MEANINGS, JobState, check_move
 from comet_async.cli import journal_files
 from comet_async.cli.console import DONE, Screen, counted
+from comet_async.cli.options import USUAL, General
 from comet_async.cli.runtime import CURRENT
 from comet_async.clock import SYSTEM_CLOCK
 from comet_async.errors import InputError, NotFoundError
@@ -28,6 +30,11 @@ Action = Literal["attach", "resubmit", "abandon"]
 _SHOW = Group("What to show", sort_key=1)
 _DECIDE = Group("Decisions", sort_key=2)
 _QUIET = frozenset({JobState.DONE})  # shown as a number only, unless asked for
+_MEANINGS = {
+    # No run is working on them while nobody holds the journal.
+    JobState.UNKNOWN: "The answer to the request was lost; the next run looks it up.",
+    JobState.SENDING: "The request may have been sent; the next run looks it up.",
+}
 
 
 @Parameter(name="*", group=_SHOW)
@@ -35,19 +42,20 @@ _QUIET = frozenset({JobState.DONE})  # shown as a number only, unless asked for
 class Choice:
     """What to show."""
 
-    uncertain: Annotated[bool, Parameter(help="Only jobs that wait for your decision.")] = False
-    all: Annotated[bool, Parameter(help="Also the jobs that are done.")] = False
+    uncertain: Annotated[bool, Parameter(help="Show only jobs that need your decision.")] = False
+    all: Annotated[bool, Parameter(help="Show finished jobs, too.")] = False
     events: Annotated[
-        str | None, Parameter(help="What happened to the job of this key, step by step.")
+        str | None,
+        Parameter(metavar="KEY", help="Show what happened to one job, step by step."),
     ] = None
-    json: Annotated[bool, Parameter(help="One JSON object a line for each job.")] = False
+    json: Annotated[bool, Parameter(help="Print one JSON object per line for each job.")] = False
 
 
 _ALL_OPEN = Choice()
 
 
-async def jobs(
-    folder: Annotated[Path, Parameter(help="The folder that --out named.")],
+async def jobs(  # noqa: PLR0913 - the arguments and options, as --help shows them
+    folder: Annotated[Path, Parameter(help="The folder that was given as --out.")],
     action: Annotated[Action | None, Parameter(help="What to do with one job.")] = None,
     key: Annotated[str | None, Parameter(help="The job's key, as `jobs` shows it.")] = None,
     task_id: Annotated[str | None, Parameter(help="For attach: the provider's task id.")] = None,
@@ -55,28 +63,30 @@ async def jobs(
     *,
     choice: Choice = _ALL_OPEN,
     i_accept_double_charge: Annotated[
-        bool, Parameter(group=_DECIDE, help="For resubmit: you know that it may be paid already.")
+        bool, Parameter(group=_DECIDE, help="For resubmit: you know that it may be billed already.")
     ] = False,
+    general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs
 ) -> int:
     """Show the jobs of a folder, or decide about one."""
     screen = CURRENT.get().screen
     screen.json = choice.json
     path = journal_files.path_of(folder)
     if action is not None:
-        decision = _decision(action, key, task_id, accepted=i_accept_double_charge)
-        return await _decide(path, decision, screen)
+        _check_words(action, key, task_id)
+        words = _Words(action, key or "", task_id, accepted=i_accept_double_charge)
+        return await _decide(path, words, screen)
     async with journal_files.reading(path) as (journal, busy):
         if busy:
-            screen.say("a run is using this journal: this is how it stood a moment ago")
+            screen.say("a run is using this journal; this was its content a moment ago")
         if choice.events is not None:
             return await _show_events(journal, choice.events, screen)
-        return await _show_jobs(journal, choice, screen)
+        return await _show_jobs(journal, folder, choice, screen)
 
 
 # ---------------------------------------------------------------------------- showing
 
 
-async def _show_jobs(journal: Journal, choice: Choice, screen: Screen) -> int:
+async def _show_jobs(journal: Journal, folder: Path, choice: Choice, screen: Screen) -> int:
     rows = []
     async for record in journal_files.all_jobs(journal):
         if choice.uncertain and record.state is not JobState.UNCERTAIN:
@@ -86,30 +96,47 @@ async def _show_jobs(journal: Journal, choice: Choice, screen: Screen) -> int:
         elif choice.all or choice.uncertain or record.state not in _QUIET:
             rows.append(_row(record))
     if not screen.json:
-        _show_rows(rows, await journal.counts(), screen, asked=choice.uncertain)
+        _show_rows(rows, screen)
+        _show_counts(await journal.counts(), screen, asked=choice.uncertain)
+        for line in _choices(folder, [row[2] for row in rows], wanted=choice.uncertain):
+            screen.say(line)
     return DONE
 
 
-def _show_rows(
-    rows: Sequence[tuple[str, ...]],
-    counts: Mapping[JobState, int],
-    screen: Screen,
-    *,
-    asked: bool,
-) -> None:
-    """Write the table and the counts; *asked* says that uncertain jobs were asked for."""
+def _show_rows(rows: Sequence[tuple[str, ...]], screen: Screen) -> None:
     if rows:
         titles = ("state", "source", "key", "task", "since", "what is known")
         screen.table(titles, rows, long=("source", "what is known"))
+
+
+def _show_counts(counts: Mapping[JobState, int], screen: Screen, *, asked: bool) -> None:
+    """Write how many jobs are in each state; *asked* says that uncertain ones were asked for."""
     for state in JobState:
         if counts.get(state):
-            screen.say(f"{counted(counts[state], 'job')} {state}: {MEANINGS[state]}")
+            meaning = _MEANINGS.get(state, MEANINGS[state])
+            meaning = meaning[:1].lower() + meaning[1:].rstrip(".")
+            screen.say(f"{counted(counts[state], 'job')} {state}: {meaning}")
     if not counts:
         screen.say("the journal is empty")
     elif asked and not counts.get(JobState.UNCERTAIN):
         screen.say("no job is uncertain: nothing to decide")
-    if counts.get(JobState.UNCERTAIN):
-        screen.say("comet-async jobs --help says what you can decide about uncertain jobs")
+
+
+def _choices(folder: Path, keys: Sequence[str], *, wanted: bool) -> list[str]:
+    """Return the commands that decide about an uncertain job, with a real key in them."""
+    if not wanted or not keys:
+        return []
+    of = shlex.join(["comet-async", "jobs", str(folder)])
+    which = "for each of them, one of" if len(keys) > 1 else "one of"
+    return [
+        f"to decide, {which}:",
+        f"  {of} attach {keys[0]} TASK_ID",
+        "      you found its task in the provider's console",
+        f"  {of} resubmit {keys[0]} --i-accept-double-charge",
+        "      send it again; it may be billed twice",
+        f"  {of} abandon {keys[0]}",
+        "      give it up",
+    ]
 
 
 def _row(record: JobRecord) -> tuple[str, ...]:
@@ -119,8 +146,14 @@ def _row(record: JobRecord) -> tuple[str, ...]:
         record.key,
         record.task_id or "-",
         _moment(record.updated_at)[:-4] + "Z",
-        record.message or record.note or "-",
+        _known(record),
     )
+
+
+def _known(record: JobRecord) -> str:
+    if record.state is JobState.SUBMITTED and record.message:
+        return "its task was found after the answer was lost"
+    return record.message or record.note or "-"
 
 
 def _as_record(
@@ -160,79 +193,101 @@ def _moment(seconds: float) -> str:
 # ---------------------------------------------------------------------------- deciding
 
 
+@attrs.frozen
+class _Words:
+    """A decision as it was typed."""
+
+    action: Action
+    key: str
+    task_id: str | None
+    accepted: bool = attrs.field(kw_only=True)
+
+
 @attrs.frozen(kw_only=True)
 class _Decision:
-    """What was decided about one job.
+    """What a decision does to a job.
 
     Attributes:
-        key: The job.
-        state: The state it is to enter.
-        task_id: The provider's task, for attach.
+        state: The state it enters.
         why: The reason, for the journal.
         done: What to say then.
     """
 
-    key: str
     state: JobState
-    task_id: str | None = None
     why: str
     done: str
 
 
-def _decision(action: Action, key: str | None, task_id: str | None, *, accepted: bool) -> _Decision:
-    """Return what the words of the command mean.
+_DECISIONS = {
+    "attach": _Decision(
+        state=JobState.SUBMITTED,
+        why="you named the task",
+        done="the task is attached: the next run waits for it and saves its images, free",
+    ),
+    "abandon": _Decision(
+        state=JobState.ABANDONED,
+        why="you gave it up",
+        done="the job is given up: no run looks for it or sends it any more",
+    ),
+    "resubmit": _Decision(
+        state=JobState.PLANNED,
+        why="you asked to send it again, at the risk of paying twice",
+        done="the next run sends the job again; if the first one was accepted, both are billed",
+    ),
+}
+
+
+def _check_words(action: Action, key: str | None, task_id: str | None) -> None:
+    """Refuse a decision with a word missing, or one too many.
 
     Raises:
-        InputError: A word is missing, or one too many.
+        InputError: As said.
     """
     if key is None:
         raise _wrong(f"{action} which job?", f"comet-async jobs DIR {action} KEY")
     if (task_id is None) is (action == "attach"):
         hint = "comet-async jobs DIR attach KEY TASK_ID; the others take no task id"
         raise _wrong(f"{action} needs {'a' if task_id is None else 'no'} task id", hint)
-    if action == "attach":
-        done = "the task is attached: the next run waits for it and saves its images, free"
-        why = "you named the task"
-        return _Decision(key=key, state=JobState.SUBMITTED, task_id=task_id, why=why, done=done)
-    if action == "abandon":
-        done = "the job is given up: no run looks for it or sends it any more"
-        return _Decision(key=key, state=JobState.ABANDONED, why="you gave it up", done=done)
-    if not accepted:
-        raise _wrong(
-            f"{key} may be paid already: sending it again may pay for it twice",
-            "if that is what you want, add --i-accept-double-charge",
-        )
-    done = "the job will be sent again by the next run; if the first one was taken, both are paid"
-    why = "you asked to send it again, at the risk of paying twice"
-    return _Decision(key=key, state=JobState.PLANNED, why=why, done=done)
 
 
-async def _decide(path: Path, decision: _Decision, screen: Screen) -> int:
+async def _decide(path: Path, words: _Words, screen: Screen) -> int:
     from comet_async.journal import SqliteJournal
 
+    decision = _DECISIONS[words.action]
     async with await SqliteJournal.open(path, verify_remote=True) as journal:  # sends nothing
-        record = await _job(journal, decision.key)
+        record = await _job(journal, words.key)
         _check_state(record, decision)
+        if words.action == "resubmit" and not words.accepted:
+            raise _wrong(
+                f"{words.key} may be billed already: sending it again may bill it twice",
+                "if that is what you want, add --i-accept-double-charge",
+            )
         changes: Changes = {}
-        if decision.task_id is not None:
-            owner = await journal.by_task(decision.task_id)
-            if owner is not None and owner.key != record.key:
-                msg = f"task {decision.task_id} belongs to the job {owner.key}"
-                raise _wrong(msg, "look at its time and image in the provider's console")
-            await _check_task(decision.task_id, record, screen)
-            changes = {"task_id": decision.task_id}
+        if words.task_id is not None:
+            await _check_owner(journal, words.task_id, record)
+            await _check_task(words.task_id, record, screen)
+            changes = {"task_id": words.task_id, "message": ""}
         now = SYSTEM_CLOCK.time()
         await journal.move(record, decision.state, now=now, why=decision.why, **changes)
     screen.say(f"{record.source}: {decision.done}")
     return DONE
 
 
+async def _check_owner(journal: Journal, task_id: str, record: JobRecord) -> None:
+    owner = await journal.by_task(task_id)
+    if owner is not None and owner.key != record.key:
+        raise _wrong(
+            f"task {task_id} belongs to the job {owner.key}",
+            "look at its time and image in the provider's console",
+        )
+
+
 async def _check_task(task_id: str, record: JobRecord, screen: Screen) -> None:
-    """Ask the server for the task, free of charge: a slip would lose the real one.
+    """Look the task up on the server, free of charge: a slip would lose the real one.
 
     Raises:
         InputError: There is no such task, or it is another job's.
-        CometError: The server can't be asked.
+        CometError: The server can't be reached.
     """
     from comet_async.cli.endpoint import find_endpoint
     from comet_async.session import CometSession
@@ -245,10 +300,12 @@ async def _check_task(task_id: str, record: JobRecord, screen: Screen) -> None:
     except NotFoundError:
         task = None
     if task is None:
-        raise _wrong(f"the server knows no task {task_id}", "nothing was changed: check the id")
+        raise _wrong(f"the server has no task {task_id}", "nothing was changed: check the id")
     if task.external_task_id not in {None, record.key}:
-        msg = f"task {task_id} belongs to another request ({task.external_task_id})"
-        raise _wrong(msg, "nothing was changed: look for the task that carries the job's key")
+        raise _wrong(
+            f"task {task_id} belongs to another request ({task.external_task_id})",
+            "nothing was changed: look for the task that carries the job's key",
+        )
 
 
 def _check_state(record: JobRecord, decision: _Decision) -> None:
@@ -261,15 +318,17 @@ def _check_state(record: JobRecord, decision: _Decision) -> None:
         check_move(record.state, decision.state)
         return
     hint = MEANINGS[record.state]
-    if record.state is JobState.UNKNOWN:
+    if record.state in {JobState.UNKNOWN, JobState.SENDING}:
         hint = "run the command that made it again first: it looks the job up, free of charge"
+    elif record.state is JobState.FAILED:
+        hint = "run the command that made it again with --retry-failed to buy it again"
     raise _wrong(f"{record.key} is {record.state}, not uncertain: nothing to decide", hint)
 
 
 async def _job(journal: Journal, key: str) -> JobRecord:
     record = await journal.get(key)
     if record is None:
-        raise _wrong(f"the journal has no job {key}", "comet-async jobs DIR --all shows the keys")
+        raise _wrong(f"the journal has no job {key}", "comet-async jobs DIR --all lists the keys")
     return record
 
 

@@ -12,12 +12,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from comet_async._journal.states import JobState
 from comet_async.errors import ConfigError, InputError, JournalBusyError
 
 if TYPE_CHECKING:
     from comet_async._journal.records import JobRecord, Journal
 
 _PURPOSE = "sandbox"  # the fact in the journal that says whether its images were for practice
+_NOTHING_MADE = frozenset({JobState.PLANNED, JobState.REJECTED})
 _ENDED = "its sandbox has ended"
 
 
@@ -30,16 +32,19 @@ def path_of(folder: Path) -> Path:
     from comet_async.runs import JOURNAL_NAME
 
     path = folder / JOURNAL_NAME
-    if not path.is_file():
-        msg = f"{folder} has no journal"
-        hint = "give the folder that --out named; a journal is there after its first run"
-        raise InputError(msg, field="folder", value=str(folder), hint=hint)
-    return path
+    if path.is_file():
+        return path
+    raise InputError(
+        f"{folder} has no journal",
+        field="folder",
+        value=str(folder),
+        hint="name the folder that was given as --out; its first run creates the journal",
+    )
 
 
 @asynccontextmanager
 async def reading(path: Path) -> AsyncGenerator[tuple[Journal, bool], None]:
-    """Open the journal at *path* to read it, and tell whether it is in use.
+    """Open the journal at *path* to read it; also gives whether it is in use.
 
     One that is in use is read from a copy, as it stood a moment ago.
     """
@@ -92,8 +97,8 @@ async def all_jobs(journal: Journal) -> AsyncGenerator[JobRecord, None]:
 async def check_purpose(journal: Journal, *, sandbox: bool, write: bool = True) -> None:
     """Refuse to mix practice with bought images in one folder.
 
-    Both have the same names, and the journal takes an image that the sandbox painted for
-    done: the real one would never be bought.
+    Both have the same names, and in the journal an image that the sandbox painted is done: the
+    real one would never be bought. A folder in which nothing was made yet can become either.
 
     Args:
         journal: The folder's.
@@ -104,21 +109,22 @@ async def check_purpose(journal: Journal, *, sandbox: bool, write: bool = True) 
         ConfigError: The folder is for the other purpose.
     """
     marked = await journal.read_meta(_PURPOSE)
-    if marked is None and write:
+    used = marked is not None and not _NOTHING_MADE.issuperset(await journal.counts())
+    if not used and write and marked is not sandbox:
         await journal.write_meta(_PURPOSE, sandbox)
-    if marked is not None and marked is not sandbox:
+    if used and marked is not sandbox:
         has, wants = ("the sandbox's", "real") if marked else ("real", "the sandbox's")
-        msg = f"the output folder holds {has} images, not {wants} ones"
-        raise ConfigError(msg, hint="choose another folder with --out")
+        raise ConfigError(
+            f"the output folder holds {has} images, not {wants} ones",
+            hint="choose another folder with --out",
+        )
 
 
 async def abandon_ended_sandbox_jobs(journal: Journal, *, now: float) -> None:
     """Give up what sandboxes that have ended were working on: it was free, and is lost.
 
-    Jobs that were under way become ``failed``, so that ``retry_failed`` paints them anew.
+    Jobs that were under way become ``failed``, so that ``retry_failed`` paints them again.
     """
-    from comet_async._journal.states import JobState
-
     ways = {
         JobState.UNKNOWN: (JobState.PLANNED,),
         JobState.UNCERTAIN: (JobState.PLANNED,),
@@ -131,4 +137,4 @@ async def abandon_ended_sandbox_jobs(journal: Journal, *, now: float) -> None:
         for state in ways.get(record.state, ()):
             record = await journal.move(record, state, now=now, why=_ENDED)
         if record.state in {JobState.FAILED, JobState.EXPIRED} and record is not found:
-            await journal.note(record, now=now, note=f"{_ENDED}: painted anew by the next run")
+            await journal.note(record, now=now, note=f"{_ENDED}: painted again by the next run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import attrs
@@ -18,7 +19,9 @@ REQUEST = Group("Request", sort_key=2)
 SERVICE = Group("Service", sort_key=3)
 MONEY = Group("Money", sort_key=4)
 AGAIN = Group("Running again", sort_key=5)
+SOURCES = Group("Sources", sort_key=6)
 OUTPUT = Group("Output", sort_key=0)
+GENERAL = Group("General", sort_key=9)
 
 _SIZE = re.compile(r"\s*([0-9]{1,6})\s*[xX×]\s*([0-9]{1,6})\s*")
 
@@ -27,7 +30,7 @@ def whole(_type: object, tokens: Sequence[Token]) -> int:
     """Return the whole number that was typed; cyclopts itself would round 1.5 to 2.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a whole number.
     """
     text = tokens[0].value
     if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
@@ -41,24 +44,37 @@ class Geometry:
     """How far images grow: four margins, a shape, or a size."""
 
     up: Annotated[
-        float | None, Parameter(help="Add above, as a share of the height: 0.5 adds half of it.")
+        float | None,
+        Parameter(metavar="SHARE", help="Add above, as a share of the height: 0.5 adds half."),
     ] = None
-    down: Annotated[float | None, Parameter(help="Add below, as a share of the height.")] = None
-    left: Annotated[float | None, Parameter(help="Add at the left, as a share of the width.")] = (
-        None
-    )
-    right: Annotated[float | None, Parameter(help="Add at the right, as a share of the width.")] = (
-        None
-    )
+    down: Annotated[
+        float | None, Parameter(metavar="SHARE", help="Add below, as a share of the height.")
+    ] = None
+    left: Annotated[
+        float | None, Parameter(metavar="SHARE", help="Add at the left, as a share of the width.")
+    ] = None
+    right: Annotated[
+        float | None, Parameter(metavar="SHARE", help="Add at the right, as a share of the width.")
+    ] = None
     to: Annotated[
-        str | None, Parameter(help="Grow to this shape, adding as little as possible: 16:9, 1.5.")
+        str | None,
+        Parameter(
+            metavar="SHAPE", help="Grow to this shape, adding as little as possible: 16:9, 1.5."
+        ),
     ] = None
     size: Annotated[
-        str | None, Parameter(help="Grow to a canvas of this many pixels: 1920x1080.")
+        str | None,
+        Parameter(
+            metavar="WxH",
+            help="Grow to a canvas of exactly this many pixels; nothing is scaled, so the image "
+            "must be smaller, but not by much. --to fits any image.",
+        ),
     ] = None
     anchor: Annotated[
         Anchor | None,
-        Parameter(help="Where the image sits, with --to or --size; center by default."),
+        Parameter(
+            metavar="PLACE", help="Where the image sits with --to or --size; center by default."
+        ),
     ] = None
 
     def rule(self) -> MarginRule:
@@ -86,16 +102,16 @@ class Geometry:
 
     def _check(self, ways: list[str], *, by_sides: bool) -> None:
         if not ways:
-            hint = "give --to 16:9, or --size 1920x1080, or one of --up --down --left --right"
+            hint = "add --to 16:9, or --size 1920x1080, or any of --up, --down, --left, --right"
             raise _wrong("how far should the images grow?", hint)
         if len(ways) > 1 and not (by_sides and self.to is None and self.size is None):
             raise _wrong(
                 f"{' and '.join(ways)} can't be used together",
-                "margins, --to and --size are three ways to say one thing: choose one",
+                "margins, --to and --size are three ways to say the same thing: choose one",
             )
         if by_sides and self.anchor is not None:
             raise _wrong(
-                "--anchor needs --to or --size", "margins say already where the image sits"
+                "--anchor needs --to or --size", "margins already say where the image sits"
             )
 
 
@@ -118,15 +134,16 @@ class Connection:
     gateway: Annotated[
         str | None,
         Parameter(
-            help="comet, kling, sandbox, or an address. By default as the environment and the "
-            "config file say, else CometAPI."
+            metavar="NAME|URL",
+            help="comet, kling, sandbox, or an address. By default what the environment or the "
+            "configuration file says, else CometAPI.",
         ),
     ] = None
     sandbox: Annotated[
         bool,
         Parameter(
-            help="Use a local server that paints the new edges itself: no key, no cost. The "
-            "same as --gateway sandbox."
+            help="Use a local server that paints the new edges itself: no key, no cost. Same as "
+            "--gateway sandbox."
         ),
     ] = False
 
@@ -141,6 +158,25 @@ class Connection:
             msg = f"--sandbox and --gateway {self.gateway} can't be used together"
             raise InputError(msg, field="gateway", value=self.gateway, hint="choose one")
         return self.sandbox or self.gateway == "sandbox"
+
+
+@Parameter(name="*", group=GENERAL)
+@attrs.frozen(kw_only=True)
+class General:
+    """What every command understands."""
+
+    quiet: Annotated[
+        bool, Parameter(name=("--quiet", "-q"), help="Show problems only: for cron and scripts.")
+    ] = False
+    verbose: Annotated[
+        bool, Parameter(name=("--verbose", "-v"), help="Show details: what is sent and retried.")
+    ] = False
+    log: Annotated[
+        Path | None, Parameter(metavar="FILE", help="Append all messages to this file as well.")
+    ] = None
+    debug: Annotated[
+        bool, Parameter(help="Show tracebacks and all log messages: for reports of problems.")
+    ] = False
 
 
 def check_seconds(name: str, value: float | None, *, zero: bool = False) -> float | None:
@@ -164,3 +200,4 @@ def check_seconds(name: str, value: float | None, *, zero: bool = False) -> floa
 # Defaults of commands: frozen, so that all can share them.
 NO_GEOMETRY = Geometry()
 USUAL_CONNECTION = Connection()
+USUAL = General()

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from comet_async.cli.console import DONE, NOT_DONE, Screen
-from comet_async.cli.options import NO_GEOMETRY, OUTPUT, REQUEST, Geometry
+from comet_async.cli.console import DONE, NOT_DONE, STYLES, Screen, describe_os_error
+from comet_async.cli.expand.progress import short, shown
+from comet_async.cli.hints import message_of, with_option
+from comet_async.cli.options import NO_GEOMETRY, OUTPUT, REQUEST, USUAL, General, Geometry
 from comet_async.cli.runtime import CURRENT
 from comet_async.errors import InputError
 
@@ -26,12 +28,18 @@ async def preview(
     *,
     out: Annotated[
         Path,
-        Parameter(group=OUTPUT, help="The folder for the previews; the current one by default."),
+        Parameter(
+            name=("--out", "-o"),
+            metavar="DIR",
+            group=OUTPUT,
+            help="The folder for the previews; the current one by default.",
+        ),
     ] = Path(),
     geometry: Geometry = NO_GEOMETRY,
     prepare: Annotated[
-        bool, Parameter(group=REQUEST, help="Mend images as `expand --prepare` does.")
+        bool, Parameter(group=REQUEST, help="Convert images as `expand --prepare` does.")
     ] = False,
+    general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs
 ) -> int:
     """Draw the canvases."""
     from comet_async._images.discovery import scan
@@ -66,7 +74,14 @@ async def _draw(
         data = await loop.run_in_executor(None, render, image, rule)
         await loop.run_in_executor(None, _save, data, target)
     except InputError as error:
-        screen.complain(error)
+        screen.say(
+            f"{shown(found.source)}: {short(message_of(error), found.source)}",
+            word="invalid",
+            style=STYLES["invalid"],
+            problem=True,
+        )
+        if hint := with_option(error):
+            screen.say(f"        {hint}", problem=True)
         return False
     screen.tell(str(target))
     return True
@@ -78,7 +93,11 @@ def _save(data: bytes, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
     except OSError as error:
-        refusal = error.strerror or type(error).__name__
+        refusal = describe_os_error(error)
     if refusal:
-        msg = f"{target} can't be written: {refusal}"
-        raise InputError(msg, field="out", value=str(target), hint="choose another --out")
+        raise InputError(
+            f"{target} can't be written: {refusal}",
+            field="out",
+            value=str(target),
+            hint="choose another --out",
+        )

@@ -12,11 +12,12 @@ from cyclopts import Parameter
 
 from comet_async.cli import journal_files
 from comet_async.cli.console import DONE
+from comet_async.cli.options import USUAL, General
 from comet_async.cli.runtime import CURRENT
 
 
 async def report(
-    folder: Annotated[Path, Parameter(help="The folder that --out named.")],
+    folder: Annotated[Path, Parameter(metavar="DIR", help="The folder that was given as --out.")],
     /,
     *,
     link: Annotated[
@@ -24,6 +25,7 @@ async def report(
         Parameter(help="Refer to the images where they are, instead of embedding small copies."),
     ] = False,
     open: Annotated[bool, Parameter(help="Open the page in the browser.")] = False,  # noqa: A002 - the option's name
+    general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs
 ) -> int:
     """Write the page."""
     from comet_async._tools.report import write_report

@@ -1,4 +1,7 @@
-"""One call of the program: its words, and what Ctrl-C and SIGTERM do to it."""
+"""One call of the program: its words, its signals, and its end: a status, never a traceback.
+
+The first Ctrl-C (or SIGTERM) stops a command gently, the second one at once.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import logging
 import os
 import shlex
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Generator, Sequence
@@ -18,8 +20,9 @@ from typing import Any
 
 import attrs
 
-from comet_async.cli.console import NOT_DONE, Screen, status_of
-from comet_async.errors import CometError
+from comet_async.cli.console import NOT_DONE, Screen, describe_os_error, status_of
+from comet_async.cli.options import General
+from comet_async.errors import CometError, InputError
 from comet_async.secret import RedactingFilter
 
 INTERRUPTED = 130
@@ -27,9 +30,11 @@ INTERRUPTED = 130
 
 _SHOW_CURSOR = "\x1b[?25h"
 
-# A second signal within so many seconds is the first one, heard twice: `timeout` of GNU's
+# A second signal within so many seconds is the first one, delivered twice: `timeout` of GNU's
 # coreutils signals the program and then its whole process group.
 _ECHO = 0.3
+
+_RECORDED = "what was sent is recorded: run the same command again to resume"
 
 
 @attrs.define(eq=False)
@@ -39,8 +44,9 @@ class Invocation:
     Attributes:
         words: The arguments, as typed.
         screen: Where the command writes.
-        debug: True to show tracebacks and all log lines.
+        debug: True to show tracebacks and all log messages.
         on_signal: What the first signal does; by default it cancels the command.
+        last_words: What the second signal writes before the process ends.
         interrupted: True once a signal has come.
     """
 
@@ -48,7 +54,9 @@ class Invocation:
     screen: Screen = attrs.field(factory=Screen)
     debug: bool = False
     on_signal: Callable[[], object] | None = None
+    last_words: Callable[[], Sequence[str]] | None = None
     interrupted: bool = attrs.field(default=False, init=False)
+    _since: float = attrs.field(default=0.0, init=False)
 
     @property
     def command_line(self) -> str:
@@ -56,29 +64,14 @@ class Invocation:
         return shlex.join(["comet-async", *self.words])
 
     @contextmanager
-    def listening(self) -> Generator[None, None, None]:
+    def handling_signals(self) -> Generator[None, None, None]:
         """Handle signals inside: the first one gently, the second one at once."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         signals = (signal.SIGINT, signal.SIGTERM)
-
-        first = 0.0
-
-        def heard() -> None:
-            nonlocal first
-            if self.interrupted:
-                if time.monotonic() - first > _ECHO:
-                    _leave_now()
-                return
-            self.interrupted, first = True, time.monotonic()
-            if self.on_signal is not None:
-                self.on_signal()
-            elif task is not None:
-                task.cancel()
-
-        # Not everywhere: outside the main thread there are no signals to be had.
+        # Not everywhere: outside the main thread, and on Windows, there are no handlers.
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             for each in signals:
-                loop.add_signal_handler(each, heard)
+                loop.add_signal_handler(each, self._on_signal, task)
         token = CURRENT.set(self)
         try:
             yield
@@ -90,75 +83,144 @@ class Invocation:
                     if self.interrupted:  # the command is ending: a second one changes nothing
                         signal.signal(each, signal.SIG_IGN)
 
+    def _on_signal(self, task: asyncio.Task[Any] | None) -> None:
+        if self.interrupted:
+            if time.monotonic() - self._since > _ECHO:
+                self._leave_now()
+            return
+        self.interrupted, self._since = True, time.monotonic()
+        if self.on_signal is not None:
+            self.on_signal()
+        elif task is not None:
+            task.cancel()
+
+    def _leave_now(self) -> None:
+        """End the process at once: whatever was being sent is looked up by the next run."""
+        lines = ["comet-async: stopped now; the next run looks up what was being sent"]
+        if self.last_words is not None:
+            lines += self.last_words()
+        # A progress bar hides the cursor.
+        start = f"{_SHOW_CURSOR}\n" if self.screen.errors.isatty() else "\n"
+        self.screen.errors.write(start + "".join(f"{self.screen.clean(each)}\n" for each in lines))
+        self.screen.errors.flush()
+        self.screen.output.flush()
+        os._exit(INTERRUPTED)
+
 
 CURRENT: ContextVar[Invocation] = ContextVar("CURRENT")
 """The call that is running."""
 
 
-def _leave_now() -> None:
-    """End the process at once: whatever was being sent is looked up by the next run."""
-    with contextlib.suppress(OSError, ValueError):
-        if sys.stderr.isatty():  # a progress bar hides the cursor
-            sys.stderr.write(_SHOW_CURSOR)
-        sys.stderr.write("\ncomet-async: left at once; the next run looks up what was being sent\n")
-        sys.stderr.flush()
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-    os._exit(INTERRUPTED)
-
-
 # ---------------------------------------------------------------------------- running a command
-
-_LATER = "what was sent is recorded: running the same command again goes on"
 
 
 async def execute(
-    call: Callable[[], Coroutine[Any, Any, int]], words: Sequence[str], *, debug: bool
+    call: Callable[[], Coroutine[Any, Any, int]],
+    words: Sequence[str],
+    general: General | None = None,
 ) -> int:
     """Run a command and return its exit status.
 
     Args:
         call: The command with its arguments.
         words: The command line, to be shown when it can be run again.
-        debug: Whether to show tracebacks and all of our own log lines.
+        general: The options that every command has.
     """
-    invocation = Invocation(tuple(words), debug=debug)
-    screen = invocation.screen
-    with invocation.listening(), _log_lines(screen, debug=debug):
+    general = general or General()
+    screen = Screen(quiet=general.quiet, verbose=general.verbose or general.debug)
+    invocation = Invocation(tuple(words), screen, debug=general.debug)
+    with invocation.handling_signals():
         try:
-            return await call()
-        except CometError as error:
-            if debug:
-                _trace(screen)
+            with _log_file(general, screen), _log_messages(screen, debug=general.debug):
+                status = await _run(call, invocation)
+        except InputError as error:  # the log file
             screen.complain(error)
-            return INTERRUPTED if invocation.interrupted else status_of(error)
-        except asyncio.CancelledError:
-            if not invocation.interrupted:
-                raise
-            screen.say("interrupted", word="comet-async:", style="bold")
-            return INTERRUPTED
-        except Exception as error:  # noqa: BLE001 - the last place where it can become one line
-            return _surprise(error, screen, debug=debug)
+            return status_of(error)
+    return status or NOT_DONE if screen.lost else status
 
 
-def _surprise(error: Exception, screen: Screen, *, debug: bool) -> int:
-    if debug:
-        _trace(screen)
+async def _run(call: Callable[[], Coroutine[Any, Any, int]], invocation: Invocation) -> int:
+    screen = invocation.screen
+    try:
+        return await call()
+    except CometError as error:
+        if invocation.debug:
+            _trace(screen)
+        screen.complain(error)
+        return INTERRUPTED if invocation.interrupted else status_of(error)
+    except asyncio.CancelledError:
+        if not invocation.interrupted:
+            raise
+        screen.say("interrupted", word="comet-async:", style="bold", problem=True)
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last place where it can become one line
+        if invocation.debug:
+            _trace(screen)
+        explain(error, screen, debug=invocation.debug)
+        return NOT_DONE
+
+
+def explain(error: Exception, screen: Screen, *, debug: bool) -> None:
+    """Write what an error means that is not one of the library's."""
+    if (reason := _of_the_machine(error)) is not None:
+        screen.say(reason, word="comet-async:", style="bold red", problem=True)
+        screen.say(f"  {_RECORDED}", problem=True)
+        return
     text = " ".join(str(error).split())[:300]
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    screen.say(f"this should not happen: {what}", word="comet-async:", style="bold red")
-    screen.say(f"  {_LATER}")
+    screen.say(f"unexpected error: {what}", word="comet-async:", style="bold red", problem=True)
+    screen.say(f"  {_RECORDED}", problem=True)
     if not debug:
-        screen.say("  please report it as an issue of the project, with what --debug shows")
-    return NOT_DONE
+        screen.say("  please report it with the output of --debug", problem=True)
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """Return the reason if the machine is what failed, and not the program."""
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{describe_os_error(error)}{where}"
+    if isinstance(error, MemoryError):
+        return "the system has no memory left for this program"
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return (
+            "the system allows no further thread: too many processes run, or too little memory "
+            "is left (see ulimit -a)"
+        )
+    return None
 
 
 def _trace(screen: Screen) -> None:
     for line in traceback.format_exc().splitlines():
-        screen.say(line, style="dim")
+        screen.say(line, style="dim", problem=True)
 
 
-class _Lines(logging.Handler):
+@contextmanager
+def _log_file(general: General, screen: Screen) -> Generator[None, None, None]:
+    """Append every message to the file of ``--log``.
+
+    Raises:
+        InputError: It can't be opened.
+    """
+    if general.log is None:
+        yield
+        return
+    try:
+        file = general.log.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+    except OSError as error:
+        raise InputError(
+            f"--log {general.log} can't be written: {describe_os_error(error)}",
+            field="log",
+            hint="name a file in a folder that exists",
+        ) from None
+    with file:
+        screen.log = file
+        try:
+            yield
+        finally:
+            screen.log = None
+
+
+class _Messages(logging.Handler):
     """Log records as single lines above the progress bar, never with a traceback."""
 
     def __init__(self, screen: Screen) -> None:
@@ -167,19 +229,25 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = " ".join(record.getMessage().split())
-        self._screen.say(text, word=f"{record.levelname.lower()}:", style="dim")
+        self._screen.say(
+            text,
+            word=f"{record.levelname.lower()}:",
+            style="dim",
+            problem=record.levelno >= logging.WARNING,
+        )
 
 
 @contextmanager
-def _log_lines(screen: Screen, *, debug: bool) -> Generator[None, None, None]:
-    """Show warnings of all libraries inside; with *debug* also our own details."""
+def _log_messages(screen: Screen, *, debug: bool) -> Generator[None, None, None]:
+    """Show warnings of all libraries inside; with ``-v`` our own details, too."""
     root, ours = logging.getLogger(), logging.getLogger("comet_async")
-    handler, level = _Lines(screen), ours.level
+    handler, level = _Messages(screen), ours.level
     handler.addFilter(RedactingFilter())
     if not debug:
-        handler.setLevel(logging.WARNING)
+        handler.setLevel(logging.INFO if screen.verbose else logging.WARNING)
     root.addHandler(handler)
-    ours.setLevel(logging.DEBUG if debug else level)
+    if debug or screen.verbose:
+        ours.setLevel(logging.DEBUG if debug else logging.INFO)
     try:
         yield
     finally:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from comet_async.cli.console import DONE, Screen
-from comet_async.cli.options import whole
+from comet_async.cli.console import DONE, Screen, counted
+from comet_async.cli.options import USUAL, General, whole
 from comet_async.cli.runtime import CURRENT
 from comet_async.errors import ConfigError, InputError
 
@@ -23,32 +23,49 @@ _FAULTS = Group("Faults", sort_key=1)
 _LAST_PORT = 65535
 
 
-async def sandbox(
+async def sandbox(  # noqa: PLR0913 - the arguments and options, as --help shows them
     *,
     port: Annotated[
         int,
-        Parameter(converter=whole, help="Where to listen, 8765 by default; 0 takes a free port."),
+        Parameter(
+            metavar="PORT",
+            converter=whole,
+            help="Where to listen, 8765 by default; 0 takes a free port.",
+        ),
     ] = 8765,
     host: Annotated[
-        str, Parameter(help="Address to listen on; only this machine by default.")
+        str,
+        Parameter(metavar="ADDRESS", help="Where to listen; by default this machine only."),
     ] = "127.0.0.1",
     key: Annotated[
-        str | None, Parameter(help="The API key that is taken; sandbox-key by default.")
+        str | None,
+        Parameter(metavar="KEY", help="The API key to accept; sandbox-key by default."),
     ] = None,
     speed: Annotated[
-        float, Parameter(help="How many times faster than the service, whose tasks take 8 to 40 s.")
+        float,
+        Parameter(
+            metavar="TIMES",
+            help="How many times faster than the service, whose tasks take 8 to 40 s.",
+        ),
     ] = 1.0,
     fault: Annotated[
         str,
         Parameter(
+            metavar="SPEC",
             group=_FAULTS,
-            help="What goes wrong: [CALL.]KIND[=CHANCE], several with commas between.",
+            help="Faults to simulate: [CALL.]KIND[=CHANCE], separated by commas.",
         ),
     ] = "",
     seed: Annotated[
         int | None,
-        Parameter(group=_FAULTS, converter=whole, help="Makes durations and chances repeatable."),
+        Parameter(
+            metavar="NUMBER",
+            group=_FAULTS,
+            converter=whole,
+            help="Makes durations and chances repeatable.",
+        ),
     ] = None,
+    general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs
 ) -> int:
     """Serve until a signal comes."""
     from comet_async.sandbox import DEFAULT_KEY, Faults, Sandbox, serve
@@ -72,9 +89,13 @@ async def sandbox(
     except OSError as error:
         refusal = error.strerror or type(error).__name__
     if refusal:
-        msg = f"the sandbox can't listen on {host} port {port}: {refusal}"
-        raise ConfigError(msg, hint="choose another --port; 0 takes a free one")
-    invocation.screen.say(f"{len(server.ledger.charges)} tasks charged, none of them for real")
+        raise ConfigError(
+            f"the sandbox can't listen on {host} port {port}: {refusal}",
+            hint="choose another --port; 0 takes a free one",
+        )
+    invocation.screen.say(
+        f"{counted(len(server.ledger.charges), 'simulated charge')}; nothing was billed"
+    )
     return DONE  # a signal is how it ends
 
 
@@ -85,16 +106,32 @@ def _check(port: int, speed: float) -> None:
         InputError: One of them can't.
     """
     if not 0 <= port <= _LAST_PORT:
-        msg = f"--port {port} is no port"
-        raise InputError(msg, field="port", value=port, hint=f"choose one from 0 to {_LAST_PORT}")
+        raise InputError(
+            f"--port {port} is not a valid port",
+            field="port",
+            value=port,
+            limit=f"0 to {_LAST_PORT}",
+            hint=f"choose one from 0 to {_LAST_PORT}",
+        )
     if not (math.isfinite(speed) and speed > 0):
-        msg = f"--speed {speed} must be a number above 0"
-        raise InputError(msg, field="speed", value=speed, hint="1 is as fast as the service")
+        raise InputError(
+            f"--speed {speed} must be a number above 0",
+            field="speed",
+            value=speed,
+            limit="above 0",
+            hint="1 is as fast as the service",
+        )
 
 
 def _announce(server: Sandbox, key: str, screen: Screen) -> None:
     # To be copied into a shell, so on standard output and without anything hidden: this key
     # opens nothing but this sandbox.
-    print(f"export COMETAPI_API_ROOT={server.url}", flush=True)  # noqa: T201 - the result
+    root = str(server.url).replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    print(f"export COMETAPI_API_ROOT={root}", flush=True)  # noqa: T201 - the result
     print(f"export COMETAPI_KEY={key}", flush=True)  # noqa: T201 - the result
-    screen.say(f"the sandbox is at {server.url} (open it in a browser); Ctrl-C ends it")
+    screen.say(f"the sandbox is at {root} (open it in a browser); Ctrl-C stops it")
+    if root != str(server.url):
+        screen.say(
+            "other machines and containers reach it through a tunnel to that address (ssh -L): a "
+            "key is sent unencrypted to this machine only"
+        )

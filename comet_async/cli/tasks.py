@@ -1,4 +1,4 @@
-"""``comet-async status``, ``wait`` and ``list``: single tasks, whoever submitted them."""
+"""``comet-async status``, ``wait`` and ``list``: single tasks, also those of other programs."""
 
 # ruff: noqa: PLC0415 - aiohttp and all that needs it is imported when a command runs: `--help`
 # must be there at once
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from comet_async.cli.console import DONE, NOT_DONE, Screen
+from comet_async.cli.console import DONE, NOT_DONE, Screen, money
 from comet_async.cli.endpoint import find_endpoint
-from comet_async.cli.options import OUTPUT, SERVICE, check_seconds, whole
+from comet_async.cli.options import OUTPUT, SERVICE, USUAL, General, check_seconds, whole
 from comet_async.cli.runtime import CURRENT
 from comet_async.errors import CometError, InputError, WaitTimeoutError
 
@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from comet_async.session import CometSession
 
 _GATEWAY = Parameter(
-    group=SERVICE, help="comet, kling, or an address; by default as the environment says."
+    metavar="NAME|URL",
+    group=SERVICE,
+    help="comet, kling, or an address; by default what the environment or the configuration file "
+    "says.",
 )
 _ID = Parameter(help="The provider's task id, or our own (ce1-…), the key in the journal.")
-_JSON = Parameter(group=OUTPUT, help="One JSON object a line on standard output.")
+_JSON = Parameter(group=OUTPUT, help="Print one JSON object per line on standard output.")
 _PAGE = 30
 
 
@@ -38,6 +41,7 @@ async def status(
     *,
     gateway: Annotated[str | None, _GATEWAY] = None,
     json: Annotated[bool, _JSON] = False,
+    general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs
 ) -> int:
     """Show one task."""
     screen = _screen(json=json)
@@ -54,13 +58,21 @@ async def wait(
     /,
     *,
     timeout: Annotated[
-        float | None, Parameter(help="Seconds to wait; no limit by default.", group=SERVICE)
+        float | None,
+        Parameter(metavar="SECONDS", help="Stop waiting after this time; no limit.", group=SERVICE),
     ] = None,
     out: Annotated[
-        Path | None, Parameter(help="Save the images in this folder.", group=OUTPUT)
+        Path | None,
+        Parameter(
+            name=("--out", "-o"),
+            metavar="DIR",
+            help="Save the images in this folder.",
+            group=OUTPUT,
+        ),
     ] = None,
     gateway: Annotated[str | None, _GATEWAY] = None,
     json: Annotated[bool, _JSON] = False,
+    general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs
 ) -> int:
     """Wait for one task."""
     from comet_async.waiter import TaskWaiter
@@ -72,11 +84,12 @@ async def wait(
         try:
             async with aclosing(TaskWaiter(comet, timeout=seconds).transitions(task)) as changes:
                 async for changed in changes:
+                    if not changed.done:  # its end is shown below, with everything else
+                        screen.say(f"{task.id}: {changed.status}")
                     task = changed
-                    screen.say(f"{task.id}: {task.status}")
         except WaitTimeoutError as error:
             screen.complain(error)
-            screen.say(f"to wait on: {CURRENT.get().command_line}")
+            screen.say(f"to continue waiting: {CURRENT.get().command_line}", problem=True)
             return NOT_DONE
         _show(task, screen)
         if out is not None and task.succeeded:
@@ -87,16 +100,27 @@ async def wait(
 async def list_tasks(
     *,
     pages: Annotated[
-        int, Parameter(converter=whole, help=f"How many pages of {_PAGE} tasks; 1 by default.")
+        int,
+        Parameter(
+            metavar="NUMBER",
+            converter=whole,
+            help=f"How many pages of {_PAGE} tasks; 1 by default.",
+        ),
     ] = 1,
     gateway: Annotated[str | None, _GATEWAY] = None,
     json: Annotated[bool, _JSON] = False,
+    general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs
 ) -> int:
     """List tasks."""
     screen = _screen(json=json)
     if pages < 1:
-        msg = f"--pages {pages} must be at least 1"
-        raise InputError(msg, field="pages", value=pages, limit="at least 1")
+        raise InputError(
+            f"--pages {pages} must be at least 1",
+            field="pages",
+            value=pages,
+            limit="at least 1",
+            hint="write it like --pages 3",
+        )
     tasks: list[Task] = []
     async with (
         _session(gateway, screen) as comet,
@@ -112,7 +136,7 @@ async def list_tasks(
     elif tasks:
         screen.table(("status", "task", "our id", "created", "images"), list(map(_row, tasks)))
     else:
-        screen.say("the account has no task of this kind")
+        screen.say("the account has no expansion task")
     return DONE
 
 
@@ -133,7 +157,7 @@ async def _session(gateway: str | None, screen: Screen) -> AsyncGenerator[CometS
 
 
 async def _find(comet: CometSession, task_id: str) -> Task:
-    """Ask for a task by the provider's id, or by ours if it looks like one of ours."""
+    """Look a task up by the provider's id, or by ours if it looks like one of ours."""
     from comet_async._idempotency import is_own_key
 
     return await (comet.find(task_id) if is_own_key(task_id) else comet.get(task_id))
@@ -148,7 +172,10 @@ async def _save(comet: CometSession, task: Task, out: Path, screen: Screen) -> N
         try:
             screen.tell(str(await comet.download(image, out / name)))
         except CometError as error:
-            error.hint = error.hint or f"the task is paid and safe: {CURRENT.get().command_line}"
+            error.hint = (
+                error.hint
+                or f"the task is billed and safe; try again: {CURRENT.get().command_line}"
+            )
             raise
 
 
@@ -162,13 +189,24 @@ def _show(task: Task, screen: Screen) -> None:
         ("our id", task.external_task_id),
         ("created", _moment(task.created_at)),
         ("changed", _moment(task.updated_at)),
-        ("charged", None if task.units is None else f"{task.units} units"),
+        ("charged", _charge(task)),
         ("message", task.message or None),
         *((f"image {image.index}", image.url) for image in task.images),
     ]
     for name, value in facts:
         if value is not None:
             screen.tell(f"{name:<10} {value}")
+
+
+def _charge(task: Task) -> str | None:
+    """Return what the server says it charged; a unit means nothing to most people."""
+    from comet_async.requests import EXPAND
+
+    if task.units is None:
+        return None
+    if EXPAND.price is None or task.kind != EXPAND.name or not task.images:
+        return f"{task.units} units"
+    return f"{task.units} units (about {money(EXPAND.price * len(task.images))} by the list)"
 
 
 def _row(task: Task) -> tuple[str, ...]:

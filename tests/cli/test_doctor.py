@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from comet_async._tools.doctor import Check, examine
+from comet_async._tools.doctor import Check, examine, examine_machine
 from comet_async.auth import ApiKey
 from comet_async.gateways import Gateway
 from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
@@ -33,7 +33,7 @@ async def test_all_is_well(comet: Command, sandbox: Sandbox, photos: Path) -> No
     ended = await comet("doctor")
     assert ended.status == 0
     assert "tasks are found by our own id (path, query, flag)" in ended.err
-    assert "ready; nothing was paid" in ended.err
+    assert "ready; nothing was billed" in ended.err
     assert len(sandbox.ledger.posts) == 1
 
 
@@ -42,6 +42,11 @@ async def test_a_new_account(comet: Command, sandbox: Sandbox) -> None:
     ended = await comet("doctor", "--json")
     verdicts = {line["check"]: line["verdict"] for line in ended.lines if line["check"][0] != "["}
     assert verdicts == {
+        "versions": "ok",
+        "configuration": "ok",
+        "proxy": "ok",
+        "disk": "ok",
+        "terminal": "ok",
         "address": "ok",
         "key": "ok",
         "clock": "ok",
@@ -60,8 +65,8 @@ async def test_a_refused_key_is_an_account_problem(
     monkeypatch.setenv("COMETAPI_KEY", "wrong-key")
     ended = await comet("doctor")
     assert ended.status == 3
-    assert "refuses the key" in ended.err
-    assert "1 to mend" in ended.err
+    assert "rejected by the server" in ended.err
+    assert "1 problem found" in ended.err
     assert "route" not in ended.err
     assert not sandbox.ledger.posts
 
@@ -71,7 +76,7 @@ async def test_nobody_answers(comet: Command, sandbox: Sandbox) -> None:
     await sandbox.aclose()
     ended = await comet("doctor")
     assert ended.status == 1
-    assert "the server can't be reached" in ended.err
+    assert "can't reach the server" in ended.err
 
 
 async def test_in_a_sandbox_of_its_own(comet: Command) -> None:
@@ -140,17 +145,52 @@ async def test_odd_answers(
     assert (await checks(sandbox))["route"].verdict == verdict
 
 
-async def test_a_missing_library_is_a_note(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_library_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an extra would bring is said, and how to install it."""
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "jinja2" else find(name)
     )
-    check = (await checks(sandbox))["[report]"]
+    check = machine(tmp_path)["[report]"]
     assert check.verdict == "note"
     assert "pip install 'comet-async[report]'" in (check.hint or "")
+
+
+def machine(folder: Path) -> dict[str, Check]:
+    """Return the checks of this machine, by name."""
+    return {check.name: check for check in examine_machine(folder, folder / "config.toml")}
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    """It is found before anything is bought for it."""
+    check = machine(tmp_path / "nowhere")["disk"]
+    assert check.verdict == "warning"
+    assert "can't be written to" in check.text
+
+
+def test_nothing_private_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output can be pasted into an issue: no user's name, no password of a proxy."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@proxy:3128")
+    texts = [check.text for check in machine(tmp_path / "wide").values()]
+    assert "from HTTPS_PROXY" in texts
+    assert not [text for text in texts if "secret" in text or str(tmp_path) in text]
+    assert "~/wide can't be written to: No such file or directory" in texts
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)], ids=["people", "json"])
+async def test_everything_is_checked_without_a_key(comet: Command, words: tuple[str, ...]) -> None:
+    """The missing key is one problem in the list, and its remedy is the next step."""
+    ended = await comet("doctor", *words)
+    assert ended.status == 2
+    assert ended.err.splitlines()[-1].startswith("next: set COMETAPI_KEY")
+    if words:
+        verdicts = {line["check"]: line["verdict"] for line in ended.lines}
+        assert verdicts["key"] == "problem"
+        assert verdicts["versions"] == "ok"
+    else:
+        assert "problem key: no API key" in ended.err
+        assert "versions: comet-async" in ended.err
 
 
 async def test_a_server_without_a_clock(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +208,7 @@ async def test_the_paid_check_is_agreed_to_beforehand(comet: Command, sandbox: S
     ended = await comet("doctor", "--paid", "--yes")
     assert ended.status == 0
     assert "lookup (path): finds the task" in ended.err
-    assert "one image was paid" in ended.err
+    assert "one image was billed" in ended.err
     assert len(sandbox.ledger.charges) == 1
 
 

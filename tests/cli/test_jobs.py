@@ -88,8 +88,8 @@ async def test_shows_what_is_not_done(comet: Command, folder: Folder) -> None:
     assert ended.status == 0
     assert "cat.png\tce1-cat" in ended.out
     assert "dog.png" not in ended.out
-    assert "1 job done: The images are saved." in ended.err
-    assert "1 job uncertain: Whether it was paid can't be determined; you decide." in ended.err
+    assert "1 job done: the images are saved" in ended.err
+    assert "1 job uncertain: whether it was paid can't be determined; you decide" in ended.err
 
 
 async def test_shows_all(comet: Command, folder: Folder) -> None:
@@ -146,7 +146,7 @@ async def test_attach_refuses_a_slip(
 ) -> None:
     """An id that the server does not know, or another request's, changes nothing."""
     ended = await comet("jobs", folder.path, "attach", "ce1-cat", "878")
-    assert (ended.status, "knows no task 878" in ended.err) == (2, True)
+    assert (ended.status, "has no task 878" in ended.err) == (2, True)
     other = await _submit(sandbox, None, photo)
     ended = await comet("jobs", folder.path, "attach", "ce1-cat", other)
     assert (ended.status, "another request" in ended.err) == (2, True)
@@ -261,4 +261,4 @@ async def test_jobs_of_a_dead_sandbox_say_so(comet: Command, tmp_path: Path) -> 
     async with await SqliteJournal.open(tmp_path / JOURNAL_NAME) as journal:
         await journal_files.abandon_ended_sandbox_jobs(journal, now=NOW)
     ended = await comet("jobs", made.path)
-    assert "its sandbox has ended: painted anew by the next run" in ended.out
+    assert "its sandbox has ended: painted again by the next run" in ended.out

@@ -30,7 +30,8 @@ async def test_wait_saves_the_images(
     ended = await comet("wait", task.id, "--out", tmp_path)
     assert ended.status == 0
     assert f"{task.id}: processing\n" in ended.err
-    assert f"{task.id}: succeed\n" in ended.err
+    assert "status     succeed\n" in ended.out
+    assert "succeed" not in ended.err
     assert (tmp_path / f"{task.id}.png").read_bytes().startswith(b"\x89PNG")
     assert str(tmp_path / f"{task.id}.png") in ended.out
     assert len(sandbox.ledger.charges) == 1
@@ -78,11 +79,11 @@ async def test_an_unknown_task(comet: Command, sandbox: Sandbox) -> None:
 
 
 async def test_a_wait_that_is_too_short(comet: Command, sandbox: Sandbox, photo: bytes) -> None:
-    """The task goes on, and the command to wait on is shown."""
+    """The task continues, and the command that waits again is shown."""
     task = await submit(photo)
     ended = await comet("wait", task.id, "--timeout", 1)
     assert ended.status == 1
-    assert f"to wait on: comet-async wait {task.id} --timeout 1" in ended.err
+    assert f"to continue waiting: comet-async wait {task.id} --timeout 1" in ended.err
     assert len(sandbox.ledger.charges) == 1
 
 
@@ -112,7 +113,7 @@ async def test_list_of_an_empty_account(comet: Command, sandbox: Sandbox) -> Non
     """Nothing is said to be there."""
     ended = await comet("list")
     assert ended.status == 0
-    assert "no task of this kind" in ended.err
+    assert "no expansion task" in ended.err
     assert not sandbox.tasks.all()
 
 
@@ -132,7 +133,10 @@ async def test_list_ends_with_its_pages(
     [
         (("list", "--pages", "0"), "--pages 0"),
         (("wait", "878", "--timeout", "nan"), "--timeout nan"),
-        (("status", "878", "--gateway", "sandbox"), "the sandbox of another command"),
+        (
+            ("status", "878", "--gateway", "sandbox"),
+            "--gateway sandbox only works with expand and doctor",
+        ),
     ],
 )
 async def test_wrong_usage(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -27,29 +26,29 @@ WRONG = {
     "three shapes": ((*TO, "--size", "900x900"), "can't be used together"),
     "anchor without shape": (("--up", "1", "--anchor", "top"), "--anchor needs --to or --size"),
     "unknown anchor": ((*TO, "--anchor", "middle"), "middle"),
-    "ratio too large": (("--up", "2.1"), "up=2.1 is outside 0 to 2"),
-    "ratio negative": (("--up", "-0.1"), "up=-0.1 is outside 0 to 2"),
-    "ratio not a number": (("--left", "nan"), "left=nan is outside 0 to 2"),
-    "ratio infinite": (("--left", "inf"), "left=inf is outside 0 to 2"),
+    "ratio too large": (("--up", "2.1"), "--up 2.1 is outside 0 to 2"),
+    "ratio negative": (("--up", "-0.1"), "--up -0.1 is outside 0 to 2"),
+    "ratio not a number": (("--left", "nan"), "--left nan is outside 0 to 2"),
+    "ratio infinite": (("--left", "inf"), "--left inf is outside 0 to 2"),
     "ratio a word": (("--left", "far"), "far"),
     "area too large": (("--up", "1", "--left", "1"), "4 times the area; at most 3"),
     "nothing to add": (("--up", "0"), "nothing would be added"),
     "aspect unreadable": (("--to", "wide"), "'wide' is not a ratio"),
     "size too small": (("--size", "0x900"), "width=0"),
     "size unreadable": (("--size", "900"), "'900' is not a width and a height"),
-    "n too small": ((*TO, "-n", "0"), "n=0 must be"),
-    "n too large": ((*TO, "-n", "10"), "n=10 must be"),
+    "n too small": ((*TO, "-n", "0"), "-n 0 must be"),
+    "n too large": ((*TO, "-n", "10"), "-n 10 must be"),
     "n not whole": ((*TO, "-n", "1.5"), "1.5"),
     "prompt too long": ((*TO, "--prompt", "x" * 2501), "2501 characters"),
-    "no concurrency": ((*TO, "--concurrency", "0"), "concurrency=0"),
+    "no concurrency": ((*TO, "--concurrency", "0"), "--concurrency 0"),
     "timeout infinite": ((*TO, "--timeout", "inf"), "--timeout inf"),
     "timeout zero": ((*TO, "--timeout", "0"), "--timeout 0"),
     "settle negative": ((*TO, "--settle", "-1"), "--settle -1"),
     "settle not a number": ((*TO, "--settle", "nan"), "--settle nan"),
-    "spend unreadable": ((*TO, "--max-spend", "much"), "max_spend='much'"),
-    "price unreadable": ((*TO, "--price", "dear"), "--price dear"),
+    "spend unreadable": ((*TO, "--max-spend", "much"), "--max-spend 'much'"),
+    "price unreadable": ((*TO, "--price", "dear"), "'dear' is not a valid price"),
     "price negative": ((*TO, "--price", "-1"), "--price -1"),
-    "jobs negative": ((*TO, "--max-jobs", "-1"), "max_jobs=-1"),
+    "jobs negative": ((*TO, "--max-jobs", "-1"), "--max-jobs -1"),
     "unknown gateway": ((*TO, "--gateway", "moon"), "'moon' is unknown"),
     "gateway unencrypted": ((*TO, "--gateway", "http://example.org"), "unencrypted"),
     "two gateways": ((*TO, "--sandbox", "--gateway", "kling"), "can't be used together"),
@@ -77,7 +76,7 @@ async def test_the_output_folder_is_no_source(comet: Command, photos: Path) -> N
     """Nothing is written among the originals."""
     ended = await comet("expand", photos, "--out", photos / "trip" / "..", *TO, "--sandbox")
     assert ended.status == 2
-    assert "is a source itself" in ended.err
+    assert "is also a source" in ended.err
     assert not (photos / ".comet-async").exists()
 
 
@@ -89,38 +88,13 @@ async def test_a_limit_in_money_needs_a_price(comet: Command, photos: Path) -> N
     assert "--price" in ended.err
 
 
-def _hints() -> list[str]:
-    """Return the hints that the library writes out, without those about callbacks."""
-    found = []
-    for path in Path(errors.__file__).parent.glob("*.py"):
-        tree = ast.parse(path.read_text("utf-8"))
-        # No command answers callbacks, keeps a session's own journal or forks.
-        if path.stem in {"callbacks", "session"}:
-            continue
-        found += [
-            "".join(
-                str(part.value) for part in ast.walk(word.value) if isinstance(part, ast.Constant)
-            )
-            for word in ast.walk(tree)
-            if isinstance(word, ast.keyword) and word.arg == "hint"
-        ]
-    return found
-
-
-def test_hints_speak_to_both() -> None:
-    """A hint that names something of Python's names what the command line has for it."""
-    python = [hint for hint in _hints() if re.search(r"\b[a-z_]+=|[a-z]\(", hint)]
-    assert python
-    assert [hint for hint in python if not re.search(r"--|comet-async|\b[A-Z]+_", hint)] == []
-
-
 @pytest.mark.parametrize("words", [("bogus",), ("expand",), ("expand", "x"), ("jobs",)])
 async def test_incomplete_commands(comet: Command, words: tuple[str, ...]) -> None:
     """What is missing is named, and where help is to be found."""
     ended = await comet(*words)
     assert ended.status == 2
     assert ended.err.startswith("comet-async: ")
-    assert "--help says how it is used" in ended.err
+    assert "--help' for usage." in ended.err
 
 
 async def test_no_key(comet: Command, photos: Path) -> None:
@@ -174,7 +148,7 @@ async def test_a_surprise_is_one_line(
     words = ("expand", photos, "--out", photos.parent / "wide", *TO)
     ended = await comet(*words)
     assert ended.status == 1
-    assert "this should not happen: KeyError" in ended.err
+    assert "unexpected error: KeyError" in ended.err
     assert "Traceback" not in ended.err
     assert "canary" not in ended.err
     ended = await comet(*words, "--debug")
@@ -199,15 +173,30 @@ def test_help(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert err == ""
 
 
-def test_the_first_page(capfd: pytest.CaptureFixture[str]) -> None:
-    """It names every command, with the first words of its help, and fits a small terminal."""
+@pytest.mark.parametrize("width", [30, 50, 80, 100, 300])
+def test_the_first_page(width: int) -> None:
+    """It names every command, and fits the terminal; only commands to copy are longer."""
+    text = page(styled=False, width=width)
+    for name, *_ in (command for group in COMMANDS.values() for command in group):
+        assert f"\n  {name} " in text
+    for status in ("0 ", "1 ", "2 ", "3 ", "130"):
+        assert f"\n  {status}" in text
+    long = [line for line in text.splitlines() if len(line) > min(max(width, 54), 100)]
+    assert all(line.startswith("  comet-async ") for line in long)
+    assert "[/" not in text
+    assert "\x1b" not in text
+
+
+def test_the_first_page_as_it_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It goes by the width that the terminal says; 80 columns where there is none."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     launch(["--help"])
-    page = capfd.readouterr().out
-    for name, _, words in (command for group in COMMANDS.values() for command in group):
-        assert f"\n  {name:9}{words[:20]}" in page
-    assert max(map(len, page.splitlines())) <= 80
-    assert "[/" not in page
-    assert "\x1b" not in page
+    assert capfd.readouterr().out == page(styled=False)
+    monkeypatch.setenv("COLUMNS", "50")
+    launch(["-h"])
+    assert capfd.readouterr().out == page(styled=False, width=50)
 
 
 @pytest.mark.parametrize(

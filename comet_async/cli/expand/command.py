@@ -1,9 +1,6 @@
-"""``comet-async expand``: its options.
+"""``comet-async expand``: its options."""
 
-Rule of this file: what the command does is imported when it runs, so that its help is there soon.
-"""
-
-# ruff: noqa: PLC0415 - the rule above
+# ruff: noqa: PLC0415 - what the command does is imported when it runs: `--help` must be there soon
 
 from __future__ import annotations
 
@@ -20,7 +17,15 @@ from comet_async.cli.expand.options import (
     TimingOptions,
     make_plan,
 )
-from comet_async.cli.options import NO_GEOMETRY, OUTPUT, USUAL_CONNECTION, Connection, Geometry
+from comet_async.cli.options import (
+    NO_GEOMETRY,
+    OUTPUT,
+    USUAL,
+    USUAL_CONNECTION,
+    Connection,
+    General,
+    Geometry,
+)
 
 # Frozen, so that all calls can share them.
 _REQUEST, _TIMING, _SPENDING = RequestOptions(), TimingOptions(), SpendingOptions()
@@ -31,7 +36,7 @@ async def expand(  # noqa: PLR0913 - the groups of options, as --help shows them
     sources: Annotated[
         tuple[str, ...],
         Parameter(
-            help="Files, folders, URLs, or - for one of them on each line of the input.",
+            help="Files, folders, URLs, or - to read them from standard input, one per line.",
             allow_leading_hyphen=True,  # for "-" itself; `make_plan` refuses the others
         ),
     ],
@@ -39,7 +44,12 @@ async def expand(  # noqa: PLR0913 - the groups of options, as --help shows them
     *,
     out: Annotated[
         Path,
-        Parameter(group=OUTPUT, help="The folder for the results; made if it is not there."),
+        Parameter(
+            name=("--out", "-o"),
+            metavar="DIR",
+            group=OUTPUT,
+            help="The folder for the results; created if it does not exist.",
+        ),
     ],
     geometry: Geometry = NO_GEOMETRY,
     request: RequestOptions = _REQUEST,
@@ -48,12 +58,15 @@ async def expand(  # noqa: PLR0913 - the groups of options, as --help shows them
     spending: SpendingOptions = _SPENDING,
     rerun: RerunOptions = _RERUN,
     output: OutputOptions = _OUTPUT,
+    general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs
 ) -> int:
     """Expand images, and save the results."""
     from comet_async.cli.expand.run import carry_out
     from comet_async.cli.runtime import CURRENT
 
-    CURRENT.get().screen.json = output.json
+    screen = CURRENT.get().screen
+    screen.json, screen.events = output.json, output.json_progress
+    output.check()
     plan = make_plan(
         sources=sources,
         out=out,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
@@ -16,21 +17,24 @@ from comet_async.cli.console import DONE, NOT_DONE, Screen, counted, error_recor
 from comet_async.cli.endpoint import Endpoint
 from comet_async.cli.expand.options import ExpandPlan
 from comet_async.cli.expand.progress import short, shown
+from comet_async.cli.hints import message_of, with_option
 from comet_async.clock import SYSTEM_CLOCK
 from comet_async.errors import CometError
 
 if TYPE_CHECKING:
     from comet_async._jobs.batch import Planned
+    from comet_async._journal.records import Journal
 
 _LISTED = 100  # rows; a longer table helps nobody
 
 _MEANINGS = {
-    "new": "will be sent and paid",
-    "resume": "paid earlier: goes on, free",
-    "done": "paid and saved earlier",
-    "copy": "has this shape already: copied, free",
-    "uncertain": "may be paid: looked up first, free",
-    "failed": "ended badly earlier: left alone",
+    "new": "will be sent and billed",
+    "same": "same image as {first}: billed once",
+    "resume": "billed earlier: continues, free",
+    "done": "billed and saved earlier",
+    "copy": "already has this shape: copied, free",
+    "uncertain": "may be billed: looked up first, free",
+    "failed": "failed in an earlier run; skipped (--retry-failed buys it again)",
     "invalid": "refused before sending",
 }
 _FREE = {"new": "will be painted", "done": "painted and saved earlier"}
@@ -38,12 +42,47 @@ _STATES = {
     JobState.PLANNED: "new",
     JobState.REJECTED: "new",
     JobState.UNCERTAIN: "uncertain",
+    JobState.UNKNOWN: "uncertain",
     JobState.DONE: "done",
     JobState.FAILED: "failed",
     JobState.EXPIRED: "failed",
     JobState.ABANDONED: "failed",
 }
-_OUTCOMES = {"done": "done", "uncertain": "uncertain", "failed": "failed", "invalid": "invalid"}
+_OUTCOMES = {
+    "done": "done",
+    "copy": "done",
+    "uncertain": "uncertain",
+    "failed": "failed",
+    "invalid": "invalid",
+}
+"""The outcomes that a run is certain to have; all others are pending until the server answers."""
+
+_NOT_DONE = {"invalid", "failed", "uncertain"}
+
+
+@attrs.frozen(kw_only=True)
+class Step:
+    """What a run would do with one source.
+
+    Attributes:
+        source: The source.
+        word: The plan in a word.
+        images: How many images it would buy.
+        first: The source whose image it equals, or None.
+        files: Where its images are already.
+        error: Why it is refused, or None.
+        task_id: The server's id of its task, if there is one.
+        key: Our own id of its task.
+    """
+
+    source: str
+    word: str
+    images: int = 0
+    first: str | None = None
+    files: tuple[Path, ...] = ()
+    error: CometError | None = None
+    task_id: str | None = None
+    key: str | None = None
 
 
 @attrs.define(eq=False)
@@ -55,37 +94,63 @@ class _Forecast:
     images: int = 0
     jobs: int = 0
     rows: list[tuple[str, str, str]] = attrs.field(factory=list)
-    keys: set[str] = attrs.field(factory=set)
+    _first: dict[str, str] = attrs.field(factory=dict)
 
-    def add(self, source: str, planned: Planned | CometError) -> tuple[str, int]:
-        """Take one image in; return the word of the plan, and how many it would buy."""
-        word, images = word_of(planned), 0
-        if word == "new" and not isinstance(planned, CometError) and planned.key not in self.keys:
-            self.keys.add(planned.key)  # equal images are bought once
-            images = planned.item.request.n if planned.item.request is not None else 1
-        self.counts[word] += 1
-        self.images += images
-        self.jobs += bool(images)
+    async def step(self, source: str, planned: Planned | CometError, kept: Files) -> Step:
+        """Return what a run would do with one source."""
+        if isinstance(planned, CometError):
+            return Step(source=source, word="invalid", error=planned)
+        if planned.needless:
+            return Step(source=source, word="copy")
+        record = planned.record
+        word = "new" if record is None else _STATES.get(record.state, "resume")
+        first = self._first.setdefault(planned.key, source)
+        same = word == "new" and first != source
+        request = planned.item.request
+        return Step(
+            source=source,
+            word="same" if same else word,
+            images=0 if word != "new" or same or request is None else request.n,
+            first=first if first != source else None,
+            files=await kept.of(planned) if word == "done" else (),
+            task_id=None if record is None else record.task_id,
+            key=planned.key or None,
+        )
+
+    def add(self, step: Step) -> None:
+        """Take one step in."""
+        self.counts[step.word] += 1
+        self.images += step.images
+        self.jobs += bool(step.images)
         if len(self.rows) < _LISTED:
-            meaning = (_FREE if self.free else {}).get(word, _MEANINGS[word])
-            why = _why(planned, source) if isinstance(planned, CometError) else meaning
-            self.rows.append((word, shown(source), why))
-        return word, images
+            self.rows.append((step.word, shown(step.source), self._meaning(step)))
+
+    def _meaning(self, step: Step) -> str:
+        if step.error is not None:
+            message = short(message_of(step.error), step.source)
+            hint = with_option(step.error)
+            return f"{message}; {hint}" if hint else message
+        meaning = (_FREE if self.free else {}).get(step.word, _MEANINGS[step.word])
+        return meaning.format(first=shown(step.first or ""))
 
 
-def _why(error: CometError, source: str) -> str:
-    """Return what is wrong with a source, and what to do about it."""
-    message = short(error.message, source)
-    return f"{message}; {error.hint}" if error.hint else message
+@attrs.frozen
+class Files:
+    """Finds what earlier runs saved."""
 
+    journal: Journal
+    out: Path
 
-def word_of(planned: Planned | CometError) -> str:
-    """Return the plan for one image in a word."""
-    if isinstance(planned, CometError):
-        return "invalid"
-    if planned.needless:
-        return "copy"
-    return "new" if planned.record is None else _STATES.get(planned.record.state, "resume")
+    async def of(self, planned: Planned) -> tuple[Path, ...]:
+        """Return the files of a job that is done, at this source's destination."""
+        dest = planned.item.dest
+        return tuple(
+            self.out / file.name
+            for place in await self.journal.destinations(planned.key)
+            if dest is not None and place.dest in {dest, str(self.out.absolute() / dest)}
+            for file in place.files
+            if file.kept
+        )
 
 
 async def show(plan: ExpandPlan, endpoint: Endpoint, screen: Screen, *, free: bool) -> int:
@@ -97,59 +162,63 @@ async def show(plan: ExpandPlan, endpoint: Endpoint, screen: Screen, *, free: bo
         screen: Where to write.
         free: Whether a run would use the sandbox.
     """
-    from comet_async.runs import JOURNAL_NAME
     from comet_async.session import CometSession
 
     forecast = _Forecast(free=free)
-    async with journal_files.copied(plan.out / JOURNAL_NAME) as journal:
+    async with journal_files.copied(plan.journal) as journal:
         await journal_files.check_purpose(journal, sandbox=free, write=False)
         if free:
             await journal_files.abandon_ended_sandbox_jobs(journal, now=SYSTEM_CLOCK.time())
             plan = attrs.evolve(plan, options={**plan.options, "retry_failed": True})
+        kept = Files(journal, plan.out)
         async with CometSession(
             endpoint.credentials, gateway=endpoint.gateway, journal=journal
         ) as comet:
             async for item, planned in plan.on(comet).plan():
-                word, images = forecast.add(item.source, planned)
+                step = await forecast.step(item.source, planned, kept)
+                forecast.add(step)
                 if screen.json:
-                    screen.emit(_record(item.source, planned, word, plan.price * images, screen))
-    _summary(forecast, plan, screen, free=free)
-    return NOT_DONE if forecast.counts["invalid"] else DONE
+                    screen.emit(_record(step, plan.price * step.images, screen))
+    _summary(forecast, plan, screen)
+    limited = bool(_limits(forecast, plan))
+    return NOT_DONE if limited or any(forecast.counts[word] for word in _NOT_DONE) else DONE
 
 
-def _record(
-    source: str, planned: Planned | CometError, word: str, usd: Decimal, screen: Screen
-) -> dict[str, object]:
-    error = planned if isinstance(planned, CometError) else None
-    record = None if isinstance(planned, CometError) else planned.record
+def _record(step: Step, usd: Decimal, screen: Screen) -> dict[str, object]:
     return {
-        "source": screen.clean(source) if "://" in source else source,
-        "outcome": _OUTCOMES.get(word, "pending"),
-        "task_id": record.task_id if record is not None else None,
-        "external_task_id": None if isinstance(planned, CometError) else planned.key or None,
-        "files": [],
-        "error": error_record(error, screen),
-        "plan": word,
+        "source": screen.clean(step.source) if "://" in step.source else step.source,
+        "outcome": _OUTCOMES.get(step.word, "pending"),
+        "task_id": step.task_id,
+        "external_task_id": step.key,
+        "files": [str(path) for path in step.files],
+        "error": error_record(step.error, screen),
+        "billed": False,
+        "same_as": step.first,
+        "plan": step.word,
         "estimate_usd": str(usd),
     }
 
 
-def _summary(forecast: _Forecast, plan: ExpandPlan, screen: Screen, *, free: bool) -> None:
+def _summary(forecast: _Forecast, plan: ExpandPlan, screen: Screen) -> None:
     if not screen.json:
-        titles = ("plan", "source", "what it means")
-        screen.table(titles, forecast.rows, long=titles)
+        screen.table(("plan", "source", "reason"), forecast.rows, long=("source", "reason"))
         if forecast.counts.total() > len(forecast.rows):
             screen.say(f"… and {forecast.counts.total() - len(forecast.rows):,} more")
     counts = [f"{forecast.counts[word]:,} {word}" for word in _MEANINGS if forecast.counts[word]]
     screen.say(f"plan: {', '.join(counts)}; nothing was sent and nothing was written")
-    if free:
-        screen.say("the sandbox is free of charge")
-        return
-    cost = money(plan.price * forecast.images)
-    each = f"{money(plan.price)} each, an estimate, not a bill"
-    screen.say(f"a run would buy {counted(forecast.images, 'image')}: about {cost} ({each})")
+    screen.say(_cost(forecast, plan.price))
     for line in _limits(forecast, plan):
         screen.say(line)
+
+
+def _cost(forecast: _Forecast, price: Decimal) -> str:
+    if forecast.free:
+        return "the sandbox is free of charge"
+    if not forecast.images:
+        return "a run would buy nothing"
+    each = f"{money(price)} each, an estimate, not a bill"
+    cost = money(price * forecast.images)
+    return f"a run would buy {counted(forecast.images, 'image')}: about {cost} ({each})"
 
 
 def _limits(forecast: _Forecast, plan: ExpandPlan) -> list[str]:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -35,24 +34,27 @@ if TYPE_CHECKING:
 @Parameter(name="*", group=REQUEST)
 @attrs.frozen(kw_only=True)
 class RequestOptions:
-    """What is asked for, besides the shape."""
+    """What is requested, besides the shape."""
 
     prompt: Annotated[
-        str | None, Parameter(help="What to draw in the new area; at most 2500 characters.")
+        str | None,
+        Parameter(metavar="TEXT", help="What to draw in the new area; at most 2,500 characters."),
     ] = None
     n: Annotated[
         int,
         Parameter(
             name="-n",
+            metavar="NUMBER",
             converter=whole,
-            help="How many variants of each image, 1 to 9, each paid; 1 by default.",
+            help="Variants of each image, 1 to 9, each billed; 1 by default.",
         ),
     ] = 1
     prepare: Annotated[
         bool,
         Parameter(
-            help="Mend images that would be refused: rotation, WebP, HEIC, TIFF or CMYK, too "
-            "large a file, too small an image."
+            help="Convert images that the API refuses (WebP, HEIC, TIFF, too large a file, too "
+            "small an image) or may not show as you see them (turned by EXIF, CMYK). Your files "
+            "stay as they are."
         ),
     ] = False
 
@@ -60,23 +62,28 @@ class RequestOptions:
 @Parameter(name="*", group=SERVICE)
 @attrs.frozen(kw_only=True)
 class TimingOptions:
-    """How fast, and how patiently."""
+    """How fast, and how long to wait."""
 
     concurrency: Annotated[
         int,
-        Parameter(converter=whole, help="Most images in flight at a time; 16 by default."),
+        Parameter(
+            metavar="NUMBER", converter=whole, help="Maximum images in flight; 16 by default."
+        ),
     ] = 16
     timeout: Annotated[
         float | None,
         Parameter(
-            help="Seconds to wait for one image, which goes on without us; no limit by default."
+            metavar="SECONDS",
+            help="Stop waiting for an image after this many seconds (its task continues); no "
+            "limit by default.",
         ),
     ] = None
     settle: Annotated[
         float,
         Parameter(
-            help="Seconds after a request whose answer was lost during which its task may still "
-            "appear; 60 by default."
+            metavar="SECONDS",
+            help="How long after a request whose answer was lost its task may still appear; 60 "
+            "by default.",
         ),
     ] = 60.0
 
@@ -87,13 +94,18 @@ class SpendingOptions:
     """What may be spent."""
 
     max_jobs: Annotated[
-        int | None, Parameter(converter=whole, help="Most requests that this run may pay.")
+        int | None,
+        Parameter(metavar="NUMBER", converter=whole, help="Maximum billed requests in this run."),
     ] = None
     max_spend: Annotated[
-        str | None, Parameter(help="Most USD that this run may spend, as --price estimates it.")
+        str | None,
+        Parameter(metavar="USD", help="Maximum to spend in this run, by the estimate of --price."),
     ] = None
     price: Annotated[
-        str | None, Parameter(help="USD for one image, for estimates; the list price by default.")
+        str | None,
+        Parameter(
+            metavar="USD", help="Price of one image, for estimates; the list price by default."
+        ),
     ] = None
 
 
@@ -103,7 +115,7 @@ class RerunOptions:
     """What a further run does differently."""
 
     retry_failed: Annotated[
-        bool, Parameter(help="Buy images whose task failed in an earlier run once more.")
+        bool, Parameter(help="Buy images again whose task failed in an earlier run.")
     ] = False
     verify_remote: Annotated[
         bool,
@@ -114,7 +126,11 @@ class RerunOptions:
     ] = False
     fresh: Annotated[
         str,
-        Parameter(help="A name for another purchase of the same images; each name is one."),
+        Parameter(
+            metavar="NAME",
+            help="Buy the same images once more, under this name: the results, with a journal of "
+            "their own, go to the folder NAME in --out.",
+        ),
     ] = ""
 
 
@@ -127,11 +143,41 @@ class OutputOptions:
         bool, Parameter(help="Show what a run would do and cost; send and write nothing.")
     ] = False
     json: Annotated[
-        bool, Parameter(help="One JSON object a line on standard output for each source.")
+        bool,
+        Parameter(help="Print one JSON object per line on standard output, one for each source."),
     ] = False
+    json_progress: Annotated[
+        bool,
+        Parameter(
+            help="Write progress and messages as JSON objects, one per line, to standard error."
+        ),
+    ] = False
+    failed: Annotated[
+        Path | None,
+        Parameter(
+            metavar="FILE",
+            help="Write the sources that are not done to this file, one per line; `comet-async "
+            "expand - < FILE` takes them up again.",
+        ),
+    ] = None
     report: Annotated[
         bool, Parameter(help="Write a page of all images before and after: DIR/report.html.")
     ] = False
+
+    def check(self) -> None:
+        """Refuse what can't be written, before anything is paid.
+
+        Raises:
+            InputError: The list of failed sources has no folder.
+        """
+        if self.failed is not None and not self.failed.absolute().parent.is_dir():
+            raise InputError(
+                f"--failed {self.failed} can't be written: its folder does not exist",
+                field="failed",
+                value=str(self.failed),
+                limit="a file in a folder that exists",
+                hint="make the folder, or name another file",
+            )
 
 
 @attrs.frozen(kw_only=True)
@@ -144,6 +190,13 @@ class ExpandPlan:
     request: RequestOptions
     options: RunOptions
     price: Decimal
+
+    @property
+    def journal(self) -> Path:
+        """Where the journal is."""
+        from comet_async.runs import JOURNAL_NAME
+
+        return self.out / JOURNAL_NAME
 
     def on(self, comet: CometSession) -> Run:
         """Return the run of this plan in the session *comet*."""
@@ -172,13 +225,11 @@ def make_plan(  # noqa: PLR0913 - the groups of options, by name
     from comet_async.requests import EXPAND, ExpandRequest
     from comet_async.runs import limits
 
-    for source in sources:
-        if source.startswith("-") and source != "-":
-            msg, hint = f"unknown option: {source}", f"a file of that name is ./{source}"
-            raise InputError(msg, field="sources", value=source, hint=hint)
+    _check_sources(sources)
     rule = geometry.rule()
     # Refuses what can't be requested.
     ExpandRequest(image=b"", margins=rule, prompt=request.prompt, n=request.n)
+    price = check_price(spending.price, EXPAND.price or Decimal(0))
     options: RunOptions = {
         "concurrency": check_concurrency(timing.concurrency),
         "prepare": request.prepare,
@@ -192,22 +243,86 @@ def make_plan(  # noqa: PLR0913 - the groups of options, by name
         "fresh": rerun.fresh,
     }
     limits(options)
-    if out.exists() and not out.is_dir():
-        msg = f"--out {out} is a file, not a folder"
-        raise InputError(msg, field="out", value=str(out), hint="name a folder")
-    if any(os.path.realpath(source) == os.path.realpath(out) for source in sources):
-        msg = f"--out {out} is a source itself"
-        raise InputError(msg, field="out", value=str(out), hint="choose another --out")
-    price = _price(spending.price, EXPAND.price or Decimal(0))
+    out = _check_out(out, sources) / check_fresh(rerun.fresh)
     return ExpandPlan(
         sources=sources, out=out, rule=rule, request=request, options=options, price=price
     )
 
 
-def _price(text: str | None, default: Decimal) -> Decimal:
-    with contextlib.suppress(InvalidOperation):
+def _check_sources(sources: tuple[str, ...]) -> None:
+    for source in sources:
+        if source.startswith("-") and source != "-":
+            raise InputError(
+                f"unknown option: {source}",
+                field="sources",
+                value=source,
+                hint=f"a file of that name is ./{source}",
+            )
+    if len(sources) == 1 and _leads_nowhere(sources[0]):
+        raise InputError(
+            f"{sources[0]} does not exist",
+            field="sources",
+            value=sources[0],
+            limit="a file, a folder, a URL, or -",
+            hint="check its spelling",
+        )
+
+
+def _leads_nowhere(source: str) -> bool:
+    return bool(source) and source != "-" and ":" not in source and not os.path.lexists(source)
+
+
+def _check_out(out: Path, sources: tuple[str, ...]) -> Path:
+    if out.exists() and not out.is_dir():
+        raise InputError(
+            f"--out {out} is a file, not a folder",
+            field="out",
+            value=str(out),
+            hint="name a folder",
+        )
+    if any(os.path.realpath(source) == os.path.realpath(out) for source in sources):
+        raise InputError(
+            f"--out {out} is also a source",
+            field="out",
+            value=str(out),
+            hint="choose another folder with --out",
+        )
+    return out
+
+
+def check_fresh(name: str) -> str:
+    """Return *name* if it can be the name of a folder, or is empty.
+
+    Raises:
+        InputError: It can't.
+    """
+    if name and (not name.isprintable() or name[0] in ".-" or set(name) & set('/\\:*?"<>|')):
+        raise InputError(
+            f"--fresh {name!r} can't be the name of a folder",
+            field="fresh",
+            value=name,
+            limit="no slash, no dot at the start",
+            hint="write it like --fresh again",
+        )
+    return name
+
+
+def check_price(text: str | None, default: Decimal) -> Decimal:
+    """Return the price that was given, in USD, or *default*.
+
+    Raises:
+        InputError: It is not one.
+    """
+    try:
         price = default if text is None else Decimal(text)
-        if price.is_finite() and price >= 0:
-            return price
-    msg = f"--price {text} is no price"
-    raise InputError(msg, field="price", value=text, limit="0 or more", hint="write it like 0.028")
+    except InvalidOperation:
+        price = Decimal("NaN")
+    if price.is_finite() and price >= 0:
+        return price
+    raise InputError(
+        f"--price {text}: {text!r} is not a valid price",
+        field="price",
+        value=text,
+        limit="0 or more",
+        hint="write it like --price 0.028",
+    )

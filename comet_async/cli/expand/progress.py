@@ -10,21 +10,25 @@ import attrs
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from comet_async._images.rules import shorten, show
-from comet_async.cli.console import STYLES, Screen, counted, duration, money
-from comet_async.cli.expand.totals import RunTotals
+from comet_async.cli.console import STYLES, Screen, duration, money
+from comet_async.cli.expand.totals import RunTotals, Unfinished
+from comet_async.cli.hints import message_of, with_option
+from comet_async.errors import RunStoppedError
 
 if TYPE_CHECKING:
     from comet_async.outcomes import Outcome
 
-QUIET = 10.0
+SILENCE = 10.0
 """Seconds without a line after which a line about the whole run is written."""
 
 _WIDE = max(map(len, STYLES))
+_BAR = 20
+_SPINNER = 3  # columns, with the blanks beside it
 
 
 @attrs.define(eq=False)
 class RunProgress:
-    """Shows a run while it goes on; a context manager.
+    """Shows a run while it continues; a context manager.
 
     Attributes:
         screen: Where.
@@ -44,11 +48,12 @@ class RunProgress:
         self._spoke = self.totals.clock()
         if self.screen.live:
             self._bar = Progress(
-                SpinnerColumn(),
-                BarColumn(),
+                SpinnerColumn("dots" if self.screen.errors.shows_unicode else "line"),
+                BarColumn(bar_width=min(_BAR, self.screen.console.width // 5)),
                 TextColumn("{task.description}"),
                 console=self.screen.console,
                 transient=True,
+                auto_refresh=False,  # by the run itself: a thread may not be had
                 # Standard output is a program's business; ours stays above the bar by itself.
                 redirect_stdout=False,
                 redirect_stderr=False,
@@ -69,47 +74,132 @@ class RunProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def ended(self, outcome: Outcome) -> None:
-        """Write the line of one source."""
-        self._spoke = self.totals.clock()
-        source, files = shown(outcome.source), [shown(str(path)) for path in outcome.files]
-        if outcome.error is None:
-            text = f"{source} → {', '.join(files)}" if files else source
+    def ended(self, outcome: Outcome, *, earlier: bool = False, equal: str | None = None) -> None:
+        """Write the line of one source, if it says something new.
+
+        Args:
+            outcome: What became of it.
+            earlier: Whether it was done before this run began.
+            equal: The source whose image it equals, or None.
+        """
+        if outcome.error is not None:
+            self._not_done(outcome)
+        elif earlier and not self.screen.verbose:
+            return  # a number at the end is enough
         else:
-            text = f"{source}: {short(outcome.error.message, outcome.source)}"
-        word = str(outcome.status)
-        self.screen.say(text, word=f"{word:<{_WIDE}}", style=STYLES.get(word, ""))
-        hint = outcome.error.hint if outcome.error is not None else None
-        for line in (*outcome.notes, *([hint] if hint and hint not in self._hints else [])):
-            self.screen.say(f"{' ' * _WIDE} {line}", style="dim")
-        self._hints |= {hint} if hint else set()  # a thousand equal hints help nobody
+            self._done(outcome, "earlier" if earlier else "done", equal)
+        self._spoke = self.totals.clock()
         self.refresh()
+
+    def _done(self, outcome: Outcome, word: str, equal: str | None) -> None:
+        source, files = shown(outcome.source), [shown(str(path)) for path in outcome.files]
+        text = f"{source} → {', '.join(files)}" if files else source
+        if equal is not None:
+            text += f" (same image as {shown(equal)}: paid once)"
+        self._line(word, text)
+        for note in outcome.notes:
+            self.screen.say(f"{' ' * _WIDE} {note}", style="dim")
+
+    def _not_done(self, outcome: Outcome) -> None:
+        why = unfinished(outcome)
+        again = self.totals.note(why, outcome.source) > 1
+        # Equal ones are counted at the end, and so is what a stop leaves behind.
+        if again or isinstance(outcome.error, RunStoppedError) or _stops_all(outcome):
+            return
+        self._line(why.status, f"{shown(outcome.source)}: {why.reason}", problem=True)
+        if why.hint and why.hint not in self._hints:
+            self._hints.add(why.hint)
+            self.screen.say(f"{' ' * _WIDE} {why.hint}", style="dim", problem=True)
+
+    def _line(self, word: str, text: str, *, problem: bool = False) -> None:
+        style = STYLES.get(word, "")
+        self.screen.say(text, word=f"{word:<{_WIDE}}", style=style, problem=problem)
 
     def refresh(self) -> None:
         """Show the newest numbers, if it is time."""
         if self._bar is not None:
-            total = self.totals.total
+            totals = self.totals
             self._bar.update(
-                self._row, completed=self.totals.count, total=total, description=self.facts()
+                self._row, completed=totals.count, total=totals.total, description=self.facts()
             )
-        elif self.totals.clock() - self._spoke >= QUIET:
+            self._bar.refresh()
+        elif self.totals.clock() - self._spoke >= SILENCE:
             self._spoke = self.totals.clock()
-            self.screen.say(f"… {self.facts()}")
+            self.screen.say(f"… {self.facts(width=None)}")
 
-    def facts(self) -> str:
-        """Return the numbers in a few words."""
+    def facts(self, *, width: int | None = 0) -> str:
+        """Return the numbers in a few words, the most important ones if not all fit.
+
+        Args:
+            width: Columns; 0 for what the terminal leaves beside the bar, None for no limit.
+        """
+        parts = self._parts()
+        if width == 0:
+            width = self.screen.console.width - min(_BAR, self.screen.console.width // 5) - _SPINNER
+        while width is not None and len(parts) > 1 and len(_joined(parts)) >= width:
+            parts.remove(max(parts))
+        return _joined(parts)
+
+    def _parts(self) -> list[tuple[int, int, str]]:
+        """Return rank (the highest goes first when there is no room), place and words."""
         totals = self.totals
-        words = [
-            f"{totals.count:,} of {'…' if totals.total is None else f'{totals.total:,}'} ended"
+        total = "…" if totals.total is None else f"{totals.total:,}"
+        bad = [f"{many:,} {word}" for word, many in totals.ended.items() if word != "done"]
+        parts = [
+            (0, f"{totals.count:,} of {total}"),
+            (3, f"{totals.uploading:,} uploading" if totals.uploading else ""),
+            (3, f"{totals.waiting:,} waiting" if totals.waiting else ""),
+            (5, f"{totals.saving:,} saving" if totals.saving else ""),
+            (6, f"{totals.in_flight:,}/{totals.slots:,} slots" if totals.in_flight else ""),
+            (7, f"{totals.retries:,} retries" if totals.retries else ""),
+            (4, ", ".join(bad)),
+            (2, f"about {money(totals.cost)}" if not self.free and totals.bought else ""),
+            (1, duration(totals.seconds)),
+            (1, f"about {duration(totals.left)} left" if totals.left else ""),
         ]
-        if totals.in_flight:
-            words.append(f"{totals.in_flight:,} in flight")
-        words += [f"{many:,} {word}" for word, many in totals.ended.items() if word != "done"]
-        if not self.free and totals.cost:
-            words.append(f"about {money(totals.cost)}")
-        if totals.left:
-            words.append(f"about {duration(totals.left)} left")
-        return " · ".join(words)
+        return [(rank, place, text) for place, (rank, text) in enumerate(parts) if text]
+
+    def event(self) -> dict[str, object]:
+        """Return the numbers for programs."""
+        totals = self.totals
+        return {
+            "seconds": round(totals.seconds, 1),
+            "seconds_left": None if totals.left is None else round(totals.left, 1),
+            "total": totals.total,
+            "ended": totals.count,
+            "outcomes": {str(status): many for status, many in totals.ended.items()},
+            "uploading": totals.uploading,
+            "waiting": totals.waiting,
+            "saving": totals.saving,
+            "slots": totals.slots,
+            "retries": totals.retries,
+            "billed_images": totals.bought,
+            "estimate_usd": "0" if self.free else str(totals.cost),
+        }
+
+
+def _joined(parts: list[tuple[int, int, str]]) -> str:
+    return " · ".join(text for _, _, text in sorted(parts, key=lambda part: part[1]))
+
+
+def _stops_all(outcome: Outcome) -> bool:
+    return outcome.error is not None and outcome.error.account_wide and not outcome.error.task_id
+
+
+def unfinished(outcome: Outcome) -> Unfinished:
+    """Return why a source is not done, in words that are equal for equal reasons."""
+    if outcome.error is None:
+        return Unfinished(status=str(outcome.status), reason="", hint=None)
+    status = "not sent" if _stops_all(outcome) else str(outcome.status)
+    reason = short(message_of(outcome.error), outcome.source)
+    key = outcome.external_task_id
+    if key:
+        reason = reason.replace(f"{key} ", "").replace(key, "")
+    hint = with_option(outcome.error)
+    if isinstance(outcome.error, RunStoppedError):
+        accepted = outcome.task is not None
+        reason, hint = reason + (": accepted and billed" if accepted else ""), None
+    return Unfinished(status=status, reason=reason, hint=hint)
 
 
 def shown(source: str) -> str:
@@ -124,32 +214,3 @@ def short(message: str, source: str) -> str:
             if name and message.startswith(prefix):
                 return message[len(prefix) :]
     return message
-
-
-def summary(totals: RunTotals, *, out: Path, free: bool) -> list[str]:
-    """Return what came of a run, a line each."""
-    parts = [f"{many:,} {word}" for word, many in sorted(totals.ended.items())]
-    of = f" of {totals.total:,}" if totals.total and totals.total > totals.count else ""
-    lines = [f"{', '.join(parts) or 'nothing ended'}{of} in {duration(totals.seconds)}"]
-    if totals.ended["done"]:
-        lines.append(f"the files are in {shown(str(out))}")
-    if not free:
-        lines.append(cost_line(totals))
-    if not free and totals.awaited:  # a sandbox of this command forgets them
-        which = f"{totals.awaited:,} of {totals.ended['pending']:,} pending"
-        lines.append(f"accepted and billed: {which}; the next run does not pay for that again")
-    return lines
-
-
-def cost_line(totals: RunTotals) -> str:
-    """Return what a run has cost, as far as we can tell."""
-    if not (totals.bought or totals.doubtful):
-        return "nothing was bought by this run"
-    parts = []
-    if totals.bought:
-        cost = money(totals.price * totals.bought)
-        parts.append(f"bought {counted(totals.bought, 'image')}, about {cost}")
-    if totals.doubtful:
-        cost = money(totals.price * totals.doubtful)
-        parts.append(f"{counted(totals.doubtful, 'image')} may have been paid, about {cost}")
-    return f"{'; '.join(parts)} (an estimate, not a bill)"

@@ -1,26 +1,37 @@
 """What ``comet-async expand`` does: the sources counted, sent, followed, and summed up."""
 
 # ruff: noqa: PLC0415 - aiohttp and all that needs it is imported when it is needed: wrong usage
-# is told at once
+# is reported at once
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+import logging
+import os
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
 from comet_async.cli import journal_files
-from comet_async.cli.console import ACCOUNT, DONE, NOT_DONE, USAGE, Screen, counted, error_record
+from comet_async.cli.console import (
+    ACCOUNT,
+    DONE,
+    NOT_DONE,
+    USAGE,
+    Screen,
+    describe_os_error,
+    error_record,
+)
 from comet_async.cli.endpoint import Endpoint, offline_endpoint, open_endpoint
 from comet_async.cli.expand import dry_run
 from comet_async.cli.expand.options import ExpandPlan, OutputOptions
-from comet_async.cli.expand.progress import RunProgress, summary
-from comet_async.cli.expand.totals import RunTotals
+from comet_async.cli.expand.progress import RunProgress
+from comet_async.cli.expand.summary import Ending
+from comet_async.cli.expand.totals import ACTIVE, RunTotals, billed
 from comet_async.cli.options import Connection
 from comet_async.cli.runtime import CURRENT, INTERRUPTED, Invocation
 from comet_async.clock import SYSTEM_CLOCK
@@ -28,20 +39,21 @@ from comet_async.errors import CometError, InputError, JournalError
 
 if TYPE_CHECKING:
     from comet_async._images.discovery import Scan
-    from comet_async._journal.records import Journal
+    from comet_async._journal.records import JobRecord, Journal
     from comet_async.outcomes import Outcome
     from comet_async.runs import Run
     from comet_async.session import CometSession
 
 
-_LOOK = 0.5  # seconds between two looks at what is in flight
+_FRAME = 0.125  # seconds between two pictures of the progress bar
+_FRAMES_PER_LOOK = 4  # into the journal
+_EVENT = 1.0  # seconds between two events of --json-progress
 _LAST = 1.0  # seconds that the end of a run waits for the number of sources
 
 
 async def carry_out(plan: ExpandPlan, connection: Connection, output: OutputOptions) -> int:
     """Expand the images of *plan*, or show what that would do; return the exit status."""
     invocation = CURRENT.get()
-    screen = invocation.screen
     if output.report:
         from comet_async._tools.report import check_requirements
 
@@ -51,15 +63,20 @@ async def carry_out(plan: ExpandPlan, connection: Connection, output: OutputOpti
             raise _nothing(plan)
         if output.dry_run:
             endpoint = offline_endpoint(connection)
-            return await dry_run.show(plan, endpoint, screen, free=connection.is_sandbox)
-        async with open_endpoint(connection, screen) as endpoint:
-            return await _run(plan, endpoint, invocation, counter, report=output.report)
+            free = connection.is_sandbox
+            return await dry_run.show(plan, endpoint, invocation.screen, free=free)
+        async with open_endpoint(connection, invocation.screen) as endpoint:
+            return await _run(plan, endpoint, invocation, counter, output)
 
 
 def _nothing(plan: ExpandPlan) -> InputError:
-    msg = f"no image was found in {' '.join(plan.sources)}"
-    hint = "a folder's images are its files that end in .jpg, .png and the like"
-    return InputError(msg, field="sources", value=" ".join(plan.sources), hint=hint)
+    return InputError(
+        f"no image was found in {' '.join(plan.sources)}",
+        field="sources",
+        value=" ".join(plan.sources),
+        hint="in a folder, images are the files that end in .jpg, .png and the like; name others "
+        "one by one",
+    )
 
 
 # ---------------------------------------------------------------------------- counting
@@ -73,7 +90,7 @@ class SourceCounter:
     _seen: int = 0
 
     async def any(self) -> bool:
-        """Tell whether there is a source at all."""
+        """Return True if there is a source at all."""
         found = await asyncio.get_running_loop().run_in_executor(None, next, self.scan, None)
         self._seen += found is not None
         return found is not None
@@ -107,58 +124,62 @@ async def _run(
     endpoint: Endpoint,
     invocation: Invocation,
     counter: SourceCounter | None,
-    *,
-    report: bool,
+    output: OutputOptions,
 ) -> int:
     from comet_async.journal import SqliteJournal
-    from comet_async.runs import JOURNAL_NAME
 
-    screen = invocation.screen
-    if endpoint.sandbox is not None:
+    screen, free = invocation.screen, endpoint.sandbox is not None
+    if free:
         screen.say(
             "sandbox: the new edges are painted on this machine; the prompt is checked, "
             "not followed",
             style="dim",
         )
     verified = plan.options.get("verify_remote", False)
-    async with await SqliteJournal.open(plan.out / JOURNAL_NAME, verify_remote=verified) as journal:
-        await journal_files.check_purpose(journal, sandbox=endpoint.sandbox is not None)
-        if endpoint.sandbox is not None:
+    async with await SqliteJournal.open(plan.journal, verify_remote=verified) as journal:
+        await journal_files.check_purpose(journal, sandbox=free)
+        if free:
             await journal_files.abandon_ended_sandbox_jobs(journal, now=SYSTEM_CLOCK.time())
             plan = attrs.evolve(plan, options={**plan.options, "retry_failed": True})
-        clock = asyncio.get_running_loop().time
-        totals = RunTotals(price=plan.price, since=SYSTEM_CLOCK.time(), clock=clock)
         try:
             async with _session(plan, endpoint, journal) as comet:
-                run = plan.on(comet)
-                async with _telling_balance(comet, screen, endpoint):
-                    await _follow(run, journal, totals, invocation, counter, endpoint)
+                following = _Following(
+                    plan=plan,
+                    run=plan.on(comet),
+                    journal=journal,
+                    invocation=invocation,
+                    endpoint=endpoint,
+                    counter=counter,
+                )
+                async with _showing_balance(comet, screen, endpoint):
+                    await following.follow()
         except JournalError as error:  # while it ran, so something may have been sent
             screen.complain(error)
             return NOT_DONE
-        if report and totals.ended["done"]:
+        if output.report and following.totals.ended["done"]:
             await _report(plan.out, journal, screen)
-    return _end(plan, run, totals, invocation, endpoint)
+    following.write_failed(output.failed)
+    return following.end()
 
 
 @asynccontextmanager
-async def _telling_balance(
+async def _showing_balance(
     comet: CometSession, screen: Screen, endpoint: Endpoint
 ) -> AsyncGenerator[None, None]:
-    """Say what is left in the account, if the gateway tells; nothing waits for it."""
+    """Say what is left in the account, if the gateway shows it; nothing waits for it."""
 
-    async def tell() -> None:
+    async def show() -> None:
         left = await comet.balance()
         if left is not None:
             screen.say(f"left in the account: {left}", style="dim")
 
-    telling = asyncio.create_task(tell()) if endpoint.sandbox is None else None
+    showing = asyncio.create_task(show()) if endpoint.sandbox is None else None
     try:
         yield
     finally:
-        if telling is not None:
-            telling.cancel()
-            await asyncio.wait({telling})
+        if showing is not None:
+            showing.cancel()
+            await asyncio.wait({showing})
 
 
 def _session(plan: ExpandPlan, endpoint: Endpoint, journal: Journal) -> CometSession:
@@ -169,73 +190,201 @@ def _session(plan: ExpandPlan, endpoint: Endpoint, journal: Journal) -> CometSes
         gateway=endpoint.gateway,
         journal=journal,
         concurrency=plan.options.get("concurrency", 16),
-        # The sandbox is asked often: it is near, and its tasks are short.
+        # The sandbox is polled often: it is near, and its tasks are short.
         schedule=0.25 if endpoint.sandbox is not None else None,
     )
 
 
-async def _follow(
-    run: Run,
-    journal: Journal,
-    totals: RunTotals,
-    invocation: Invocation,
-    counter: SourceCounter | None,
-    endpoint: Endpoint,
-) -> None:
-    """Go through the run, and show it."""
-    screen = invocation.screen
+@attrs.define(eq=False, kw_only=True)
+class _Following:
+    """Follows one run: shows it, counts it, and says how it ended."""
 
-    def stop() -> None:
-        run.interrupt()
-        screen.say(
-            "stopping: what is being sent is recorded first (once more: leave at once)",
-            word="comet-async:",
-            style="bold",
+    plan: ExpandPlan
+    run: Run
+    journal: Journal
+    invocation: Invocation
+    endpoint: Endpoint
+    counter: SourceCounter | None
+    totals: RunTotals = attrs.field(init=False)
+    _failed: list[str] = attrs.field(factory=list, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.totals = RunTotals(
+            price=self.plan.price,
+            since=SYSTEM_CLOCK.time(),
+            slots=self.plan.options.get("concurrency", 16),
+            clock=asyncio.get_running_loop().time,
         )
 
-    invocation.on_signal = stop
-    with RunProgress(screen, totals, free=endpoint.sandbox is not None) as progress:
-        watching = asyncio.create_task(_watch(journal, totals, progress, counter))
+    @property
+    def free(self) -> bool:
+        """True when nothing is paid."""
+        return self.endpoint.sandbox is not None
+
+    @property
+    def ending(self) -> Ending:
+        """The end of the run, if it ended now."""
+        return Ending(
+            totals=self.totals,
+            out=self.plan.out,
+            command=self.invocation.command_line,
+            stopped=self.run.stopped,
+            interrupted=self.invocation.interrupted,
+            free=self.free,
+            from_input="-" in self.plan.sources,
+        )
+
+    async def follow(self) -> None:
+        """Go through the run, and show it."""
+        self.invocation.on_signal = self._stop
+        self.invocation.last_words = self._last_words
+        with (
+            _counting_retries(self.totals),
+            RunProgress(self.invocation.screen, self.totals, free=self.free) as progress,
+        ):
+            watching = asyncio.create_task(self._watch(progress))
+            try:
+                async with aclosing(self.run.__aiter__()) as outcomes:
+                    async for outcome in outcomes:
+                        await self._take(outcome, progress)
+            finally:
+                watching.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await watching
+                self.invocation.screen.event("progress", progress.event())
+
+    async def _take(self, outcome: Outcome, progress: RunProgress) -> None:
+        screen, key = self.invocation.screen, outcome.external_task_id
+        record = await self.journal.get(key) if key else None
+        earlier = self.totals.earlier
+        equal = self.totals.add(outcome, record)
+        if not outcome.done:
+            self._failed.append(outcome.source)
+        if screen.json:
+            paid = billed(record, self.totals.since) if equal is None else False
+            screen.emit(as_record(outcome, screen, paid=paid, equal=equal))
+        progress.ended(outcome, earlier=self.totals.earlier > earlier, equal=equal)
+        if screen.lost:
+            self.run.interrupt()
+
+    def _stop(self) -> None:
+        self.run.interrupt()
+        self.invocation.screen.say(
+            "stopping: waiting for requests already sent (press Ctrl-C again to quit now)",
+            word="comet-async:",
+            style="bold",
+            problem=True,
+        )
+
+    def _last_words(self) -> list[str]:
+        return [*self.ending.facts(), *self.ending.next_step()]
+
+    async def _watch(self, progress: RunProgress) -> None:
+        """Keep the numbers of the run new."""
+        screen = self.invocation.screen
+        counting = None if self.counter is None else asyncio.ensure_future(self.counter.count())
+        frame, told = 0, 0.0
         try:
-            async with aclosing(run.__aiter__()) as outcomes:
-                async for outcome in outcomes:
-                    if screen.json:
-                        screen.emit(as_record(outcome, screen))
-                    key = outcome.external_task_id
-                    totals.add(outcome, await journal.get(key) if key else None)
-                    if not screen.json:
-                        progress.ended(outcome)
-                    if screen.lost:
-                        run.interrupt()
+            while True:
+                if counting is not None and counting.done():
+                    self.totals.total = counting.result()
+                if frame % _FRAMES_PER_LOOK == 0:
+                    self.totals.look(await _active(self.journal))
+                progress.refresh()
+                if self.totals.seconds - told >= _EVENT:
+                    told = self.totals.seconds
+                    screen.event("progress", progress.event())
+                frame += 1
+                await asyncio.sleep(_FRAME)
         finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+            if counting is not None:
+                # A run that stops early must say of how many; but a huge folder can't hold it up.
+                await asyncio.wait({counting}, timeout=_LAST)
+                if counting.done() and not counting.cancelled():
+                    self.totals.total = counting.result()
+                counting.cancel()
+
+    def write_failed(self, path: Path | None) -> None:
+        """Write the list of sources that are not done."""
+        if path is None:
+            return
+        screen = self.invocation.screen
+        try:
+            path.write_bytes(b"".join(_line(source) for source in self._failed))
+        except OSError as error:
+            screen.say(
+                f"--failed {path} can't be written: {describe_os_error(error)}",
+                word="comet-async:",
+                style="bold red",
+                problem=True,
+            )
+
+    def end(self) -> int:
+        """Write the summary, and return the exit status."""
+        screen, stopped = self.invocation.screen, self.run.stopped
+        interrupted = self.invocation.interrupted
+        if not self.totals.count and not interrupted and stopped is None:
+            screen.complain(_nothing(self.plan))
+            return USAGE
+        self.ending.show(screen)
+        if self.endpoint.sandbox is not None:
+            engines = {task.engine for task in self.endpoint.sandbox.tasks.all() if task.engine}
+            if engines:
+                screen.say(f"painted here by {', '.join(sorted(engines))}, free of charge")
+        if interrupted:
+            return INTERRUPTED
+        if stopped is not None and stopped.account_wide:
+            return ACCOUNT
+        all_done = self.totals.count == self.totals.ended["done"]
+        return DONE if all_done and stopped is None else NOT_DONE
 
 
-async def _watch(
-    journal: Journal, totals: RunTotals, progress: RunProgress, counter: SourceCounter | None
-) -> None:
-    """Keep the numbers of the run new."""
-    counting = None if counter is None else asyncio.ensure_future(counter.count())
+async def _active(journal: Journal) -> list[JobRecord]:
+    """Return the jobs that are being worked on."""
+    records: list[JobRecord] = []
+    after = ""
+    while page := await journal.find(ACTIVE, after=after):
+        records += page
+        after = page[-1].key
+    return records
+
+
+def _line(source: str) -> bytes:
+    """Return *source* as a line that the program reads back as it was."""
+    return os.fsencode(source) + b"\n"
+
+
+@contextmanager
+def _counting_retries(totals: RunTotals) -> Generator[None, None, None]:
+    """Count the polls that fail and are repeated, as the waiter logs them."""
+
+    class Counter(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            totals.retries += getattr(record, "comet_event", "") == "retried"
+
+    logger, handler = logging.getLogger("comet_async.waiter"), Counter(logging.INFO)
+    level = logger.level
+    logger.addHandler(handler)
+    if logger.getEffectiveLevel() > logging.INFO:
+        logger.setLevel(logging.INFO)
     try:
-        while True:
-            if counting is not None and counting.done():
-                totals.total = counting.result()
-            totals.in_flight = await journal.in_flight()
-            progress.refresh()
-            await asyncio.sleep(_LOOK)
+        yield
     finally:
-        if counting is not None:
-            # A run that stops early must say of how many; but a huge folder can't hold it up.
-            await asyncio.wait({counting}, timeout=_LAST)
-            if counting.done():
-                totals.total = counting.result()
-            counting.cancel()
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
-def as_record(outcome: Outcome, screen: Screen) -> dict[str, object]:
-    """Return *outcome* as it stands in a JSON line."""
+def as_record(
+    outcome: Outcome, screen: Screen, *, paid: bool | None, equal: str | None
+) -> dict[str, object]:
+    """Return *outcome* as it stands in a JSON line.
+
+    Args:
+        outcome: What became of a source.
+        screen: What hides secrets.
+        paid: Whether this run made the server bill it; None if that is not known.
+        equal: The source whose image it equals, or None.
+    """
     source = outcome.source
     return {
         "source": screen.clean(source) if "://" in source else source,
@@ -244,6 +393,8 @@ def as_record(outcome: Outcome, screen: Screen) -> dict[str, object]:
         "external_task_id": outcome.external_task_id,
         "files": [str(path) for path in outcome.files],
         "error": error_record(outcome.error, screen),
+        "billed": paid,
+        "same_as": equal,
     }
 
 
@@ -258,56 +409,7 @@ async def _report(out: Path, journal: Journal, screen: Screen) -> None:
 
     try:
         path = await write_report(out, journal)
-    except CometError as error:  # the images are there; a page is no reason to fail
+    except CometError as error:  # the images are there; a page is not a reason to fail
         screen.complain(error)
     else:
         screen.say(f"the page of all images before and after is {path}")
-
-
-# ---------------------------------------------------------------------------- the end
-
-
-def _end(
-    plan: ExpandPlan, run: Run, totals: RunTotals, invocation: Invocation, endpoint: Endpoint
-) -> int:
-    """Write the summary, and return the exit status."""
-    screen, stopped = invocation.screen, run.stopped
-    if not totals.count and not invocation.interrupted and stopped is None:
-        screen.complain(_nothing(plan))
-        return USAGE
-    for line in summary(totals, out=plan.out, free=endpoint.sandbox is not None):
-        screen.say(line)
-    if endpoint.sandbox is not None:
-        engines = sorted({task.engine for task in endpoint.sandbox.tasks.all() if task.engine})
-        if engines:
-            screen.say(f"painted here by {', '.join(engines)}, free of charge")
-    if stopped is not None and not invocation.interrupted:
-        what = "the account" if stopped.account_wide else "a problem of the whole run"
-        screen.say(f"{what} stopped it, the rest is untouched:", style="bold")
-        screen.complain(stopped)
-    for line in _advice(plan, totals, unfinished=invocation.interrupted or stopped is not None):
-        screen.say(line)
-    if invocation.interrupted:
-        return INTERRUPTED
-    if stopped is not None and stopped.account_wide:
-        return ACCOUNT
-    return DONE if totals.count == totals.ended["done"] and stopped is None else NOT_DONE
-
-
-def _advice(plan: ExpandPlan, totals: RunTotals, *, unfinished: bool) -> list[str]:
-    """Return what to do about what is not done."""
-    ended, command = totals.ended, CURRENT.get().command_line
-    lines = []
-    if ended["failed"]:
-        lines.append("failed tasks are bought once more only if you add --retry-failed")
-    if ended["uncertain"]:
-        lines.append(
-            f"{counted(ended['uncertain'], 'image')} may have been paid: each run looks rerun, "
-            f"free of charge; comet-async jobs {plan.out} --uncertain shows what you can decide"
-        )
-    if unfinished or ended["pending"] or ended["uncertain"]:
-        again = " with the same input" if "-" in plan.sources else ""
-        lines += [f"to go on, run the same command{again}:", f"  {command}"]
-    elif ended["invalid"] or ended["rejected"]:
-        lines.append("mend what is invalid or rejected, and run again: what is done stays done")
-    return lines

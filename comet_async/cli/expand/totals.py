@@ -1,24 +1,70 @@
-"""What a run has come to so far, in numbers."""
+"""What a run has come to so far, in numbers that never go backwards."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import attrs
 
-from comet_async._journal.states import ACCEPTED, IN_DOUBT, JobState
+from comet_async._journal.states import IN_DOUBT, JobState
+from comet_async.errors import RunStoppedError
 
 if TYPE_CHECKING:
     from comet_async._journal.records import JobRecord
     from comet_async.outcomes import Outcome
 
-_BOUGHT = ACCEPTED - {JobState.FAILED}  # failed tasks are not billed, as a rule
+ACTIVE = frozenset(
+    {
+        JobState.SENDING,
+        JobState.UNKNOWN,
+        JobState.SUBMITTED,
+        JobState.SUCCEEDED,
+        JobState.SAVING,
+    }
+)
+"""States of jobs that are being worked on."""
+
+_NOT_ACCEPTED = frozenset({JobState.PLANNED, JobState.REJECTED})
+_OPEN_QUESTION = IN_DOUBT | {JobState.SENDING}
 _RECENT = 50
-_ENOUGH = 3  # outcomes from which a pace can be told
+_ENOUGH = 3  # endings from which a rate can be estimated
+
+
+def billed(record: JobRecord | None, since: float) -> bool | None:
+    """Return whether a run made the server accept, and so bill, a job.
+
+    Args:
+        record: The job, or None when there is none.
+        since: When the run began, in seconds since 1970.
+
+    Returns:
+        False also for a job that the server had accepted earlier, under whatever folder; None
+        while that is not known.
+    """
+    if record is None or (record.sent_at or 0) < since or record.state in _NOT_ACCEPTED:
+        return False
+    if record.run is None:  # the server knew the request: nothing is counted for this run
+        return False
+    return None if record.state in _OPEN_QUESTION else True
+
+
+@attrs.frozen(kw_only=True)
+class Unfinished:
+    """Why some sources are not done.
+
+    Attributes:
+        status: How they ended.
+        reason: Why, without the source's name.
+        hint: What to do about it, or None.
+    """
+
+    status: str
+    reason: str
+    hint: str | None
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -28,49 +74,116 @@ class RunTotals:
     Attributes:
         price: USD for one image; an estimate.
         since: When the run began, in seconds since 1970.
+        slots: Most images in flight.
         clock: A clock that never goes back, in seconds.
         total: How many sources there are, once that is known.
-        in_flight: Images that the service is working on.
+        uploading: Requests on their way.
+        waiting: Images that the server is working on.
+        saving: Results that are being saved.
+        retries: Polls that failed and are repeated.
         ended: Outcomes by their status.
-        bought: Images bought by this run.
+        earlier: Sources that were done before the run began.
+        copied: Sources that needed no expansion.
+        attached: Sources whose request the server knew already.
+        equal: Sources that equal another one.
         doubtful: Images that this run may have bought.
-        awaited: Sources that ended pending, with a task that the service has accepted.
+        accepted: Sources that ended pending, with a task that the server has accepted.
+        unfinished: Sources that are not done, by their reason.
     """
 
     price: Decimal
     since: float
+    slots: int = 16
     clock: Callable[[], float] = time.monotonic
     total: int | None = None
-    in_flight: int = 0
+    uploading: int = 0
+    waiting: int = 0
+    saving: int = 0
+    retries: int = 0
     ended: Counter[str] = attrs.field(factory=Counter, init=False)
-    bought: int = attrs.field(default=0, init=False)
+    earlier: int = attrs.field(default=0, init=False)
+    copied: int = attrs.field(default=0, init=False)
+    attached: int = attrs.field(default=0, init=False)
+    equal: int = attrs.field(default=0, init=False)
     doubtful: int = attrs.field(default=0, init=False)
-    awaited: int = attrs.field(default=0, init=False)
+    accepted: int = attrs.field(default=0, init=False)
+    unfinished: dict[Unfinished, list[str]] = attrs.field(factory=dict, init=False)
     _begin: float = attrs.field(init=False)
-    _counted: set[str] = attrs.field(factory=set, init=False)
+    _bought: dict[str, int] = attrs.field(factory=dict, init=False)
+    _first: dict[str, str] = attrs.field(factory=dict, init=False)
+    _doubted: set[str] = attrs.field(factory=set, init=False)
     _moments: deque[float] = attrs.field(factory=lambda: deque(maxlen=_RECENT), init=False)
 
     def __attrs_post_init__(self) -> None:
         self._begin = self.clock()
 
-    def add(self, outcome: Outcome, record: JobRecord | None) -> None:
-        """Count one outcome, with its job as the journal has it now."""
+    def look(self, records: Iterable[JobRecord]) -> None:
+        """Take in the jobs that are being worked on."""
+        uploading = waiting = saving = 0
+        for record in records:
+            uploading += record.n * (record.state is JobState.SENDING)
+            waiting += record.n * (record.state in {JobState.SUBMITTED, JobState.UNKNOWN})
+            saving += record.n * (record.state in {JobState.SUCCEEDED, JobState.SAVING})
+            self._count(record)
+        self.uploading, self.waiting, self.saving = uploading, waiting, saving
+
+    def _count(self, record: JobRecord) -> bool | None:
+        bought = billed(record, self.since)
+        if bought:
+            self._bought[record.key] = record.n  # once for equal images, which share a job
+        return bought
+
+    def add(self, outcome: Outcome, record: JobRecord | None) -> str | None:
+        """Count one outcome, with its job as the journal has it now.
+
+        Returns:
+            The source that the outcome's image equals, or None.
+        """
         self.ended[outcome.status] += 1
-        self._moments.append(self.clock())
-        if outcome.status == "pending" and record is not None and record.state in _BOUGHT:
-            self.awaited += 1
-        if record is None or record.key in self._counted or (record.sent_at or 0) < self.since:
-            return
-        self._counted.add(record.key)  # equal images share a job, and its price
-        if record.state in _BOUGHT:
-            self.bought += record.n
-        elif record.state in IN_DOUBT:
+        bought = self._count(record) if record is not None else False
+        first = outcome.source
+        if record is None:
+            self.copied += outcome.done
+        else:
+            first = self._first.setdefault(record.key, outcome.source)
+            self._classify(outcome, record, bought=bought, equal=first != outcome.source)
+        return None if first == outcome.source else first
+
+    def _classify(
+        self, outcome: Outcome, record: JobRecord, *, bought: bool | None, equal: bool
+    ) -> None:
+        if outcome.done and equal:
+            self.equal += 1
+        elif outcome.done and record.updated_at < self.since:
+            self.earlier += 1
+        elif outcome.done and not bought and (record.sent_at is None or self._sent_now(record)):
+            self.attached += 1
+        if bought is None and record.key not in self._doubted:
+            self._doubted.add(record.key)
             self.doubtful += record.n
+        if outcome.status == "pending" and record.state in ACTIVE - _OPEN_QUESTION:
+            self.accepted += 1
+        if record.updated_at >= self.since and not isinstance(outcome.error, RunStoppedError):
+            self._moments.append(self.clock())
+
+    def _sent_now(self, record: JobRecord) -> bool:
+        return (record.sent_at or 0) >= self.since
+
+    def note(self, why: Unfinished, source: str) -> int:
+        """Remember why a source is not done; return how many have the same reason."""
+        sources = self.unfinished.setdefault(why, [])
+        sources.append(source)
+        return len(sources)
 
     @property
     def count(self) -> int:
         """How many sources have ended."""
         return self.ended.total()
+
+    @property
+    def all_earlier(self) -> bool:
+        """True when each source was done before this run began."""
+        return 0 < self.count == self.earlier
 
     @property
     def seconds(self) -> float:
@@ -79,15 +192,28 @@ class RunTotals:
 
     @property
     def left(self) -> float | None:
-        """Seconds until the end at the pace of late, or None when that can't be told."""
+        """Seconds until the end at the recent rate, or None when that can't be estimated.
+
+        Only what this run waited for shows how fast it is.
+        """
         many = len(self._moments)
         if self.total is None or many < _ENOUGH:
             return None
         begin = self._moments[0] if many == _RECENT else self._begin
-        pace = many / max(self.clock() - begin, 1e-3)
-        return max(0, self.total - self.count) / pace
+        rate = many / max(self.clock() - begin, 1e-3)
+        return max(0, self.total - self.count) / rate
+
+    @property
+    def in_flight(self) -> int:
+        """How many images have a slot."""
+        return self.uploading + self.waiting
+
+    @property
+    def bought(self) -> int:
+        """Images that the server has newly accepted in this run."""
+        return sum(self._bought.values())
 
     @property
     def cost(self) -> Decimal:
-        """USD for what this run has bought, what is in flight included; an estimate."""
-        return self.price * (self.bought + self.in_flight)
+        """USD for what this run has bought so far; an estimate."""
+        return self.price * self.bought

@@ -23,7 +23,7 @@ async def test_sends_and_writes_nothing(comet: Command, photos: Path) -> None:
     assert ended.status == 0
     assert "plan: 3 new; nothing was sent and nothing was written" in ended.err
     assert "would buy 3 images: about $0.084 ($0.028 each, an estimate, not a bill)" in ended.err
-    assert ended.out.splitlines()[0] == "plan\tsource\twhat it means"
+    assert ended.out.splitlines()[0] == "plan\tsource\treason"
     assert not out.exists()
 
 
@@ -41,6 +41,8 @@ async def test_json(comet: Command, photos: Path) -> None:
         "task_id": None,
         "files": [],
         "error": None,
+        "billed": False,
+        "same_as": None,
         "plan": "new",
         "estimate_usd": "0.056",
     }
@@ -83,7 +85,8 @@ async def test_equal_images_cost_once(comet: Command, photos: Path) -> None:
     (photos / "copy.png").write_bytes((photos / "dog.png").read_bytes())
     out = photos.parent / "wide"
     ended = await comet("expand", photos, "--out", out, *SHAPE, "--dry-run")
-    assert "plan: 4 new" in ended.err
+    assert "plan: 3 new, 1 same" in ended.err
+    assert "same image as" in ended.out
     assert "would buy 3 images" in ended.err
 
 
@@ -92,7 +95,7 @@ async def test_needless_images_cost_nothing(comet: Command, photos: Path) -> Non
     out = photos.parent / "wide"
     ended = await comet("expand", photos, "--out", out, "--to", "320:300", "--dry-run")
     assert "plan: 3 copy" in ended.err
-    assert "would buy 0 images" in ended.err
+    assert "would buy nothing" in ended.err
 
 
 async def test_limits_are_in_the_plan(comet: Command, photos: Path) -> None:

@@ -52,6 +52,8 @@ async def test_a_json_line_is_as_promised(comet: Command, sandbox: Sandbox, phot
             "external_task_id": task.external_id,
             "files": [str(out / "dog.png")],
             "error": None,
+            "billed": True,
+            "same_as": None,
         }
     ]
 
@@ -74,7 +76,7 @@ async def test_again_buys_nothing(comet: Command, sandbox: Sandbox, photos: Path
     await comet(*words)
     ended = await comet(*words)
     assert ended.status == 0
-    assert "nothing was bought by this run" in ended.err
+    assert "3 images, all from earlier runs; nothing was billed" in ended.err
     assert len(sandbox.ledger.charges) == 3
 
 
@@ -95,7 +97,7 @@ async def test_a_bad_image_stops_nothing(comet: Command, sandbox: Sandbox, photo
     (error,) = [line["error"] for line in ended.lines if line["outcome"] == "invalid"]
     assert set(error) == {"type", "message", "code", "hint"}
     assert error["type"] == "InputError"
-    assert "mend what is invalid or rejected, and run again" in ended.err
+    assert "fix the invalid or rejected images and rerun" in ended.err
     assert len(sandbox.ledger.posts) == 3
 
 
@@ -158,7 +160,7 @@ async def test_refusals(
     assert ended.status == status
     assert set(ended.outcomes) >= {outcome}
     assert not sandbox.ledger.charges
-    assert ("the account stopped it" in ended.err) is (status == 3)
+    assert ("stopped by the account" in ended.err) is (status == 3)
 
 
 async def test_what_was_not_begun_has_no_line(
@@ -184,7 +186,7 @@ async def test_a_failed_task_is_bought_again_only_when_asked(
     risky = (*words, "--prompt", "sandbox-risky")
     ended = await comet(*risky)
     assert (ended.status, len(sandbox.ledger.charges)) == (1, 1)
-    assert "only if you add --retry-failed" in ended.err
+    assert "add --retry-failed to buy them again" in ended.err
     assert (await comet(*risky)).status == 1
     assert len(sandbox.ledger.charges) == 1
     await comet(*risky, "--retry-failed")
@@ -224,7 +226,7 @@ async def test_a_first_signal_stops_gently(comet: Command, sandbox: Sandbox, pho
     assert ended.status == 130
     assert ended.outcomes == {"pending": 3}
     assert "accepted and billed: 3 of 3 pending" in ended.err
-    assert "to go on, run the same command:\n  comet-async expand" in ended.err
+    assert "to resume, run the same command again:\n  comet-async expand" in ended.err
     assert (await comet(*words)).outcomes == {"done": 3}
     assert len(sandbox.ledger.charges) == 3
 
@@ -250,7 +252,7 @@ async def test_nobody_answers(comet: Command, sandbox: Sandbox, photos: Path) ->
     ended = await comet(*words)
     assert ended.status == 1
     assert set(ended.outcomes) == {"pending"}
-    assert "a problem of the whole run stopped it" in ended.err
+    assert "stopped; the remaining images were not sent" in ended.err
     assert "can't connect" in ended.err
 
 
@@ -289,7 +291,7 @@ async def test_a_journal_that_breaks(
 ) -> None:
     """When it can't be read while the run goes on, that is said, and the status is 1."""
 
-    async def broken(*_: object) -> None:
+    async def broken(*_: object, **__: object) -> None:
         raise JournalError("the journal can't be read")
 
     for reads in ("in_flight", "get", "plan"):
@@ -379,7 +381,7 @@ def test_the_second_signal_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     async def command() -> None:
         call = runtime.Invocation(("expand",))
         call.on_signal = lambda: None
-        with call.listening():
+        with call.handling_signals():
             assert runtime.CURRENT.get() is call
             signal_now()
             signal_now()

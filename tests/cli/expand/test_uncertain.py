@@ -36,8 +36,8 @@ async def test_it_is_said_and_not_guessed(
     """The outcome is uncertain, the money doubtful, and nothing is sent again by any run."""
     ended = await comet(*words)
     assert ended.status == 1
-    assert "1 image may have been paid, about $0.028 (an estimate" in ended.err
-    assert f"comet-async jobs {photos.parent / 'wide'} --uncertain shows" in ended.err
+    assert "1 image may have been billed, about $0.028 (an estimate" in ended.err
+    assert f"comet-async jobs {photos.parent / 'wide'} --uncertain" in ended.err
     assert (await comet(*words, "--json")).outcomes == {"uncertain": 1}
     assert len(silent.ledger.posts) == 1
     plan = await comet(*words, "--dry-run", "--json")

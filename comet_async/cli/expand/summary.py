@@ -1,0 +1,167 @@
+"""The end of a run: what came of it, what it cost, what is not done, and the one next step."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from comet_async.cli.console import Screen, counted, duration, money
+from comet_async.cli.expand.progress import shown
+from comet_async.cli.expand.totals import RunTotals, Unfinished
+from comet_async.cli.hints import message_of, with_option
+from comet_async.errors import BudgetExceededError, CometError
+
+_NAMED = 3  # sources of one reason that are named
+
+
+@attrs.frozen(kw_only=True)
+class Ending:
+    """How a run ended.
+
+    Attributes:
+        totals: Its numbers.
+        out: The output folder.
+        command: The command line.
+        stopped: What stopped it early, or None.
+        interrupted: Whether a signal did.
+        free: True when nothing is paid.
+        from_input: Whether sources came from the standard input.
+    """
+
+    totals: RunTotals
+    out: Path
+    command: str
+    stopped: CometError | None = None
+    interrupted: bool = False
+    free: bool = False
+    from_input: bool = False
+
+    def show(self, screen: Screen) -> None:
+        """Write the summary."""
+        bad = bool(self.totals.unfinished) or self.stopped is not None or self.interrupted
+        for line in self.facts():
+            screen.say(line, problem=bad)
+        for line in self.not_done():
+            screen.say(line, problem=True)
+        for line in self.next_step():
+            screen.say(line, problem=True)
+
+    def facts(self) -> list[str]:
+        """Return what came of the run, a line each."""
+        totals = self.totals
+        if totals.all_earlier:
+            paid = "nothing was painted" if self.free else "nothing was billed"
+            return [
+                f"{counted(totals.count, 'image')}, all from earlier runs; {paid}",
+                self._where(),
+            ]
+        lines = [f"{self._counts()} in {duration(totals.seconds)}"]
+        if not self.free:
+            lines.append(cost_line(totals))
+        if totals.ended["done"]:
+            lines.append(self._where())
+        return lines
+
+    def _where(self) -> str:
+        return f"the files are in {shown(str(self.out))}"
+
+    def _counts(self) -> str:
+        totals = self.totals
+        done = totals.ended["done"]
+        parts = [f"{done:,} done"] if done else []
+        parts += [
+            f"{many:,} {word}" for word, many in sorted(totals.ended.items()) if word != "done"
+        ]
+        of = f" of {totals.total:,}" if totals.total and totals.total > totals.count else ""
+        details = [
+            f"{many:,} {word}"
+            for many, word in (
+                (totals.earlier, "from earlier runs"),
+                (totals.copied, "copied, as they already have this shape"),
+                (totals.equal, "equal to another image"),
+            )
+            if many
+        ]
+        more = f" ({', '.join(details)})" if details else ""
+        return f"{', '.join(parts) or 'nothing ended'}{of}{more}"
+
+    def not_done(self) -> list[str]:
+        """Return what is not done by reason, one line for any number of equal ones."""
+        lines = []
+        for why, sources in sorted(self.totals.unfinished.items(), key=lambda item: -len(item[1])):
+            named = ", ".join(shown(Path(source).name or source) for source in sources[:_NAMED])
+            rest = f" and {len(sources) - _NAMED:,} more" if len(sources) > _NAMED else ""
+            reason = f"{why.reason}: " if why.reason else ""
+            lines.append(f"  {len(sources):,} {why.status}: {reason}{named}{rest}")
+        if lines:
+            lines.insert(0, "not done:")
+        if not self.free and self.totals.accepted:  # a sandbox of this command forgets them
+            which = f"{self.totals.accepted:,} of {self.totals.ended['pending']:,} pending"
+            lines.append(f"accepted and billed: {which}; the next run does not pay for that again")
+        return lines
+
+    def next_step(self) -> list[str]:
+        """Return the one thing to do about what is not done."""
+        if self.stopped is not None and not self.interrupted:
+            return self._after_stop(self.stopped)
+        ended = self.totals.ended
+        if self.interrupted or ended["pending"]:
+            return self._rerun("to resume, run the same command again")
+        if ended["uncertain"]:
+            many = counted(ended["uncertain"], "image")
+            why = f"next: {many} may have been billed; each run looks again, free of charge."
+            return [f"{why} To decide by hand:", f"  {self._uncertain()}"]
+        return self._corrections()
+
+    def _after_stop(self, stopped: CometError) -> list[str]:
+        lines = [message_of(stopped)]
+        if isinstance(stopped, BudgetExceededError):
+            return [*lines, *self._rerun("the limit is per run: to continue, run it again")]
+        what = "stopped by the account" if stopped.account_wide else "stopped"
+        lines = [f"{what}; the remaining images were not sent: {message_of(stopped)}"]
+        if hint := with_option(stopped):
+            lines.append(f"  {hint}")
+        return [*lines, *self._rerun("then run the same command again")]
+
+    def _rerun(self, why: str) -> list[str]:
+        given = " with the same input" if self.from_input else ""
+        return [f"{why}{given}:", f"  {self.command}"]
+
+    def _uncertain(self) -> str:
+        return shlex.join(["comet-async", "jobs", str(self.out), "--uncertain"])
+
+    def _corrections(self) -> list[str]:
+        """Return the next step when only a change can help."""
+        reasons: Sequence[Unfinished] = list(self.totals.unfinished)
+        if not reasons:
+            return []
+        if {why.status for why in reasons} == {"failed"}:
+            return ["next: change the images, or add --retry-failed to buy them again"]
+        hints = {why.hint for why in reasons}
+        if len(hints) == 1 and (hint := hints.pop()) and _is_a_step(hint):
+            return [f"next: {hint}, and run again"]
+        lines = ["next: fix the invalid or rejected images and rerun; finished ones are left alone"]
+        return lines + [f"  {hint}" for hint in sorted(filter(None, hints))]
+
+
+def _is_a_step(hint: str) -> bool:
+    return "pip install" in hint or hint.startswith(("add --", "--"))
+
+
+def cost_line(totals: RunTotals) -> str:
+    """Return what a run has cost, as far as can be known."""
+    parts = []
+    if totals.bought:
+        parts.append(f"bought {counted(totals.bought, 'image')}, about {money(totals.cost)}")
+    if totals.doubtful:
+        cost = money(totals.price * totals.doubtful)
+        parts.append(f"{counted(totals.doubtful, 'image')} may have been billed, about {cost}")
+    line = f"{'; '.join(parts)} (an estimate, not a bill)" if parts else "nothing was billed"
+    if totals.attached:
+        were = "was" if totals.attached == 1 else "were"
+        line += f"; {counted(totals.attached, 'image')} {were} bought earlier: the server had "
+        line += "the same request"
+    return line

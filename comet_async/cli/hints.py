@@ -1,0 +1,89 @@
+"""What the library's errors advise, in the words of the command line.
+
+The library speaks of arguments (``prepare=True``, ``max_jobs``); who types commands needs options.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+from comet_async.errors import CometError, InputError
+
+OPTIONS: Mapping[str, str] = {
+    "prepare": "--prepare",
+    "prompt": "--prompt",
+    "n": "-n",
+    "concurrency": "--concurrency",
+    "timeout": "--timeout",
+    "settle": "--settle",
+    "max_jobs": "--max-jobs",
+    "max_spend": "--max-spend",
+    "price": "--price",
+    "retry_failed": "--retry-failed",
+    "verify_remote": "--verify-remote",
+    "fresh": "--fresh",
+    "proxy": "--proxy",
+    "gateway": "--gateway",
+    "up": "--up",
+    "down": "--down",
+    "left": "--left",
+    "right": "--right",
+    "size": "--size",
+    "aspect": "--to",
+    "anchor": "--anchor",
+    "out": "--out",
+    "journal": "--journal",
+    "exclude": "--exclude",
+    "include": "--include",
+    "follow_links": "--follow-links",
+}
+"""The option for each argument of the library that an error may name as its field."""
+
+_ADDRESSED = re.compile(r"Margins\(([a-z]+)=([0-9.]+)\)")
+_ASSIGNED = re.compile(
+    rf"\b({'|'.join(sorted(OPTIONS, key=len, reverse=True))})="
+    r"(?:(True)\b|(?='?[\w.-]))?(?: \(on the command line --[a-z-]+\))?"
+)
+_NAMED = re.compile(rf"\b({'|'.join(name for name in OPTIONS if '_' in name)})\b")
+_FOUND = re.compile(r"find\('([^']+)'\)")
+_SIZE = re.compile(r"([0-9]+)x([0-9]+)")
+
+
+def in_options(text: str) -> str:
+    """Return *text* with options where it names arguments of the library."""
+    text = _ADDRESSED.sub(lambda found: f"{OPTIONS.get(found[1], found[1])} {found[2]}", text)
+    text = _FOUND.sub(r"comet-async status \1", text)
+    text = _ASSIGNED.sub(_option, text)
+    return _NAMED.sub(lambda found: OPTIONS[found[1]], text)
+
+
+def _option(found: re.Match[str]) -> str:
+    option = OPTIONS[found[1]]
+    follows = found.string[found.end() : found.end() + 1]
+    return option if found[2] or follows in {"", " ", ")", ",", ";"} else f"{option} "
+
+
+def message_of(error: CometError) -> str:
+    """Return what happened, for somebody who types commands."""
+    return in_options(error.message)
+
+
+def with_option(error: CometError) -> str | None:
+    """Return the error's advice for somebody who types commands, or None if there is none."""
+    if isinstance(error, InputError):
+        if error.field == "size" and (size := _SIZE.fullmatch(error.value or "")):
+            return _other_shape(int(size[1]), int(size[2]))
+        if error.hint is not None and (option := OPTIONS.get(error.field)):
+            hint = in_options(error.hint)
+            named = option in hint or option in in_options(error.message)
+            return hint if named or error.field == "n" else f"{hint} ({option})"
+    return None if error.hint is None else in_options(error.hint)
+
+
+def _other_shape(width: int, height: int) -> str:
+    """Return what to do when a canvas of this size can't be had."""
+    divisor = math.gcd(width, height) or 1
+    shape = f"{width // divisor}:{height // divisor}"
+    return f"expansion only adds around an image: use --to {shape}, and scale the result"
