@@ -49,7 +49,7 @@ from comet_async._journal.records import (
 )
 from comet_async._journal.repair import Recovered, recover
 from comet_async._journal.states import JobState
-from comet_async._journal.transitions import moved, new_boot, noted, sending
+from comet_async._journal.transitions import is_refunded, moved, new_boot, noted, sending
 from comet_async._types import JSON
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.secret import redact
@@ -171,7 +171,7 @@ class SqliteJournal:
             before=record,
             after=after,
             why=redact(why),
-            unpaid=move.unpaid,
+            unpaid=is_refunded(move, record, after),
             place=place,
         )
         await self._writer.run(move.tag if place is None else f"file {move.tag}", work)

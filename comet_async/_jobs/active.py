@@ -298,9 +298,23 @@ class ActiveJobs:
         return current
 
     async def move(
-        self, record: JobRecord, state: JobState, why: str, error: CometError | None = None
+        self,
+        record: JobRecord,
+        state: JobState,
+        why: str,
+        error: CometError | None = None,
+        *,
+        refund: bool = False,
     ) -> JobRecord:
-        """Move a job to another state, with what *error* says about it."""
+        """Move a job to another state, with what *error* says about it.
+
+        Args:
+            record: The job.
+            state: The state to enter.
+            why: The reason, for the journal.
+            error: What details come from.
+            refund: Take it out of the count of its run.
+        """
         details: Changes = {}
         if error is not None:
             details = {
@@ -309,6 +323,8 @@ class ActiveJobs:
                 "request_id": error.request_id,
                 "message": error.message,
             }
+        if refund:
+            details["run"] = None
         now = self.services.clock.time()
         return await self.journal.move(record, state, now=now, why=why, **details)
 

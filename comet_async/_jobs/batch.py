@@ -325,13 +325,17 @@ class Batch:
         )
 
     async def plan(self, item: Item) -> Planned:
-        """Load and check *item*, and look it up; nothing is written and nothing is sent.
+        """Load and check *item* as a run does, and look it up; nothing is written or sent.
 
         Raises:
             InputError: The item breaks a rule; it says which.
         """
         planned = await self.prepare(item)
-        if planned.needless or planned.record is not None:
+        if planned.needless:
+            await self._check_copy(planned)
+            return planned
+        await self._check_free(planned)
+        if planned.record is not None:
             return planned
         return attrs.evolve(planned, record=await self.active.journal.get(planned.key))
 
@@ -390,6 +394,12 @@ class Batch:
                 return None
             return await self._conclude(call, item, job, new=new)
 
+    async def _check_copy(self, planned: Planned) -> None:
+        """Refuse a name that an image can't be copied to."""
+        if self.saver is not None and planned.item.dest is not None:
+            image = next(iter(planned.images.values()))
+            await self.saver.check_copy(image, planned.item.dest)
+
     async def _check_free(self, planned: Planned) -> None:
         """Refuse a name that can't be used, before anything is paid."""
         if self.saver is not None and planned.item.dest is not None:
@@ -436,6 +446,7 @@ class Batch:
                 limit="at least one margin above 0",
                 hint="nothing was sent and nothing was paid; use the image as it is",
             )
+        await self._check_copy(planned)
         files: tuple[Path, ...] = ()
         image = next(iter(planned.images.values()))
         how = "saved as converted" if image.notes else "copied as it is"

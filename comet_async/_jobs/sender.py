@@ -242,7 +242,14 @@ class Sender:
             else:
                 health.answered()
                 self.active.duplicates.add(record.key)
-            return Job(await self.active.move(record, JobState.UNKNOWN, error.message, error))
+            # The server had this request before it was ever sent from here: somebody paid for it
+            # earlier, so it does not count in this run.
+            refund = isinstance(error, DuplicateTaskError) and record.attempt == 1
+            return Job(
+                await self.active.move(
+                    record, JobState.UNKNOWN, error.message, error, refund=refund
+                )
+            )
         if isinstance(error, RejectedError):
             health.answered()
             await self.active.move(record, JobState.REJECTED, error.message, error)

@@ -26,6 +26,7 @@ from comet_async._journal.records import (
 from comet_async._journal.states import IN_FLIGHT, JobState
 from comet_async._journal.transitions import (
     closed,
+    is_refunded,
     moved,
     new_boot,
     noted,
@@ -139,7 +140,7 @@ class MemoryJournal:
         if place is not None:
             self._check_place(record, place)
         self._swap(record, after, why)
-        if move.unpaid and record.run:
+        if record.run is not None and is_refunded(move, record, after):
             self._runs[record.run].add(-1, record.n)
         if place is not None:
             for file in place.files:

@@ -149,7 +149,8 @@ class JobRecord:
         state: Where it stands.
         fence: Grows with every change, so that a change based on an older record is refused.
         boot: The opening of the journal that sent it last.
-        run: The run whose limits its price counts in, or None.
+        run: The run that its price counts in; None when no run has paid for it, as far as is
+            known: it was never sent, it was refused, or the server had it already.
         attempt: How often the request was sent.
         absent: How often in a row a lookup found no task.
         sent_at: When the request was sent last.
@@ -203,6 +204,7 @@ class Changes(TypedDict, total=False):
     """What may change besides the state; see `JobRecord` for the meanings."""
 
     account: str
+    run: None
     absent: int
     sent_at: float | None
     post_deadline: float | None

@@ -82,7 +82,16 @@ def moved(
         raise JournalError("only send() enters 'sending': it checks the limits")
     # What may be sent again is counted again when it is sent.
     run = None if new in {JobState.PLANNED, JobState.REJECTED} else record.run
-    return move, _next(record, now, state=new, run=run, **_cleaned(changes))
+    return move, _next(record, now, state=new, **{"run": run, **_cleaned(changes)})
+
+
+def is_refunded(move: Move, before: JobRecord, after: JobRecord) -> bool:
+    """Return True if a move takes the job out of its run's count.
+
+    So does one to ``unknown`` without a run: the server had the request already.
+    """
+    refunded = move.unpaid or move.new is JobState.UNKNOWN
+    return refunded and before.run is not None and after.run is None
 
 
 def noted(record: JobRecord, *, now: float, changes: Changes) -> JobRecord:

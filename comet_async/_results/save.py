@@ -147,6 +147,23 @@ class ResultSaver:
                 external_task_id=key,
             )
 
+    async def check_copy(self, image: SourceImage, dest: str) -> None:
+        """Refuse a name that *image*, which needs no expansion, can't be saved under.
+
+        Raises:
+            InputError: Another file has the name.
+        """
+        target = self.root / output_name(dest, 0, 1, image.format or "png")
+        if await _off_loop(_is_free_for, image, target):
+            return
+        raise InputError(
+            f"{shorten(str(target))} exists already, and is another file",
+            field="out",
+            value=str(target),
+            limit="a new name",
+            hint="nothing was sent: move it away, or choose another folder",
+        )
+
     async def copy(self, image: SourceImage, dest: str) -> Path:
         """Save *image* as it is under the name *dest*, and return the file.
 
@@ -370,6 +387,16 @@ def _copy_part(source: Path, folder: Path, file: SavedFile, key: str) -> Part | 
         _write(kept, path)
     format_ = _format_of(file.name)
     return Part(path=path, format=format_, width=0, height=0, sha256=file.sha256, size=file.size)
+
+
+def _is_free_for(image: SourceImage, target: Path) -> bool:
+    """Return True if nothing is at *target*, or a copy of *image* that an earlier run left."""
+    if not os.path.lexists(target) or not image.sha256:
+        return True
+    try:
+        return target.is_file() and file_sha256(target) == image.sha256
+    except OSError:
+        return False
 
 
 def _write_part(image: SourceImage, target: Path) -> Part:

@@ -75,6 +75,8 @@ async def copied(path: Path) -> AsyncGenerator[Journal, None]:
         copy = Path(folder) / path.name
         await asyncio.get_running_loop().run_in_executor(None, _copy, path, copy)
         async with await SqliteJournal.open(copy) as journal:
+            # What its jobs call their files is relative to where the journal really is.
+            journal.path = path
             yield journal
 
 

@@ -154,7 +154,7 @@ class RunTotals:
     ) -> None:
         if outcome.done and equal:
             self.equal += 1
-        elif outcome.done and record.updated_at < self.since:
+        elif outcome.done and not bought and record.updated_at <= self.since:
             self.earlier += 1
         elif outcome.done and not bought and (record.sent_at is None or self._sent_now(record)):
             self.attached += 1
@@ -163,7 +163,7 @@ class RunTotals:
             self.doubtful += record.n
         if outcome.status == "pending" and record.state in ACTIVE - _OPEN_QUESTION:
             self.accepted += 1
-        if record.updated_at >= self.since and not isinstance(outcome.error, RunStoppedError):
+        if record.updated_at > self.since and not isinstance(outcome.error, RunStoppedError):
             self._moments.append(self.clock())
 
     def _sent_now(self, record: JobRecord) -> bool:

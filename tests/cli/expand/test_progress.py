@@ -128,7 +128,9 @@ def test_what_is_left_goes_by_what_this_run_waited_for() -> None:
     clock = Ticks()
     counts = totals(clock, total=110)
     for number in range(100):
-        counts.add(done(f"old{number}"), job(f"old{number}", updated_at=START - 1))
+        counts.add(
+            done(f"old{number}"), job(f"old{number}", sent_at=START - 60, updated_at=START - 1)
+        )
     assert counts.left is None
     for number in range(5):
         clock.now += 2
