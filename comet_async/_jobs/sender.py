@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -164,13 +165,9 @@ class Sender:
                 sent=False,
                 external_task_id=record.key,
             )
-        limit = None
-        if self.options.single:
-            limit = max(0.0, BUSY - (self._now() - begin))
         async with AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(limit):
-                    await self._enter(stack, begin)
+                await self._enter(stack, begin)
             except TimeoutError:
                 error = health.unreachable or RateLimitError("the server has been busy for long")
                 raise _not_sent(error, record.key) from None
@@ -179,11 +176,17 @@ class Sender:
     async def _enter(self, stack: AsyncExitStack, begin: float) -> None:
         """Wait at the gate; a program's own call does not wait long for a dead server."""
         health = self.active.services.health
-        if self.options.single and health.unreachable is not None:
-            async with asyncio.timeout(max(0.0, UNREACHED - (self._now() - begin))):
-                await stack.enter_async_context(health.gate.passage())
+        if not self.options.single:
+            await stack.enter_async_context(health.gate.passage())
             return
-        await stack.enter_async_context(health.gate.passage())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, begin + UNREACHED - self._now())):
+                await stack.enter_async_context(health.gate.passage())
+                return
+        if health.unreachable is not None:
+            raise TimeoutError
+        async with asyncio.timeout(max(0.0, begin + BUSY - self._now())):
+            await stack.enter_async_context(health.gate.passage())
 
     async def _shielded(self, record: JobRecord, body: Body) -> Job:
         """Send and record in a task of its own: a cancelled caller does not abort the request."""
