@@ -24,7 +24,7 @@ from comet_async._jobs.services import ServerHealth, Services
 from comet_async._journal.records import Journal
 from comet_async._results.download import Downloader
 from comet_async._results.files import Exists
-from comet_async._validation import check_concurrency, check_timeout
+from comet_async._validation import check_concurrency, check_task, check_timeout
 from comet_async.auth import Credentials
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.config import (
@@ -42,6 +42,7 @@ from comet_async.errors import (
     JournalError,
     JournalRequiredError,
     NotFoundError,
+    TaskFailedError,
 )
 from comet_async.events import Event, EventSink
 from comet_async.gateways import Gateway
@@ -593,7 +594,15 @@ class CometSession(TaskReader):
             CometError: As `TaskWaiter.wait` says.
         """
         self._runs.check_open()
-        return await self._waiter.wait(task, timeout=timeout, kind=kind, n=n)
+        check_task(task)
+        check_timeout(timeout)
+        try:
+            ended = await self._runs.services.wait(task, timeout=timeout, kind=kind, n=n)
+        except TaskFailedError as error:
+            await self._runs.observe(error.task)
+            raise
+        await self._runs.observe(ended)
+        return ended
 
     def transitions(
         self,

@@ -21,8 +21,8 @@ import functools
 import os
 import socket
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 
 import aiohttp
 import attrs
@@ -169,6 +169,19 @@ async def _keep(*sessions: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
             await session.close()
 
 
+@contextmanager
+def _while_open(pool: _Pool) -> Generator[None, None, None]:
+    """Raise an error of aiohttp's own where it fails an assertion because it was closed."""
+    try:
+        yield
+    except (AssertionError, RuntimeError):
+        if not pool.api.closed and not pool.files.closed:
+            raise
+    else:
+        return
+    raise aiohttp.ClientConnectionError("the session was closed")
+
+
 @attrs.define(eq=False)
 class Transport:
     """Sends requests; one pool of connections for each event loop that uses it."""
@@ -193,15 +206,16 @@ class Transport:
         pool = await self._pool()
         mishap: TransportFailure | None = None
         try:
-            async with pool.api.get(
-                url,
-                headers=self._headers(credentials),
-                allow_redirects=False,
-                raise_for_status=False,
-                proxy=self.network.proxy,
-                timeout=_in_all(timeout, self.timeouts.connect),
-            ) as response:
-                return await _read(response)
+            with _while_open(pool):
+                async with pool.api.get(
+                    url,
+                    headers=self._headers(credentials),
+                    allow_redirects=False,
+                    raise_for_status=False,
+                    proxy=self.network.proxy,
+                    timeout=_in_all(timeout, self.timeouts.connect),
+                ) as response:
+                    return await _read(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             mishap = describe(exc, url)
         if mishap.sent is False:
@@ -225,19 +239,20 @@ class Transport:
         mishap: TransportFailure | None = None
         data = await upload.begin()
         try:
-            async with (
-                asyncio.timeout(self.timeouts.post(body.length)),
-                pool.api.post(
-                    url,
-                    data=data,
-                    headers=self._headers(credentials, body=body, own_id=external_task_id),
-                    allow_redirects=False,
-                    raise_for_status=False,
-                    proxy=self.network.proxy,
-                    timeout=_each(self.timeouts.answer, self.timeouts.connect),
-                ) as response,
-            ):
-                return await _read(response)
+            with _while_open(pool):
+                async with (
+                    asyncio.timeout(self.timeouts.post(body.length)),
+                    pool.api.post(
+                        url,
+                        data=data,
+                        headers=self._headers(credentials, body=body, own_id=external_task_id),
+                        allow_redirects=False,
+                        raise_for_status=False,
+                        proxy=self.network.proxy,
+                        timeout=_each(self.timeouts.answer, self.timeouts.connect),
+                    ) as response,
+                ):
+                    return await _read(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             mishap = describe(exc, url)
         finally:
@@ -266,13 +281,14 @@ class Transport:
         mishap: TransportFailure | None = None
         response: aiohttp.ClientResponse | None = None
         try:
-            response = await pool.files.get(
-                url,
-                headers={"Accept-Encoding": "identity"},
-                allow_redirects=False,
-                proxy=self.network.proxy,
-                timeout=_each(self.timeouts.ask, self.timeouts.connect),
-            )
+            with _while_open(pool):
+                response = await pool.files.get(
+                    url,
+                    headers={"Accept-Encoding": "identity"},
+                    allow_redirects=False,
+                    proxy=self.network.proxy,
+                    timeout=_each(self.timeouts.ask, self.timeouts.connect),
+                )
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             mishap = describe(exc, url)
         if response is None:

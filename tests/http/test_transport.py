@@ -20,6 +20,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import aiohttp
 import attrs
@@ -422,6 +423,27 @@ async def test_session_of_the_callers_own_stays_open() -> None:
         async with transport(Network(session=theirs)) as made:
             await made.ask(server.url, None, timeout=5)
         assert not theirs.closed
+
+
+async def test_session_that_is_closed_meanwhile_raises_errors_of_ours() -> None:
+    """Neither a bare RuntimeError nor an AssertionError of aiohttp's comes out."""
+    url = URL("http://127.0.0.1:9/")
+    theirs = aiohttp.ClientSession()
+    async with transport(Network(session=theirs)) as made:
+        await theirs.close()
+        with pytest.raises(ConnectionLostError, match="the connection broke"):
+            await made.ask(url, None, timeout=5)
+        with pytest.raises(OutcomeUnknownError):
+            await post(made, url)
+
+
+async def test_bug_while_open_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a closed session excuses an assertion."""
+    async with transport() as made:
+        pool = await made._pool()
+        monkeypatch.setattr(pool.api, "get", Mock(side_effect=AssertionError("a bug")))
+        with pytest.raises(AssertionError, match="a bug"):
+            await made.ask(URL("http://127.0.0.1:9/"), None, timeout=5)
 
 
 async def test_another_process_is_refused() -> None:

@@ -380,6 +380,19 @@ class SessionSuite:
         assert (await session.wait(task)).id == task.id
         assert (await session.wait(task.id)).succeeded
 
+    async def test_no_time_polls_once(self, session: CometSession) -> None:
+        """A timeout of 0 asks how the task is now."""
+        task = await session.submit(request())
+        with pytest.raises(WaitTimeoutError) as caught:
+            await session.wait(task.id, timeout=0)
+        assert caught.value.task.id == task.id
+        await asyncio.sleep(100)
+        assert (await session.wait(task.id, timeout=0)).succeeded
+        failing = await session.submit(request(prompt="sandbox-risky"))
+        await asyncio.sleep(100)
+        with pytest.raises(TaskFailedError):
+            await session.wait(failing, timeout=0)
+
     async def test_transitions_show_each_state_once(self, session: CometSession) -> None:
         """From submitted to succeed."""
         task = await session.submit(request())
