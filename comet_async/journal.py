@@ -41,10 +41,12 @@ from comet_async._journal.records import (
     Event,
     JobRecord,
     Journal,
+    KnownSource,
     Limits,
     NewJob,
     Refusal,
     SavedFile,
+    SavedJob,
     StoredImage,
 )
 from comet_async._journal.repair import Recovered, recover
@@ -61,11 +63,13 @@ __all__ = [
     "JobRecord",
     "JobState",
     "Journal",
+    "KnownSource",
     "Limits",
     "NewJob",
     "Recovered",
     "Refusal",
     "SavedFile",
+    "SavedJob",
     "SqliteJournal",
     "StoredImage",
     "recover",
@@ -207,6 +211,21 @@ class SqliteJournal:
     async def owner_of(self, name: str) -> str | None:
         """Return the key of the job that saved a file as *name*."""
         return await self._writer.run("", partial(sql.owner_of, name=name))
+
+    async def saved(self, keys: Collection[str]) -> dict[str, SavedJob]:
+        """Return those of the jobs *keys* that are done, with their destinations."""
+        return await self._writer.run("", partial(sql.saved, keys=tuple(keys)))
+
+    async def known_sources(
+        self, paths: Collection[str], *, variant: str = ""
+    ) -> dict[str, KnownSource]:
+        """Return what is known of the files *paths*, by path."""
+        work = partial(sql.known_sources, paths=tuple(paths), variant=variant)
+        return await self._writer.run("", work)
+
+    async def remember_sources(self, sources: Sequence[KnownSource]) -> None:
+        """Keep what was found in source files; see `Journal.remember_sources`."""
+        await self._writer.run("source", partial(sql.remember_sources, sources=sources))
 
     async def in_flight(self) -> int:
         """Return how many images are in flight, those of crashed runs included."""

@@ -18,10 +18,12 @@ from comet_async._journal.records import (
     Destination,
     Event,
     JobRecord,
+    KnownSource,
     Limits,
     NewJob,
     Refusal,
     SavedFile,
+    SavedJob,
 )
 from comet_async._journal.states import IN_FLIGHT, JobState
 from comet_async._journal.transitions import (
@@ -71,6 +73,7 @@ class MemoryJournal:
     _runs: dict[str, _Run] = attrs.field(factory=dict, init=False, repr=False)
     _events: list[Event] = attrs.field(factory=list, init=False, repr=False)
     _meta: dict[str, str] = attrs.field(factory=dict, init=False, repr=False)
+    _sources: dict[tuple[str, str], KnownSource] = attrs.field(factory=dict, init=False, repr=False)
     _in_flight: int = attrs.field(default=0, init=False, repr=False)
     _closed: bool = attrs.field(default=False, init=False)
 
@@ -194,6 +197,29 @@ class MemoryJournal:
         """Return the key of the job that saved a file as *name*."""
         self._check_open()
         return self._owners[name][0] if name in self._owners else None
+
+    async def saved(self, keys: Collection[str]) -> dict[str, SavedJob]:
+        """Return those of the jobs *keys* that are done, with their destinations."""
+        self._check_open()
+        jobs = (self._jobs[key] for key in keys if key in self._jobs)
+        return {
+            job.key: SavedJob(job, tuple(self._destinations[job.key].values()))
+            for job in jobs
+            if job.state is JobState.DONE
+        }
+
+    async def known_sources(
+        self, paths: Collection[str], *, variant: str = ""
+    ) -> dict[str, KnownSource]:
+        """Return what is known of the files *paths*, by path."""
+        self._check_open()
+        known = ((path, self._sources.get((path, variant))) for path in paths)
+        return {path: source for path, source in known if source is not None}
+
+    async def remember_sources(self, sources: Sequence[KnownSource]) -> None:
+        """Keep what was found in source files; see `Journal.remember_sources`."""
+        self._check_open()
+        self._sources |= {(source.path, source.variant): source for source in sources}
 
     async def in_flight(self) -> int:
         """Return how many images are in flight."""

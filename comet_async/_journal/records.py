@@ -139,6 +139,31 @@ class StoredImage:
 
 
 @attrs.frozen(kw_only=True)
+class KnownSource:
+    """What a source file was when it was last read, and how to see that it is unchanged.
+
+    Attributes:
+        path: The file; absolute.
+        variant: How it was read: "" as it is, ``"prepare"`` with conversions.
+        size: Bytes.
+        mtime_ns: When its content last changed, by its file system.
+        ctime_ns: When its content or its inode last changed.
+        inode: Its number in its file system, without the highest bit.
+        read_at_ns: When it was read, by the system's clock.
+        facts: What the reader found, as JSON.
+    """
+
+    path: str
+    variant: str = ""
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    read_at_ns: int
+    facts: str
+
+
+@attrs.frozen(kw_only=True)
 class JobRecord:
     """One job as the journal holds it. Moments are seconds since 1970.
 
@@ -198,6 +223,19 @@ class JobRecord:
     note: str = ""
     created_at: float
     updated_at: float
+
+
+@attrs.frozen
+class SavedJob:
+    """A job that is done.
+
+    Attributes:
+        record: Its record.
+        destinations: Where its images belong, in the order in which they were planned.
+    """
+
+    record: JobRecord
+    destinations: tuple[Destination, ...]
 
 
 class Changes(TypedDict, total=False):
@@ -387,6 +425,23 @@ class Journal(Protocol):
 
     async def owner_of(self, name: str) -> str | None:
         """Return the key of the job that saved a file as *name*."""
+        ...
+
+    async def saved(self, keys: Collection[str]) -> dict[str, SavedJob]:
+        """Return those of the jobs *keys* that are done, with their destinations."""
+        ...
+
+    async def known_sources(
+        self, paths: Collection[str], *, variant: str = ""
+    ) -> dict[str, KnownSource]:
+        """Return what is known of the files *paths*, by path."""
+        ...
+
+    async def remember_sources(self, sources: Sequence[KnownSource]) -> None:
+        """Keep what was found in source files; it replaces what was known of them.
+
+        It saves work and protects nothing: losing it costs reading the files again.
+        """
         ...
 
     async def in_flight(self) -> int:

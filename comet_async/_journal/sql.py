@@ -26,10 +26,12 @@ from comet_async._journal.records import (
     Destination,
     Event,
     JobRecord,
+    KnownSource,
     Limits,
     NewJob,
     Refusal,
     SavedFile,
+    SavedJob,
     StoredImage,
 )
 from comet_async._journal.states import IN_FLIGHT, JobState
@@ -149,9 +151,24 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         END
         """,
     ),
+    (
+        """
+        CREATE TABLE source (
+            path TEXT NOT NULL,
+            variant TEXT NOT NULL,
+            size INTEGER NOT NULL,
+            mtime_ns INTEGER NOT NULL,
+            ctime_ns INTEGER NOT NULL,
+            inode INTEGER NOT NULL,
+            read_at_ns INTEGER NOT NULL,
+            facts TEXT NOT NULL,
+            PRIMARY KEY (path, variant)
+        ) WITHOUT ROWID
+        """,
+    ),
 )
 # These tables are copied when a journal is recovered.
-TABLES = ("job", "destination", "file", "run", "meta", "event")
+TABLES = ("job", "destination", "file", "run", "meta", "event", "source")
 
 
 RECOVER = "keep the file; comet_async.journal.recover(path) copies what is readable"
@@ -172,6 +189,14 @@ _AT_AND_TAKEN = (
 _REPLACE_FILE = (
     "REPLACE INTO file (job, dest, number, name, sha256, size, kept) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
+_PLACES = (
+    "SELECT j.key, d.source, d.dest, f.number, f.name, f.sha256, f.size, f.kept"
+    " FROM job j JOIN destination d ON d.job = j.id"
+    " LEFT JOIN file f ON f.job = d.job AND f.dest = d.dest"
+)
+_IN_ORDER = "ORDER BY d.rowid, f.number"
+_SOURCE = tuple(field.name for field in attrs.fields(KnownSource))
+_source_values = attrgetter(*_SOURCE)
 _FLYING = f"state IN ({', '.join(repr(state.value) for state in sorted(IN_FLIGHT))})"
 
 
@@ -187,7 +212,9 @@ def plan(db: sqlite3.Connection, jobs: Sequence[NewJob], now: float) -> list[Job
             _run(
                 db,
                 f"INSERT INTO destination (job, dest, source) VALUES ({_JOB_ID}, ?, ?)"
-                " ON CONFLICT (job, dest) DO UPDATE SET source = excluded.source",
+                # A known destination of the same source writes nothing, so nothing is synced.
+                " ON CONFLICT (job, dest) DO UPDATE SET source = excluded.source"
+                " WHERE source IS NOT excluded.source",
                 job.key,
                 job.dest,
                 job.source,
@@ -362,20 +389,50 @@ def counts(db: sqlite3.Connection) -> dict[JobState, int]:
 
 def destinations(db: sqlite3.Connection, key: str) -> tuple[Destination, ...]:
     """Return where the job's images belong, with what is there."""
-    rows = _rows(
-        db,
-        "SELECT d.source, d.dest, f.number, f.name, f.sha256, f.size, f.kept"
-        " FROM destination d LEFT JOIN file f ON f.job = d.job AND f.dest = d.dest"
-        f" WHERE d.job = {_JOB_ID} ORDER BY d.rowid, f.number",
-        key,
-    )
     places: dict[str, Destination] = {}
-    for source, dest, number, name, sha256, size, kept in rows:
-        place = places.setdefault(dest, Destination(source=source, dest=dest))
-        if name is not None:
-            file = SavedFile(index=number, name=name, sha256=sha256, size=size, kept=bool(kept))
-            places[dest] = attrs.evolve(place, files=(*place.files, file))
+    for _key, *row in _rows(db, f"{_PLACES} WHERE j.key = ? {_IN_ORDER}", key):
+        _add_place(places, row)
     return tuple(places.values())
+
+
+def _add_place(places: dict[str, Destination], row: list[Any]) -> None:
+    source, dest, number, name, sha256, size, kept = row
+    place = places.setdefault(dest, Destination(source=source, dest=dest))
+    if name is not None:
+        file = SavedFile(index=number, name=name, sha256=sha256, size=size, kept=bool(kept))
+        places[dest] = attrs.evolve(place, files=(*place.files, file))
+
+
+def saved(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, SavedJob]:
+    """Return those of the jobs that are done, with their destinations; see `Journal.saved`."""
+    marks = ", ".join("?" * len(keys))
+    rows = _rows(db, f"{_SELECT} WHERE key IN ({marks}) AND state = 'done'", *keys)
+    places: dict[str, dict[str, Destination]] = {}
+    for key, *row in _rows(db, f"{_PLACES} WHERE j.key IN ({marks}) {_IN_ORDER}", *keys):
+        _add_place(places.setdefault(key, {}), row)
+    records = map(_decoded, rows)
+    return {
+        record.key: SavedJob(record, tuple(places.get(record.key, {}).values()))
+        for record in records
+    }
+
+
+def known_sources(
+    db: sqlite3.Connection, paths: Sequence[str], variant: str
+) -> dict[str, KnownSource]:
+    """Return what is known of source files, by path; see `Journal.known_sources`."""
+    marks = ", ".join("?" * len(paths))
+    sql = f"SELECT {', '.join(_SOURCE)} FROM source WHERE variant = ? AND path IN ({marks})"
+    rows = _rows(db, sql, variant, *paths)
+    return {row[0]: KnownSource(**dict(zip(_SOURCE, row, strict=True))) for row in rows}
+
+
+def remember_sources(db: sqlite3.Connection, sources: Sequence[KnownSource]) -> None:
+    """Keep what was found in source files; see `Journal.remember_sources`."""
+    marks = ", ".join("?" * len(_SOURCE))
+    sql = f"REPLACE INTO source ({', '.join(_SOURCE)}) VALUES ({marks})"
+    for source in sources:
+        _run(db, sql, *_source_values(source))
 
 
 def save_file(db: sqlite3.Connection, key: str, dest: str, file: SavedFile) -> None:

@@ -193,7 +193,12 @@ async def test_a_journal_of_an_earlier_version_is_migrated(path: Path) -> None:
         record = await walked(journal, S.SUBMITTED)
         await planned(journal, 1)
     path.with_name(f"{path.name}.lock").unlink()
-    for statement in ("DROP TRIGGER job_sent", "DROP TABLE mark", "PRAGMA user_version = 1"):
+    for statement in (
+        "DROP TRIGGER job_sent",
+        "DROP TABLE mark",
+        "DROP TABLE source",
+        "PRAGMA user_version = 1",
+    ):
         sql(path, statement)
     async with await SqliteJournal.open(path) as journal:
         assert await journal.get(record.key) == record
@@ -351,6 +356,7 @@ async def test_no_column_for_a_key_or_an_image(path: Path) -> None:
         "meta": "name value",
         "event": "id job at old new why",
         "mark": "journal sends",
+        "source": "path variant size mtime_ns ctime_ns inode read_at_ns facts",
     }
 
 

@@ -16,6 +16,7 @@ from comet_async._journal.records import (
     Event,
     JobRecord,
     Journal,
+    KnownSource,
     Limits,
     NewJob,
     Refusal,
@@ -520,6 +521,33 @@ class KeepingSuite:
             with pytest.raises(StaleRecordError):
                 await journal.move(old, S.SAVING, now=NOW, place=place)
         assert await journal.destinations(old.key) == (at(),)
+
+    async def test_saved_jobs_are_found_at_once(self, journal: Journal) -> None:
+        """Only jobs that are done are found, each with its record, destinations and files."""
+        done = [await walked(journal, S.DONE, number, n=2) for number in range(2)]
+        await walked(journal, S.SAVING, 2)
+        await journal.save_file(done[0].key, "photos/0", saved(kept=True))
+        await planned(journal, 0, n=2, source="copy.png", dest="copy")
+        found = await journal.saved([*(new_job(number).key for number in range(3)), "ce1-nothing"])
+        assert found.keys() == {record.key for record in done}
+        for record in done:
+            assert found[record.key].record == record
+            assert found[record.key].destinations == await journal.destinations(record.key)
+        assert await journal.saved([]) == {}
+
+    async def test_known_sources(self, journal: Journal) -> None:
+        """What was found in a file is kept by path and variant, and replaced by what is newer."""
+        facts: dict[str, Any] = {
+            "path": f"/photos/{SURROGATE}.png", "size": 7, "mtime_ns": 2**62, "ctime_ns": 1,
+            "inode": 2**63 - 1, "read_at_ns": 3, "facts": "[]",
+        }  # fmt: skip
+        plain, converted = KnownSource(**facts), KnownSource(**facts, variant="prepare")
+        await journal.remember_sources([attrs.evolve(plain, size=6), converted])
+        await journal.remember_sources([plain])
+        paths = [plain.path, "/photos/other.png"]
+        assert await journal.known_sources(paths) == {plain.path: plain}
+        assert await journal.known_sources(paths, variant="prepare") == {plain.path: converted}
+        assert await journal.known_sources([]) == {}
 
     async def test_facts_are_kept(self, journal: Journal) -> None:
         """Anything that is JSON can be kept by name, and is a copy."""
