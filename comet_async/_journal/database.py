@@ -23,7 +23,14 @@ from comet_async.errors import JournalCorruptError, JournalError
 # How long a commit waits for a tool of the user's that holds the file, seconds. (SQLite's own
 # tools hold it for milliseconds.)
 _BUSY_TIMEOUT = 5.0
+_EVENTS_KEPT = 365 * 86400.0  # seconds
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+# How thoroughly a file is checked when it is opened, by its size in bytes: a check reads all of it.
+# The first one also finds an index that disagrees with its table, so that a flipped bit in a key
+# can't hide a job that was paid. (About 12,000 and 200,000 jobs, 0.2 and 0.6 s. In a larger file,
+# SQLite checks each page that is read.)
+_CHECKS = {"integrity_check": 16 * 2**20, "quick_check": 256 * 2**20}
+
 _PRAGMAS = (
     # FULL: NORMAL survives a crash of the process, but a power cut may take the last commits,
     # and those are the record that something was paid. https://sqlite.org/pragma.html#pragma_synchronous
@@ -165,6 +172,7 @@ def _take_over(db: Connection, mark: Mark | None, boot: str, now: float) -> None
         sql.write_mark(db, attrs.evolve(sql.read_mark(db), journal=mark.journal))
     if db.gap:
         sql.forget_attempts(db)
+    sql.drop_events(db, before=now - _EVENTS_KEPT)
     sql.lose_sending(db, boot, now)
 
 
@@ -188,9 +196,13 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
             f"the journal {path} was written by a newer comet_async",
             hint="upgrade comet_async, or choose another output folder",
         )
-    (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise _corrupt(path, verdict)
+    size = path.stat().st_size
+    for check, limit in _CHECKS.items():
+        if size <= limit:
+            (verdict,) = db.execute(f"PRAGMA {check}(1)").fetchone()
+            if verdict != "ok":
+                raise _corrupt(path, verdict)
+            return
 
 
 def _version(db: sqlite3.Connection) -> int:

@@ -259,7 +259,7 @@ class Changes(TypedDict, total=False):
 
 @attrs.frozen
 class Event:
-    """One move of one job.
+    """One move of one job; kept for a year.
 
     Attributes:
         key: The job.
@@ -453,7 +453,7 @@ class Journal(Protocol):
         ...
 
     async def events(self, key: str | None = None) -> list[Event]:
-        """Return what happened to a job (or to all), oldest first."""
+        """Return what happened to a job (or to all), oldest first; old events may be gone."""
         ...
 
     async def read_meta(self, name: str) -> JSON:

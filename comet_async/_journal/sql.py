@@ -375,6 +375,13 @@ def forget_attempts(db: sqlite3.Connection) -> None:
     )
 
 
+def drop_events(db: sqlite3.Connection, *, before: float) -> None:
+    """Delete the oldest events, if they happened *before* that moment; some of them each time."""
+    oldest = "SELECT id, at FROM event ORDER BY id LIMIT 20000"  # a few milliseconds
+    last = f"SELECT max(id) FROM ({oldest}) WHERE at < ?"
+    db.execute(f"DELETE FROM event WHERE id <= ({last})", (before,))
+
+
 def in_flight(db: sqlite3.Connection) -> int:
     """Return how many images are in flight."""
     (row,) = _rows(db, f"SELECT coalesce(sum(n), 0) FROM job WHERE {_FLYING}")

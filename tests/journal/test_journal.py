@@ -304,6 +304,31 @@ async def test_a_row_that_makes_no_sense_is_an_error(path: Path) -> None:
             await journal.get(record.key)
 
 
+@pytest.mark.parametrize("where", range(2), ids=["in one place", "in the other"])
+async def test_a_flipped_bit_in_a_key_is_found(path: Path, where: int) -> None:
+    """A key stands in a row and in the index; if they differ, a paid job could seem new."""
+    async with await SqliteJournal.open(path) as journal:
+        key = (await walked(journal, S.SUBMITTED, 3)).key.encode()
+    data = bytearray(path.read_bytes())
+    places = [i for i in range(len(data)) if data.startswith(key, i)]
+    assert len(places) == 2
+    data[places[where] + 6] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(JournalCorruptError, match=r"recover"):
+        await SqliteJournal.open(path)
+
+
+async def test_events_are_kept_for_a_year(path: Path, clock: VirtualClock) -> None:
+    """Older ones are dropped at an opening; the jobs themselves stay."""
+    year = 365 * 86400.0
+    for now in (clock.time() - year - 9, clock.time() - year + 9):
+        async with await SqliteJournal.open(path) as journal:
+            await journal.plan([new_job(int(now) % 20)], now=now)
+    async with await SqliteJournal.open(path, clock=clock) as journal:
+        assert [event.at for event in await journal.events()] == [now]
+        assert await journal.counts() == {S.PLANNED: 2}
+
+
 # Using --------------------------------------------------------------------------------------
 
 
