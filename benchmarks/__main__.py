@@ -19,6 +19,7 @@ from benchmarks.parts.jobs import growth, lag, large, small
 from benchmarks.parts.journal import journal
 from benchmarks.parts.polls import polls
 from benchmarks.parts.profile import where
+from benchmarks.parts.rerun import rerun
 from benchmarks.parts.startup import startup
 from benchmarks.parts.waiting import waiting
 from benchmarks.parts.waiting_tasks import waiting_tasks
@@ -36,6 +37,7 @@ PARTS: Mapping[str, Callable[[Bench], Section]] = {
     "waiting": waiting,
     "waiting_tasks": waiting_tasks,
     "journal": journal,
+    "rerun": rerun,
     "decode": decode,
     "startup": startup,
     "faults": faults,

@@ -5,7 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager
 from decimal import Decimal, InvalidOperation
 from itertools import islice
@@ -14,8 +23,8 @@ from typing import TypedDict
 
 import attrs
 
-from comet_async._images.discovery import OURS, scan
-from comet_async._images.load import SourceImage
+from comet_async._images.discovery import OURS, Found, scan
+from comet_async._images.load import FileIdentity, SourceImage, url_scheme
 from comet_async._jobs.active import ActiveJobs
 from comet_async._jobs.admission import ConcurrencyLimiter, KeyedLock
 from comet_async._jobs.batch import Batch, Item, Planned
@@ -47,6 +56,8 @@ PRICE = "give it by price= (on the command line --price)"
 # Images that are looked for at once: a thread for each would cost more than finding it.
 _PAGE = 32
 
+Recall = Callable[[Sequence[Item]], Awaitable[list[Item]]]
+
 JournalLike = str | os.PathLike[str] | Journal | None
 
 
@@ -66,6 +77,8 @@ class RunOptions(TypedDict, total=False):
         retry_failed: Buy tasks that failed in an earlier run once more.
         verify_remote: Look for each new job on the server before sending it: for a folder
             whose journal was lost. The session's by default.
+        checksum: Read every source file; by default those whose size, times and inode are as the
+            journal knows them are not read again.
         fresh: Buy the same images again under this label; running again with the same label
             does not buy again.
     """
@@ -79,6 +92,7 @@ class RunOptions(TypedDict, total=False):
     price: Decimal | float | str | None
     retry_failed: bool
     verify_remote: bool
+    checksum: bool
     fresh: str
 
 
@@ -141,17 +155,20 @@ class Run:
                 return
             self._batch = batch
             try:
-                items = batch.unfinished() if self._items is None else self._items.each()
+                items = self._each(batch)
                 async with aclosing(items), aclosing(batch.outcomes(items)) as outcomes:
                     async for outcome in outcomes:
                         yield outcome
             finally:
                 self._stopped, self._batch = batch.stopped, None
 
+    def _each(self, batch: Batch) -> AsyncGenerator[Item, None]:
+        return batch.unfinished() if self._items is None else self._items.each(batch.recall)
+
     async def plan(self) -> AsyncGenerator[tuple[Item, Planned | CometError], None]:
         """Yield what a run would do with each image; nothing is written, sent or paid."""
         async with self._factory.open(self._root, self._options, dry=True) as batch:
-            items = batch.unfinished() if self._items is None else self._items.each()
+            items = self._each(batch)
             async for item in items:
                 try:
                     planned: Planned | CometError = await batch.plan(item)
@@ -253,7 +270,10 @@ class RunFactory:
         active = await self.own() if self.given is not None else None
         shared = active is not None
         if active is None:
-            active = await self._open(_folder_journal(root, dry=dry), settings)
+            path = _folder_journal(root, dry=dry)
+            # A dry run sends nothing, so an older copy of a journal does no harm there.
+            settings = {**settings, "verify_remote": dry or settings.get("verify_remote", False)}
+            active = await self._open(path, settings)
         if resume:
             root = root_of(active.journal)
         workers = 2 * check_concurrency(settings.get("concurrency", CONCURRENCY))
@@ -262,6 +282,8 @@ class RunFactory:
             active, self._job_options(settings), settings.get("prepare", False), root, workers
         )
         batch.fresh = settings.get("fresh", "")
+        batch.memory.trusted = not settings.get("checksum", False)
+        batch.memory.writable &= not dry
         batch.retry_failed = settings.get("retry_failed", False)
         # Only in the folder's own journal do all jobs belong to this folder.
         batch.finish_left_over = root is not None and is_of(active.journal, root)
@@ -290,7 +312,11 @@ class RunFactory:
         if journal is None:
             journal = MemoryJournal()
         elif isinstance(journal, str | os.PathLike):
-            journal = await SqliteJournal.open(Path(journal), clock=self.services.clock)
+            journal = await SqliteJournal.open(
+                Path(journal),
+                clock=self.services.clock,
+                verify_remote=settings.get("verify_remote", False),
+            )
         concurrency = check_concurrency(settings.get("concurrency", CONCURRENCY))
         active = ActiveJobs(journal, ConcurrencyLimiter(concurrency), self.services)
         await active.seed()
@@ -426,8 +452,8 @@ class RequestItems:
     named: bool
     below: Path | None = None
 
-    async def each(self) -> AsyncGenerator[Item, None]:
-        """Yield the items, one by one."""
+    async def each(self, recall: Recall) -> AsyncGenerator[Item, None]:  # noqa: ARG002
+        """Yield the items, one by one; *recall* is not used: who comes one by one is not many."""
         number = 0
         async for request in _each(self.requests):
             number += 1
@@ -466,18 +492,38 @@ class FolderItems:
     template: ExpandRequest
     below: Path | None = None
 
-    async def each(self) -> AsyncGenerator[Item, None]:
-        """Yield the items while the sources are read."""
+    async def each(self, recall: Recall) -> AsyncGenerator[Item, None]:
+        """Yield the items while the sources are read, with what *recall* knows of them."""
         loop = asyncio.get_running_loop()
         scanned = scan(self.sources, out=self.out)
         try:
-            while page := await loop.run_in_executor(None, list, islice(scanned, _PAGE)):
-                for found in page:
-                    request = attrs.evolve(self.template, image=found.image)
-                    dest = _dest(str(found.stem), self.below)
-                    yield Item(source=found.source, request=request, dest=dest, error=found.error)
+            while page := await loop.run_in_executor(None, self._page, scanned):
+                for item in await recall(page):
+                    yield item
         finally:
             scanned.close()  # a thread may be waiting for the standard input
+
+    def _page(self, scanned: Iterator[Found]) -> list[Item]:
+        """Return the next items, with what their files may be recognised by."""
+        return [
+            Item(
+                source=found.source,
+                request=attrs.evolve(self.template, image=found.image),
+                dest=_dest(str(found.stem), self.below),
+                error=found.error,
+                identity=_identity(found.image) if found.error is None else None,
+            )
+            for found in islice(scanned, _PAGE)
+        ]
+
+
+def _identity(image: str) -> FileIdentity | None:
+    if url_scheme(image):
+        return None
+    try:
+        return FileIdentity.of(image, os.stat(image))  # noqa: PTH116 - for each of very many
+    except (OSError, ValueError):
+        return None  # whatever is wrong with it is said when it is read
 
 
 def _dest(name: str, below: Path | None) -> str:

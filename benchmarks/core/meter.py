@@ -26,6 +26,13 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def bytes_read() -> int:
+    """Return how many bytes this process has read, from files and sockets (Linux only)."""
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/io").read_text().split()[1])  # rchar
+    return 0
+
+
 def _status(field: str) -> float | None:
     with contextlib.suppress(OSError):
         for line in _STATUS.read_text().splitlines():

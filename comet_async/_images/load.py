@@ -31,6 +31,7 @@ import hashlib
 import re
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO
@@ -158,6 +159,34 @@ _CHUNK = 256 * 1024
 _LARGE = 1024 * 1024  # bytes from which a second thread is worth its cost
 
 
+@attrs.frozen
+class FileIdentity:
+    """What stays the same while a file is unchanged, as in git's index.
+
+    Not the device: its number changes when a network share is mounted again.
+
+    Attributes:
+        path: The file; absolute.
+        size: Bytes.
+        mtime_ns: When its content last changed.
+        ctime_ns: When its content or its inode last changed.
+        inode: Its number, without the highest bit, which no database takes.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: str, found: os.stat_result) -> FileIdentity:
+        """Return the identity of the file at *path*."""
+        inode = found.st_ino & (2**63 - 1)
+        path = os.path.abspath(path)  # noqa: PTH100 - 100,000 times
+        return cls(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, inode)
+
+
 @attrs.frozen(kw_only=True)
 class SourceImage:
     """An image that may be sent; made by `load`.
@@ -177,6 +206,10 @@ class SourceImage:
         height: Pixels down, as a viewer shows it; None for a URL.
         format: ``"png"`` or ``"jpeg"``; None for a URL.
         notes: What was mended, one sentence each.
+        identity: What to recognise the file by, if it was read from one.
+        read_at_ns: When the reading began, by the system's clock.
+        remembered: True if the file was recognised as unchanged and not read. Good for planning;
+            it is read before it is sent.
     """
 
     source: str = attrs.field(repr=lambda text: repr(show(text)))
@@ -190,6 +223,9 @@ class SourceImage:
     height: int | None = None
     format: str | None = None
     notes: tuple[str, ...] = ()
+    identity: FileIdentity | None = attrs.field(default=None, repr=False, eq=False)
+    read_at_ns: int = attrs.field(default=0, repr=False, eq=False)
+    remembered: bool = attrs.field(default=False, repr=False, eq=False)
 
     @property
     def is_url(self) -> bool:
@@ -250,6 +286,8 @@ async def load(
         MissingExtraError: *prepare* needs a library that is not installed.
     """
     if isinstance(image, SourceImage):
+        if image.remembered:
+            return image
         known = image.sha256 or not hashed
         if known and (not prepare or image.is_url or image.notes):
             return image
@@ -375,6 +413,7 @@ def _from_path(text: str, check: ImageRules, open_it: Opener) -> SourceImage:
 
 
 def _from_file(file: io.FileIO, check: ImageRules) -> SourceImage:
+    read_at_ns = time.time_ns()  # comparable with the times of files
     before = os.fstat(file.fileno())
     if not stat.S_ISREG(before.st_mode):
         raise check.refuse("is not a regular file", limit="a file", hint="copy it to a file")
@@ -382,8 +421,13 @@ def _from_file(file: io.FileIO, check: ImageRules) -> SourceImage:
     after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise changed(check)
-    mtime_ns = after.st_mtime_ns if image.data is None else None
-    return attrs.evolve(image, path=Path(check.source).absolute(), mtime_ns=mtime_ns)
+    return attrs.evolve(
+        image,
+        path=Path(check.source).absolute(),
+        mtime_ns=after.st_mtime_ns if image.data is None else None,
+        identity=FileIdentity.of(check.source, after),
+        read_at_ns=read_at_ns,
+    )
 
 
 # ---------------------------------------------------------------------------- reading

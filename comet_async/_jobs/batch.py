@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
 from typing import TypeVar
@@ -17,13 +17,14 @@ from typing import TypeVar
 import attrs
 
 from comet_async._idempotency import content_key, random_key
-from comet_async._images.load import SourceImage
+from comet_async._images.load import FileIdentity, SourceImage
 from comet_async._jobs.active import ActiveJobs, Job
 from comet_async._jobs.calls import Call, Calls, JobOptions
 from comet_async._jobs.runner import JobRunner, Loader
-from comet_async._journal.memory import ForgettingJournal
-from comet_async._journal.records import Destination, JobRecord, NewJob
-from comet_async._journal.states import LEFT_OVER, OPEN, READY, WITHOUT_RESULT, JobState
+from comet_async._jobs.sources import SourceMemory
+from comet_async._journal.memory import ForgettingJournal, MemoryJournal
+from comet_async._journal.records import Destination, JobRecord, NewJob, SavedJob
+from comet_async._journal.states import ACCEPTED, LEFT_OVER, OPEN, READY, WITHOUT_RESULT, JobState
 from comet_async._results.save import ResultSaver
 from comet_async._types import JSON
 from comet_async.errors import (
@@ -40,6 +41,8 @@ from comet_async.outcomes import Outcome, OutcomeStatus, as_task, from_error, fr
 from comet_async.requests import TaskRequest, kind_named
 
 logger = logging.getLogger("comet_async")
+
+_MAY_BE_SENT = frozenset(JobState) - ACCEPTED - {JobState.ABANDONED}
 
 X = TypeVar("X")
 T = TypeVar("T")
@@ -113,6 +116,9 @@ class Item:
         record: A job of the journal to resume: one that was parked, or, without a request, one
             that an earlier run left unfinished.
         images: The images of a parked job.
+        identity: What its file may be recognised by.
+        planned: What `Batch.recall` found out without reading its file.
+        outcome: Its outcome, if there is nothing left to do.
     """
 
     source: str
@@ -121,6 +127,9 @@ class Item:
     error: CometError | None = None
     record: JobRecord | None = None
     images: Mapping[str, SourceImage] | None = None
+    identity: FileIdentity | None = None
+    planned: Planned | None = None
+    outcome: Outcome | None = None
 
     @property
     def wanted(self) -> TaskRequest:
@@ -145,6 +154,7 @@ class Planned:
         key: The content key: the same image with the same fields has the same one.
         record: What the journal knows of it, or None when it is new.
         needless: True when the image already is what is asked for.
+        saved: The job with its destinations, if it is known to be done.
     """
 
     item: Item
@@ -153,6 +163,7 @@ class Planned:
     key: str
     record: JobRecord | None
     needless: bool = False
+    saved: SavedJob | None = None
 
 
 @attrs.define(eq=False)
@@ -169,6 +180,7 @@ class Batch:
         workers: How many items to work on at a time.
         fresh: Another text is another purchase of the same request.
         retry_failed: Buy tasks that failed earlier once more.
+        memory: Recognises source files.
         finish_left_over: Also finish paid jobs of earlier runs that are no longer asked for.
     """
 
@@ -179,6 +191,7 @@ class Batch:
     fresh: str = ""
     retry_failed: bool = False
     finish_left_over: bool = False
+    memory: SourceMemory = attrs.field(init=False)
     calls: Calls = attrs.field(init=False)
     _parked: list[Item] = attrs.field(factory=list, init=False)
     _unfinished: set[str] = attrs.field(factory=set, init=False)
@@ -186,6 +199,9 @@ class Batch:
 
     def __attrs_post_init__(self) -> None:
         self.calls = Calls(self.active)
+        # Without a journal on the disk nothing is recognised later.
+        lasting = not isinstance(self.active.journal, MemoryJournal)
+        self.memory = SourceMemory(self.active.journal, self.loader.prepare, writable=lasting)
 
     @property
     def active(self) -> ActiveJobs:
@@ -222,6 +238,9 @@ class Batch:
                 async for outcome in outcomes:
                     if outcome is not None:
                         yield outcome
+            await self.memory.flush()
+        if self.options.verify_remote and not self._ended():
+            await self.active.journal.trust()  # whatever it lacked was looked up
 
     def _ended(self) -> bool:
         return self._halted or self.stopped is not None
@@ -271,6 +290,8 @@ class Batch:
         Returns:
             None for a job that is parked, or that another run has ended meanwhile.
         """
+        if item.outcome is not None:
+            return item.outcome
         call: Call | None = None
         try:
             async with self._call(item) as call:
@@ -295,6 +316,59 @@ class Batch:
             )
             problem.__cause__ = error
         return from_error(item.source, problem, task=_task_of(call))
+
+    # Recognising what is known ------------------------------------------------------------
+
+    async def recall(self, page: Sequence[Item]) -> list[Item]:
+        """Return *page* with all that is known of items whose files are unchanged."""
+        files = {item.identity.path: item.identity for item in page if item.identity is not None}
+        images = await self.memory.recall(files)
+        if not images:
+            return list(page)
+        known = [self._recognised(item, images) for item in page]
+        if self.retry_failed:
+            return known
+        keys = {item.planned.key for item in known if item.planned is not None}
+        saved = await self.active.journal.saved(keys - {""})
+        return await self._finished([self._with_record(item, saved) for item in known])
+
+    def _recognised(self, item: Item, images: Mapping[str, SourceImage]) -> Item:
+        """Return *item* planned without reading its file, if that is possible."""
+        image = None if item.identity is None else images.get(item.identity.path)
+        request = item.request
+        if image is None or request is None or item.error is not None or self.retry_failed:
+            return item
+        given = {name: attrs.evolve(image, source=item.source) for name in request.images()}
+        if len(given) != 1 or request.external_task_id is not None:
+            return item
+        try:
+            if request.needless(given):
+                planned = Planned(
+                    item=item, images=given, fields={}, key="", record=None, needless=True
+                )
+            else:
+                fields = request.fields(given)
+                hashes = dict.fromkeys(given, image.sha256)
+                key = content_key(request.kind.name, hashes, fields, salt=self.fresh)
+                planned = Planned(item=item, images=given, fields=fields, key=key, record=None)
+        except CometError:
+            return item  # it is said when its turn comes
+        return attrs.evolve(item, planned=planned)
+
+    def _with_record(self, item: Item, saved: Mapping[str, SavedJob]) -> Item:
+        job = None if item.planned is None else saved.get(item.planned.key)
+        if item.planned is None or job is None or not self._is_ours(job.record):
+            return item
+        planned = attrs.evolve(item.planned, record=job.record, saved=job)
+        return attrs.evolve(item, planned=planned)
+
+    async def _finished(self, items: Sequence[Item]) -> list[Item]:
+        """Return *items*, with the outcome of those whose files are all there."""
+        if self.saver is None:
+            return list(items)
+        places = {item.source: place for item in items if (place := _saved_place(item)) is not None}
+        files = await self.saver.intact(list(places.values()))
+        return [_with_outcome(item, places, files) for item in items]
 
     # One item -----------------------------------------------------------------------------
 
@@ -334,6 +408,8 @@ class Batch:
         if planned.needless:
             await self._check_copy(planned)
             return planned
+        if planned.saved is not None:
+            return planned
         await self._check_free(planned)
         if planned.record is not None:
             return planned
@@ -343,6 +419,8 @@ class Batch:
         """Load and check *item*. The journal is read only if the key depends on it."""
         if item.error is not None:
             raise item.error
+        if item.planned is not None:
+            return item.planned
         request = item.wanted
         # Without a journal nothing is recognised later, so nothing need be hashed.
         forgets = isinstance(self.active.journal, ForgettingJournal)
@@ -351,6 +429,7 @@ class Batch:
             name: await self.loader.load(given, name, hashed=hashed)
             for name, given in request.images().items()
         }
+        await self.memory.remember(images.values())
         if request.needless(images):
             return Planned(item=item, images=images, fields={}, key="", record=None, needless=True)
         fields = request.fields(images)
@@ -385,6 +464,8 @@ class Batch:
             return await self._copy(planned)
         await self._check_free(planned)
         async with self._claimed(call, planned) as record:
+            if record.state in _MAY_BE_SENT:
+                call.images = await self._read(planned.images)
             # No file of a job that was never sent can be anywhere.
             new = record.state is JobState.PLANNED and not record.fence
             job = await self.runner.run(call, record)
@@ -397,8 +478,33 @@ class Batch:
     async def _check_copy(self, planned: Planned) -> None:
         """Refuse a name that an image can't be copied to."""
         if self.saver is not None and planned.item.dest is not None:
-            image = next(iter(planned.images.values()))
-            await self.saver.check_copy(image, planned.item.dest)
+            image, dest = next(iter(planned.images.values())), planned.item.dest
+            if not image.remembered or await self.saver.find_copy(image, dest) is None:
+                await self.saver.check_copy(image, dest)
+
+    async def _read(self, images: Mapping[str, SourceImage]) -> Mapping[str, SourceImage]:
+        """Read the files of *images* that were only recognised.
+
+        Raises:
+            InputError: One of them is another image now.
+        """
+        read = {}
+        for name, image in images.items():
+            read[name] = image
+            if image.remembered and image.path is not None:
+                loaded = await self.loader.load(image.path, name)
+                if loaded.sha256 != image.sha256:
+                    await self.memory.remember([loaded])
+                    await self.memory.flush()
+                    raise InputError(
+                        f"{image.source} changed, although its size and times did not",
+                        field=name,
+                        value=image.source,
+                        limit="an unchanged file",
+                        hint="nothing was sent: run again with checksum=True",
+                    )
+                read[name] = attrs.evolve(loaded, source=image.source)
+        return read
 
     async def _check_free(self, planned: Planned) -> None:
         """Refuse a name that can't be used, before anything is paid."""
@@ -452,9 +558,18 @@ class Batch:
         how = "saved as converted" if image.notes else "copied as it is"
         note = f"it already has this shape: {how}, nothing was paid"
         if self.saver is not None and item.dest is not None:
-            files = (await self.saver.copy(image, item.dest),)
+            files = (await self._copied(image, item.dest),)
         notes = (*image.notes, note)
         return Outcome(source=item.source, status=OutcomeStatus.DONE, files=files, notes=notes)
+
+    async def _copied(self, image: SourceImage, dest: str) -> Path:
+        """Return the copy of *image* in the output folder; it is made if it is not there."""
+        if self.saver is None:
+            raise AssertionError
+        if image.remembered and (found := await self.saver.find_copy(image, dest)):
+            return found
+        read = await self._read({"image": image})
+        return await self.saver.copy(read["image"], dest)
 
     async def _resume_left_over(self, call: Call, record: JobRecord) -> Outcome | None:
         """Resume a job, unless another run of this process has it or has ended it."""
@@ -502,6 +617,31 @@ class Batch:
         if job.record.state not in LEFT_OVER:
             self._unfinished.discard(job.record.key)
         return from_record(item.source, job.record, files, call.notes, task=job.task)
+
+
+def _saved_place(item: Item) -> Destination | None:
+    """Return where all images of *item* were saved, if its job is done."""
+    job = None if item.planned is None else item.planned.saved
+    if job is None:
+        return None
+    wanted = {image.index for image in job.record.images}
+    for place in job.destinations:
+        if (place.dest, place.source) == (item.dest, item.source):
+            kept = {file.index for file in place.files if file.kept}
+            return place if kept == wanted else None
+    return None
+
+
+def _with_outcome(
+    item: Item, places: Mapping[str, Destination], files: Mapping[str, tuple[Path, ...]]
+) -> Item:
+    """Return *item* with its outcome, if the *files* of its place are there."""
+    place, planned = places.get(item.source), item.planned
+    if place is None or place.dest not in files or planned is None or planned.saved is None:
+        return item
+    notes = tuple(note for image in planned.images.values() for note in image.notes)
+    outcome = from_record(item.source, planned.saved.record, files[place.dest], notes)
+    return attrs.evolve(item, outcome=outcome)
 
 
 def _task_of(call: Call | None) -> Task | None:

@@ -22,6 +22,7 @@ from comet_async.errors import (
     ConfigError,
     DuplicateTaskError,
     InputError,
+    JournalLostError,
     NotSentError,
     OutcomeUnknownError,
     RateLimitError,
@@ -273,6 +274,8 @@ def _not_sent(reason: CometError, key: str) -> CometError:
         error: CometError = RunStoppedError(reason.message, hint=reason.hint)
     elif isinstance(reason, NotSentError):
         error = NotSentError(reason.message, hint=reason.hint)
+    elif isinstance(reason, JournalLostError):
+        error = JournalLostError(reason.message, hint=reason.hint)
     elif isinstance(reason, RateLimitError):
         error = RateLimitError(reason.message, sent=False, hint="try again later")
     else:

@@ -231,8 +231,6 @@ class FileWatch:
             raise lost(f"{self.change} while the journal was in use")
 
     def _find_change(self) -> str | None:
-        if self.lock.is_removed():
-            return f"{self.lock.path}.lock was removed"
         for ending, known in self._seen.items():
             name = f"{self.lock.path}{ending}"
             try:
@@ -243,7 +241,7 @@ class FileWatch:
                 return f"{name} was replaced"
             if found.st_size < known.st_size:
                 return f"{name} was truncated"
-        return None
+        return f"{self.lock.path}.lock was removed" if self.lock.is_removed() else None
 
     def _stat(self, ending: str) -> os.stat_result:
         return os.stat(f"{self.lock.path}{ending}")  # noqa: PTH116 - around each commit

@@ -246,6 +246,9 @@ class MemoryJournal:
         self._check_open()
         self._meta[name] = json.dumps(value)
 
+    async def trust(self) -> None:
+        """Do nothing: memory is never older than what was sent."""
+
     async def aclose(self) -> None:
         """Close. May be called again."""
         self._closed = True

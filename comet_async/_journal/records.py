@@ -464,6 +464,13 @@ class Journal(Protocol):
         """Keep a fact about the account or the gateway. Never a key."""
         ...
 
+    async def trust(self) -> None:
+        """Declare that nothing is missing any more; for journals that notice when they are old.
+
+        Called after a run with ``verify_remote`` that went through all its images.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Finish all writes and close. May be called again."""
         ...

@@ -375,11 +375,15 @@ def forget_attempts(db: sqlite3.Connection) -> None:
     )
 
 
-def drop_events(db: sqlite3.Connection, *, before: float) -> None:
-    """Delete the oldest events, if they happened *before* that moment; some of them each time."""
+def drop_events(db: sqlite3.Connection, *, kept: float) -> None:
+    """Delete events that are *kept* seconds older than the newest one; some of them each time.
+
+    Compared with the newest event, not with the clock: a clock that is wrong deletes nothing.
+    """
     oldest = "SELECT id, at FROM event ORDER BY id LIMIT 20000"  # a few milliseconds
-    last = f"SELECT max(id) FROM ({oldest}) WHERE at < ?"
-    db.execute(f"DELETE FROM event WHERE id <= ({last})", (before,))
+    newest = "SELECT at FROM event ORDER BY id DESC LIMIT 1"
+    last = f"SELECT max(id) FROM ({oldest}) WHERE at < ({newest}) - ?"
+    db.execute(f"DELETE FROM event WHERE id <= ({last})", (kept,))
 
 
 def in_flight(db: sqlite3.Connection) -> int:

@@ -93,6 +93,21 @@ class ResultSaver:
             record = await self._move(record, JobState.DONE, "files are in place")
         return record, tuple(self.root / kept[index].name for index in sorted(kept))
 
+    async def intact(self, places: Sequence[Destination]) -> dict[str, tuple[Path, ...]]:
+        """Return the files of those *places* whose files are all there, by destination.
+
+        They are recognised by their sizes, as those of a job that is done are.
+        """
+
+        def look() -> dict[str, tuple[Path, ...]]:
+            return {
+                place.dest: tuple(self.root / file.name for file in place.files)
+                for place in places
+                if all(_intact(self.root / file.name, file, thorough=False) for file in place.files)
+            }
+
+        return await _off_loop(look) if places else {}
+
     async def check_free(self, dest: str, key: str, n: int, *, adopt: bool = False) -> None:
         """Refuse a new job a name that it can't be saved under, before anything is paid.
 
@@ -163,6 +178,18 @@ class ResultSaver:
             limit="a new name",
             hint="nothing was sent: move it away, or choose another folder",
         )
+
+    async def find_copy(self, image: SourceImage, dest: str) -> Path | None:
+        """Return the copy of *image* under the name *dest* if it is there, by its size."""
+        target = self.root / output_name(dest, 0, 1, image.format or "png")
+
+        def find() -> Path | None:
+            try:
+                return target if target.stat().st_size == image.size else None
+            except OSError:
+                return None
+
+        return await _off_loop(find)
 
     async def copy(self, image: SourceImage, dest: str) -> Path:
         """Save *image* as it is under the name *dest*, and return the file.

@@ -124,6 +124,13 @@ class RerunOptions:
             "journal was lost."
         ),
     ] = False
+    checksum: Annotated[
+        bool,
+        Parameter(
+            help="Read every source; by default files whose size, times and inode are as the "
+            "journal knows them are not read again."
+        ),
+    ] = False
     fresh: Annotated[
         str,
         Parameter(
@@ -240,6 +247,7 @@ def make_plan(  # noqa: PLR0913 - the groups of options, by name
         "price": spending.price,
         "retry_failed": rerun.retry_failed,
         "verify_remote": rerun.verify_remote,
+        "checksum": rerun.checksum,
         "fresh": rerun.fresh,
     }
     limits(options)

@@ -1,0 +1,119 @@
+"""Source files that need not be read again, recognised as git's index recognises them.
+
+A file is unchanged if its size, both of its times and its inode are those of the last reading. A
+file that was written to in the same moment as it was read could look unchanged afterwards; such an
+entry is not trusted, and the file is read again. What is recognised is good for planning only:
+before a request is sent, the file is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import attrs
+
+from comet_async._images.load import FileIdentity, SourceImage
+from comet_async._journal.records import Journal, KnownSource
+
+_VERSION = 1  # of the facts; other ones are not understood
+_PAGE = 256  # entries that are written at once: losing them costs reading those files again
+
+# How exact a file system's times are, at worst: a tick of the system's clock; if it keeps whole
+# seconds, two of them (FAT).
+_TICK = 20_000_000
+_COARSE = 2_000_000_000
+_SECOND = 1_000_000_000
+
+
+@attrs.define(eq=False)
+class SourceMemory:
+    """What a journal knows of source files.
+
+    Attributes:
+        journal: The journal.
+        prepare: Whether images are converted where necessary; it is part of what was found.
+        trusted: False to read every file.
+        writable: False to keep nothing.
+    """
+
+    journal: Journal
+    prepare: bool
+    trusted: bool = True
+    writable: bool = True
+    _found: list[KnownSource] = attrs.field(factory=list, init=False)
+
+    async def recall(self, files: Mapping[str, FileIdentity]) -> dict[str, SourceImage]:
+        """Return those of *files*, by absolute path, that are known and unchanged."""
+        if not self.trusted or not files:
+            return {}
+        known = await self.journal.known_sources(files.keys(), variant=self._variant)
+        return {
+            path: _image(source)
+            for path, source in known.items()
+            if _is_current(source, files[path])
+        }
+
+    async def remember(self, images: Iterable[SourceImage]) -> None:
+        """Keep what was found in *images* that were read from files."""
+        for image in images:
+            if self.writable and image.identity is not None and image.sha256:
+                self._found.append(_known(image, self._variant))
+        if len(self._found) >= _PAGE:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what has not been written yet."""
+        found, self._found = self._found, []
+        if found:
+            await self.journal.remember_sources(found)
+
+    @property
+    def _variant(self) -> str:
+        return "prepare" if self.prepare else ""
+
+
+def _known(image: SourceImage, variant: str) -> KnownSource:
+    identity = image.identity
+    if identity is None:
+        raise AssertionError
+    facts = [_VERSION, image.sha256, image.size, image.width, image.height, image.format]
+    return KnownSource(
+        path=identity.path,
+        variant=variant,
+        size=identity.size,
+        mtime_ns=identity.mtime_ns,
+        ctime_ns=identity.ctime_ns,
+        inode=identity.inode,
+        read_at_ns=image.read_at_ns,
+        facts=json.dumps([*facts, list(image.notes)]),
+    )
+
+
+def _image(source: KnownSource) -> SourceImage:
+    _, sha256, size, width, height, format_, notes = json.loads(source.facts)
+    return SourceImage(
+        source=source.path,
+        sha256=sha256,
+        path=Path(source.path),
+        size=size,
+        mtime_ns=source.mtime_ns,
+        width=width,
+        height=height,
+        format=format_,
+        notes=tuple(notes),
+        remembered=True,
+    )
+
+
+def _is_current(source: KnownSource, now: FileIdentity) -> bool:
+    then = FileIdentity(source.path, source.size, source.mtime_ns, source.ctime_ns, source.inode)
+    return then == now and not _is_racy(source) and source.facts.startswith(f"[{_VERSION},")
+
+
+def _is_racy(source: KnownSource) -> bool:
+    """Return True if the file may have been written to after it was read, without a trace."""
+    latest = max(source.mtime_ns, source.ctime_ns)
+    exact = source.mtime_ns % _SECOND and source.ctime_ns % _SECOND
+    return latest + (_TICK if exact else _COARSE) > source.read_at_ns

@@ -1,0 +1,69 @@
+"""A run whose journal is lost: it stops sending, and the next one continues only on purpose."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from comet_async import CometSession, JournalLostError, Margins
+from comet_async.outcomes import Outcome
+from comet_async.runs import JOURNAL_NAME
+from comet_async.sandbox import Sandbox
+
+WIDE = Margins(left=0.5, right=0.5)
+
+
+async def run(comet: CometSession, photos: Path, out: Path, **options: object) -> list[Outcome]:
+    """Expand a folder, one image at a time."""
+    return [o async for o in comet.expand_folder(photos, out, WIDE, concurrency=1, **options)]  # type: ignore[arg-type]
+
+
+def bought(sandbox: Sandbox) -> Counter[object]:
+    """Return how often each image was bought."""
+    return Counter(post.body["external_task_id"] for post in sandbox.ledger.posts)
+
+
+@pytest.mark.parametrize("what", ["folder", "journal"])
+async def test_a_run_stops_when_its_journal_is_removed(
+    comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path, what: str
+) -> None:
+    """Nothing is bought without a memory, and nothing twice afterwards."""
+    out = tmp_path / "out"
+    outcomes = []
+    stream = comet.expand_folder(photos, out, WIDE, concurrency=1)
+    async for outcome in stream:
+        outcomes.append(outcome)
+        if len(outcomes) == 1:
+            shutil.rmtree(out if what == "folder" else (out / JOURNAL_NAME).parent)
+    assert len(sandbox.ledger.posts) < 3
+    assert isinstance(stream.stopped, JournalLostError)
+    errors = [outcome.error for outcome in outcomes if not outcome.done]
+    assert errors
+    assert all(isinstance(error, JournalLostError) for error in errors)
+    assert all("verify_remote=True" in str(error) for error in errors)
+    with pytest.raises(JournalLostError, match="verify_remote=True"):
+        await run(comet, photos, out)
+    again = await run(comet, photos, out, verify_remote=True)
+    assert [outcome.status for outcome in again] == ["done"] * 3
+    assert set(bought(sandbox).values()) == {1}
+    assert [outcome.status for outcome in await run(comet, photos, out)] == ["done"] * 3
+    assert len(sandbox.ledger.posts) == 3
+
+
+async def test_a_stopped_run_leaves_the_journal_distrusted(
+    comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path
+) -> None:
+    """What was not looked up may still be missing."""
+    out = tmp_path / "out"
+    await run(comet, photos, out)
+    (out / JOURNAL_NAME).unlink()
+    limited = comet.expand_folder(photos, out, WIDE, verify_remote=True)
+    async for _ in limited:
+        limited.interrupt()
+    with pytest.raises(JournalLostError):
+        await run(comet, photos, out)
+    plan = [planned async for planned in comet.expand_folder(photos, out, WIDE).plan()]
+    assert len(plan) == len(sandbox.ledger.posts) == 3

@@ -1,0 +1,241 @@
+"""A run over finished work: which source files are read again, and which are not."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator
+from io import BytesIO
+from pathlib import Path
+
+import attrs
+import pytest
+
+from comet_async import CometSession, InputError, Margins
+from comet_async._images import load as loading
+from comet_async._images.load import FileIdentity
+from comet_async._jobs import runner
+from comet_async._jobs.sources import SourceMemory
+from comet_async._journal.memory import MemoryJournal
+from comet_async.outcomes import Outcome
+from comet_async.sandbox import DEFAULT_KEY, Sandbox
+from comet_async.testing import VirtualClock
+
+WIDE = Margins(left=0.5, right=0.5)
+LATER = 10_000_000_000  # nanoseconds
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the names of the files that are loaded, and have all of them be of long ago."""
+    names: list[str] = []
+    real = runner.load
+
+    async def load(image: object, **options: object) -> object:
+        names.append(Path(str(image)).name)
+        return await real(image, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runner, "load", load)
+    now = time.time_ns
+    monkeypatch.setattr(loading.time, "time_ns", lambda: now() + LATER)
+    return names
+
+
+async def run(comet: CometSession, photos: Path, out: Path, **options: object) -> list[Outcome]:
+    """Expand a folder; the outcomes by source."""
+    outcomes = [o async for o in comet.expand_folder(photos, out, WIDE, **options)]  # type: ignore[arg-type]
+    return sorted(outcomes, key=lambda outcome: outcome.source)
+
+
+async def test_what_is_done_is_not_read_again(
+    comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path, read: list[str]
+) -> None:
+    """The second run has the same outcomes as the first one and reads no source."""
+    out = tmp_path / "out"
+    first = await run(comet, photos, out)
+    assert len(read) == 3
+    second = await run(comet, photos, out)
+    assert len(read) == 3
+    for was, now in zip(first, second, strict=True):
+        assert (now.source, now.status, now.files, now.external_task_id, now.notes, now.error) == (
+            was.source, "done", was.files, was.external_task_id, was.notes, None,
+        )  # fmt: skip
+        assert now.task is not None
+        assert was.task is not None
+        assert now.task.id == was.task.id
+    assert len(sandbox.ledger.posts) == 3
+
+
+async def test_a_dry_run_reads_nothing_either(
+    comet: CometSession, photos: Path, tmp_path: Path, read: list[str]
+) -> None:
+    """The plan says that all is done, and keeps nothing."""
+    out = tmp_path / "out"
+    await run(comet, photos, out)
+    plan = [planned async for _, planned in comet.expand_folder(photos, out, WIDE).plan()]
+    assert len(read) == 3
+    states = {p.record.state for p in plan if not isinstance(p, Exception) and p.record}
+    assert states == {"done"}
+
+
+async def test_checksum_reads_everything(
+    comet: CometSession, photos: Path, tmp_path: Path, read: list[str]
+) -> None:
+    """On request no file is trusted."""
+    await run(comet, photos, tmp_path / "out")
+    await run(comet, photos, tmp_path / "out", checksum=True)
+    assert len(read) == 6
+
+
+@pytest.mark.parametrize("change", ["content", "times", "another file"])
+async def test_only_what_changed_is_read(
+    comet: CometSession,
+    sandbox: Sandbox,
+    photos: Path,
+    tmp_path: Path,
+    read: list[str],
+    change: str,
+) -> None:
+    """A changed file is read, and bought only if it is another image."""
+    out, dog = tmp_path / "out", photos / "dog.png"
+    await run(comet, photos, out)
+    if change == "content":
+        dog.write_bytes((photos / "cat.png").read_bytes())
+    elif change == "times":
+        os.utime(dog, (1, 1))
+    else:
+        (photos / "new").write_bytes(dog.read_bytes())
+        (photos / "new").replace(dog)
+    read.clear()
+    outcomes = await run(comet, photos, out)
+    assert read == ["dog.png"]
+    assert len(sandbox.ledger.posts) == 3
+    states = {"done"} if change != "content" else {"done", "pending"}
+    assert {outcome.status for outcome in outcomes} <= states
+    read.clear()
+    await run(comet, photos, out)
+    assert read == []
+
+
+async def test_a_missing_result_is_fetched_again(
+    comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path, read: list[str]
+) -> None:
+    """That a source is known says nothing about its result."""
+    out = tmp_path / "out"
+    await run(comet, photos, out)
+    (out / "dog.png").unlink()
+    (out / "cat.png").write_bytes(b"cut")
+    outcomes = await run(comet, photos, out)
+    assert [outcome.status for outcome in outcomes if "dog" in outcome.source] == ["done"]
+    assert (out / "dog.png").stat().st_size > 100
+    assert len(sandbox.ledger.posts) == len(read) == 3
+
+
+@pytest.fixture
+async def lasting(
+    sandbox: Sandbox, clock: VirtualClock, tmp_path: Path
+) -> AsyncIterator[CometSession]:
+    """Return a session whose journal serves several output folders."""
+    async with CometSession(
+        DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=tmp_path / "jobs.sqlite3"
+    ) as session:
+        yield session
+
+
+async def test_what_is_sent_is_read(
+    lasting: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path, read: list[str]
+) -> None:
+    """Another shape is another purchase: recognising the file is not enough for it."""
+    await run(lasting, photos, tmp_path / "wide")
+    tall = lasting.expand_folder(photos, tmp_path / "tall", Margins(up=0.5))
+    assert [outcome.status async for outcome in tall] == ["done"] * 3
+    assert len(read) == len(sandbox.ledger.posts) == 6
+
+
+@pytest.mark.usefixtures("read")
+async def test_a_change_without_a_trace_is_not_sent(
+    lasting: CometSession,
+    sandbox: Sandbox,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If a recognised file turns out to be another image, nothing is sent under its name."""
+    of = FileIdentity.of
+
+    def blind(path: str, found: os.stat_result) -> FileIdentity:
+        return attrs.evolve(of(path, found), ctime_ns=1, mtime_ns=1, size=1)
+
+    monkeypatch.setattr(FileIdentity, "of", blind)
+    await run(lasting, photos, tmp_path / "wide")
+    dog = photos / "dog.png"
+    dog.write_bytes((photos / "cat.png").read_bytes())
+    for expected in ([InputError], []):
+        tall = lasting.expand_folder(photos, tmp_path / "tall", Margins(up=0.5))
+        errors = [outcome.error async for outcome in tall if outcome.error is not None]
+        assert [type(error) for error in errors] == expected
+        assert all("changed, although its size and times did not" in str(e) for e in errors)
+        assert all("checksum=True" in str(error) for error in errors)
+    assert len(sandbox.ledger.posts) == 5
+
+
+async def test_a_converted_image_is_recognised(
+    comet: CometSession, photos: Path, tmp_path: Path, read: list[str]
+) -> None:
+    """What was done to it is told again; as it is, it is another reading."""
+    image = pytest.importorskip("PIL.Image")
+    data = BytesIO()
+    image.new("RGB", (400, 300), "red").save(data, "BMP")
+    (photos / "red.bmp").write_bytes(data.getvalue())
+    out = tmp_path / "out"
+    first = await run(comet, photos, out, prepare=True)
+    assert any(outcome.notes for outcome in first)
+    second = await run(comet, photos, out, prepare=True)
+    assert len(read) == 4
+    assert [outcome.notes for outcome in second] == [outcome.notes for outcome in first]
+    await run(comet, photos, out)
+    assert len(read) == 8
+
+
+async def test_a_url_is_not_looked_for_on_the_disk(
+    comet: CometSession, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Only files can be recognised by what the file system says."""
+    url = f"{sandbox.url}/samples/dog.png"
+    for _ in range(2):
+        sources = comet.expand_folder([url], tmp_path / "out", WIDE)
+        assert [outcome.source async for outcome in sources] == [url]
+
+
+SECOND = 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("mtime", "ctime", "read_at", "trusted"),
+    [
+        (5 * SECOND + 1, 5 * SECOND + 1, 6 * SECOND, True),
+        (5 * SECOND + 1, 5 * SECOND + 1, 5 * SECOND + 2, False),
+        (5 * SECOND + 1, 6 * SECOND - 1, 6 * SECOND, False),
+        (7 * SECOND + 1, 5 * SECOND + 1, 6 * SECOND, False),
+        (5 * SECOND, 5 * SECOND, 6 * SECOND, False),
+        (5 * SECOND, 5 * SECOND, 8 * SECOND, True),
+    ],
+    ids=["old", "same moment", "renamed just now", "future", "whole seconds", "old whole seconds"],
+)
+async def test_what_was_written_while_it_was_read_is_not_trusted(
+    mtime: int, ctime: int, read_at: int, *, trusted: bool
+) -> None:
+    """A second change within a tick of the clock would leave no trace."""
+    memory = SourceMemory(MemoryJournal(), prepare=False)
+    identity = FileIdentity("/photos/dog.png", 7, mtime, ctime, 1)
+    image = loading.SourceImage(
+        source="dog.png", sha256="00", size=7, width=4, height=3, format="png",
+        identity=identity, read_at_ns=read_at,
+    )  # fmt: skip
+    await memory.remember([image])
+    await memory.flush()
+    found = await memory.recall({identity.path: identity})
+    assert bool(found) is trusted
+    for name in ("size", "mtime_ns", "ctime_ns", "inode"):
+        changed = attrs.evolve(identity, **{name: 9})
+        assert await memory.recall({identity.path: changed}) == {}
