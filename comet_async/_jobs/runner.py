@@ -57,7 +57,7 @@ from comet_async._jobs.active import ActiveJobs, Job, joined, readable
 from comet_async._jobs.calls import Call, JobOptions
 from comet_async._jobs.reconcile import Verdict
 from comet_async._jobs.sender import Sender
-from comet_async._journal.records import JobRecord
+from comet_async._journal.records import JobRecord, StoredImage
 from comet_async._journal.states import JobState
 from comet_async.errors import (
     CometError,
@@ -68,6 +68,7 @@ from comet_async.errors import (
     TaskFailedError,
 )
 from comet_async.events import Duplicate, LookedUp, Recovered, Resubmitted
+from comet_async.models import Task
 from comet_async.outcomes import as_task
 from comet_async.requests import kind_named
 
@@ -167,6 +168,8 @@ class JobRunner:
                 return await self._resolve(job)
             case JobState.SUBMITTED if not self.options.until_submitted:
                 return await self._wait(call, job)
+            case JobState.SUCCEEDED | JobState.SAVING | JobState.DONE if not job.record.images:
+                return await self._find_result(job)
             case _:
                 return job
 
@@ -284,9 +287,25 @@ class JobRunner:
             raise
         if not readable(task, record.n):
             self.active.stop_running(record)
-            raise ResultMissingError(
-                f"task {task.id} succeeded, but shows no image that can be read",
-                hint="it is billed; wait for it again later",
-                task=task,
-            )
+            raise _missing(task)
         return await self.active.ended(record, task)
+
+    async def _find_result(self, job: Job) -> Job:
+        """Poll a task that succeeded, and whose images were never seen."""
+        record, services = job.record, self.active.services
+        task = await services.api.get(record.task_id or "", kind=kind_named(record.kind))
+        images = tuple(map(StoredImage.of, readable(task, record.n)))
+        if not images:
+            raise _missing(task)
+        now = services.clock.time()
+        noted = await self.active.journal.note(record, now=now, images=images, images_seen_at=now)
+        return Job(noted, task)
+
+
+def _missing(task: Task) -> ResultMissingError:
+    return ResultMissingError(
+        f"task {task.id} succeeded, but shows no image that can be read",
+        hint="it is billed; wait for it again later",
+        task=task,
+        task_id=task.id,
+    )

@@ -630,6 +630,19 @@ class WithJournalSuite(SessionSuite):
         outcome = await session.run_job(task.external_task_id)
         assert (outcome.status, outcome.task and outcome.task.id) == ("done", task.id)
 
+    async def test_a_result_that_was_never_seen_is_asked_for(
+        self, session: CometSession, tmp_path: Path
+    ) -> None:
+        """A journal may call a job done whose images nobody has: the server is asked again."""
+        one = request()
+        await session.run(one)
+        active = await session._runs.own()
+        (record,) = await active.journal.find()
+        await active.journal.note(record, now=record.updated_at, images=())
+        task = await session.expand(one.image, one.margins, out=tmp_path / "wide.png")
+        assert len(task.images) == 1
+        assert (tmp_path / "wide.png").is_file()
+
     async def test_run_job_of_bytes_explains_itself(
         self, session: CometSession, sandbox: Sandbox
     ) -> None:
