@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from comet_async._journal.records import (
         Journal as Journal,
     )
+    from comet_async._wire.decode import (
+        Notification as Notification,
+    )
     from comet_async.auth import (
         ApiKey as ApiKey,
         KlingToken as KlingToken,

@@ -86,6 +86,7 @@ class KlingToken:
     _token: str = attrs.field(default="", init=False, repr=False)
     _expires: float = attrs.field(default=0.0, init=False)
     _signed: float = attrs.field(default=0.0, init=False)
+    _ahead: float = attrs.field(default=0.0, init=False)
 
     @property
     def account(self) -> str:
@@ -103,7 +104,8 @@ class KlingToken:
         Raises:
             MissingExtraError: PyJWT is not installed.
         """
-        # A clock set back makes a token "not yet valid": sign anew then, too.
+        now += self._ahead
+        # A clock set back makes a token "not yet valid": sign again then, too.
         if not self._token or now > self._expires - TOKEN_MARGIN or now < self._signed:
             self._sign(now)
         return f"Bearer {self._token}"
@@ -113,6 +115,15 @@ class KlingToken:
         renewable = bool(self._token)
         self._token = ""
         return renewable
+
+    def correct_clock(self, now: float, server_now: float) -> None:
+        """Sign by the server's clock from now on.
+
+        Args:
+            now: The local wall clock.
+            server_now: The server's, as the ``Date`` of its answer says.
+        """
+        self._ahead = server_now - now
 
     def _sign(self, now: float) -> None:
         jwt = _pyjwt()

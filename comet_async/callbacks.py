@@ -1,7 +1,7 @@
-"""`CallbackReceiver`: hears from the server that a task may have changed.
+"""`CallbackReceiver`: is notified by the server that a task may have changed.
 
-A callback is a hint to ask now, and nothing else, whatever it says: nobody signs those that come
-through a gateway, so anybody may have sent it. What it claims is never taken for an answer.
+A callback is a reason to poll now, and nothing else, whatever it says: those that come through a
+gateway are not signed, so anybody may have sent it. What it claims is never used as an answer.
 Kling's page on callbacks: https://klingai.com/document-api/api/get-started/callbacks.
 """
 
@@ -15,10 +15,10 @@ import hashlib
 import hmac
 import ipaddress
 import logging
+import re
 import secrets as random_secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeVar, final
 
 import attrs
@@ -33,12 +33,19 @@ from comet_async.secret import Secret
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from comet_async._http.callback_server import CallbackServer
+
 
 TOLERANCE = 300.0
 """Seconds that a signature's time may be off; the specification's five minutes."""
 
 _PREFIX = "whsec_"
 _ID, _TIME, _SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
+# Svix, where the scheme comes from, has names of its own for the same three headers.
+_OTHER_PREFIX = "svix-"
+
+
+_COPY_SECRET = "copy it from the console as it is: whsec_…"  # noqa: S105  # advice
 
 
 @final
@@ -49,22 +56,26 @@ class WebhookSecret:
         value: As the console shows it: ``whsec_`` and Base64. The prefix may be missing.
 
     Raises:
-        ConfigError: It is no such secret.
+        ConfigError: It is not a webhook secret.
     """
 
     __slots__ = ("__key",)
 
     def __init__(self, value: str | Secret) -> None:
-        text = Secret(value).reveal() if isinstance(value, str) else value.reveal()
+        text = (value.reveal() if isinstance(value, Secret) else value).strip(" \t\ufeff")
+        if not text:
+            raise ConfigError("the webhook secret is empty", hint=_COPY_SECRET)
+        if not all("!" <= character <= "~" for character in text):
+            raise ConfigError(
+                "the webhook secret holds a space, a line break or a character outside ASCII",
+                hint=_COPY_SECRET,
+            )
         try:
             key = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
         except binascii.Error:
             key = b""
         if not key:
-            raise ConfigError(
-                "the webhook secret is not Base64 text",
-                hint="copy it from the console as it is: whsec_…",
-            )
+            raise ConfigError("the webhook secret is not Base64 text", hint=_COPY_SECRET)
         self.__key = key
 
     def __repr__(self) -> str:
@@ -128,13 +139,13 @@ def verify(
     Raises:
         InputError: The signature is missing, too old, or of another secret.
     """
-    known = {name.lower(): value for name, value in headers.items()}
+    known = {_standard(name.lower()): value for name, value in headers.items()}
     message_id = known.get(_ID, "")
     if not message_id:
         raise _refused(_ID, "is missing")
     stamp = known.get(_TIME, "")
     if not (stamp.isascii() and stamp.isdigit() and len(stamp) <= 12):  # noqa: PLR2004  # seconds
-        raise _refused(_TIME, "is no number of seconds")
+        raise _refused(_TIME, "is not a number of seconds")
     timestamp = int(stamp)
     if abs(now - timestamp) > tolerance:
         raise _refused(_TIME, f"is more than {tolerance:g} s off")
@@ -145,6 +156,12 @@ def verify(
     if not any(matches):
         raise _refused(_SIGNATURE, "does not match")
     return message_id
+
+
+def _standard(name: str) -> str:
+    """Return the standard name of one of Svix's headers, and any other name as it is."""
+    own = name.startswith(_OTHER_PREFIX)
+    return f"webhook-{name.removeprefix(_OTHER_PREFIX)}" if own else name
 
 
 def _refused(field: str, why: str) -> InputError:
@@ -162,14 +179,14 @@ LONGEST_ID: Final = 256
 READ_TIMEOUT: Final = 5.0
 """Seconds in which a callback's body has to arrive."""
 
-# Of each kind of memory so many entries are kept, the newest ones.
+# Entries that are kept in each memory, the newest ones.
 _REMEMBERED = 1024
 # How many callbacks one peer may send at once, and how many a second go on.
 _BURST, _RATE = 200.0, 50.0
 
-# What aiohttp would log are requests, which hold the token, and whatever strangers send that is
-# no HTTP.
-_SILENCE: Final = logging.Logger("silence", logging.CRITICAL + 1)  # noqa: LOG001  # not by name
+# A token of this many characters, from 64 different ones, can't be guessed.
+_SHORTEST_TOKEN = 22
+_MOST_PORTS = 65_535
 
 _OK, _BAD, _FORBIDDEN, _UNKNOWN = 200, 400, 401, 404
 _SLOW, _LARGE, _FLOOD = 408, 413, 429
@@ -179,50 +196,59 @@ V = TypeVar("V")
 
 @final
 class CallbackReceiver:
-    """Receives callbacks, and tells waiters to ask at once.
+    """Receives callbacks, and has waiters poll at once.
 
     Three ways to run it. As a server of its own, inside ``async with``: give it a port. As part
-    of an aiohttp application: mount `app`. In any other framework: pass each request to `receive`,
-    or its headers and body to `handle`. Give it to a `TaskWaiter`, and to a `CometSession` so that
-    the server learns the address of what it submits.
+    of an aiohttp application: mount `app`. In any other framework: pass each request to
+    `handle_request`, or its headers and body to `handle_body`. Give it to a `TaskWaiter`, and to a
+    `CometSession` so that its address goes into what is submitted.
 
-    The address holds a random token of 256 bits, which is new for each receiver: who does not
-    know it gets an empty 404.
+    The URL holds a token; requests with another one get an empty 404. By default it is random and
+    new for each receiver. Services that restart, or have several workers behind one port, give
+    all their receivers the same one.
 
     Args:
         host: Where its own server listens. ``127.0.0.1`` by default.
         port: On which port; 0, the default, for any free one.
+        token: The secret part of the URL: at least 22 letters, digits, ``-`` or ``_``, such as
+            ``secrets.token_urlsafe(32)`` returns. Keep it out of logs.
         secret: The webhook secret of the Kling console (``whsec_…``), or several while one is
-            rotated. When given, unsigned callbacks are refused. CometAPI has none for you.
+            rotated. When given, unsigned callbacks are refused. CometAPI does not issue one.
         public_url: How the outside reaches the server, or the application that it is mounted in:
             ``https://example.org/hooks``. By default the server's own address.
         allow_http: Take a *public_url* that is not https. False by default.
         clock: For tests.
 
     Raises:
-        ConfigError: *public_url* or *secret* can't be used.
+        ConfigError: *public_url*, *token* or *secret* can't be used.
+        InputError: *host* or *port* can't be used.
     """
 
-    def __init__(
+    # Defaults, so that a receiver whose arguments were refused can still be shown.
+    _public: str | None = None
+    _bound: str | None = None
+
+    def __init__(  # noqa: PLR0913  # where and how it is reached; all but two by keyword
         self,
         host: str = "127.0.0.1",
         port: int = 0,
         *,
+        token: str | Secret | None = None,
         secret: str | Secret | Iterable[str | Secret] | None = None,
         public_url: str | URL | None = None,
         allow_http: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._host = host
-        self._port = port
+        self._host = _checked_host(host)
+        self._port = _checked_port(port)
         self._secrets = _secrets(secret)
-        self._public = None if public_url is None else _public(public_url, allow_http=allow_http)
-        self._bound: str | None = None
+        if public_url is not None:
+            self._public = _checked_url(public_url, allow_http=allow_http)
         self._clock = clock
-        self._token = random_secrets.token_urlsafe(32)
-        self._runner: web.AppRunner | None = None
+        self._token = random_secrets.token_urlsafe(32) if token is None else _checked_token(token)
+        self._server: CallbackServer | None = None
         self._listeners: list[Callable[[Notification], object]] = []
-        self._early: OrderedDict[str, Notification] = OrderedDict()
+        self._last: OrderedDict[str, Notification] = OrderedDict()
         self._seen: OrderedDict[str, bool] = OrderedDict()
         self._peers: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -236,7 +262,7 @@ class CallbackReceiver:
 
     @property
     def url(self) -> str:
-        """The address for ``callback_url``; holds the token, so keep it out of logs.
+        """The URL for ``callback_url``; holds the token, so keep it out of logs.
 
         Raises:
             ConfigError: No *public_url* was given, and the server was not started, or listens on
@@ -245,7 +271,7 @@ class CallbackReceiver:
         base = self._public or self._bound
         if base is None:
             raise ConfigError(
-                "the callback receiver has no address that it could tell",
+                "the callback receiver has no URL yet",
                 hint="use 'async with receiver' and a host of its own, or pass public_url=",
             )
         return f"{base}{self.path}"
@@ -256,47 +282,32 @@ class CallbackReceiver:
         Raises:
             ConfigError: The port can't be used.
         """
-        from aiohttp import web  # noqa: PLC0415  # half of the import time of the library
+        from comet_async._http.callback_server import CallbackServer  # noqa: PLC0415  # as below
 
-        runner = web.AppRunner(
-            self.app(),
-            access_log=None,
-            logger=_SILENCE,
-            handle_signals=False,
-            # A few bytes can unpack to gigabytes, and signatures are made over what travels.
-            auto_decompress=False,
-        )
-        await runner.setup()
+        server = CallbackServer(self._on_request)
         try:
-            await web.TCPSite(runner, self._host, self._port).start()
+            host, port = await server.start(self._host, self._port)
         except OSError as error:
-            await runner.cleanup()
             taken = error.errno == errno.EADDRINUSE
             raise ConfigError(
                 f"can't listen on {self._host}:{self._port}: "
                 f"{'another program does' if taken else error.strerror}",
                 hint="choose another port; 0 takes any that is free" if taken else None,
             ) from error
-        self._runner = runner
-        host, port = runner.addresses[0][:2]
+        self._server = server
         if not ipaddress.ip_address(host).is_unspecified:
             self._bound = str(URL.build(scheme="http", host=host, port=port))
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         """Stop the server."""
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop the server. Waiters go on without callbacks."""
-        runner, self._runner, self._bound = self._runner, None, None
-        if runner is not None:
-            await runner.cleanup()
+        """Stop the server. Waiters continue without callbacks."""
+        server, self._server, self._bound = self._server, None, None
+        if server is not None:
+            await server.aclose()
 
     def app(self) -> web.Application:
         """Return a new aiohttp application for ``parent.add_subapp("/hooks", receiver.app())``.
@@ -310,18 +321,23 @@ class CallbackReceiver:
         return application
 
     async def _serve(self, request: web.Request) -> web.Response:
-        from aiohttp import web  # noqa: PLC0415  # loaded long ago, by whoever serves
+        from aiohttp import web  # noqa: PLC0415  # loaded long ago, by the one that serves
 
         # By chunks: aiohttp's own limit is that of the application which this one is mounted in.
-        status = await self.receive(
+        status = await self._on_request(
             request.match_info["token"],
             request.headers,
             request.content.iter_any(),
-            peer=request.remote or "",
+            request.remote or "",
         )
         return web.Response(status=status)
 
-    async def receive(
+    async def _on_request(
+        self, token: str, headers: Mapping[str, str], chunks: AsyncIterable[bytes], peer: str
+    ) -> int:
+        return await self.handle_request(token, headers, chunks, peer=peer)
+
+    async def handle_request(
         self,
         token: str,
         headers: Mapping[str, str],
@@ -329,7 +345,7 @@ class CallbackReceiver:
         *,
         peer: str = "",
     ) -> int:
-        """Check a request's token, read its body and take it; return the HTTP status to answer.
+        """Handle one callback; return the HTTP status to answer with.
 
         For frameworks that hand out a body piece by piece, as Starlette and FastAPI do. A body
         that is too large or too slow is not read to its end.
@@ -338,60 +354,96 @@ class CallbackReceiver:
             token: The last part of the path.
             headers: The request's headers, in any case.
             chunks: The raw body.
-            peer: Who sent it: floods are stopped for each peer.
+            peer: The address that sent it: floods are stopped for each one.
 
         Returns:
-            What `handle` returns; 404 for a wrong token, 408 when the body takes over 5 s.
+            What `handle_body` returns; 404 for a wrong token, 408 when the body takes over 5 s.
         """
-        if not self.knows(token):
+        if not self.verify_token(token):
             return _UNKNOWN
         try:
             async with asyncio.timeout(READ_TIMEOUT):
                 body = await _read(chunks)
         except TimeoutError:
             return _SLOW
-        return self.handle(headers, body, peer=peer)
+        return self.handle_body(headers, body, peer=peer)
 
-    def knows(self, token: str) -> bool:
-        """Tell whether *token* is the last part of `path`, in constant time."""
+    def verify_token(self, token: str) -> bool:
+        """Return True if *token* is the last part of `path`; takes constant time."""
         return hmac.compare_digest(token.encode(errors="replace"), self._token.encode())
 
-    def handle(self, headers: Mapping[str, str], body: bytes, *, peer: str = "") -> int:
-        """Take one callback; return the HTTP status of the answer, which has no body.
+    def handle_body(self, headers: Mapping[str, str], body: bytes, *, peer: str = "") -> int:
+        """Handle a callback whose token was checked; return the HTTP status to answer with.
 
-        For frameworks without ``async``, and for callbacks that another process took. It never
-        raises and never waits, and may be called in any thread. Check the token by `knows` first.
+        For frameworks without ``async``, and for callbacks that another process received. It never
+        raises and never waits, and may be called in any thread. Check the token by `verify_token`
+        first.
 
         Args:
             headers: The request's headers, in any case.
             body: The raw body. Don't read more than 256 KiB of it.
-            peer: Who sent it: floods are stopped for each peer.
+            peer: The address that sent it: floods are stopped for each one.
 
         Returns:
-            200 when it was taken (also when it was known before, or about no task of ours),
-            400 when it names no task, 401 for a bad signature, 413 when it is too large, 429 for
-            a flood.
+            200 when it was taken (also when it came before, or nothing waits for its task),
+            400 when it does not name a task, 401 for a bad signature, 413 when it is too large,
+            429 for a flood.
         """
         if len(body) > MAX_BODY:
             return _LARGE
         if not self._admits(peer):
             return _FLOOD
         try:
-            if self._secrets and self._repeated(headers, body):
+            if self._secrets and self._is_repeated(headers, body):
                 return _OK
-            notification = _short(decode_notification(body))
+            notification = _decode(body)
         except InputError as error:
             logger.warning("callback refused: %s", error.message)
             return _FORBIDDEN
-        except (DecodeError, RecursionError):
+        except DecodeError:
             return _BAD
-        self._pass_on(notification)
+        self.notify(notification)
         return _OK
+
+    def unwrap(self, headers: Mapping[str, str], body: bytes) -> Notification:
+        """Return what a callback says, after checking its signature.
+
+        For programs that store callbacks or pass them on, to `notify` of the receivers in other
+        processes. Nothing is notified here. Check the token by `verify_token` first.
+
+        Args:
+            headers: The request's headers, in any case.
+            body: The raw body.
+
+        Raises:
+            InputError: It is too large, or ``secret=`` was given and its signature is missing, too
+                old, or of another secret.
+            DecodeError: It does not name a task.
+        """
+        if len(body) > MAX_BODY:
+            raise InputError("the callback is too large", field="body", limit=f"{MAX_BODY} bytes")
+        if self._secrets:
+            verify(headers, body, self._secrets, now=self._clock.time())
+        return _decode(body)
+
+    def notify(self, notification: Notification) -> None:
+        """Have all waiters poll the task of a *notification*, such as one that came elsewhere.
+
+        It never raises, and may be called in any thread.
+        """
+        for name in (notification.task_id, notification.external_task_id):
+            if name:
+                _remember(self._last, name, notification)
+        for listener in list(self._listeners):
+            try:
+                listener(notification)
+            except Exception:
+                logger.exception("a listener for callbacks raised")
 
     def subscribe(self, listener: Callable[[Notification], object]) -> Callable[[], None]:
         """Call *listener* with each notification from now on; return what ends that.
 
-        It is called in the event loop of the server, or wherever `handle` is called.
+        It is called in the event loop of the server, or wherever `handle_body` is called.
         """
         self._listeners.append(listener)
 
@@ -401,28 +453,18 @@ class CallbackReceiver:
 
         return unsubscribe
 
-    def early(
+    def last_notification(
         self, task_id: str | None, external_task_id: str | None = None
     ) -> Notification | None:
-        """Return the last notification about a task, and forget it.
+        """Return and forget the last notification about a task.
 
-        A callback may overtake the answer that tells the task's id: the last 1,024 are kept.
+        A callback may overtake the answer with the task's id: the last 1,024 are kept.
         """
-        found = [self._early.pop(name, None) for name in (task_id, external_task_id) if name]
+        found = [self._last.pop(name, None) for name in (task_id, external_task_id) if name]
         return next((notification for notification in found if notification is not None), None)
 
-    def _pass_on(self, notification: Notification) -> None:
-        for name in (notification.task_id, notification.external_task_id):
-            if name:
-                _remember(self._early, name, notification)
-        for listener in list(self._listeners):
-            try:
-                listener(notification)
-            except Exception:
-                logger.exception("a listener for callbacks raised")
-
-    def _repeated(self, headers: Mapping[str, str], body: bytes) -> bool:
-        """Check the signature; tell whether this delivery was taken before."""
+    def _is_repeated(self, headers: Mapping[str, str], body: bytes) -> bool:
+        """Check the signature; return True if this delivery came before."""
         message_id = verify(headers, body, self._secrets, now=self._clock.time())
         if message_id in self._seen:
             return True
@@ -448,12 +490,16 @@ async def _read(chunks: AsyncIterable[bytes]) -> bytes:
     return bytes(body)
 
 
-def _short(notification: Notification) -> Notification:
-    """Return *notification* without words of the sender's own, which may be long.
+def _decode(body: bytes) -> Notification:
+    """Return what *body* says, without words of the sender's own, which may be long.
 
     Raises:
-        DecodeError: Its ids are no ids.
+        DecodeError: It does not name a task.
     """
+    try:
+        notification = decode_notification(body)
+    except RecursionError as error:
+        raise DecodeError("the callback is nested too deeply") from error
     if (
         max(map(len, filter(None, (notification.task_id, notification.external_task_id))))
         > LONGEST_ID
@@ -483,7 +529,32 @@ def _secrets(given: str | Secret | Iterable[str | Secret] | None) -> tuple[Webho
     return secrets
 
 
-def _public(given: str | URL, *, allow_http: bool) -> str:
+def _checked_host(host: object) -> str:
+    if not isinstance(host, str) or not host.strip():
+        raise InputError(f"host={host!r} is not a host", field="host", value=host, limit="a name")
+    return host
+
+
+def _checked_port(port: object) -> int:
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= _MOST_PORTS:
+        limit = f"0 to {_MOST_PORTS}"
+        raise InputError(f"port={port!r} is not {limit}", field="port", value=port, limit=limit)
+    return port
+
+
+def _checked_token(token: object) -> str:
+    value = token.reveal() if isinstance(token, Secret) else token
+    if not isinstance(value, str) or not re.fullmatch(
+        rf"[A-Za-z0-9_-]{{{_SHORTEST_TOKEN},200}}", value
+    ):
+        raise ConfigError(
+            f"token= is not {_SHORTEST_TOKEN} to 200 letters, digits, '-' or '_'",
+            hint="create one with secrets.token_urlsafe(32), and keep it in your settings",
+        )
+    return value
+
+
+def _checked_url(given: object, *, allow_http: bool) -> str:
     """Return *given* without a final slash, if callbacks may be sent there."""
     try:
         url = URL(str(given))
@@ -492,7 +563,7 @@ def _public(given: str | URL, *, allow_http: bool) -> str:
     plain = url.scheme == "http" and (allow_http or url.host in {"localhost", "127.0.0.1", "::1"})
     if not url.host or not (url.scheme == "https" or plain):
         raise ConfigError(
-            "public_url is no https address",
+            "public_url is not an https URL",
             hint="pass allow_http=True if plain http is meant",
         )
     if url.user or url.password or url.query_string or url.fragment:

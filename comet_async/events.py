@@ -41,7 +41,7 @@ class Polled:
 
 
 @attrs.frozen(kw_only=True)
-class Folded:
+class ListPolled:
     """A page of the server's list was read in place of many polls.
 
     Attributes:
@@ -225,7 +225,7 @@ class Failed(JobEvent):
     sent: bool | None
 
 
-PollEvent: TypeAlias = Polled | Folded | Changed | Retried | Notified
+PollEvent: TypeAlias = Polled | ListPolled | Changed | Retried | Notified
 Event: TypeAlias = PollEvent | JobEvent
 """What an ``on_event=`` hook is called with."""
 
@@ -292,7 +292,7 @@ def _poll_text(event: PollEvent) -> str:
     match event:
         case Polled():
             return f"task {event.task_id} is {event.status} after {event.age:.1f} s"
-        case Folded():
+        case ListPolled():
             return f"page {event.page} of the list shows {event.watched} tasks being waited for"
         case Changed():
             return f"task {event.task_id} is now {event.task.status}"

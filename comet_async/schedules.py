@@ -114,14 +114,14 @@ class DurationHistogram:
         """How much the records count against what was believed, from 0 to 1."""
         return self.count / (self.count + self._BLEND)
 
-    def survived(self, since: float, age: float) -> None:
-        """Take note that a task, seen alive at *since*, was alive at *age* too."""
+    def record_survival(self, since: float, age: float) -> None:
+        """Record that a task, seen unfinished at the age *since*, was unfinished at *age* too."""
         if age > since:
             self._alive[bin_of(since)] += 1.0
             self._alive[bin_of(age)] -= 1.0
 
-    def ended(self, duration: float) -> None:
-        """Take note that a task ended at the age of *duration*."""
+    def record_end(self, duration: float) -> None:
+        """Record that a task ended at the age of *duration*."""
         self.count += 1.0
         self.total += duration
         self._ends[bin_of(duration)] += 1.0
@@ -181,7 +181,7 @@ class Schedule(Protocol):
         ...
 
     def learn(self, duration: float, n: int = 1) -> None:
-        """Take note that a task of *n* images took *duration*."""
+        """Record that a task of *n* images took *duration* seconds."""
         ...
 
 
@@ -251,6 +251,10 @@ class Plan:
 
 
 # --------------------------------------------------------------------------- the schedule
+
+
+LATE = 120.0
+"""What counts as a long life of a task, seconds, where nothing shorter was learned."""
 
 
 class LearnedSchedule:
@@ -335,7 +339,7 @@ class LearnedSchedule:
         """Return the wait until the next poll, with 10 % of jitter."""
         return self._after(age, 0.9 + 0.2 * self._rng.random(), n)
 
-    def again(self, age: float, due: float, n: int = 1) -> float:
+    def reschedule(self, age: float, due: float, n: int = 1) -> float:
         """Return the new wait of a task of *age* whose poll was planned at the age *due*.
 
         What was left of its step under the plan before the newest one is taken over, so that
@@ -356,19 +360,26 @@ class LearnedSchedule:
         late = self._plan.late * self._scale(n) * (1.0 + 0.25 * self._rng.random())
         return min(self.ceiling, max(late - age, 0.35 * age, 1.0))
 
-    def alive(self, since: float, age: float, n: int = 1) -> None:
-        """Take note that a task, seen unfinished at the age *since*, is unfinished at *age*."""
+    def late(self) -> float:
+        """Return the age at which a task that is reported unfinished deserves a second look.
+
+        One task in twenty is that old, so this costs little.
+        """
+        return min(LATE, 1.3 * self.backstop(0.0))
+
+    def observe_alive(self, since: float, age: float, n: int = 1) -> None:
+        """Record that a task, seen unfinished at the age *since*, is unfinished at *age*."""
         scale = self._scale(n)
-        self._durations.survived(since / scale, age / scale)
+        self._durations.record_survival(since / scale, age / scale)
         self._recorded()
 
     def learn(self, duration: float, n: int = 1, *, since: float = 0.0) -> None:
-        """Take note that a task took *duration*; `alive` told of it up to the age *since*."""
+        """Record that a task took *duration*; `observe_alive` covered it up to the age *since*."""
         duration = max(duration, SHORTEST)
         self._scales.setdefault(n, _Scale()).learn(duration)
         scale = self._scale(n)
-        self._durations.survived(since / scale, duration / scale)
-        self._durations.ended(duration / scale)
+        self._durations.record_survival(since / scale, duration / scale)
+        self._durations.record_end(duration / scale)
         self._recorded()
 
     def _after(self, age: float, polls: float, n: int) -> float:

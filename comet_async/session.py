@@ -12,7 +12,7 @@ from typing import NoReturn, Self, Unpack
 import attrs
 
 from comet_async._backoff import Gate, with_retries
-from comet_async._http.api import MAX_PAGE, MAX_PAGE_SIZE, Api
+from comet_async._http.api import MAX_PAGE, MAX_PAGE_SIZE, Api, Submission
 from comet_async._http.balance import Balance, balance
 from comet_async._http.transport import Transport
 from comet_async._images.discovery import exact
@@ -146,6 +146,10 @@ class TaskReader:
                 yield task
             if page.last:
                 return
+
+    def submission(self, task_id: str) -> Submission | None:
+        """Return when this session submitted a task, if it did so lately; for `TaskWaiter`."""
+        return self._api.submissions.find(task_id)
 
     async def poll(self, task_id: str, *, kind: str, timeout: float | None) -> Task:
         """Poll a task once, without retries; for `TaskWaiter`.

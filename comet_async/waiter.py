@@ -1,4 +1,4 @@
-"""`TaskWaiter`: know the moment a task is done, with the fewest requests."""
+"""`TaskWaiter`: find out the moment a task has ended, with as few requests as possible."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import enum
 import random
 import weakref
 from collections.abc import AsyncIterable, Callable, Iterable
-from types import TracebackType
 from typing import Final, Protocol, Self, final
 
 from comet_async._backoff import Backoff
 from comet_async._polling.completion import has_result
 from comet_async._polling.failures import FailurePolicy
-from comet_async._polling.list_polling import ListPolling
-from comet_async._polling.poller import Poller, Shared, TaskSource
+from comet_async._polling.poller import Poller, Shared
+from comet_async._polling.source import TaskSource
 from comet_async._polling.streams import AsCompleted, TaskStream, Transitions, kind_of
 from comet_async._polling.timing import PollTiming
 from comet_async._polling.watch import NEVER, Watch, WatchedTask
@@ -39,7 +38,7 @@ _UNSET: Final = _Unset.UNSET
 
 
 class NotificationSource(Protocol):
-    """What tells a waiter of callbacks; `CallbackReceiver` is one."""
+    """What notifies a waiter of callbacks; `CallbackReceiver` is one."""
 
     @property
     def url(self) -> str:
@@ -50,17 +49,17 @@ class NotificationSource(Protocol):
         """Call *listener* with each notification from now on; return what ends that."""
         ...
 
-    def early(
+    def last_notification(
         self, task_id: str | None, external_task_id: str | None = None
     ) -> Notification | None:
-        """Return the last notification that came for a task before anybody waited for it."""
+        """Return and forget the last notification about a task that nobody waited for yet."""
         ...
 
 
 class _Wait(asyncio.Future[Task]):
-    """The end of a task, as one who waits for it gets it.
+    """A future for a task's final snapshot.
 
-    A future and a `Watch` in one: 100,000 of them are 8 MB less than two objects each.
+    It is a `Watch`, too: 100,000 of them are 8 MB less than two objects each.
     """
 
     __slots__ = ("deadline", "entry", "timeout")
@@ -91,29 +90,31 @@ class _Wait(asyncio.Future[Task]):
 class TaskWaiter:
     """Waits for any number of tasks: ten or a hundred thousand.
 
-    One scheduler serves all of them. It learns how long tasks take, asks when an answer is
-    likely to have changed, folds many questions into one call of the server's list where that
-    works, and asks at once when a callback comes. Two who wait for one task cost one question.
+    One scheduler serves all of them. It learns how long tasks take, polls when an answer is likely
+    to have changed, replaces many polls with one call of the server's list where that works, and
+    polls at once when a callback comes. Concurrent waits for the same task share their polls.
 
-    A wait ends for three reasons: the task ended, the deadline passed, or the account can't ask
-    any more. Everything else (lost connections, failing servers, pages that are no answer,
-    words that nobody knows) is waited out for *patience* seconds in a row. No end of a wait ends
-    the task: it goes on and is paid for, and its id resumes the wait, in another process too.
+    A wait ends for three reasons: the task ended, the deadline passed, or the account can't poll
+    any more. Everything else (lost connections, failing servers, web pages instead of answers,
+    unknown statuses) is tolerated for *error_budget* seconds in a row. The end of a wait never
+    ends the task: it continues and is billed, and its id resumes the wait, in another process too.
 
-    Closing it is optional: nothing is left in an event loop once nobody waits there. One waiter
+    Closing it is optional: nothing is left in an event loop once nothing waits there. One waiter
     may be used in several event loops, also at once.
 
     Args:
-        session: What is asked: a `CometSession`.
+        session: What to poll: a `CometSession`.
         timeout: Seconds that one task is waited for; None, the default, for no limit.
-        schedule: When to ask: seconds for a fixed interval, a tenacity wait strategy, or a
+        schedule: When to poll: seconds for a fixed interval, a tenacity wait strategy, or a
             `Schedule`. By default the session's, else one that learns.
-        callbacks: A `CallbackReceiver`. Once it has proven that callbacks arrive, a schedule
-            that learns polls only as a safety net.
-        patience: Seconds of failing answers in a row that are borne for one task. 300 by default.
-        grace: Age in seconds up to which "not found" does not count as failing. 60 by default.
-        fold: Use the server's list where it proves to work. True by default.
-        concurrency: Most questions at a time in one event loop. 32 by default.
+        callbacks: A `CallbackReceiver`. Once callbacks have proven to arrive, a schedule that
+            learns polls only as a safety net.
+        error_budget: Seconds of failed polls in a row that are tolerated for one task. 300 by
+            default.
+        not_found_grace: Age of a task in seconds up to which "not found" does not count as a
+            failure. 60 by default.
+        use_list: Use the server's list where it proves to work. True by default.
+        concurrency: Most polls at a time in one event loop. 32 by default.
         on_event: Called in the event loop with each event of `comet_async.events`. The same
             events go to the log ``comet_async.waiter``.
         rng: Source of all randomness, for tests.
@@ -129,16 +130,16 @@ class TaskWaiter:
         timeout: float | None = None,
         schedule: ScheduleLike = None,
         callbacks: NotificationSource | None = None,
-        patience: float = 300.0,
-        grace: float = 60.0,
-        fold: bool = True,
+        error_budget: float = 300.0,
+        not_found_grace: float = 60.0,
+        use_list: bool = True,
         concurrency: int = 32,
         on_event: Callable[[Event], object] | None = None,
         rng: random.Random | None = None,
     ) -> None:
         check_timeout(timeout)
-        check_least("patience", patience, 0)
-        check_least("grace", grace, 0)
+        check_least("error_budget", error_budget, 0)
+        check_least("not_found_grace", not_found_grace, 0)
         check_least("concurrency", concurrency, 1)
         rng = rng or random.Random()  # noqa: S311  # spreads polls, guards nothing
         when = as_schedule(session.schedule if schedule is None else schedule, rng=rng)
@@ -146,13 +147,17 @@ class TaskWaiter:
         self._shared = Shared(
             source=session,
             timing=PollTiming(clock=session.clock, schedule=when, rng=rng),
-            patience=FailurePolicy(limit=patience, grace=grace, backoff=Backoff.of(None, rng=rng)),
+            policy=FailurePolicy(
+                error_budget=error_budget,
+                not_found_grace=not_found_grace,
+                backoff=Backoff.of(None, rng=rng),
+            ),
             sink=EventSink(on_event),
             concurrency=concurrency,
-            named=callbacks is not None,
+            by_external_id=callbacks is not None,
+            use_list=use_list,
         )
         self._counters = self._shared.counters
-        self._shortcut = ListPolling if fold else None
         self._pollers: dict[asyncio.AbstractEventLoop, Poller] = {}
         self._callbacks = callbacks
         if callbacks is not None:
@@ -166,17 +171,12 @@ class TaskWaiter:
         """Return the waiter itself."""
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         """Stop; see `aclose`."""
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End all waits with `WaitTimeoutError`. The tasks themselves go on.
+        """End all waits with `WaitTimeoutError`. The tasks themselves continue.
 
         Waits in other event loops end soon after.
         """
@@ -193,16 +193,16 @@ class TaskWaiter:
     @property
     def waiting(self) -> int:
         """How many tasks are waited for now."""
-        return sum(len(poller.register) for poller in list(self._pollers.values()))
+        return sum(len(poller.index) for poller in list(self._pollers.values()))
 
     @property
     def polls(self) -> int:
-        """How many questions about single tasks were asked."""
+        """How many times single tasks were polled."""
         return self._counters.polls
 
     @property
     def list_calls(self) -> int:
-        """How many pages of the server's list were asked for."""
+        """How many pages of the server's list were requested."""
         return self._counters.list_calls
 
     @property
@@ -212,7 +212,7 @@ class TaskWaiter:
 
     @property
     def retries(self) -> int:
-        """How many questions failed and were asked again."""
+        """How many polls failed and were repeated."""
         return self._counters.retries
 
     @property
@@ -222,7 +222,7 @@ class TaskWaiter:
 
     @property
     def mean_delay(self) -> float:
-        """Mean seconds between a task's end and its discovery, as the server's times tell."""
+        """Mean seconds between a task's end and its discovery, by the server's times."""
         return self._counters.delay_total / max(1, self._counters.finished)
 
     @property
@@ -243,10 +243,11 @@ class TaskWaiter:
         """Wait until a task is done, and return it.
 
         Args:
-            task: A snapshot, or the server's id. A snapshot tells the task's age, which saves
-                a request; a task known by its id only is asked about at once.
+            task: A snapshot, or the server's id. A snapshot says how old the task is, which saves
+                a request; a task known by its id only is polled at once, unless this session
+                submitted it.
             timeout: Seconds from now; None for no limit. The waiter's own by default. Shortly
-                before it passes, the task is asked about once more; 0 asks nothing.
+                before it passes, the task is polled once more; 0 polls nothing.
             kind: The task's kind, when only its id is given; ``"expand"`` by default.
             n: How many images it makes, if they take longer than one.
 
@@ -254,10 +255,10 @@ class TaskWaiter:
             TaskFailedError: The task failed; the error holds it.
             ResultMissingError: The server says that it succeeded, and has shown no readable image
                 for a minute; the error carries the ids that resume the wait.
-            WaitTimeoutError: It is still going on; the error tells how to resume.
+            WaitTimeoutError: It has not ended; the error says how to resume.
             AuthenticationError: The key was refused.
-            AccountError: The account may not ask.
-            CometError: Answers failed for longer than the waiter's patience.
+            AccountError: The account may not use the API.
+            CometError: Polls failed for longer than the waiter's error budget.
         """
         if isinstance(task, Task) and has_result(task):
             return _succeeded(task)
@@ -289,8 +290,8 @@ class TaskWaiter:
             n: How many images it makes, if they take longer than one.
 
         Raises:
-            WaitTimeoutError: It is still going on; iterating on waits anew.
-            CometError: As `wait` says; iterating on waits anew.
+            WaitTimeoutError: It has not ended; continuing the iteration waits again.
+            CometError: As `wait` says; continuing the iteration waits again.
         """
         limit = self._limit(timeout)
         return TaskStream(Transitions(self._watch, task, limit, kind=kind_of(task, kind), n=n))
@@ -302,9 +303,11 @@ class TaskWaiter:
         timeout: float | _Unset | None = _UNSET,
         kind: str | None = None,
         n: int = 1,
-        ahead: int = 1000,
+        prefetch: int = 1000,
     ) -> TaskStream:
         """Iterate over finished tasks in the order in which they end; failed ones too.
+
+        Tasks that are found finished together come in the order of their ends, as the server says.
 
         Args:
             tasks: Snapshots or ids; any iterable, also an endless or async one. Taken one by
@@ -314,17 +317,17 @@ class TaskWaiter:
                 waiter's own by default.
             kind: The kind of those given by their ids; ``"expand"`` by default.
             n: How many images each makes, if they take longer than one.
-            ahead: Most tasks taken and not yet yielded. 1,000 by default.
+            prefetch: Most tasks taken and not yet yielded. 1,000 by default.
 
         Raises:
-            InputError: *ahead* is under 1.
-            WaitTimeoutError: One task is still going on; the error tells which. Iterate on for
-                the others.
-            CometError: As `wait` says, for one task; iterate on for the others.
+            InputError: *prefetch* is under 1.
+            WaitTimeoutError: One task has not ended; the error says which. Continue the
+                iteration for the others.
+            CometError: As `wait` says, for one task; continue the iteration for the others.
         """
-        check_least("ahead", ahead, 1)
+        check_least("prefetch", prefetch, 1)
         limit = self._limit(timeout)
-        return TaskStream(AsCompleted(self._watch, tasks, limit, kind=kind, n=n, ahead=ahead))
+        return TaskStream(AsCompleted(self._watch, tasks, limit, kind=kind, n=n, prefetch=prefetch))
 
     # ------------------------------------------------------------------ loops
 
@@ -335,30 +338,28 @@ class TaskWaiter:
         return timeout
 
     def _watch(self, watch: Watch, task: Task | str, kind: str, n: int) -> Poller:
-        """Let *watch* wait in the running loop; return that loop's poller."""
+        """Add *watch* in the running loop; return that loop's poller."""
         check_task(task)
         loop = asyncio.get_running_loop()
         poller = self._pollers.get(loop)
         if poller is None:
             for other in [other for other in self._pollers if other.is_closed()]:
                 del self._pollers[other]
-            poller = self._pollers[loop] = Poller(self._shared, self._shortcut)
+            poller = self._pollers[loop] = Poller(self._shared)
         poller.watch(watch, task, kind, n)
         if self._callbacks is not None:
-            early = (
-                self._callbacks.early(task)
-                if isinstance(task, str)
-                else self._callbacks.early(task.id, task.external_task_id)
-            )
-            if early is not None:
-                poller.hint(early)
+            ids = (task, None) if isinstance(task, str) else (task.id, task.external_task_id)
+            earlier = self._callbacks.last_notification(*ids)
+            if earlier is not None:
+                poller.notify(earlier)
         return poller
 
-    def hint(self, notification: Notification) -> None:
-        """Ask about a task now instead of later, if it is waited for: a callback may be about it.
+    def notify(self, notification: Notification) -> None:
+        """Poll a task now instead of later, if it is waited for: a callback may be about it.
 
-        A `CallbackReceiver` does this by itself; this is for programs that hear otherwise. It may
-        be called from any thread. What the notification claims is not believed.
+        A `CallbackReceiver` does this by itself; call it for notifications that come in another
+        way, such as from another process. It may be called from any thread. What the notification
+        claims is not believed.
 
         Args:
             notification: Which task.
@@ -369,10 +370,10 @@ class TaskWaiter:
             here = None
         for loop, poller in list(self._pollers.items()):
             if loop is here:
-                poller.hint(notification)
+                poller.notify(notification)
             else:
                 with contextlib.suppress(RuntimeError):  # that loop was closed
-                    loop.call_soon_threadsafe(poller.hint, notification)
+                    loop.call_soon_threadsafe(poller.notify, notification)
 
 
 def _succeeded(task: Task) -> Task:
@@ -394,6 +395,6 @@ def _listener(ref: weakref.ref[TaskWaiter]) -> Callable[[Notification], None]:
     def listen(notification: Notification) -> None:
         waiter = ref()
         if waiter is not None:
-            waiter.hint(notification)
+            waiter.notify(notification)
 
     return listen

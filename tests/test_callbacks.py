@@ -9,18 +9,22 @@ import gzip
 import json
 import logging
 import random
+import traceback
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 from hypothesis import given, strategies as st
+from yarl import URL
 
 from comet_async._wire.decode import Notification
 from comet_async.callbacks import MAX_BODY, CallbackReceiver, WebhookSecret, signed_headers
-from comet_async.errors import ConfigError
+from comet_async.errors import ConfigError, DecodeError, InputError
 from comet_async.models import Task, TaskStatus
+from comet_async.secret import Secret
 from comet_async.testing import VirtualClock, VirtualLoop
 from comet_async.waiter import TaskWaiter
 from tests.support.task_server import TaskServer
@@ -61,7 +65,7 @@ async def test_a_callback_becomes_a_notification(sent: bytes, notification: Noti
     """Of what it says only ids and a known state are kept."""
     receiver = CallbackReceiver()
     notifications = heard(receiver)
-    assert receiver.handle({}, sent) == 200
+    assert receiver.handle_body({}, sent) == 200
     assert notifications == [notification]
 
 
@@ -84,14 +88,14 @@ async def test_nonsense_is_refused(sent: bytes, status: int) -> None:
     """And nobody hears of it."""
     receiver = CallbackReceiver()
     notifications = heard(receiver)
-    assert receiver.handle({}, sent) == status
+    assert receiver.handle_body({}, sent) == status
     assert not notifications
 
 
 @given(sent=st.binary(max_size=200))
 async def test_no_body_raises(sent: bytes) -> None:
     """Whatever comes is answered with a status."""
-    assert CallbackReceiver().handle({}, sent) in {200, 400}
+    assert CallbackReceiver().handle_body({}, sent) in {200, 400}
 
 
 def signed(clock: VirtualClock, *, secret: str = SECRET, late: float = 0.0) -> dict[str, str]:
@@ -104,7 +108,7 @@ async def test_a_signature_is_checked(clock: VirtualClock) -> None:
     """With a secret a right signature is let in."""
     receiver = CallbackReceiver(secret=SECRET, clock=clock)
     notifications = heard(receiver)
-    assert receiver.handle(signed(clock), body()) == 200
+    assert receiver.handle_body(signed(clock), body()) == 200
     assert len(notifications) == 1
 
 
@@ -126,7 +130,7 @@ async def test_a_wrong_signature_is_refused(
     """Also a missing one: 401, nobody hears of it, and the log tells why."""
     receiver = CallbackReceiver(secret=SECRET, clock=clock)
     notifications = heard(receiver)
-    assert receiver.handle(headers(clock), body()) == 401
+    assert receiver.handle_body(headers(clock), body()) == 401
     assert not notifications
     assert "callback refused" in caplog.text
 
@@ -134,15 +138,15 @@ async def test_a_wrong_signature_is_refused(
 async def test_both_keys_of_a_rotation_are_let_in(clock: VirtualClock) -> None:
     """For seven days the console signs with either."""
     receiver = CallbackReceiver(secret=[SECRET, NEXT_SECRET], clock=clock)
-    assert receiver.handle(signed(clock), body()) == 200
-    assert receiver.handle(signed(clock, secret=NEXT_SECRET), body()) == 200
+    assert receiver.handle_body(signed(clock), body()) == 200
+    assert receiver.handle_body(signed(clock, secret=NEXT_SECRET), body()) == 200
 
 
 async def test_a_replayed_delivery_is_taken_once(clock: VirtualClock) -> None:
     """A repetition is answered like the first, so that the sender rests, and passed over."""
     receiver = CallbackReceiver(secret=SECRET, clock=clock)
     notifications = heard(receiver)
-    statuses = [receiver.handle(signed(clock), body()) for _ in range(3)]
+    statuses = [receiver.handle_body(signed(clock), body()) for _ in range(3)]
     assert statuses == [200, 200, 200]
     assert len(notifications) == 1
 
@@ -150,32 +154,32 @@ async def test_a_replayed_delivery_is_taken_once(clock: VirtualClock) -> None:
 async def test_a_flood_is_stopped_for_its_peer(clock: VirtualClock) -> None:
     """Others are heard, and the peer is again after a while."""
     receiver = CallbackReceiver(clock=clock)
-    flood = [receiver.handle({}, body(), peer="10.0.0.1") for _ in range(1000)]
+    flood = [receiver.handle_body({}, body(), peer="10.0.0.1") for _ in range(1000)]
     assert 200 <= flood.count(200) <= 250  # a slow machine's time counts, too
     assert set(flood) == {200, 429}
-    assert receiver.handle({}, body(), peer="10.0.0.2") == 200
+    assert receiver.handle_body({}, body(), peer="10.0.0.2") == 200
     await asyncio.sleep(1.0)
-    assert receiver.handle({}, body(), peer="10.0.0.1") == 200
+    assert receiver.handle_body({}, body(), peer="10.0.0.1") == 200
 
 
 async def test_little_is_remembered_of_strangers() -> None:
     """Ids and peers that nobody asked for are forgotten in turn."""
     receiver = CallbackReceiver()
     for number in range(3000):
-        receiver.handle({}, body(f"t{number}"), peer=f"p{number}")
-    assert len(receiver._early) == len(receiver._peers) == 1024
-    assert receiver.early("t0") is None
-    assert receiver.early("t2999") is not None
+        receiver.handle_body({}, body(f"t{number}"), peer=f"p{number}")
+    assert len(receiver._last) == len(receiver._peers) == 1024
+    assert receiver.last_notification("t0") is None
+    assert receiver.last_notification("t2999") is not None
 
 
 async def test_an_early_notification_is_given_once() -> None:
     """A callback may come before anybody waits: it is found by either id."""
     receiver = CallbackReceiver()
-    receiver.handle({}, body("t0", task_info={"external_task_id": "mine"}))
-    assert receiver.early(None, "mine") == Notification(
+    receiver.handle_body({}, body("t0", task_info={"external_task_id": "mine"}))
+    assert receiver.last_notification(None, "mine") == Notification(
         task_id="t0", external_task_id="mine", status=TaskStatus.SUCCEED
     )
-    assert receiver.early(None, "mine") is None
+    assert receiver.last_notification(None, "mine") is None
 
 
 async def test_a_listener_that_raises_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
@@ -187,7 +191,7 @@ async def test_a_listener_that_raises_disturbs_nobody(caplog: pytest.LogCaptureF
 
     end = receiver.subscribe(broken)
     notifications = heard(receiver)
-    assert receiver.handle({}, body()) == 200
+    assert receiver.handle_body({}, body()) == 200
     assert len(notifications) == 1
     assert "a listener for callbacks raised" in caplog.text
     end()
@@ -211,7 +215,7 @@ async def test_its_own_server(client: aiohttp.ClientSession) -> None:
         async with client.post(receiver.url, data=body()) as answer:
             assert (answer.status, await answer.read()) == (200, b"")
     assert [notification.task_id for notification in notifications] == ["t0"]
-    with pytest.raises(ConfigError, match="no address"):
+    with pytest.raises(ConfigError, match="no URL yet"):
         receiver.url  # noqa: B018 - the property raises
 
 
@@ -305,7 +309,7 @@ async def test_a_body_in_pieces() -> None:
     notifications = heard(receiver)
     token = receiver.path.rpartition("/")[2]
     sent = body()
-    assert await receiver.receive(token, {}, pieces(sent[:9], b"", sent[9:])) == 200
+    assert await receiver.handle_request(token, {}, pieces(sent[:9], b"", sent[9:])) == 200
     assert [notification.task_id for notification in notifications] == ["t0"]
 
 
@@ -314,10 +318,10 @@ async def test_pieces_are_as_guarded_as_a_server() -> None:
     receiver = CallbackReceiver()
     token = receiver.path.rpartition("/")[2]
     left = pieces(*[b" " * MAX_BODY] * 3)
-    assert await receiver.receive("x", {}, Late()) == 404
-    assert await receiver.receive("", {}, Late()) == 404
-    assert await receiver.receive(token, {}, Late()) == 408
-    assert await receiver.receive(token, {}, left) == 413
+    assert await receiver.handle_request("x", {}, Late()) == 404
+    assert await receiver.handle_request("", {}, Late()) == 404
+    assert await receiver.handle_request(token, {}, Late()) == 408
+    assert await receiver.handle_request(token, {}, left) == 413
     assert len(await anext(left)) == MAX_BODY  # it was not read to its end
 
 
@@ -380,6 +384,142 @@ def test_plain_http_where_it_is_meant(url: str, *, allow: bool) -> None:
     assert receiver.url.startswith(f"{url}/cb/")
 
 
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"port": 70_000}, "port"),
+        ({"port": -1}, "port"),
+        ({"port": "80"}, "port"),
+        ({"port": True}, "port"),
+        ({"host": ""}, "host"),
+        ({"host": 5}, "host"),
+    ],
+)
+def test_bad_addresses_are_refused_when_it_is_made(options: dict[str, Any], field: str) -> None:
+    """The error names field, value and limit."""
+    with pytest.raises(InputError, match=field) as caught:
+        CallbackReceiver(**options)
+    assert (caught.value.field, caught.value.value) == (field, str(options[field]))
+    assert caught.value.limit
+
+
+@pytest.mark.parametrize("token", ["", "short", "x" * 201, "with/slash/and/enough/letters", 5])
+def test_bad_tokens_are_refused(token: Any) -> None:  # noqa: ANN401 - wrong on purpose
+    """A token that could be guessed, or that does not fit into a path."""
+    with pytest.raises(ConfigError, match="token") as caught:
+        CallbackReceiver(token=token)
+    assert str(token) not in str(caught.value) or len(str(token)) < 2
+
+
+@pytest.mark.parametrize("form", [str, Secret])
+def test_a_token_of_ones_own_is_stable(form: type[str | Secret]) -> None:
+    """Another receiver, in another process or after a restart, has the same path."""
+    token = "0123456789-abcdefghij"
+    one, other = CallbackReceiver(token=form(token + "_k")), CallbackReceiver(token=token + "_k")
+    assert one.path == other.path == f"/cb/{token}_k"
+    assert other.verify_token(f"{token}_k")
+    assert not other.verify_token(token)
+    assert token not in repr(one)
+
+
+@pytest.mark.parametrize(
+    "secret", ["", " ", "whsec_\n", "whsec_MfKQ\n", "whsec_MfKQ 9r8G", "whsec_é", "whsec_!!!"]
+)
+def test_a_bad_webhook_secret_is_called_one(secret: str) -> None:
+    """Not an API key, and it is not shown."""
+    with pytest.raises(ConfigError, match="webhook secret") as caught:
+        CallbackReceiver(secret=secret)
+    shown = f"{caught.value} {caught.value.hint}"
+    assert "API key" not in shown
+    assert "COMETAPI_KEY" not in shown
+    assert "MfKQ" not in shown
+
+
+def test_a_receiver_that_was_refused_can_be_shown() -> None:
+    """Tools print the local variables of a traceback; `repr` must not add an error of its own."""
+    try:
+        CallbackReceiver(secret="whsec_!!!")  # noqa: S106 - not a secret
+    except ConfigError as error:
+        shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+        assert "no address yet" in str([frame.locals for frame in shown.stack])
+    assert repr(CallbackReceiver.__new__(CallbackReceiver)).startswith("<CallbackReceiver")
+
+
+async def test_unwrap_returns_a_typed_event(clock: VirtualClock) -> None:
+    """It checks the signature, notifies nothing, and survives a queue of JSON."""
+    receiver = CallbackReceiver(secret=SECRET, clock=clock)
+    notifications = heard(receiver)
+    event = receiver.unwrap(signed(clock), body())
+    assert event == Notification(task_id="t0", status=TaskStatus.SUCCEED)
+    assert not notifications
+    copy = Notification.from_dict(json.loads(json.dumps(event.as_dict())))
+    assert copy == event
+    assert isinstance(copy.status, TaskStatus)
+    receiver.notify(copy)
+    assert notifications == [event]
+    assert receiver.last_notification("t0") == event
+
+
+async def test_unwrap_refuses_what_is_not_a_callback(clock: VirtualClock) -> None:
+    """By errors, since there is no status to return."""
+    receiver = CallbackReceiver(secret=SECRET, clock=clock)
+    with pytest.raises(InputError, match="webhook-id"):
+        receiver.unwrap({}, body())
+    with pytest.raises(InputError, match="too large"):
+        receiver.unwrap({}, b" " * (MAX_BODY + 1))
+    for sent in (b"", b"[]", b"[" * 100_000):
+        with pytest.raises(DecodeError):
+            CallbackReceiver().unwrap({}, sent)
+
+
+@pytest.mark.parametrize("value", [{}, {"task_id": ""}, {"task_id": 5}, {"task_id": "../x"}])
+def test_a_notification_is_checked_when_it_is_read(value: dict[str, object]) -> None:
+    """A queue may hold anything."""
+    with pytest.raises(DecodeError, match="does not name a task"):
+        Notification.from_dict(value)
+
+
+async def test_svix_names_of_the_headers_are_understood(clock: VirtualClock) -> None:
+    """The scheme is the same; only the prefix differs."""
+    receiver = CallbackReceiver(secret=SECRET, clock=clock)
+    headers = {k.replace("webhook-", "Svix-").title(): v for k, v in signed(clock).items()}
+    assert set(headers) == {"Svix-Id", "Svix-Timestamp", "Svix-Signature"}
+    assert receiver.handle_body(headers, body()) == 200
+    assert receiver.handle_body({**headers, "Svix-Signature": "v1,AAAA"}, body()) == 401
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /cb/x HTTP/1.1\r\nX-Slow: 1\r\n"])
+async def test_a_connection_without_a_whole_header_is_closed(sent: bytes) -> None:
+    """After ten seconds; nothing is answered."""
+    async with CallbackReceiver() as receiver:
+        url = URL(receiver.url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(sent)
+        began = asyncio.get_running_loop().time()
+        async with asyncio.timeout(60):
+            assert await reader.read() == b""
+        assert asyncio.get_running_loop().time() - began == pytest.approx(10.0, abs=1.0)
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "request_line", ["GET / HTTP/1.1", "POST {path} HTTP/1.1", "POST /cb/x HTTP/1.1", "nonsense"]
+)
+async def test_no_answer_names_the_software(request_line: str) -> None:
+    """Neither to a right request nor to what is not HTTP; and each connection serves one."""
+    async with CallbackReceiver() as receiver:
+        url = URL(receiver.url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        line = request_line.format(path=receiver.path)
+        writer.write(f"{line}\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+        async with asyncio.timeout(60):
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.")
+        assert b"aiohttp" not in answer
+        assert b"Python" not in answer
+        writer.close()
+
+
 def test_an_empty_list_of_secrets_is_a_mistake() -> None:
     """It would let in everything."""
     with pytest.raises(ConfigError, match="no webhook secret"):
@@ -405,7 +545,7 @@ async def test_the_token_is_hard_to_guess_and_not_shown(
 
 def proven(waiter: TaskWaiter) -> None:
     """Make *waiter* believe that callbacks arrive."""
-    waiter._shared.timing.trust.delivered()
+    waiter._shared.timing.callbacks.record_delivered()
 
 
 def make(server: TaskServer) -> tuple[TaskWaiter, CallbackReceiver]:
@@ -422,7 +562,7 @@ def make(server: TaskServer) -> tuple[TaskWaiter, CallbackReceiver]:
 async def deliver(receiver: CallbackReceiver, task: Task, after: float) -> None:
     """Send the callback of *task*'s end some seconds from now."""
     await asyncio.sleep(after)
-    assert receiver.handle({}, body(task.id)) == 200
+    assert receiver.handle_body({}, body(task.id)) == 200
 
 
 async def test_a_callback_is_confirmed_by_one_poll() -> None:
@@ -475,7 +615,7 @@ async def test_a_forged_end_is_only_a_poll(claim: str) -> None:
     wait = asyncio.create_task(waiter.wait(task))
     await asyncio.sleep(5.0)
     forged = {"images": [{"index": 0, "url": NO_ADDRESS}]}
-    assert receiver.handle({}, body(task.id, claim, task_result=forged)) == 200
+    assert receiver.handle_body({}, body(task.id, claim, task_result=forged)) == 200
     await asyncio.sleep(1.0)
     assert (wait.done(), waiter.polls) == (False, 1)
     assert NO_ADDRESS not in [image.url for image in (await wait).images]
@@ -489,7 +629,7 @@ async def test_a_flood_of_forged_ends_is_no_flood_of_polls() -> None:
     wait = asyncio.create_task(waiter.wait(task))
     for _ in range(2000):
         await asyncio.sleep(0.025)
-        receiver.handle({}, body(task.id))
+        receiver.handle_body({}, body(task.id))
     assert waiter.polls < 16
     await wait
 
@@ -506,7 +646,7 @@ async def test_repeated_and_reordered_callbacks_change_nothing() -> None:
 
     follower = asyncio.create_task(follow())
     for claim in ("processing", "submitted", "succeed", "processing", "succeed", "submitted") * 5:
-        receiver.handle({}, body(task.id, claim))
+        receiver.handle_body({}, body(task.id, claim))
         await asyncio.sleep(1.0)
     await follower
     assert seen == ["submitted", "processing", "succeed"]
@@ -520,7 +660,7 @@ async def test_one_who_follows_hears_of_the_middle() -> None:
     stream = waiter.transitions(task)
     await anext(stream)
     await asyncio.sleep(2.1)
-    receiver.handle({}, body(task.id, "processing"))
+    receiver.handle_body({}, body(task.id, "processing"))
     assert (await anext(stream)).status == TaskStatus.PROCESSING
     assert server.clock.monotonic() - server.scripts[task.id].born < 2.3
 
@@ -532,7 +672,7 @@ async def test_one_who_waits_for_the_end_does_not() -> None:
     task = server.submit(20.0)
     wait = asyncio.create_task(waiter.wait(task))
     await asyncio.sleep(2.1)
-    receiver.handle({}, body(task.id, "processing"))
+    receiver.handle_body({}, body(task.id, "processing"))
     await asyncio.sleep(1.0)
     assert waiter.polls == 0
     await wait
@@ -553,7 +693,7 @@ async def test_one_true_callback_is_proof_enough() -> None:
     """Then tasks that wait already are asked about less, at once."""
     server = TaskServer()
     waiter, receiver = make(server)
-    waiter._shared.timing.trust.share = 0.0
+    waiter._shared.timing.callbacks.share = 0.0
     tasks = [server.submit(20.0) for _ in range(20)]
     tasks.append(first := server.submit(3.0))
     waits = [asyncio.create_task(waiter.wait(task)) for task in tasks]
@@ -573,7 +713,7 @@ async def test_only_ends_are_proof() -> None:
     for _ in range(20):
         task = server.submit(20.0, starts=0.1)
         loop = asyncio.get_running_loop()
-        loop.call_later(2.1, receiver.handle, {}, body(task.id, "processing"))
+        loop.call_later(2.1, receiver.handle_body, {}, body(task.id, "processing"))
         async for _ in waiter.transitions(task):
             pass
     assert (waiter.polls - waiter.notifications) / 20 > 3
@@ -596,7 +736,7 @@ async def test_a_callback_may_overtake_the_submission() -> None:
     server = TaskServer()
     waiter, receiver = make(server)
     task = server.submit(0.5)
-    receiver.handle({}, body(task.id))
+    receiver.handle_body({}, body(task.id))
     await asyncio.sleep(1.0)
     began = server.clock.monotonic()
     await waiter.wait(task)
@@ -611,10 +751,10 @@ async def test_a_task_is_found_by_our_own_id_too() -> None:
     wait = asyncio.create_task(waiter.wait(task))
     await asyncio.sleep(10.1)
     info = {"external_task_id": "mine"}
-    receiver.handle({}, body("another", task_info=info))
+    receiver.handle_body({}, body("another", task_info=info))
     await wait
     assert waiter.mean_delay < 0.3
-    assert not waiter._pollers[asyncio.get_running_loop()].register._external
+    assert not waiter._pollers[asyncio.get_running_loop()].index._external
 
 
 async def test_a_callback_during_a_poll_is_followed_by_another() -> None:
@@ -624,9 +764,9 @@ async def test_a_callback_during_a_poll_is_followed_by_another() -> None:
     task = server.submit(10.0)
     wait = asyncio.create_task(waiter.wait(task))
     await asyncio.sleep(9.5)
-    receiver.handle({}, body(task.id))
+    receiver.handle_body({}, body(task.id))
     await asyncio.sleep(0.6)
-    receiver.handle({}, body(task.id))
+    receiver.handle_body({}, body(task.id))
     await wait
     assert waiter.polls == 2
     assert waiter.mean_delay < 2.5
@@ -638,7 +778,7 @@ async def test_callbacks_about_other_tasks_cost_nothing() -> None:
     waiter, receiver = make(server)
     wait = asyncio.create_task(waiter.wait(server.submit(10.0)))
     await asyncio.sleep(1.0)
-    assert receiver.handle({}, body("somebody-elses")) == 200
+    assert receiver.handle_body({}, body("somebody-elses")) == 200
     await asyncio.sleep(1.0)
     assert (waiter.polls, waiter.notifications) == (0, 0)
     await wait
@@ -654,13 +794,15 @@ def test_a_hint_from_another_thread_reaches_its_loop() -> None:
         task = server.submit(20.0)
         wait = asyncio.create_task(waiter.wait(task))
         await asyncio.sleep(20.1)
-        await asyncio.get_running_loop().run_in_executor(None, receiver.handle, {}, body(task.id))
+        await asyncio.get_running_loop().run_in_executor(
+            None, receiver.handle_body, {}, body(task.id)
+        )
         await wait
         return waiter.mean_delay
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         assert runner.run(main()) < 0.3
-    receiver.handle({}, body())  # the loop is closed: nobody minds
+    receiver.handle_body({}, body())  # the loop is closed: nobody minds
 
 
 def test_a_receiver_keeps_no_waiter_alive() -> None:
@@ -678,5 +820,5 @@ async def test_real_callbacks_of_the_recorded_form() -> None:
     sample = Path(__file__).parent / "samples" / "callback.json"
     receiver = CallbackReceiver()
     notifications = heard(receiver)
-    assert receiver.handle({}, sample.read_bytes()) == 200
+    assert receiver.handle_body({}, sample.read_bytes()) == 200
     assert notifications[0].task_id

@@ -46,7 +46,7 @@ def base(port: socket.socket) -> str:
 def program(
     sandbox: Sandbox, clock: VirtualClock, base: str, monkeypatch: pytest.MonkeyPatch
 ) -> Program:
-    """Return the documented program, in the test's time; it asks every two minutes."""
+    """Return the documented program, in the test's time; it polls every two minutes."""
     monkeypatch.setenv("HOOKS_URL", f"{base}/hooks")
     monkeypatch.setenv("COMETAPI_KEY", DEFAULT_KEY)
     monkeypatch.setenv("COMETAPI_API_ROOT", sandbox.url)
@@ -77,7 +77,7 @@ async def serving(app: App, port: socket.socket) -> AsyncIterator[aiohttp.Client
 
 
 def check_that_callbacks_ended_the_wait(comet: CometSession, sandbox: Sandbox) -> None:
-    """They were taken, and the questions that they led to were the only ones."""
+    """They were taken, and the polls that they caused were the only ones."""
     assert {delivery.answer for delivery in sandbox.deliveries} == {200}
     waiter = comet._waiter
     assert waiter.notifications >= 1
@@ -88,7 +88,7 @@ def check_that_callbacks_ended_the_wait(comet: CometSession, sandbox: Sandbox) -
 async def test_the_documented_service(
     program: Program, port: socket.socket, base: str, sandbox: Sandbox, photo: bytes
 ) -> None:
-    """It answers as soon as the sandbox calls back, long before it would ask."""
+    """It answers as soon as the sandbox calls back, long before it would poll."""
     async with serving(program.app, port) as client:
         async with client.post(f"{base}/widen", data=photo) as answer:
             assert answer.status == 200
@@ -119,7 +119,7 @@ async def test_lost_callbacks_cost_only_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A service that knows another token, as after a restart, has the image minutes later."""
-    monkeypatch.setattr(program.receiver, "knows", lambda _token: False)
+    monkeypatch.setattr(program.receiver, "verify_token", lambda _token: False)
     async with serving(program.app, port) as client:
         async with client.post(f"{base}/widen", data=photo) as answer:
             assert answer.status == 200

@@ -13,8 +13,8 @@ from comet_async.events import (
     Event,
     EventSink,
     Failed,
-    Folded,
     JobEvent,
+    ListPolled,
     LookedUp,
     Notified,
     Polled,
@@ -36,7 +36,7 @@ EVENTS: list[tuple[Event, str, int]] = [
         logging.DEBUG,
     ),
     (
-        Folded(kind="expand", page=1, tasks=30, watched=4, seconds=0.1),
+        ListPolled(kind="expand", page=1, tasks=30, watched=4, seconds=0.1),
         "page 1 of the list shows 4 tasks being waited for",
         logging.DEBUG,
     ),

@@ -40,7 +40,7 @@ def poll(schedule: LearnedSchedule, duration: float) -> tuple[int, float]:
     """Follow one task; return its polls and the delay of the last one."""
     age, polls, seen = schedule.first(), 1, 0.0
     while age < duration:
-        schedule.alive(seen, age)
+        schedule.observe_alive(seen, age)
         seen, age, polls = age, age + schedule.next(age, polls), polls + 1
     schedule.learn(duration, since=seen)
     return polls, age - duration
@@ -110,9 +110,9 @@ def test_tasks_that_still_run_are_learned_from() -> None:
     """The first of a batch to end is its fastest: those that did not end yet count, too."""
     fooled, wise = DurationHistogram(), DurationHistogram()
     for durations in (fooled, wise):
-        durations.ended(10.0)
+        durations.record_end(10.0)
     for _ in range(63):
-        wise.survived(0.0, 15.0)
+        wise.record_survival(0.0, 15.0)
     there = bin_of(10.0)
     assert wise.chances()[there] < 0.1 * fooled.chances()[there]
 
@@ -151,7 +151,7 @@ def test_tasks_put_off_are_asked_about_once_something_is_known() -> None:
     dues = [schedule.first(1, crowd) for crowd in range(1000)]
     for _ in range(3):
         schedule.learn(1.0)
-    assert max(schedule.again(0.5, due) for due in dues if due > 0.5) < 1.0
+    assert max(schedule.reschedule(0.5, due) for due in dues if due > 0.5) < 1.0
 
 
 @given(
@@ -169,7 +169,7 @@ def test_intervals_stay_within_their_bounds(
         schedule.learn(duration)
     assert floor <= schedule.first() <= ceiling
     assert floor <= schedule.next(age, 3) <= ceiling
-    assert 0.0 <= schedule.again(age, age + 5.0) <= ceiling
+    assert 0.0 <= schedule.reschedule(age, age + 5.0) <= ceiling
     assert 0.0 < schedule.backstop(age) <= ceiling
 
 
@@ -178,7 +178,7 @@ def test_a_new_plan_keeps_the_spread_of_the_old_one() -> None:
     schedule = LearnedSchedule(rng=random.Random(1))
     dues = [schedule.first() for _ in range(100)]
     schedule.learn(8.0)
-    again = sorted(schedule.again(0.0, due) for due in dues)
+    again = sorted(schedule.reschedule(0.0, due) for due in dues)
     assert len({round(due, 3) for due in again}) > 90
 
 

@@ -99,7 +99,7 @@ class Tasks:
         self._listener = listener
         return lambda: None
 
-    def early(self, task_id: str, external_task_id: str | None = None) -> None:
+    def last_notification(self, task_id: str, external_task_id: str | None = None) -> None:
         """Return nothing: no callback comes before somebody waits."""
 
     def _snapshot(self, life: Life, now: float) -> Task:

@@ -89,7 +89,7 @@ def _follow(schedule: Schedule, duration: float) -> tuple[int, float]:
     learns = isinstance(schedule, LearnedSchedule)
     while age < duration:
         if learns:
-            schedule.alive(seen, age)
+            schedule.observe_alive(seen, age)
         seen, age, polls = age, age + schedule.next(age, polls), polls + 1
     if learns:
         schedule.learn(duration, since=seen)
@@ -161,7 +161,7 @@ class Run:
         self._waiter = TaskWaiter(
             self.server,
             schedule=make(random.Random(seed + 1)),
-            fold=setting.lists,
+            use_list=setting.lists,
             callbacks=self.server if setting.callbacks else None,
             concurrency=max(32, setting.in_flight),
             rng=random.Random(seed + 2),

@@ -118,13 +118,13 @@ class _Quiet:
 
 
 async def _wait(ids: list[str]) -> object:
-    waiter = TaskWaiter(_Quiet(), fold=False)
+    waiter = TaskWaiter(_Quiet(), use_list=False)
     return waiter, await _started(waiter.wait(task_id) for task_id in ids)
 
 
 async def _as_completed(ids: list[str]) -> object:
-    waiter = TaskWaiter(_Quiet(), fold=False)
-    stream = waiter.as_completed(ids, ahead=len(ids))
+    waiter = TaskWaiter(_Quiet(), use_list=False)
+    stream = waiter.as_completed(ids, prefetch=len(ids))
     first = asyncio.ensure_future(anext(stream))
     await _until(lambda: waiter.waiting == len(ids))
     return waiter, stream, first
@@ -255,8 +255,8 @@ async def _raw(root: str, ids: list[str], meter: _Meter) -> Asked:
 
 async def _ours(root: str, ids: list[str], meter: _Meter) -> Asked:
     async with CometSession("key", gateway=Gateway.comet(root)) as comet:
-        waiter = TaskWaiter(comet, fold=False, concurrency=_WORKERS)
-        async with waiter.as_completed(ids, ahead=len(ids)) as stream:
+        waiter = TaskWaiter(comet, use_list=False, concurrency=_WORKERS)
+        async with waiter.as_completed(ids, prefetch=len(ids)) as stream:
             taker = asyncio.create_task(_drain(stream))
             await _until(lambda: waiter.waiting + waiter.finished == len(ids))
             meter.begin(waiter.polls)

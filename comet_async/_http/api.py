@@ -13,8 +13,8 @@ from yarl import URL
 
 from comet_async._http.body import Body
 from comet_async._http.transport import Transport
-from comet_async._wire.decode import Reply, decode_created, decode_page, decode_task
-from comet_async.auth import Credentials
+from comet_async._wire.decode import Reply, date_of, decode_created, decode_page, decode_task
+from comet_async.auth import Credentials, KlingToken
 from comet_async.clock import Clock
 from comet_async.errors import AuthenticationError, CometError, InputError
 from comet_async.gateways import Gateway, LookupForm
@@ -57,6 +57,38 @@ def _redact_fields(error: CometError, secrets: Iterable[Secret]) -> None:
     error.args = (error.message,)
 
 
+@attrs.frozen
+class Submission:
+    """When a paid request was on its way, on the monotonic clock.
+
+    Attributes:
+        sent: When it was sent.
+        answered: When its answer came.
+    """
+
+    sent: float
+    answered: float
+
+
+class Submissions:
+    """When the newest tasks of this session were submitted, so that their ages need no clock."""
+
+    _MOST = 8192
+
+    def __init__(self) -> None:
+        self._known: dict[str, Submission] = {}
+
+    def add(self, task_id: str, submission: Submission) -> None:
+        """Record a submission; the oldest one is dropped when there are too many."""
+        self._known[task_id] = submission
+        if len(self._known) > self._MOST:
+            del self._known[next(iter(self._known))]
+
+    def find(self, task_id: str) -> Submission | None:
+        """Return when the task was submitted, if it was lately and here."""
+        return self._known.get(task_id)
+
+
 @attrs.define(eq=False)
 class Api:
     """One account on one gateway."""
@@ -65,6 +97,7 @@ class Api:
     credentials: Credentials = attrs.field(repr=False)
     transport: Transport
     clock: Clock
+    submissions: Submissions = attrs.field(factory=Submissions, init=False, repr=False)
 
     @property
     def account(self) -> str:
@@ -92,12 +125,13 @@ class Api:
             )
 
         async def send() -> Task:
-            return self._read(
-                decode,
-                await self.transport.post(
-                    url, self.credentials, body, external_task_id=external_task_id
-                ),
+            sent = self.clock.monotonic()
+            reply = await self.transport.post(
+                url, self.credentials, body, external_task_id=external_task_id
             )
+            task = self._read(decode, reply)
+            self.submissions.add(task.id, Submission(sent, self.clock.monotonic()))
+            return task
 
         try:
             return await send()
@@ -196,8 +230,16 @@ class Api:
             return decode(_without(secrets, reply))
         except CometError as error:
             failure = error.with_traceback(None)
+        if failure.code in _TOKEN_CODES:
+            self._correct_clock(reply)
         _redact_fields(failure, secrets)
         raise failure
+
+    def _correct_clock(self, reply: Reply) -> None:
+        """Sign by the server's clock from now on: it refused a token for its time."""
+        date = date_of(reply.headers)
+        if date is not None and isinstance(self.credentials, KlingToken):
+            self.credentials.correct_clock(self.clock.time(), date)
 
     def _may_renew(self, error: CometError) -> bool:
         return error.code in _TOKEN_CODES and self.credentials.renew()

@@ -136,9 +136,9 @@ class TaskLookup:
     async def _notified(self, kind: TaskKind, key: str) -> Task | None:
         """Return the task that a notification names for our id, if the server confirms it."""
         # Kept, because a notification is given once, and the server may be out of reach now.
-        early = None if self.callbacks is None else self.callbacks.early(None, key)
-        if early is not None and early.task_id:
-            self._named[key] = early.task_id
+        earlier = None if self.callbacks is None else self.callbacks.last_notification(None, key)
+        if earlier is not None and earlier.task_id:
+            self._named[key] = earlier.task_id
         if key not in self._named:
             return None
         try:

@@ -1,4 +1,4 @@
-"""What ends a wait and what is borne: failing answers, unknown words, passed deadlines."""
+"""Failure policy: which errors end a wait, and how long the others are tolerated."""
 
 from __future__ import annotations
 
@@ -25,129 +25,153 @@ logger = logging.getLogger("comet_async.waiter")
 
 RESUME = "the task is billed: wait for its id again, do not submit it again"
 
+UNFAMILIAR = 30.0
+"""Seconds that an unknown status is tolerated if nothing shows that the task was ever in another.
+
+A task that ended in a word of its own would otherwise cost each later run the whole budget."""
+
 
 def concerns_account(error: Exception) -> bool:
-    """Tell whether *error* ends every wait of the account.
+    """Return True if *error* ends every wait of the account.
 
     A missing route is not among them: gateways lose a route for minutes and find it again.
     """
     return isinstance(error, AuthenticationError | AccountError)
 
 
-def is_ours(error: Exception) -> bool:
-    """Tell whether *error* is about this program, so that asking again can't help."""
+def is_our_own(error: Exception) -> bool:
+    """Return True if *error* is about this program, so that polling again can't help."""
     passes = isinstance(error, CometError | OSError)
     return not passes or isinstance(error, ConfigError | InputError)
 
 
 @attrs.define(eq=False)
 class FailurePolicy:
-    """Decides how long failures are borne. Shared by all event loops of a waiter.
+    """Decides how long failures are tolerated. Shared by all event loops of a waiter.
 
     Attributes:
-        limit: Seconds of failing answers in a row that one task is given.
-        grace: A task's age up to which "not found" does not count: gateways may take a while
-            to show what they accepted.
+        error_budget: Seconds of failed polls in a row that one task is given.
+        not_found_grace: A task's age up to which "not found" does not count: gateways may take a
+            while to show what they accepted.
         backoff: How long to wait after a failed poll.
-        budget: What keeps retries from becoming a storm.
+        retries: What keeps retries from becoming a storm.
     """
 
-    limit: float
-    grace: float
+    error_budget: float
+    not_found_grace: float
     backoff: Backoff
-    budget: RetryBudget = attrs.field(factory=RetryBudget, init=False)
-    _words: set[str] = attrs.field(factory=set, init=False)
+    retries: RetryBudget = attrs.field(factory=RetryBudget, init=False)
+    _logged: set[str] = attrs.field(factory=set, init=False)
 
-    def end(self, trouble: FailureStreak) -> float:
-        """Return when the patience with *trouble* ends."""
-        return NEVER if trouble.since is None else trouble.since + self.limit
+    def end(self, streak: FailureStreak) -> float:
+        """Return when the budget for *streak* is used up."""
+        return NEVER if streak.since is None else streak.since + self.error_budget
 
-    def failed(self, entry: WatchedTask, error: Exception, now: float) -> float | None:
-        """Take note of a failure; return when to ask again, or None to give up."""
-        before = entry.trouble
+    def on_failure(self, entry: WatchedTask, error: Exception, now: float) -> float | None:
+        """Record a failed poll; return when to poll again, or None to give up."""
+        before = entry.failures
         since = before.since if before is not None else None
-        early = isinstance(error, NotFoundError) and now - entry.born < self.grace
+        early = isinstance(error, NotFoundError) and now - entry.created < self.not_found_grace
         if since is None and not early:
             since = now
         count = before.count + 1 if before is not None else 1
-        entry.asked = 0.0  # in vain
-        entry.trouble = trouble = FailureStreak(since, now, error, count)
-        if now >= self.end(trouble):
+        entry.polled_at = -NEVER  # the poll failed
+        entry.failures = streak = FailureStreak(since, now, error, count)
+        if now >= self.end(streak):
             return None
         age = 0.0 if since is None else now - since
         wait = self.backoff.after_read(count, error, age=age)
-        return min(now + wait, self.end(trouble))
+        return min(now + wait, self.end(streak))
 
-    def strange(self, entry: WatchedTask, word: str, now: float) -> DecodeError | None:
-        """Bear a state that nobody knows; return the reason to give up when it lasts too long."""
-        if word not in self._words:
-            self._words.add(word)
-            logger.warning("unknown task state %r: taken for unfinished", word)
-        error = DecodeError(f"unknown task state {word!r}", path="$.data.task_status")
-        before = entry.trouble
-        since = now if before is None or before.since is None else before.since
-        entry.trouble = trouble = FailureStreak(since, now, error)
-        return error if now >= self.end(trouble) else None
+    def on_unknown_status(
+        self, entry: WatchedTask, word: str, now: float, *, age: float | None
+    ) -> DecodeError | None:
+        """Tolerate an unknown status; return an error once it has persisted too long.
+
+        Args:
+            entry: The task.
+            word: The status.
+            now: The moment.
+            age: Seconds that the task has been in it, if the server says so plausibly.
+        """
+        if word not in self._logged:
+            self._logged.add(word)
+            logger.warning("unknown task status %r: treated as unfinished", word)
+        before = entry.failures
+        if before is not None and before.since is not None:
+            since = before.since
+        elif entry.own or entry.status is not None:
+            since = now
+        else:
+            left = 0.0 if age is None else self.error_budget - age
+            since = now + min(self.error_budget, max(UNFAMILIAR, left)) - self.error_budget
+        error = DecodeError(f"unknown task status {word!r}", path="$.data.task_status")
+        entry.failures = streak = FailureStreak(since, now, error)
+        return error if now >= self.end(streak) else None
 
 
 class RetryQueue:
-    """Where retries wait for the budget, in one event loop.
+    """Where retries wait for the retry budget, in one event loop.
 
-    Only the first in the row is woken for a retry; all others sleep until their patience ends.
+    Only the first is woken for a retry; all others sleep until their error budget is used up.
     """
 
-    def __init__(self, patience: FailurePolicy, timers: TimerHeap) -> None:
-        self._patience = patience
+    def __init__(self, policy: FailurePolicy, timers: TimerHeap) -> None:
+        self._policy = policy
         self._timers = timers
-        self._row: deque[WatchedTask] = deque()
-        self._good_at = -NEVER
+        self._parked: deque[WatchedTask] = deque()
+        self._success_at = -NEVER
 
     def clear(self) -> None:
-        """Forget everybody."""
-        self._row.clear()
+        """Drop all parked retries."""
+        self._parked.clear()
 
-    def good(self, now: float) -> None:
-        """Take note of a good answer: the server is well, at least with somebody."""
-        self._good_at = now
-        budget = self._patience.budget
-        if budget.tokens < budget.capacity:  # a full one can't earn
-            budget.earn(now)
-        if self._row:
-            self.call_next(now)
+    def on_success(self, now: float) -> None:
+        """Record a success: the server is healthy for at least one task."""
+        self._success_at = now
+        retries = self._policy.retries
+        if retries.tokens < retries.capacity:  # a full one can't earn
+            retries.earn(now)
+        if self._parked:
+            self.wake_next(now)
 
-    def admits(self, entry: WatchedTask, trouble: FailureStreak, now: float) -> bool:
-        """Take a retry for *entry* from the budget; else park it."""
-        if not trouble.count or self._patience.budget.spend(now):
-            trouble.parked = False
-            self.call_next(now)
+    def admits(self, entry: WatchedTask, streak: FailureStreak, now: float) -> bool:
+        """Take a retry for *entry* from the budget, or park it."""
+        if not streak.count or self._policy.retries.spend(now):
+            streak.parked = False
+            self.wake_next(now)
             return True
-        entry.due = self._patience.end(trouble)
-        if not trouble.parked:
-            trouble.parked = True
-            self._row.append(entry)
-        self.call_next(now)
+        entry.due = self._policy.end(streak)
+        if not streak.parked:
+            streak.parked = True
+            self._parked.append(entry)
+        self.wake_next(now)
         return False
 
-    def hopeless(self, trouble: FailureStreak, now: float) -> bool:
-        """Tell whether the patience with a parked task is over.
+    def is_hopeless(self, streak: FailureStreak, now: float) -> bool:
+        """Return True if the error budget of a parked task is used up.
 
-        When others are answered again it is asked about once more.
+        If other tasks get answers again it is polled once more.
         """
-        over = trouble.parked and now >= self._patience.end(trouble)
-        return over and self._good_at <= trouble.at
+        over = streak.parked and now >= self._policy.end(streak)
+        return over and self._success_at <= streak.at
 
-    def call_next(self, now: float) -> None:
-        """Wake the first in the row when there is a retry for it."""
-        row = self._row
-        while row and (row[0].gone or row[0].trouble is None or not row[0].trouble.parked):
-            row.popleft()
-        if row:
-            row[0].due = min(row[0].due, now + self._patience.budget.wait(now))
-            self._timers.put(row[0])
+    def wake_next(self, now: float) -> None:
+        """Wake the first parked task when there is a retry for it."""
+        parked = self._parked
+        while parked and not _is_parked(parked[0]):
+            parked.popleft()
+        if parked:
+            parked[0].due = min(parked[0].due, now + self._policy.retries.wait(now))
+            self._timers.put(parked[0])
+
+
+def _is_parked(entry: WatchedTask) -> bool:
+    return not entry.gone and entry.failures is not None and entry.failures.parked
 
 
 def deadline_error(entry: WatchedTask, watch: Watch) -> WaitTimeoutError:
-    """Return what a wait for *entry* ends with when its deadline has come."""
+    """Return what a wait for *entry* ends with when its deadline passes."""
     return _unfinished(entry, f"after {watch.timeout:g} s of waiting")
 
 
@@ -158,27 +182,30 @@ def closed_error(entry: WatchedTask) -> WaitTimeoutError:
 
 def _unfinished(entry: WatchedTask, why: str) -> WaitTimeoutError:
     task = entry.snapshot()
-    word, hint = "in an unknown state" if task is None else str(task.status), RESUME
+    state, hint = "in an unknown state" if task is None else str(task.status), RESUME
     if entry.result_check is not None:
-        word = "successful, but shows no complete result"
-    elif task is None and entry.trouble is not None:
-        why += f"; the last answer: {entry.trouble.error}"
+        state = "successful, but shows no complete result"
+    elif task is None and entry.failures is not None:
+        why += f"; the last poll failed: {entry.failures.error}"
         hint = f"check its id, as no answer ever showed this task; if it exists, {RESUME}"
     return WaitTimeoutError(
-        f"task {entry.id} is {word} {why}",
+        f"task {entry.id} is {state} {why}",
         hint=hint,
         task=task,
         task_id=entry.id,
-        external_task_id=task.external_task_id if task is not None else None,
+        external_task_id=_external_id(entry),
     )
 
 
-def parting_error(entry: WatchedTask, error: Exception) -> Exception:
-    """Return *error* as one waiter of *entry* gets it: a copy that tells what resumes it."""
+def individual_error(entry: WatchedTask, error: Exception) -> Exception:
+    """Return *error* as one wait for *entry* gets it: a copy with what resumes the task."""
     own = copy.copy(error)
     if isinstance(own, CometError):
         own.task_id = entry.id
-        if own.external_task_id is None and entry.task is not None:
-            own.external_task_id = entry.task.external_task_id
+        own.external_task_id = own.external_task_id or _external_id(entry)
         own.hint = f"{own.hint}; {RESUME}" if own.hint else RESUME
     return own
+
+
+def _external_id(entry: WatchedTask) -> str | None:
+    return entry.task.external_task_id if entry.task is not None else None

@@ -1,8 +1,36 @@
-"""One scheduler for all tasks that a waiter watches in one event loop.
+"""The poller: one scheduler for all tasks that a waiter watches in one event loop.
 
-A task that waits is an entry in a heap and nothing else: no coroutine, no timer of its own.
-One timer of the loop wakes the scheduler when the earliest entry is due, and workers exist
-only while there are questions to ask. When nobody waits any more nothing is left in the loop.
+Theory of operation
+-------------------
+
+*Scheduler* (`Poller`). A waiting task is an entry in a heap and nothing else: no coroutine, no
+timer of its own. One timer of the loop fires when the earliest entry is due; the entries that are
+due then go to the list or to the workers, a few hundred in each turn of the loop. When nothing
+waits any more, nothing is left in the loop.
+
+*Timing* (`timing.PollTiming`). Says when a task is polled first and next: by a schedule, which may
+have learned how long tasks take, and by the task's age. The age of a task that this session
+submitted is counted from our own request, by the monotonic clock; that of any other task comes
+from the server's times, as `timing.ServerClock` translates them.
+
+*Completion* (`completion`). An answer that says "succeeded" is not the end before it shows images.
+
+*Failure policy* (`failures.FailurePolicy`). Errors of the account end all waits, errors of our own
+end one, and all others are tolerated: each task has an error budget, counted from the first
+failure in a row. Retries take turns by a budget that all tasks share (`failures.RetryQueue`), so
+that a server that is down gets one probe a second, however many tasks wait.
+
+*Workers* (`WorkerPool`). A bounded number of asyncio tasks makes the polls, one after the other.
+They are started when there is something to poll, and end when there is not.
+
+*List polling* (`list_polling.ListPolling`). Where a page of the server's list proves to show our
+tasks, one call replaces many polls. What the list shows is applied as an answer is.
+
+*Notifications* (`Poller.notify`). A callback makes a task due now. What it claims is never used.
+
+Every answer takes the same way: `on_poll_result` or `apply_listed`, then `_apply_snapshot`, which
+learns from it and finishes the task, reports a change, or schedules the next poll. Answers come in
+any order and may be out of date: a status never goes back.
 """
 
 from __future__ import annotations
@@ -11,7 +39,7 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Protocol
+from typing import TypeVarTuple, Unpack
 
 import attrs
 
@@ -22,9 +50,11 @@ from comet_async._polling.failures import (
     closed_error,
     concerns_account,
     deadline_error,
-    is_ours,
-    parting_error,
+    individual_error,
+    is_our_own,
 )
+from comet_async._polling.list_polling import ListPolling
+from comet_async._polling.source import TaskSource, submission_of
 from comet_async._polling.timing import PollTiming
 from comet_async._polling.watch import (
     NEVER,
@@ -33,68 +63,13 @@ from comet_async._polling.watch import (
     WatchedTask,
     WatchIndex,
     rank_of,
-    slim,
+    without_raw,
 )
 from comet_async._wire.decode import Notification
-from comet_async.clock import Clock
 from comet_async.events import Changed, EventSink, Notified, Polled, Retried
-from comet_async.models import Task, TaskPage, TaskStatus
-from comet_async.schedules import ScheduleLike
+from comet_async.models import Task, TaskStatus
 
-
-class TaskSource(Protocol):
-    """What a waiter asks; `CometSession` is one."""
-
-    @property
-    def clock(self) -> Clock:
-        """The clock that deadlines and ages are measured with."""
-        ...
-
-    @property
-    def schedule(self) -> ScheduleLike:
-        """When to ask, for waiters that are not told."""
-        ...
-
-    async def poll(self, task_id: str, *, kind: str, timeout: float | None) -> Task:
-        """Ask once for a task, without trying again.
-
-        Args:
-            task_id: The task.
-            kind: Its kind.
-            timeout: Seconds for the exchange; the session's own limit when None.
-
-        Raises:
-            CometError: There was no good answer.
-        """
-        ...
-
-    async def poll_page(self, number: int, size: int, *, kind: str) -> TaskPage:
-        """Ask once for a page of the list, without trying again.
-
-        Raises:
-            CometError: There was no good answer.
-        """
-        ...
-
-
-class Shortcut(Protocol):
-    """Another way to learn about tasks of one kind than asking about each."""
-
-    def takes(self, entry: WatchedTask, now: float) -> bool:
-        """Take a due task over; False to have it asked about by itself."""
-        ...
-
-    def pace(self, entry: WatchedTask) -> float:
-        """Return how many times denser than one by one the questions about it should be."""
-        ...
-
-    def asked(self, entry: WatchedTask, task: Task) -> None:
-        """Compare the answer about one task with what the shortcut showed before."""
-        ...
-
-    def cancel(self) -> None:
-        """Stop: nobody waits any more."""
-        ...
+Ts = TypeVarTuple("Ts")
 
 
 @attrs.define(eq=False)
@@ -115,21 +90,23 @@ class Shared:
     """What the pollers of one waiter have in common, whatever loop they run in.
 
     Attributes:
-        source: What is asked.
+        source: What is polled.
         timing: When.
-        patience: What is borne.
-        sink: Who is told.
-        concurrency: Questions at a time in one loop.
-        named: True to find tasks by external id too.
+        policy: Which failures are tolerated, and how long.
+        sink: What events go to.
+        concurrency: Most polls at a time in one loop.
+        by_external_id: True to find tasks by their external id too.
+        use_list: True to use the server's list where it works.
         counters: What was done.
     """
 
     source: TaskSource
     timing: PollTiming
-    patience: FailurePolicy
+    policy: FailurePolicy
     sink: EventSink
     concurrency: int
-    named: bool
+    by_external_id: bool
+    use_list: bool
     counters: Counters = attrs.field(factory=Counters)
 
 
@@ -166,16 +143,15 @@ class WorkerPool:
 
         If the loop can't start one, the waits for what is queued end with that error.
         """
-        poller = self._poller
         while self._queue and self._running < self._size:
             # Counted before: an eager worker may come back here before its start returns.
             self._running += 1
             try:
-                worker = poller.start_task(self._work())
+                worker = self._poller.start_task(self._work())
             except Exception as error:  # noqa: BLE001  # whatever the user's task factory raises
                 self._running -= 1
                 while (entry := self._next()) is not None:
-                    poller.give_up(entry, error)
+                    self._poller.give_up(entry, error)
                 return
             self._workers.add(worker)
             worker.add_done_callback(self._worker_ended)
@@ -190,8 +166,7 @@ class WorkerPool:
         self._workers.discard(worker)
         self._running -= 1
         if worker.cancelled():
-            poller = self._poller
-            poller.loop.call_later(AFTERMATH, self.start_workers, context=poller.context)
+            self._poller.call_later(AFTERMATH, self.start_workers)
             return
         worker.result()
         self.start_workers()
@@ -210,7 +185,7 @@ class WorkerPool:
             try:
                 answer = await self._poller.poll(entry)
             except asyncio.CancelledError:
-                # Either nobody waits for this answer any more, or somebody else cancels us.
+                # Either nothing waits for this answer any more, or we are cancelled from outside.
                 if not entry.gone or me is None or me.uncancel():
                     raise
                 continue
@@ -221,42 +196,47 @@ class WorkerPool:
 
 # A timer may fire a moment early, and what is due within a moment shares its wake-up.
 _MOMENT = 0.001
-# So many entries a turn of the loop, so that others get theirs.
+# Entries handled in one turn of the loop, so that others get theirs.
 _BATCH = 500
 # What was learned is applied to waiting tasks as long as that takes a few milliseconds.
-_REPLANNED = 1000
+_RESCHEDULED = 1000
+# Clocks that differ by less are taken for equal, seconds.
+_CLOSE = 2.0
 # A deadline this near cuts the exchange short; a far one leaves it to the session's limit.
 _NEAR = 20.0
 
 
 class Poller:
-    """Asks about all tasks that are waited for in the running loop.
+    """Polls all tasks that are waited for in the running loop.
 
     Args:
         shared: What it shares with the pollers in other loops.
-        shortcut: Makes its shortcut, if it has one.
     """
 
-    def __init__(
-        self, shared: Shared, shortcut: Callable[[Poller], Shortcut] | None = None
-    ) -> None:
+    def __init__(self, shared: Shared) -> None:
         self.loop = asyncio.get_running_loop()
         self.shared = shared
+        self.index = WatchIndex()
         self._clock = shared.timing.clock
-        self.register = WatchIndex()
-        # Not that of whoever happened to wait first: its tracing span is not ours.
-        self.context = contextvars.Context()
+        # An empty context, so that polls don't inherit the first waiter's tracing span.
+        self._context = contextvars.Context()
         self._timers = TimerHeap()
-        self._parking = RetryQueue(shared.patience, self._timers)
+        self._retries = RetryQueue(shared.policy, self._timers)
         self._pool = WorkerPool(self, shared.concurrency)
+        self._list = ListPolling(self) if shared.use_list else None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = NEVER
         self._version = shared.timing.version
-        self._shortcut = shortcut(self) if shortcut is not None else None
 
     def now(self) -> float:
         """Return the monotonic clock."""
         return self._clock.monotonic()
+
+    def call_later(
+        self, seconds: float, function: Callable[[Unpack[Ts]], object], *args: *Ts
+    ) -> asyncio.TimerHandle:
+        """Call *function* in the loop after some *seconds*."""
+        return self.loop.call_later(seconds, function, *args, context=self._context)
 
     def start_task(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Start *work* in the loop.
@@ -268,296 +248,315 @@ class Poller:
             Exception: The loop's task factory can't start it.
         """
         try:
-            return self.loop.create_task(work, context=self.context.copy())
+            return self.loop.create_task(work, context=self._context.copy())
         except BaseException:
             work.close()
             raise
 
-    # ------------------------------------------------------------------ who waits
+    # ------------------------------------------------------------------ waits
 
     def watch(self, watch: Watch, task: Task | str, kind: str, n: int) -> None:
-        """Let *watch* wait for a task, given as a snapshot or an id."""
+        """Add a wait for a task, given as a snapshot or an id."""
         now = self.now()
         task_id, snapshot = (task, None) if isinstance(task, str) else (task.id, task)
-        entries = self.register.of_kind(kind)
+        entries = self.index.of_kind(kind)
         entry = entries.get(task_id)
         if watch.timeout is not None:
             watch.deadline = now + max(0.0, watch.timeout)
         if entry is None:
             entry = entries[task_id] = WatchedTask(task_id, kind, n, now)
             entry.add(watch)
-            if snapshot is not None:
-                # A success without images is not a state to report: its result is polled for.
-                entry.status = None if snapshot.succeeded else snapshot.status
-                entry.task = snapshot
-                self.register.name(entry)
-            self._begin(entry, snapshot, now)
+            self._start_watching(entry, snapshot, now)
         else:
             self._join(entry, watch, now)
-        self._arm()
+        self._arm_timer()
+
+    def _start_watching(self, entry: WatchedTask, snapshot: Task | None, now: float) -> None:
+        if snapshot is not None:
+            # A success without images is not a state to report: its result is polled for.
+            entry.status = None if snapshot.succeeded else snapshot.status
+            entry.task = snapshot
+            self.index.add_external_id(entry)
+        submission = submission_of(self.shared.source, entry.id)
+        try:
+            when = self.shared.timing.first(entry, snapshot, submission, now, len(self.index))
+        except BaseException:  # a schedule of the user's own may raise
+            self._forget(entry)
+            raise
+        if snapshot is not None and snapshot.succeeded:
+            when = now
+        self._schedule(entry, now, when)
 
     def _join(self, entry: WatchedTask, watch: Watch, now: float) -> None:
-        """Let *watch* wait for a task that somebody waits for already."""
+        """Add a wait for a task that is waited for already."""
         entry.add(watch)
         when = entry.due
         if watch.follows and entry.status is not None:
             if entry.task is not None and entry.task.status == entry.status:
                 watch.changed(entry.task)
-            else:  # nobody followed so far: the state is known, its snapshot was not kept
+            else:  # nothing followed so far: the status is known, its snapshot was not kept
                 entry.status = None
                 when = min(when, now)
-        self._plan(entry, now, when if entry.due != NEVER else NEVER)
-
-    def _begin(self, entry: WatchedTask, snapshot: Task | None, now: float) -> None:
-        try:
-            when = self.shared.timing.first(entry, snapshot, now, len(self.register))
-            if snapshot is not None and snapshot.succeeded:
-                when = now
-        except BaseException:  # a schedule of the user's own may raise
-            self._forget(entry)
-            raise
-        self._plan(entry, now, when)
+        self._schedule(entry, now, when if entry.due != NEVER else NEVER)
 
     def leave(self, watch: Watch) -> None:
-        """Let *watch* go; a task that nobody else waits for is not asked about any more."""
+        """End a wait; a task without another one is not polled any more."""
         entry = watch.entry
         if entry is not None and entry.remove(watch):
             self._forget(entry)
-            self._rest()
-            self._arm()
+            self._stop_if_idle()
+            self._arm_timer()
 
-    def hint(self, notification: Notification) -> None:
+    def notify(self, notification: Notification) -> None:
         """Move a task's next poll to now, because a callback may be about it."""
         timing = self.shared.timing
-        entry = self.register.find(notification.task_id, notification.external_task_id)
-        if entry is None or not timing.worth_asking(entry, notification.status):
+        entry = self.index.find(notification.task_id, notification.external_task_id)
+        if entry is None or not timing.worth_polling(entry, notification.status):
             return
         now = self.now()
-        when = timing.hinted(entry, now)
+        when = timing.on_callback(entry, now)
         self.shared.counters.notifications += 1
         self.shared.sink.emit(Notified(task_id=entry.id))
-        if entry.due != NEVER:  # else it is being asked about, and asked again at once
-            self._plan(entry, now, min(entry.due, when))
-            self._arm()
+        if entry.due != NEVER:  # otherwise a poll is on its way, and another follows at once
+            self._schedule(entry, now, min(entry.due, when))
+            self._arm_timer()
 
     def _forget(self, entry: WatchedTask) -> None:
         entry.gone = True
         self._timers.drop(entry)
-        self.register.remove(entry)
+        self.index.remove(entry)
         if entry.worker is not None:
             entry.worker.cancel()
-        if entry.trouble is not None and entry.trouble.parked:
-            self._parking.call_next(self.now())
+        if entry.failures is not None and entry.failures.parked:
+            self._retries.wake_next(self.now())
 
-    def _rest(self) -> None:
-        """Leave nothing in the loop when nobody waits."""
-        if self.register:
+    def _stop_if_idle(self) -> None:
+        """Leave nothing in the loop when nothing waits."""
+        if self.index:
             return
         self._pool.clear()
-        self._parking.clear()
-        if self._shortcut is not None:
-            self._shortcut.cancel()
+        self._retries.clear()
+        if self._list is not None:
+            self._list.cancel()
         if self._timer is not None:
             self._timer.cancel()
             self._timer, self._timer_at = None, NEVER
 
     def dismiss(self) -> None:
-        """End all waits; the tasks go on."""
-        for entry in self.register:
-            for watch in entry.all:
+        """End all waits, some hundred in each turn of the loop; the tasks continue."""
+        self._dismiss(list(self.index))
+
+    def _dismiss(self, entries: list[WatchedTask]) -> None:
+        for entry in entries[-_BATCH:]:
+            for watch in entry.all_watches:
                 self.leave(watch)
                 watch.failed(closed_error(entry))
+        del entries[-_BATCH:]
+        if entries:
+            self.loop.call_soon(self._dismiss, entries, context=self._context)
 
     async def stop(self) -> None:
-        """End all waits, and the questions on their way."""
-        self.dismiss()
+        """End all waits, and the polls on their way."""
+        entries = list(self.index)
+        self._dismiss(entries)
+        while entries:  # noqa: ASYNC110  # emptied by `_dismiss`, in turns of the loop
+            await asyncio.sleep(0)
         await self._pool.finish()
         await asyncio.sleep(0)  # a list call that was cancelled leaves, too
 
     # ------------------------------------------------------------------ when
 
-    def _plan(self, entry: WatchedTask, now: float, when: float) -> None:
+    def _schedule(self, entry: WatchedTask, now: float, when: float) -> None:
         if entry.deadline <= when:
             when = self.shared.timing.last_look(entry, now, when)
         entry.due = when
         self._timers.put(entry)
 
-    def catch_up(self) -> None:
+    def after_poll(self) -> None:
         """Do what is to be done after each answer."""
         version = self.shared.timing.version
         if version != self._version:
             self._version = version
-            self._replan()
-        self._rest()
-        self._arm()
+            self._reschedule_all()
+        self._stop_if_idle()
+        self._arm_timer()
 
-    def _replan(self) -> None:
+    def _reschedule_all(self) -> None:
         """Apply what was learned to the tasks that wait already."""
         timing = self.shared.timing
-        if len(self.register) > _REPLANNED:
+        if len(self.index) > _RESCHEDULED:
             return
         now = self.now()
-        for entry in self.register:
-            if entry.due != NEVER and entry.seen and not entry.trouble:
-                if self._pace(entry) > 1.0:
-                    continue
-                self._plan(entry, now, timing.again(entry, now))
+        for entry in self.index:
+            if entry.due == NEVER or not entry.seen_alive or entry.failures or entry.result_check:
+                continue
+            if self._density(entry) <= 1.0:
+                self._schedule(entry, now, timing.reschedule(entry, now))
 
-    def _pace(self, entry: WatchedTask) -> float:
-        return self._shortcut.pace(entry) if self._shortcut is not None else 1.0
+    def _density(self, entry: WatchedTask) -> float:
+        return self._list.density(entry) if self._list is not None else 1.0
 
-    def _arm(self) -> None:
+    def _arm_timer(self) -> None:
         """Set the loop's timer to the earliest entry."""
         when = self._timers.earliest()
         if when >= self._timer_at:
             return
         if self._timer is not None:
             self._timer.cancel()
-        wait = max(0.0, when - self.now())
-        self._timer = self.loop.call_later(wait, self._wake, context=self.context)
+        self._timer = self.call_later(max(0.0, when - self.now()), self._on_timer)
         self._timer_at = when
 
-    def _wake(self) -> None:
+    def _on_timer(self) -> None:
         self._timer, self._timer_at = None, NEVER
         now = self.now()
         for _ in range(_BATCH):
             entry = self._timers.take(now + _MOMENT)
             if entry is None:
                 break
-            self._wake_entry(entry, now + _MOMENT)
+            self._on_due(entry, now + _MOMENT)
         self._pool.start_workers()
-        self._rest()
-        self._arm()
+        self._stop_if_idle()
+        self._arm_timer()
 
-    def _wake_entry(self, entry: WatchedTask, now: float) -> None:
+    def _on_due(self, entry: WatchedTask, now: float) -> None:
         if entry.deadline <= now:
             self._expire(entry, now)
         if entry.gone:
             return
-        trouble = entry.trouble
+        streak = entry.failures
         if entry.due > now:
             self._timers.put(entry)
-        elif trouble is not None and self._parking.hopeless(trouble, now):
-            self.give_up(entry, trouble.error)
-        elif trouble is not None and not self._parking.admits(entry, trouble, now):
+        elif streak is not None and self._retries.is_hopeless(streak, now):
+            self.give_up(entry, streak.error)
+        elif streak is not None and not self._retries.admits(entry, streak, now):
             self._timers.put(entry)
         else:
             entry.due = NEVER
-            self._timers.put(entry)  # its deadline holds while it is asked about, too
-            if self._shortcut is None or not self._shortcut.takes(entry, now):
+            self._timers.put(entry)  # its deadline holds while it is polled, too
+            if self._list is None or not self._list.takes(entry, now):
                 self._pool.add(entry)
 
-    def ask_singly(self, entry: WatchedTask) -> None:
-        """Ask about a task by itself, as soon as a worker is free."""
+    def poll_now(self, entry: WatchedTask) -> None:
+        """Poll a task by itself, as soon as a worker is free."""
         entry.due = NEVER
         self._pool.add(entry)
         self._pool.start_workers()
 
-    def ask_later(self, entry: WatchedTask) -> None:
-        """Ask about a task a moment later: whoever had it in hand was cancelled."""
+    def poll_later(self, entry: WatchedTask) -> None:
+        """Reschedule a task whose worker was cancelled."""
         if not entry.gone:
             now = self.now()
-            self._plan(entry, now, now + AFTERMATH)
-            self._arm()
+            self._schedule(entry, now, now + AFTERMATH)
+            self._arm_timer()
 
-    # ------------------------------------------------------------------ asking
+    # ------------------------------------------------------------------ polls
 
     async def poll(self, entry: WatchedTask) -> Task | Exception:
         """Poll a task once; return its snapshot, or the error."""
         shared = self.shared
         sent = self.now()
-        shared.timing.asking(entry, sent)
+        shared.timing.on_poll_sent(entry, sent)
         shared.counters.polls += 1
         timeout = None
         if entry.deadline - sent < _NEAR:  # the nearest of them; the farthest decides
-            left = max((watch.deadline for watch in entry.all), default=NEVER) - sent
+            left = max((watch.deadline for watch in entry.all_watches), default=NEVER) - sent
             timeout = max(_MOMENT, left) if left < _NEAR else None
         try:
             return await shared.source.poll(entry.id, kind=entry.kind, timeout=timeout)
         except asyncio.CancelledError:
-            self.ask_later(entry)
+            self.poll_later(entry)
             raise
-        except Exception as error:  # noqa: BLE001  # whoever waits gets it, sooner or later
+        except Exception as error:  # noqa: BLE001  # those who wait get it, sooner or later
             return error
 
     def on_poll_result(self, entry: WatchedTask, answer: Task | Exception) -> None:
-        """Apply what `poll` returned, and plan what follows."""
+        """Apply what `poll` returned, and schedule what follows."""
         if entry.gone:
             return
         now = self.now()
         if isinstance(answer, Task):
-            self._note(entry, answer, now)
-            self._take(entry, answer, entry.asked, now)
+            self._record_poll(entry, answer, now)
+            self._apply_safely(entry, answer, entry.polled_at, now)
         else:
-            self._failed(entry, answer, now)
-        self.catch_up()
+            self._on_failure(entry, answer, now)
+        self.after_poll()
 
-    def _note(self, entry: WatchedTask, task: Task, now: float) -> None:
-        sent, shared = entry.asked, self.shared
+    def _record_poll(self, entry: WatchedTask, task: Task, now: float) -> None:
+        sent, shared = entry.polled_at, self.shared
         took = now - sent
         shared.timing.round_trip += 0.2 * (took - shared.timing.round_trip)
-        if self._shortcut is not None:
-            self._shortcut.asked(entry, task)
+        if self._list is not None:
+            self._list.check_against(entry, task)
         if shared.sink.listening:
             event = Polled(
                 task_id=entry.id,
                 kind=entry.kind,
                 status=task.status,
-                age=sent - entry.born,
+                age=sent - entry.created,
                 seconds=took,
             )
             shared.sink.emit(event)
 
     # ------------------------------------------------------------------ answers
 
-    def heard(self, entry: WatchedTask, task: Task, sent: float) -> None:
-        """Take what a list tells about a task, asked for at the moment *sent*."""
-        self._take(entry, task, sent, self.now())
-        self._arm()  # there is no worker that would do it
+    def apply_listed(self, entry: WatchedTask, task: Task, sent: float) -> None:
+        """Apply what the list shows of a task; the page was requested at the moment *sent*."""
+        self._apply_safely(entry, task, sent, self.now())
+        self._arm_timer()  # there is no worker that would do it
 
-    def _take(self, entry: WatchedTask, task: Task, sent: float, now: float) -> None:
+    def _apply_safely(self, entry: WatchedTask, task: Task, sent: float, now: float) -> None:
         if entry.gone:
             return
         try:
-            self._heard(entry, task, sent, now)
+            self._apply_snapshot(entry, task, sent, now)
         except Exception as error:  # noqa: BLE001  # a schedule of the user's own may raise
             if not entry.gone:
                 self.give_up(entry, error)
 
-    def _heard(self, entry: WatchedTask, task: Task, sent: float, now: float) -> None:
-        timing = self.shared.timing
-        self._parking.good(now)
-        if isinstance(task.status, TaskStatus):
-            entry.trouble = None
-        elif strange := self.shared.patience.strange(entry, task.status, now):
-            self.give_up(entry, strange)
+    def _apply_snapshot(self, entry: WatchedTask, task: Task, sent: float, now: float) -> None:
+        timing, previous = self.shared.timing, entry.status
+        self._retries.on_success(now)
+        if not self._tolerates_status(entry, task, now):
             return
-        timing.told(entry, task, sent, now)
-        previous = entry.status
+        timing.observe_server_time(entry, task, sent, now)
         changed = task.status != previous and rank_of(task.status) >= entry.rank
         final = finished(entry, task, now)
-        hinted = entry.notifications is not None and timing.judge_hint(
+        notified = entry.notified is not None and timing.score_callback(
             entry, now, changed=changed, done=final is not None
         )
         if final is not None:
-            delay = timing.ended(entry, final, now, hinted=hinted)
+            delay = timing.observe_end(entry, final, now, notified=notified)
             self._finish(entry, final, previous, delay)
         elif task.succeeded:
             self._await_result(entry, task, now)
         else:
-            timing.lived(entry, sent)
+            timing.observe_alive(entry, sent)
             if changed:
-                self._change(entry, task, previous)
+                self._report_change(entry, task, previous)
             if not entry.gone:  # a hook may have left
-                self._plan_next(entry, now)
+                self._schedule_next(entry, now)
 
-    def _plan_next(self, entry: WatchedTask, now: float) -> None:
-        when = self.shared.timing.next(entry, now, self._pace(entry))
-        if entry.trouble is not None:
-            when = min(when, max(now, self.shared.patience.end(entry.trouble)))
+    def _tolerates_status(self, entry: WatchedTask, task: Task, now: float) -> bool:
+        """Return True, or give up if the task has been in an unknown status too long."""
+        if isinstance(task.status, TaskStatus):
+            entry.failures = None
+            return True
+        age = None
+        if task.updated_at is not None:
+            age = self.shared.timing.server.age_of(task.updated_at.timestamp(), now)
+            age = age if age >= -_CLOSE else None  # its clock is not ours
+        error = self.shared.policy.on_unknown_status(entry, task.status, now, age=age)
+        if error is not None:
+            self.give_up(entry, error)
+        return error is None
+
+    def _schedule_next(self, entry: WatchedTask, now: float) -> None:
+        when = self.shared.timing.next(entry, now, self._density(entry))
+        if entry.failures is not None:
+            when = min(when, max(now, self.shared.policy.end(entry.failures)))
         if entry.result_check is not None:
             when = min(when, next_result_poll(entry.result_check, now))
-        self._plan(entry, now, when)
+        self._schedule(entry, now, when)
 
     def _await_result(self, entry: WatchedTask, task: Task, now: float) -> None:
         """Poll a task that succeeded without its images again, for a while."""
@@ -565,16 +564,18 @@ class Poller:
         if error is not None:
             self.give_up(entry, error)
         elif entry.result_check is not None:
-            self._plan(entry, now, next_result_poll(entry.result_check, now))
+            self._schedule(entry, now, next_result_poll(entry.result_check, now))
 
-    def _change(self, entry: WatchedTask, task: Task, previous: TaskStatus | str | None) -> None:
+    def _report_change(
+        self, entry: WatchedTask, task: Task, previous: TaskStatus | str | None
+    ) -> None:
         entry.status = task.status
-        if self.shared.named or entry.followed:
-            entry.task = slim(task)
-            self.register.name(entry)
+        if self.shared.by_external_id or entry.followed:
+            entry.task = without_raw(task)
+            self.index.add_external_id(entry)
         if self.shared.sink.listening:
             self.shared.sink.emit(Changed(task_id=entry.id, task=task, previous=previous))
-        for watch in entry.all:
+        for watch in entry.all_watches:
             if watch.follows:
                 watch.changed(task)
 
@@ -589,15 +590,15 @@ class Poller:
             event = Changed(task_id=entry.id, task=task, previous=previous, delay=delay)
             self.shared.sink.emit(event)
         self._forget(entry)
-        for watch in entry.dismiss():
+        for watch in entry.remove_all():
             watch.ended(task)
 
-    def _failed(self, entry: WatchedTask, error: Exception, now: float) -> None:
+    def _on_failure(self, entry: WatchedTask, error: Exception, now: float) -> None:
         if concerns_account(error):
-            for other in self.register:
+            for other in self.index:
                 self.give_up(other, error)
             return
-        when = None if is_ours(error) else self.shared.patience.failed(entry, error, now)
+        when = None if is_our_own(error) else self.shared.policy.on_failure(entry, error, now)
         if when is None:
             self.give_up(entry, error)
             return
@@ -606,22 +607,22 @@ class Poller:
             task_id=entry.id,
             kind=entry.kind,
             error=type(error).__name__,
-            failures=entry.trouble.count if entry.trouble else 0,
+            failures=entry.failures.count if entry.failures else 0,
             wait=when - now,
         )
         self.shared.sink.emit(event)
         if not entry.gone:
-            self._plan(entry, now, when)
+            self._schedule(entry, now, when)
 
     def give_up(self, entry: WatchedTask, error: Exception) -> None:
-        """End everybody's wait for *entry* with *error*."""
+        """End all waits for *entry* with *error*."""
         self._forget(entry)
-        for watch in entry.dismiss():
-            watch.failed(parting_error(entry, error))
+        for watch in entry.remove_all():
+            watch.failed(individual_error(entry, error))
 
     def _expire(self, entry: WatchedTask, now: float) -> None:
-        """End the waits for *entry* whose deadline has come."""
-        for watch in entry.all:
+        """End the waits for *entry* whose deadline has passed."""
+        for watch in entry.all_watches:
             if watch.deadline <= now:
                 error = deadline_error(entry, watch)
                 self.leave(watch)

@@ -1,24 +1,16 @@
 """The iterators over waited-for tasks: what they hold, and how they are left.
 
 They are classes and not async generators on purpose. A generator that is cancelled in the middle
-of a step is over, and one that is left early is closed at some later time; these can be stepped
-on after a timeout, an error or a cancellation, and stop asking as soon as they are dropped.
+of a step is over, and one that is left early is closed at some later time; these can be continued
+after a timeout, an error or a cancellation, and stop polling as soon as they are dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
-    Callable,
-    Coroutine,
-    Iterable,
-    MutableSequence,
-)
-from types import TracebackType
+import heapq
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 from typing import Protocol, Self, final
 
 from comet_async._polling.completion import has_result
@@ -28,67 +20,112 @@ from comet_async.models import Task
 
 DEFAULT_KIND = "expand"
 
-# So many tasks are taken from an iterable before others in the loop get their turn.
+# Tasks taken from an iterable before others in the loop get their turn.
 _BATCH = 200
 
 Start = Callable[[Watch, Task | str, str, int], Poller]
-"""Lets a watch wait in the running loop."""
+"""Adds a watch in the running loop."""
 
 
 def kind_of(task: Task | str, kind: str | None) -> str:
-    """Return the kind that was given, or the one that the task tells."""
+    """Return the kind that was given, or the task's own."""
     return kind or (task.kind if isinstance(task, Task) else DEFAULT_KIND)
 
 
 class Inbox:
-    """What arrived and was not taken yet; any number may wait for it.
+    """What arrived and was not taken yet; any number of readers may wait for it."""
 
-    Args:
-        items: Holds them: a deque where many may gather, a list where few do, which is lighter.
-    """
+    __slots__ = ("_readers", "items")
 
-    __slots__ = ("_getters", "items")
+    def __init__(self) -> None:
+        self.items: list[Task | BaseException] = []
+        self._readers: list[asyncio.Future[None]] = []
 
-    def __init__(self, items: MutableSequence[Task | BaseException]) -> None:
-        self.items = items
-        self._getters: list[asyncio.Future[None]] = []
+    def __len__(self) -> int:
+        return len(self.items)
 
     def put(self, item: Task | BaseException) -> None:
         """Add an *item*."""
         self.items.append(item)
-        self.wake()
+        self.wake_reader()
+
+    def pop(self) -> Task | BaseException:
+        """Remove and return the next item."""
+        return self.items.pop(0)
 
     def take(self, *, last: bool) -> Task:
-        """Return the first item, or raise it; if it is the *last*, nobody waits any longer."""
-        item = self.items[0]
-        del self.items[0]
-        if last and not self.items:
-            self.wake(everybody=True)
+        """Return the next item, or raise it; if it is the *last*, wake all readers."""
+        item = self.pop()
+        if last and not self:
+            self.wake_all()
         if isinstance(item, Task):
             return item
         raise item
 
-    def wake(self, *, everybody: bool = False) -> None:
-        """Let one who waits look again, or everybody."""
-        while self._getters:
-            getter = self._getters.pop(0)
-            if not getter.done():
-                getter.set_result(None)
-                if not everybody:
-                    return
+    def clear(self) -> None:
+        """Drop all items."""
+        self.items.clear()
 
-    async def something(self) -> None:
+    def wake_reader(self) -> None:
+        """Let one waiting reader look again."""
+        while self._readers:
+            reader = self._readers.pop(0)
+            if not reader.done():
+                reader.set_result(None)
+                return
+
+    def wake_all(self) -> None:
+        """Let all waiting readers look again."""
+        while self._readers:
+            self.wake_reader()
+
+    async def arrival(self) -> None:
         """Wait until there may be an item."""
-        getter = asyncio.get_running_loop().create_future()
-        self._getters.append(getter)
+        reader = asyncio.get_running_loop().create_future()
+        self._readers.append(reader)
         try:
-            await getter
+            await reader
         except BaseException:
-            if getter in self._getters:
-                self._getters.remove(getter)
+            if reader in self._readers:
+                self._readers.remove(reader)
             else:
-                self.wake()  # this one was woken, and can't look
+                self.wake_reader()  # this one was woken, and can't look
             raise
+
+
+class OrderedInbox(Inbox):
+    """An inbox that gives tasks in the order in which they ended, as the server says.
+
+    What has no time, an error among it, keeps its place after what was there before.
+    """
+
+    __slots__ = ("_arrivals", "_heap", "_latest")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._heap: list[tuple[float, int, Task | BaseException]] = []
+        self._arrivals = 0
+        self._latest = -NEVER
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def put(self, item: Task | BaseException) -> None:
+        """Add an *item*."""
+        ended = item.updated_at if isinstance(item, Task) else None
+        moment = self._latest if ended is None else ended.timestamp()
+        self._latest = max(self._latest, moment)
+        self._arrivals += 1
+        heapq.heappush(self._heap, (moment, self._arrivals, item))
+        self.wake_reader()
+
+    def pop(self) -> Task | BaseException:
+        """Remove and return the task that ended first."""
+        return heapq.heappop(self._heap)[2]
+
+    def clear(self) -> None:
+        """Drop all items."""
+        self._heap.clear()
 
 
 class Feed(Protocol):
@@ -99,7 +136,7 @@ class Feed(Protocol):
         ...
 
     def stop(self) -> None:
-        """Wait for nothing any more. Called in the loop of the steps."""
+        """Stop waiting. Called in the loop of the steps."""
         ...
 
     @property
@@ -112,10 +149,10 @@ class Feed(Protocol):
 class TaskStream(AsyncIterator[Task]):
     """An iterator over tasks, made by `TaskWaiter.transitions` and `TaskWaiter.as_completed`.
 
-    It may be left at any time, by ``break``, an error or cancellation: then it stops asking as
-    soon as nobody holds it, or at once by ``aclose()`` or at the end of ``async with``. After
-    an error, a timeout or a cancelled step it can be iterated on. Several may step it at once;
-    each item goes to one of them.
+    It may be left at any time, by ``break``, an error or cancellation: then it stops polling as
+    soon as it is dropped, or at once by ``aclose()`` or at the end of ``async with``. After an
+    error, a timeout or a cancelled step the iteration can be continued. Several readers may step
+    it at once; each item goes to one of them.
     """
 
     __slots__ = ("__weakref__", "_feed")
@@ -130,19 +167,14 @@ class TaskStream(AsyncIterator[Task]):
         return self._feed.step()
 
     async def aclose(self) -> None:
-        """Stop waiting. The tasks themselves go on."""
+        """Stop waiting. The tasks themselves continue."""
         self._feed.stop()
 
     async def __aenter__(self) -> Self:
         """Return the iterator itself."""
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         """Stop waiting."""
         self._feed.stop()
 
@@ -164,9 +196,9 @@ class Transitions:
         "_over",
         "_poller",
         "_rank",
+        "_shown",
         "_start",
         "_task",
-        "_words",
         "deadline",
         "entry",
         "timeout",
@@ -185,9 +217,9 @@ class Transitions:
         self._kind = kind
         self._n = n
         self._poller: Poller | None = None
-        self._inbox = Inbox([])
+        self._inbox = Inbox()
         self._rank = -1
-        self._words: tuple[str, ...] = ()
+        self._shown: tuple[str, ...] = ()
         self._over = False
         if isinstance(task, Task) and (has_result(task) or not task.done):
             self.changed(task)
@@ -201,27 +233,27 @@ class Transitions:
         """Return the next state."""
         if self._poller is None and not self._over:
             self._poller = self._start(self, self._task, self._kind, self._n)
-        while not self._inbox.items:
+        while not self._inbox:
             if self._over:
                 raise StopAsyncIteration
-            await self._inbox.something()
+            await self._inbox.arrival()
         return self._inbox.take(last=self._over)
 
     def stop(self) -> None:
-        """Wait no more."""
+        """Stop waiting."""
         poller, self._poller = self._poller, None
         if poller is not None:
             poller.leave(self)
         self._over = True
-        self._inbox.items.clear()
-        self._inbox.wake(everybody=True)
+        self._inbox.clear()
+        self._inbox.wake_all()
 
     def changed(self, task: Task) -> None:
-        """Take a snapshot, unless its state was shown or passed before."""
-        rank, word = rank_of(task.status), str(task.status)
-        if rank < self._rank or word in self._words:
+        """Take a snapshot, unless its status was shown or passed before."""
+        rank, status = rank_of(task.status), str(task.status)
+        if rank < self._rank or status in self._shown:
             return
-        self._rank, self._words, self._task = rank, (*self._words, word), task
+        self._rank, self._shown, self._task = rank, (*self._shown, status), task
         self._over = task.done
         self._inbox.put(task)
 
@@ -230,10 +262,10 @@ class Transitions:
         self._poller = None
         self.changed(task)
         self._over = True
-        self._inbox.wake(everybody=True)
+        self._inbox.wake_all()
 
     def failed(self, error: BaseException) -> None:
-        """Take the reason why nothing more comes; the next step after it begins anew."""
+        """Take the reason why nothing more comes; the next step after it waits again."""
         self._poller = None
         self._inbox.put(error)
 
@@ -272,21 +304,21 @@ class AsCompleted:
         *,
         kind: str | None,
         n: int,
-        ahead: int,
+        prefetch: int,
     ) -> None:
         self._start = start
         self._timeout = timeout
         self._kind = kind
         self._n = n
-        self._ahead = ahead
+        self._prefetch = prefetch
         self._tasks = None if isinstance(tasks, AsyncIterable) else iter(tasks)
         self._source = tasks if isinstance(tasks, AsyncIterable) else None
         self._puller: asyncio.Task[None] | None = None
-        self._room: asyncio.Future[None] | None = None
+        self._space: asyncio.Future[None] | None = None
         self._exhausted = False
         self._poller: Poller | None = None
         self._live: set[_Item] = set()
-        self._inbox = Inbox(deque())
+        self._inbox = OrderedInbox()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -297,23 +329,23 @@ class AsCompleted:
 
     @property
     def _full(self) -> bool:
-        return len(self._live) + len(self._inbox.items) >= self._ahead
+        return len(self._live) + len(self._inbox) >= self._prefetch
 
     async def step(self) -> Task:
         """Return the next task that ended."""
         while True:
             await self._fill()
-            if self._inbox.items:
+            if self._inbox:
                 break
             if self._exhausted and not self._live:
                 raise StopAsyncIteration
-            await self._inbox.something()
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+            await self._inbox.arrival()
+        if self._space is not None and not self._space.done():
+            self._space.set_result(None)
         return self._inbox.take(last=self._exhausted and not self._live)
 
     def stop(self) -> None:
-        """Wait no more."""
+        """Stop waiting."""
         self._exhausted = True
         self._tasks = self._source = None
         if self._puller is not None:
@@ -324,8 +356,8 @@ class AsCompleted:
             if self._poller is not None:
                 self._poller.leave(item)
         self._poller = None
-        self._inbox.items.clear()
-        self._inbox.wake(everybody=True)
+        self._inbox.clear()
+        self._inbox.wake_all()
 
     def arrived(self, item: _Item, result: Task | BaseException) -> None:
         """Take the end of one wait."""
@@ -333,7 +365,7 @@ class AsCompleted:
         self._inbox.put(result)
 
     async def _fill(self) -> None:
-        """Take tasks up to the limit; from an async source, see to it that they are taken."""
+        """Take tasks up to the limit; from an async source, start the task that takes them."""
         if self._source is not None:
             source, self._source = self._source, None
             puller = asyncio.create_task(self._pull(source))
@@ -357,13 +389,13 @@ class AsCompleted:
             async for task in source:
                 self._take(task)
                 while self._full:
-                    self._room = asyncio.get_running_loop().create_future()
-                    await self._room
+                    self._space = asyncio.get_running_loop().create_future()
+                    await self._space
         except Exception as error:  # noqa: BLE001  # the user's own: raised by the next step
             self._inbox.put(error)
         finally:
             self._puller, self._exhausted = None, True
-            self._inbox.wake(everybody=True)
+            self._inbox.wake_all()
 
     def _take(self, task: Task | str) -> None:
         if isinstance(task, Task) and has_result(task):

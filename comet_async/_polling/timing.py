@@ -1,4 +1,4 @@
-"""When to ask about each task that is waited for: the schedule, applied to real clocks.
+"""When to poll each task that is waited for: the schedule, applied to real clocks.
 
 No I/O and nothing of asyncio: one `PollTiming` serves all event loops of a waiter.
 """
@@ -7,57 +7,66 @@ from __future__ import annotations
 
 import random
 from datetime import datetime
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
-from comet_async._polling.watch import NEVER, Hints, WatchedTask
+from comet_async._polling.watch import NEVER, NotificationState, WatchedTask
 from comet_async.clock import Clock
 from comet_async.models import Task, TaskStatus
-from comet_async.schedules import SHORTEST, LearnedSchedule, Schedule
+from comet_async.schedules import LATE, SHORTEST, LearnedSchedule, Schedule
+
+if TYPE_CHECKING:
+    from comet_async._http.api import Submission
 
 # A callback that is later than this after the end counts as lost.
 _PUNCTUAL = 5.0
-# What counts as a long time where nothing was learned.
-_LATE = 120.0
-# A schedule of the user's own may give anything.
+# A schedule of the user's own may return anything.
 _LONGEST = 86_400.0
 
 
 @attrs.define(eq=False)
 class ServerClock:
-    """How far our wall clock is ahead of the server's, from the times in its answers.
+    """The server's clock, on our monotonic one.
 
-    An answer can't tell of a moment that is still to come, and a change that was not there at
-    one poll and is there at the next happened in between. The clocks are trusted as they are
-    until they contradict that.
+    The local wall clock is read once, for a first guess: it may be hours off, and it may be set
+    while tasks are waited for. The times in answers correct the guess. A moment that an answer
+    names has passed when the answer comes; and a change that one answer did not show and the next
+    one does, or a task that our own request made, lies between two moments of ours.
     """
 
-    # Some gateways tell whole seconds.
+    # Some gateways give whole seconds.
     _ROUNDING: ClassVar[float] = 1.0
 
-    offset: float = attrs.field(default=0.0, init=False)
+    clock: Clock
+    _guess: float | None = attrs.field(default=None, init=False)
     _least: float = attrs.field(default=-NEVER, init=False)
     _most: float = attrs.field(default=NEVER, init=False)
 
-    def told(self, moment: float, *, received: float, before: float | None = None) -> None:
-        """Take note of a moment that an answer told.
+    @property
+    def lag(self) -> float:
+        """Our monotonic clock minus the server's clock, seconds."""
+        if self._guess is None:
+            self._guess = self.clock.monotonic() - self.clock.time()
+        return min(max(self._guess, self._least), self._most)
+
+    def observe(self, moment: float, *, received: float, after: float | None = None) -> None:
+        """Record that *moment*, on the server's clock, lay between two moments of ours.
 
         Args:
             moment: The server's wall clock.
-            received: Ours when the answer came.
-            before: Ours at the last look before the moment, if there was one.
+            received: When the answer with it came.
+            after: When it had not come yet, if that is known.
         """
+        least = -NEVER if after is None else after - moment - self._ROUNDING
         self._most = min(self._most, received - moment)
-        if before is not None:
-            self._least = max(self._least, before - moment - self._ROUNDING)
-        if self._least > self._most:  # one of the clocks was set: begin anew
-            self._least, self._most = -NEVER, received - moment
-        self.offset = min(max(0.0, self._least), self._most)
+        self._least = max(self._least, least)
+        if self._least > self._most:  # the server's clock was set: start again
+            self._least, self._most = least, received - moment
 
-    def since(self, moment: float, now: float) -> float:
-        """Return the seconds from *moment* on the server to *now* here; never negative."""
-        return max(0.0, now - self.offset - moment)
+    def age_of(self, moment: float, now: float) -> float:
+        """Return the seconds from *moment* on the server's clock to *now*; negative if ahead."""
+        return now - self.lag - moment
 
 
 @attrs.define(eq=False)
@@ -66,7 +75,7 @@ class CallbackReliability:
 
     Attributes:
         share: The share.
-        proven: True when at least half of them arrive.
+        proven: True if at least half of them arrive.
     """
 
     _WEIGHT: ClassVar[float] = 0.1
@@ -74,12 +83,12 @@ class CallbackReliability:
     share: float = attrs.field(default=0.0, init=False)
     proven: bool = attrs.field(default=False, init=False)
 
-    def delivered(self) -> None:
-        """Take note of one that told of an end which a poll confirmed."""
+    def record_delivered(self) -> None:
+        """Record a callback about an end that a poll confirmed."""
         self._set(1.0 if not self.share else self.share + self._WEIGHT * (1.0 - self.share))
 
-    def lost(self) -> None:
-        """Take note of an end that a poll had to find."""
+    def record_lost(self) -> None:
+        """Record an end that a poll had to find."""
         self._set(self.share * (1.0 - self._WEIGHT))
 
     def _set(self, share: float) -> None:
@@ -91,175 +100,230 @@ def _sane(wait: float) -> float:
     return max(SHORTEST, min(wait, _LONGEST))  # NaN is greater than nothing: it gives SHORTEST
 
 
+class AdaptedSchedule:
+    """A user's schedule with the rest of what `LearnedSchedule` can do, as far as it makes sense.
+
+    Args:
+        schedule: The user's own, or a fixed one.
+    """
+
+    version = 0
+    ceiling = NEVER
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+
+    def __repr__(self) -> str:
+        return repr(self._schedule)
+
+    def first(self, n: int = 1, crowd: int = 1) -> float:  # noqa: ARG002  # as LearnedSchedule
+        """Return the age of the first poll, whatever the crowd."""
+        return _sane(self._schedule.first(n))
+
+    def next(self, age: float, attempt: int, n: int = 1) -> float:
+        """Return the wait until the next poll."""
+        return _sane(self._schedule.next(age, attempt, n))
+
+    def reschedule(self, age: float, due: float, n: int = 1) -> float:  # noqa: ARG002
+        """Return what is left of the wait: nothing was learned."""
+        return due - age
+
+    def backstop(self, age: float, n: int = 1) -> float:  # noqa: ARG002
+        """Return 0: callbacks don't make the user's schedule sparser."""
+        return 0.0
+
+    def late(self) -> float:
+        """Return the age at which a task that is reported unfinished deserves a second look."""
+        return LATE
+
+    def observe_alive(self, since: float, age: float, n: int = 1) -> None:
+        """Do nothing: only ends are reported to a user's schedule."""
+
+    def learn(self, duration: float, n: int = 1, *, since: float = 0.0) -> None:  # noqa: ARG002
+        """Report a duration."""
+        self._schedule.learn(duration, n)
+
+
+def adapt(schedule: Schedule) -> LearnedSchedule | AdaptedSchedule:
+    """Return *schedule* with all that `PollTiming` needs of it."""
+    return schedule if isinstance(schedule, LearnedSchedule) else AdaptedSchedule(schedule)
+
+
+def _server_clock(timing: PollTiming) -> ServerClock:
+    return ServerClock(timing.clock)
+
+
 @attrs.define(eq=False)
 class PollTiming:
-    """Tells when to ask, and learns from what came back. Moments are monotonic.
+    """Decides when to poll, and learns from the answers. Moments are monotonic.
 
     Attributes:
         clock: Ours.
         schedule: How polls lie over a task's life.
         rng: Source of what spreads them.
         server: The server's clock.
-        trust: Whether callbacks arrive.
+        callbacks: Whether callbacks arrive.
         round_trip: How long an exchange takes, seconds.
     """
 
     clock: Clock
-    schedule: Schedule
+    schedule: LearnedSchedule | AdaptedSchedule = attrs.field(converter=adapt)
     rng: random.Random
-    server: ServerClock = attrs.field(factory=ServerClock, init=False)
-    trust: CallbackReliability = attrs.field(factory=CallbackReliability, init=False)
+    server: ServerClock = attrs.field(
+        init=False, default=attrs.Factory(_server_clock, takes_self=True)
+    )
+    callbacks: CallbackReliability = attrs.field(factory=CallbackReliability, init=False)
     round_trip: float = attrs.field(default=0.2, init=False)
 
     @property
     def version(self) -> tuple[int, bool]:
-        """Something that changes when waiting tasks should be planned anew."""
-        return getattr(self.schedule, "version", 0), self.trust.proven
+        """A token that changes whenever waiting tasks should be rescheduled."""
+        return self.schedule.version, self.callbacks.proven
 
-    def first(self, entry: WatchedTask, snapshot: Task | None, now: float, crowd: int) -> float:
-        """Return when to ask first.
+    def first(
+        self,
+        entry: WatchedTask,
+        snapshot: Task | None,
+        submission: Submission | None,
+        now: float,
+        crowd: int,
+    ) -> float:
+        """Return when to poll first.
 
         Args:
             entry: The task.
             snapshot: What its waiter knows of it, if anything.
+            submission: Our own request for it, if this session sent it.
             now: The moment.
             crowd: How many tasks are waited for.
         """
         wait = 0.0
-        if snapshot is not None:
-            self._date(entry, snapshot, now)
-            entry.seen = now
-            age = now - entry.born
-            wait = self._relaxed(entry, age) or _sane(self._first(entry.n, crowd)) - age
+        if submission is not None:
+            self._date_by_submission(entry, snapshot, submission, now)
+        elif snapshot is not None:
+            self._date_by_server(entry, snapshot, now)
+            entry.alive_at = now
+        if entry.seen_alive:
+            age = now - entry.created
+            wait = self.schedule.backstop(age, entry.n) if self.callbacks.proven else 0.0
+            wait = wait or self.schedule.first(entry.n, crowd) - age
         if wait <= 0.0:
-            # It may be over already. A crowd of such tasks is not asked about at once.
+            # It may be over already. A crowd of such tasks is not polled at once.
             wait = self.rng.random() * min(2.0, crowd / 500)
         return now + wait
 
-    def _first(self, n: int, crowd: int) -> float:
-        if isinstance(self.schedule, LearnedSchedule):
-            return self.schedule.first(n, crowd)
-        return self.schedule.first(n)
-
-    def next(self, entry: WatchedTask, now: float, pace: float) -> float:
-        """Return when to ask again about a task that was seen unfinished just now.
+    def next(self, entry: WatchedTask, now: float, density: float) -> float:
+        """Return when to poll a task again that was seen unfinished just now.
 
         Args:
             entry: The task.
             now: The moment.
-            pace: How many times denser the polls should be than the schedule says.
+            density: How many times denser the polls should be than the schedule says.
         """
-        age = max(0.0, now - entry.born)
-        wait = self._relaxed(entry, age)
-        wait = wait or _sane(self.schedule.next(age, max(1, entry.polls), entry.n)) / pace
-        if entry.notifications is not None and entry.notifications.waiting:
-            wait = min(wait, max(0.0, entry.notifications.after - now))
+        age = max(0.0, now - entry.created)
+        wait = self.schedule.backstop(age, entry.n) if self.callbacks.proven else 0.0
+        wait = wait or self.schedule.next(age, max(1, entry.polls), entry.n) / density
+        if entry.notified is not None and entry.notified.pending:
+            wait = min(wait, max(0.0, entry.notified.not_before - now))
         return now + wait
 
-    def again(self, entry: WatchedTask, now: float) -> float:
-        """Return when to ask, by what was learned since that was last decided."""
-        if not isinstance(self.schedule, LearnedSchedule):
-            return entry.due
-        age = max(0.0, now - entry.born)
-        due = max(age, entry.due - entry.born)
-        wait = self._relaxed(entry, age) or self.schedule.again(age, due, entry.n)
-        # Planned anew again and again, a poll must not be put off for ever.
-        latest = max(entry.seen, entry.asked) + self.schedule.ceiling
+    def reschedule(self, entry: WatchedTask, now: float) -> float:
+        """Return when to poll, by what was learned since that was last decided."""
+        age = max(0.0, now - entry.created)
+        due = max(age, entry.due - entry.created)
+        wait = self.schedule.backstop(age, entry.n) if self.callbacks.proven else 0.0
+        wait = wait or self.schedule.reschedule(age, due, entry.n)
+        # Rescheduled again and again, a poll must not be put off for ever.
+        latest = max(entry.alive_at, entry.polled_at) + self.schedule.ceiling
         return min(now + wait, max(now, latest))
 
     def last_look(self, entry: WatchedTask, now: float, when: float) -> float:
-        """Return *when*, or the moment of a last look if the deadline comes before it."""
+        """Return *when*, or the moment of a last poll if the deadline comes before it."""
         if not entry.deadline <= when < NEVER:
             return when
         look = entry.deadline - min(5.0, max(0.1, 3 * self.round_trip))
-        failed = entry.trouble.at if entry.trouble is not None else 0.0
-        if max(entry.asked, entry.seen, failed) >= look:
+        failed = entry.failures.at if entry.failures is not None else -NEVER
+        if max(entry.polled_at, entry.alive_at, failed) >= look:
             return entry.deadline
         return max(now, look)
 
-    def _relaxed(self, entry: WatchedTask, age: float) -> float:
-        """Return the wait of a task whose end a callback will announce; 0 for all others."""
-        if self.trust.proven and isinstance(self.schedule, LearnedSchedule):
-            return self.schedule.backstop(age, entry.n)
-        return 0.0
-
-    def late(self) -> float:
-        """Return the age at which a task that is said to go on deserves a second look.
-
-        One task in twenty is that old, so this costs little.
-        """
-        if isinstance(self.schedule, LearnedSchedule):
-            return min(_LATE, 1.3 * self.schedule.backstop(0.0))
-        return _LATE
-
     # ------------------------------------------------------------------ learning
 
-    def age_of(self, moment: datetime) -> float:
-        """Return the seconds from a *moment* that the server told to now; never negative."""
-        return self.server.since(moment.timestamp(), self.clock.time())
+    def age_of(self, moment: datetime, now: float) -> float:
+        """Return the seconds from a *moment* that the server named to *now*; never negative."""
+        return max(0.0, self.server.age_of(moment.timestamp(), now))
 
-    def _date(self, entry: WatchedTask, task: Task, now: float) -> None:
-        """Set when *entry* was created, if *task* tells."""
-        if task.created_at is not None:
-            entry.born = now - self.age_of(task.created_at)
+    def _date_by_submission(
+        self, entry: WatchedTask, snapshot: Task | None, submission: Submission, now: float
+    ) -> None:
+        """Set when *entry* was created: while our request for it was on its way."""
+        sent, answered = min(submission.sent, now), min(submission.answered, now)
+        created = snapshot.created_at if snapshot is not None else None
+        if created is not None:
+            self.server.observe(created.timestamp(), received=answered, after=sent)
+            entry.created = min(answered, max(sent, created.timestamp() + self.server.lag))
+        else:
+            entry.created = (sent + answered) / 2
+        entry.own, entry.alive_at = True, answered
 
-    def told(self, entry: WatchedTask, task: Task, sent: float, now: float) -> None:
+    def _date_by_server(self, entry: WatchedTask, task: Task, now: float) -> None:
+        """Set when *entry* was created, as the server says, unless we know better."""
+        if task.created_at is not None and not entry.own:
+            entry.created = now - self.age_of(task.created_at, now)
+
+    def observe_server_time(self, entry: WatchedTask, task: Task, sent: float, now: float) -> None:
         """Learn about the server's clock, and from it about the task's age.
 
         Args:
             entry: The task.
             task: What the answer says.
-            sent: When the question was sent.
+            sent: When the request for it was sent.
             now: When the answer came.
         """
         if task.updated_at is not None:
-            changed = entry.status is not None and entry.seen and entry.status != task.status
+            changed = entry.status not in (None, task.status) and entry.seen_alive
             # A list may be out of date: where a task's own answer differs from what the list
-            # showed, taking both at their word would make a clock look wrong.
-            if entry.listed and sent == entry.asked:
+            # showed, believing both would make a clock look wrong.
+            if entry.listed and sent == entry.polled_at:
                 changed = False
-            received = self.clock.time()
-            self.server.told(
-                task.updated_at.timestamp(),
-                received=received,
-                before=received - (now - entry.seen) if changed else None,
-            )
+            after = entry.alive_at if changed else None
+            self.server.observe(task.updated_at.timestamp(), received=now, after=after)
         if entry.polls <= 1:
-            self._date(entry, task, now)
+            self._date_by_server(entry, task, now)
 
-    def lived(self, entry: WatchedTask, sent: float) -> None:
-        """Take note that a task was unfinished when a question was sent."""
-        if entry.seen and isinstance(self.schedule, LearnedSchedule):
-            since = max(0.0, entry.seen - entry.born)
-            self.schedule.alive(since, sent - entry.born, entry.n)
-        entry.seen = max(entry.seen, sent)
-        entry.listed = sent != entry.asked
+    def observe_alive(self, entry: WatchedTask, sent: float) -> None:
+        """Record that a task was unfinished at the moment *sent*."""
+        if entry.seen_alive:
+            since = max(0.0, entry.alive_at - entry.created)
+            self.schedule.observe_alive(since, sent - entry.created, entry.n)
+        entry.alive_at = max(entry.alive_at, sent)
+        entry.listed = sent != entry.polled_at
 
-    def ended(self, entry: WatchedTask, task: Task, now: float, *, hinted: bool) -> float:
+    def observe_end(self, entry: WatchedTask, task: Task, now: float, *, notified: bool) -> float:
         """Learn how long a task took; return how long ago it ended."""
         duration, delay = self._measure(entry, task, now)
-        if isinstance(self.schedule, LearnedSchedule):
-            since = max(0.0, entry.seen - entry.born) if entry.seen else 0.0
-            self.schedule.learn(duration, entry.n, since=since)
-        else:
-            self.schedule.learn(duration, entry.n)
-        if not hinted and self.trust.share and delay > _PUNCTUAL:
-            self.trust.lost()
+        since = max(0.0, entry.alive_at - entry.created)
+        self.schedule.learn(duration, entry.n, since=since)
+        if not notified and self.callbacks.share and delay > _PUNCTUAL:
+            self.callbacks.record_lost()
         return delay
 
     def _measure(self, entry: WatchedTask, task: Task, now: float) -> tuple[float, float]:
         """Return how long the task took, and how long ago it ended."""
         if task.created_at is not None and task.updated_at is not None:
-            duration = (task.updated_at - task.created_at).total_seconds()
-            return max(0.0, duration), self.age_of(task.updated_at)
-        # Untold: somewhere since the last look, at half of the way as the best guess.
-        delay = (now - entry.seen) / 2 if entry.seen else 0.0
-        return max(0.0, now - delay - entry.born), delay
+            # Both by the server's clock, so it does not matter what that clock says.
+            duration = max(0.0, (task.updated_at - task.created_at).total_seconds())
+            if entry.own:
+                return duration, max(0.0, now - entry.created - duration)
+            return duration, self.age_of(task.updated_at, now)
+        # Not told: somewhere since the last answer, at half of the way as the best guess.
+        delay = (now - entry.alive_at) / 2 if entry.seen_alive else 0.0
+        return max(0.0, now - delay - entry.created), delay
 
     # ------------------------------------------------------------------ callbacks
 
-    def worth_asking(self, entry: WatchedTask, status: TaskStatus | str | None) -> bool:
-        """Tell whether a callback that claims *status* is a reason to ask now.
+    def worth_polling(self, entry: WatchedTask, status: TaskStatus | str | None) -> bool:
+        """Return True if a callback that claims *status* is a reason to poll now.
 
         Nothing is believed: a claim is only compared with what is known and wanted. A state in
         the middle concerns only those who follow changes.
@@ -269,39 +333,35 @@ class PollTiming:
         wanted = status.rank > 1 or entry.followed
         return wanted and status.rank > entry.rank
 
-    def hinted(self, entry: WatchedTask, now: float) -> float:
-        """Take note of a callback; return when it may be obeyed."""
-        entry.notifications = notifications = entry.notifications or Hints()
-        notifications.waiting = True
-        return max(now, notifications.after)
+    def on_callback(self, entry: WatchedTask, now: float) -> float:
+        """Record a callback; return when it may cause a poll."""
+        entry.notified = state = entry.notified or NotificationState()
+        state.pending = True
+        return max(now, state.not_before)
 
-    def asking(self, entry: WatchedTask, now: float) -> None:
-        """Take note that a poll is being sent."""
-        entry.asked = now
+    def on_poll_sent(self, entry: WatchedTask, now: float) -> None:
+        """Record that a poll is being sent."""
+        entry.polled_at = now
         entry.polls += 1
-        if entry.notifications is not None:
-            entry.notifications.obeyed, entry.notifications.waiting = (
-                entry.notifications.waiting,
-                False,
-            )
+        if entry.notified is not None:
+            entry.notified.caused_poll, entry.notified.pending = entry.notified.pending, False
 
-    def judge_hint(self, entry: WatchedTask, now: float, *, changed: bool, done: bool) -> bool:
-        """Learn from an answer whether a callback told the truth; return whether one led to it.
+    def score_callback(self, entry: WatchedTask, now: float, *, changed: bool, done: bool) -> bool:
+        """Learn from an answer whether a callback was right; return True if one caused the poll.
 
-        Only ends prove that callbacks arrive: it is ends that are waited for.
-
-        One that tells of nothing new makes the next ones wait longer, so that a flood of them
-        does not become a flood of polls.
+        Only ends prove that callbacks arrive: it is ends that are waited for. One that announces
+        nothing new makes the next ones wait longer, so that a flood of them does not become a
+        flood of polls.
         """
-        notifications = entry.notifications
-        if notifications is None or not notifications.obeyed:
+        state = entry.notified
+        if state is None or not state.caused_poll:
             return False
-        notifications.obeyed = False
+        state.caused_poll = False
         if changed:
-            notifications.useless = 0
+            state.useless = 0
             if done:
-                self.trust.delivered()
+                self.callbacks.record_delivered()
         else:
-            notifications.useless += 1
-            notifications.after = now + 0.2 * 2.0 ** min(notifications.useless, 16)
+            state.useless += 1
+            state.not_before = now + 0.2 * 2.0 ** min(state.useless, 16)
         return True

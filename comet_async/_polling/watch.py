@@ -1,4 +1,4 @@
-"""Who waits for what, and who is due when: the waiter's plain data, without I/O."""
+"""Who waits for what, and what is due when: the waiter's plain data, without I/O."""
 
 from __future__ import annotations
 
@@ -18,27 +18,26 @@ if TYPE_CHECKING:
 
 NEVER = math.inf
 
-_NOTHING: MappingProxyType[str, object] = MappingProxyType({})
+_EMPTY: MappingProxyType[str, object] = MappingProxyType({})
 
 
 def rank_of(status: TaskStatus | str) -> int:
-    """Return how far *status* is on the way; a word that nobody knows is in the middle."""
+    """Return how far *status* is on the way; an unknown one counts as in the middle."""
     return status.rank if isinstance(status, TaskStatus) else 1
 
 
-def slim(task: Task) -> Task:
-    """Return *task* without the server's own object, which is most of its weight."""
-    return attrs.evolve(task, raw=_NOTHING, request_id=None)
+def without_raw(task: Task) -> Task:
+    """Return *task* without the server's own object, which is most of its size."""
+    return attrs.evolve(task, raw=_EMPTY, request_id=None)
 
 
 class Watch(Protocol):
-    """Somebody who waits for a task. Made by a waiter, held by a `WatchedTask`.
+    """One wait for a task. Made by a waiter, held by a `WatchedTask`.
 
     Attributes:
-        entry: The task; None before the watch began and after it ended.
-        timeout: The limit that was given, seconds; None for no limit.
+        entry: The task; None before the wait began and after it ended.
+        timeout: The limit that was given, in seconds; None for no limit.
         deadline: When it ends, on the monotonic clock; `NEVER` for no limit.
-        follows: True for one who wants to know of each change, not only of the end.
     """
 
     entry: WatchedTask | None
@@ -47,7 +46,7 @@ class Watch(Protocol):
 
     @property
     def follows(self) -> bool:
-        """True to be told of each change."""
+        """True if it wants each change, not only the end."""
         ...
 
     def changed(self, task: Task) -> None:
@@ -62,13 +61,13 @@ class Watch(Protocol):
 
 @attrs.define(eq=False)
 class FailureStreak:
-    """A run of answers that were none.
+    """Failed polls in a row, or answers with an unknown status.
 
     Attributes:
-        since: When it began to count against the patience; None while it does not.
+        since: When it began to count against the error budget; None while it does not.
         at: When the last one came.
         error: What it was.
-        count: How many failed in a row. Zero for an answer in words that nobody knows.
+        count: How many polls failed in a row. Zero for an unknown status.
         parked: True while it waits for the retry budget.
     """
 
@@ -80,20 +79,20 @@ class FailureStreak:
 
 
 @attrs.define(eq=False)
-class Hints:
+class NotificationState:
     """What callbacks did to a task's polls.
 
     Attributes:
-        waiting: True when one came and the poll that it asks for was not sent yet.
-        obeyed: True when the poll that is on its way was asked for by one.
+        pending: True if one came and the poll that it causes was not sent yet.
+        caused_poll: True if the poll on its way was caused by one.
         useless: How many such polls in a row showed nothing new.
-        after: When the next one may be obeyed.
+        not_before: When the next one may cause a poll.
     """
 
-    waiting: bool = False
-    obeyed: bool = False
+    pending: bool = False
+    caused_poll: bool = False
     useless: int = 0
-    after: float = 0.0
+    not_before: float = 0.0
 
 
 @attrs.define(eq=False)
@@ -114,71 +113,74 @@ class ResultCheck:
 
 
 class WatchedTask:
-    """A task that somebody waits for. 100,000 of them may exist: no field is there for comfort.
+    """A task that is waited for. 100,000 exist at once, so every field has to earn its memory.
 
     Attributes:
         id: The server's id.
         kind: The task's kind.
         n: How many images it makes, if known; 1 otherwise.
-        born: When it was created, on our monotonic clock.
-        seen: When it was last seen unfinished; 0 before.
-        due: When to ask again; `NEVER` while somebody is asking.
+        created: When it was created, on our monotonic clock.
+        own: True if that is known from our own request, not from the server's clock.
+        alive_at: When it was last known to be unfinished; `-NEVER` before.
+        due: When to poll next; `NEVER` while a poll is on its way.
         queued: Its live item in the timers; None without one.
-        polls: How often it was asked about.
-        asked: When it was last asked about by itself; 0 before, and after a failure.
-        status: Its newest state; None before the first.
-        task: A snapshot, if one was given or somebody follows; its state may be an older one.
-        watches: Who waits: one `Watch`, or a list of them.
+        polls: How often it was polled.
+        polled_at: When it was last polled by itself; `-NEVER` before, and after a failure.
+        status: Its newest status; None before the first.
+        task: A snapshot, if one was given or somebody follows; its status may be an older one.
+        watches: The waits for it: one `Watch`, or a list of them.
         deadline: The earliest of theirs.
-        worker: The asyncio task that asks about it just now.
-        trouble: The run of failures that it is in, if any.
-        notifications: What callbacks did, if any came.
+        worker: The asyncio task that polls it just now.
+        failures: The streak of failures that it is in, if any.
+        notified: What callbacks did, if any came.
         result_check: Set while it is not clear that its result is complete.
-        listed: True when the server's list showed it unfinished last, not an answer of its own.
-        unlisted: True when the server's list left it out.
-        gone: True when nobody waits any more.
+        listed: True if the server's list showed it unfinished last, not a poll of its own.
+        unlisted: True if the server's list left it out.
+        gone: True if nothing waits for it any more.
     """
 
     __slots__ = (
-        "asked",
-        "born",
+        "alive_at",
+        "created",
         "deadline",
         "due",
+        "failures",
         "gone",
         "id",
         "kind",
         "listed",
         "n",
-        "notifications",
+        "notified",
+        "own",
+        "polled_at",
         "polls",
         "queued",
         "result_check",
-        "seen",
         "status",
         "task",
-        "trouble",
         "unlisted",
         "watches",
         "worker",
     )
 
-    def __init__(self, task_id: str, kind: str, n: int, born: float) -> None:
+    def __init__(self, task_id: str, kind: str, n: int, created: float) -> None:
         self.id = task_id
         self.kind = kind
         self.n = n
-        self.born = born
-        self.seen = 0.0
+        self.created = created
+        self.own = False
+        self.alive_at = -NEVER
         self.due = NEVER
         self.queued: tuple[float, WatchedTask] | None = None
         self.polls = 0
-        self.asked = 0.0
+        self.polled_at = -NEVER
         self.status: TaskStatus | str | None = None
         self.task: Task | None = None
         self.watches: Watch | list[Watch] | None = None
         self.deadline = NEVER
         self.worker: asyncio.Task[None] | None = None
-        self.trouble: FailureStreak | None = None
-        self.notifications: Hints | None = None
+        self.failures: FailureStreak | None = None
+        self.notified: NotificationState | None = None
         self.result_check: ResultCheck | None = None
         self.listed = False
         self.unlisted = False
@@ -188,61 +190,64 @@ class WatchedTask:
         return self.id < other.id  # only to break ties in a heap
 
     @property
-    def all(self) -> list[Watch]:
-        """Everybody who waits, as a list of its own."""
+    def all_watches(self) -> list[Watch]:
+        """The waits for it, as a new list."""
         if isinstance(self.watches, list):
             return list(self.watches)
         return [] if self.watches is None else [self.watches]
 
     @property
     def followed(self) -> bool:
-        """True when somebody wants to know of each change."""
+        """True if one of its waits wants each change."""
         if isinstance(self.watches, list):
             return any(watch.follows for watch in self.watches)
         return self.watches is not None and self.watches.follows
 
     @property
+    def seen_alive(self) -> bool:
+        """True if it was ever known to be unfinished."""
+        return self.alive_at > -NEVER
+
+    @property
     def rank(self) -> int:
-        """How far the task is on the way; -1 when nothing is known."""
+        """How far the task is on the way; -1 if nothing is known."""
         return -1 if self.status is None else rank_of(self.status)
 
     def snapshot(self) -> Task | None:
         """Return what is known about the task."""
-        if self.status is None or self.task is None:
-            return (
-                None
-                if self.status is None
-                else Task(id=self.id, status=self.status, kind=self.kind)
-            )
+        if self.status is None:
+            return None
+        if self.task is None:
+            return Task(id=self.id, status=self.status, kind=self.kind)
         if self.task.status == self.status:
             return self.task
         return attrs.evolve(self.task, status=self.status, updated_at=None)
 
     def add(self, watch: Watch) -> None:
-        """Let *watch* wait too."""
-        others = self.all
+        """Add a wait."""
+        others = self.all_watches
         self.watches = [*others, watch] if others else watch
         self.deadline = min(self.deadline, watch.deadline)
         watch.entry = self
 
     def remove(self, watch: Watch) -> bool:
-        """Let *watch* go; True when nobody is left."""
-        left = [other for other in self.all if other is not watch]
+        """Remove a wait; return True if it was the last."""
+        left = [other for other in self.all_watches if other is not watch]
         self.watches = left if len(left) > 1 else left[0] if left else None
         self.deadline = min((other.deadline for other in left), default=NEVER)
         watch.entry = None
         return not left
 
-    def dismiss(self) -> list[Watch]:
-        """Let everybody go; return who it was."""
-        watches, self.watches = self.all, None
+    def remove_all(self) -> list[Watch]:
+        """Remove and return all waits."""
+        watches, self.watches = self.all_watches, None
         for watch in watches:
             watch.entry = None
         return watches
 
 
 class TimerHeap:
-    """A heap with one live item for each entry; entries that left are dropped when met."""
+    """A heap with one live item for each task; items of tasks that left are dropped when met."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, WatchedTask]] = []
@@ -267,7 +272,7 @@ class TimerHeap:
         heapq.heappush(self._heap, entry.queued)
 
     def drop(self, entry: WatchedTask) -> None:
-        """Forget *entry*."""
+        """Remove *entry*."""
         if entry.queued is None:
             return
         entry.queued = None
@@ -279,14 +284,14 @@ class TimerHeap:
             self._stale = 0
 
     def earliest(self) -> float:
-        """Return when the next entry wakes; `NEVER` when there is none."""
+        """Return when the next task wakes; `NEVER` if there is none."""
         while self._heap and self._heap[0][1].queued is not self._heap[0]:
             heapq.heappop(self._heap)
             self._stale -= 1
         return self._heap[0][0] if self._heap else NEVER
 
     def take(self, now: float) -> WatchedTask | None:
-        """Return an entry that wakes at *now* or before; None when there is none."""
+        """Return a task that wakes at *now* or before; None if there is none."""
         while self._heap and self._heap[0][0] <= now:
             item = heapq.heappop(self._heap)
             if item[1].queued is item:
@@ -324,14 +329,14 @@ class WatchIndex:
                 return entries[task_id]
         return self._external.get(external_task_id or "")
 
-    def name(self, entry: WatchedTask) -> None:
+    def add_external_id(self, entry: WatchedTask) -> None:
         """Find *entry* by its external id too, from now on."""
         if entry.task is not None and entry.task.external_task_id:
             self._external[entry.task.external_task_id] = entry
 
     def remove(self, entry: WatchedTask) -> None:
-        """Forget *entry*."""
+        """Remove *entry*."""
         self._kinds[entry.kind].pop(entry.id, None)
-        name = entry.task.external_task_id if entry.task is not None else None
-        if name and self._external.get(name) is entry:
-            del self._external[name]
+        external = entry.task.external_task_id if entry.task is not None else None
+        if external and self._external.get(external) is entry:
+            del self._external[external]

@@ -9,8 +9,9 @@ error is raised by the public functions only, whose variables don't show the ans
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache, partial
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import attrs
 
@@ -20,14 +21,17 @@ from comet_async._wire.envelope import (
     MAX_ITEMS,
     Object,
     Reply,
+    date_of,
     describe,
     error_code,
     header_id,
     id_in,
+    identifier,
     names_task,
     parse,
     read_fault,
     retry_after,
+    task_identifier,
     tidy,
     unwrap,
 )
@@ -50,6 +54,7 @@ __all__ = [
     "RESULT_KEYS",
     "Notification",
     "Reply",
+    "date_of",
     "decode_created",
     "decode_notification",
     "decode_page",
@@ -62,17 +67,41 @@ T = TypeVar("T")
 
 @attrs.frozen(kw_only=True)
 class Notification:
-    """What a callback says. Anybody can send one: it is a reason to ask, never an answer.
+    """What a callback says. Anybody can send one: it is a reason to poll, never an answer.
 
     Attributes:
         task_id: The server's id of the task.
         external_task_id: Our own id of the task.
-        status: The state that it claims.
+        status: The status that it claims; None for an unknown one.
     """
 
     task_id: str | None = None
     external_task_id: str | None = None
     status: TaskStatus | str | None = None
+
+    def as_dict(self) -> dict[str, str | None]:
+        """Return it as JSON can hold it, for a queue or another process."""
+        status = None if self.status is None else str(self.status)
+        ids = {"task_id": self.task_id, "external_task_id": self.external_task_id}
+        return {**ids, "status": status}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, object]) -> Self:
+        """Return what `as_dict` was made of; unknown keys are ignored.
+
+        Raises:
+            DecodeError: It does not name a task.
+        """
+        texts = {key: text for key, text in value.items() if isinstance(text, str)}
+        task_id = task_identifier(texts.get("task_id"))
+        external_task_id = identifier(texts.get("external_task_id"))
+        if task_id is None and external_task_id is None:
+            raise DecodeError("the notification does not name a task", path="$.task_id")
+        return cls(
+            task_id=task_id,
+            external_task_id=external_task_id,
+            status=state(texts.get("status")),
+        )
 
 
 @attrs.frozen
@@ -220,14 +249,14 @@ def decode_notification(body: bytes) -> Notification:
     """Return what a callback's body says, in Kling's old form or in its new one.
 
     Raises:
-        DecodeError: It names no task.
+        DecodeError: It does not name a task.
     """
     chain, _ = unwrap(parse(body))
     facts = merge(chain)
     task_id = first_task_id(chain) or first_task_id(chain, "id")
     external_task_id = external_id(facts) or first_id(chain, "external_id")
     if task_id is None and external_task_id is None:
-        raise DecodeError("the callback names no task", path="$.task_id")
+        raise DecodeError("the callback does not name a task", path="$.task_id")
     status = read_status(chain, facts) or state(facts.get("status"))
     return Notification(task_id=task_id, external_task_id=external_task_id, status=status)
 

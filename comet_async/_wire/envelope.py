@@ -256,7 +256,8 @@ def retry_after(headers: Mapping[str, str], *, now: float | None) -> float | Non
 
     Args:
         headers: Headers by lower-case name.
-        now: The wall clock, for a ``Retry-After`` that is a date; None reads no dates.
+        now: The wall clock, for a ``Retry-After`` that is a date, if the answer has no ``Date``
+            of its own to compare it with; None reads no dates.
 
     Returns:
         Seconds, at least 0 (a negative number or a date gone by means "now"). None when
@@ -269,9 +270,14 @@ def retry_after(headers: Mapping[str, str], *, now: float | None) -> float | Non
     value = headers.get("retry-after", "")
     seconds = _number(value)
     if seconds is None and now is not None:
-        moment = _date(value)
-        seconds = None if moment is None else moment - now
+        moment, sent = _date(value), date_of(headers)
+        seconds = None if moment is None else moment - (now if sent is None else sent)
     return None if seconds is None else _plausible(seconds)
+
+
+def date_of(headers: Mapping[str, str]) -> float | None:
+    """Return the server's wall clock when it answered, if the answer has a ``Date``."""
+    return _date(headers.get("date", ""))
 
 
 def _number(value: str) -> float | None:

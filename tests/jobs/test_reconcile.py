@@ -384,11 +384,13 @@ def told(*task_ids: str | None) -> NotificationSource:
     """Return a source of these notifications in turn, one for each round of lookups."""
     left = list(task_ids)
 
-    def early(task_id: str | None, external_task_id: str | None) -> SimpleNamespace | None:
+    def last_notification(
+        task_id: str | None, external_task_id: str | None
+    ) -> SimpleNamespace | None:
         assert (task_id, external_task_id) == (None, OURS)
         return SimpleNamespace(task_id=left.pop(0)) if left else None
 
-    return cast("NotificationSource", SimpleNamespace(early=early))
+    return cast("NotificationSource", SimpleNamespace(last_notification=last_notification))
 
 
 async def test_a_callback_names_the_task() -> None:

@@ -68,7 +68,7 @@ ENDS: dict[str, CometError] = {
 @pytest.fixture
 def waiter(server: TaskServer) -> TaskWaiter:
     """Return a waiter that asks each two seconds."""
-    return TaskWaiter(server, schedule=2, fold=False, rng=random.Random(1))
+    return TaskWaiter(server, schedule=2, use_list=False, rng=random.Random(1))
 
 
 def fail(server: TaskServer, wrong: Wrong, *numbers: int) -> None:
@@ -122,7 +122,7 @@ async def test_reasons_of_the_account_end_the_wait_at_once(
 
 async def test_a_key_that_is_refused_ends_all_waits(server: TaskServer) -> None:
     """Every other request would meet the same."""
-    waiter = TaskWaiter(server, schedule=5, concurrency=1, fold=False)
+    waiter = TaskWaiter(server, schedule=5, concurrency=1, use_list=False)
     fail(server, ENDS["key refused"])
     waits = [asyncio.create_task(waiter.wait(server.submit(100.0))) for _ in range(50)]
     results = await asyncio.gather(*waits, return_exceptions=True)
@@ -171,7 +171,7 @@ async def test_not_found_is_no_failure_of_a_young_task(
 
 async def test_any_good_answer_restores_the_patience(server: TaskServer) -> None:
     """An hour of failures is survived if some answer in five minutes is good."""
-    waiter = TaskWaiter(server, schedule=2, patience=20, fold=False, rng=random.Random(1))
+    waiter = TaskWaiter(server, schedule=2, error_budget=20, use_list=False, rng=random.Random(1))
     good = 0.0
 
     def fault(_id: str, _number: int) -> BaseException | None:
@@ -215,7 +215,7 @@ async def test_an_unknown_word_is_warned_of_once(
     await waiter.wait(server.submit(20.0))
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert [record.getMessage() for record in warnings] == [
-        "unknown task state 'hatching': taken for unfinished"
+        "unknown task status 'hatching': treated as unfinished"
     ]
 
 
@@ -254,7 +254,7 @@ async def test_failures_of_many_are_no_storm(server: TaskServer) -> None:
     Each asks once as planned; the retries of all together are 64 and one a second. When the
     server is back they double with each good answer, and all tasks are found.
     """
-    waiter = TaskWaiter(server, schedule=60, fold=False, rng=random.Random(1))
+    waiter = TaskWaiter(server, schedule=60, use_list=False, rng=random.Random(1))
     tasks = [server.submit(30.0) for _ in range(500)]
     began = server.clock.monotonic()
     server.fault = lambda _id, _number: (
@@ -269,7 +269,7 @@ async def test_failures_of_many_are_no_storm(server: TaskServer) -> None:
 
 async def test_those_without_a_retry_end_in_time(server: TaskServer) -> None:
     """The server does not come back: everybody is told after five minutes, not after hours."""
-    waiter = TaskWaiter(server, schedule=10, fold=False, rng=random.Random(1))
+    waiter = TaskWaiter(server, schedule=10, use_list=False, rng=random.Random(1))
     fail(server, FAULTS["500"])
     tasks = [server.submit(30.0) for _ in range(1000)]
     began = server.clock.monotonic()
@@ -280,7 +280,7 @@ async def test_those_without_a_retry_end_in_time(server: TaskServer) -> None:
 
 async def test_one_bad_task_does_not_hinder_the_others(server: TaskServer) -> None:
     """The server fails for one of fifty only: the others never notification."""
-    waiter = TaskWaiter(server, schedule=5, patience=1e9, fold=False, rng=random.Random(1))
+    waiter = TaskWaiter(server, schedule=5, error_budget=1e9, use_list=False, rng=random.Random(1))
     server.fault = lambda task_id, _number: ServerError("down") if task_id == "t7" else None
     tasks = [server.submit(60.0) for _ in range(50)]
     bad = asyncio.create_task(waiter.wait(tasks.pop(7)))
@@ -291,7 +291,7 @@ async def test_one_bad_task_does_not_hinder_the_others(server: TaskServer) -> No
 
 async def test_a_parked_task_can_be_left(server: TaskServer) -> None:
     """It waits for a retry that will not come, and somebody loses interest."""
-    waiter = TaskWaiter(server, schedule=1, fold=False, rng=random.Random(1))
+    waiter = TaskWaiter(server, schedule=1, use_list=False, rng=random.Random(1))
     fail(server, FAULTS["500"])
     waits = [asyncio.create_task(waiter.wait(server.submit(30.0))) for _ in range(300)]
     await asyncio.sleep(60.0)
@@ -305,6 +305,6 @@ async def test_a_parked_task_can_be_left(server: TaskServer) -> None:
 async def test_an_id_that_nobody_knows_is_not_called_paid(server: TaskServer) -> None:
     """A wait for a mistyped id ends with what the server said, and with advice that fits."""
     waiter = TaskWaiter(server, timeout=30)
-    with pytest.raises(WaitTimeoutError, match="the last answer: no task t7") as caught:
+    with pytest.raises(WaitTimeoutError, match="the last poll failed: no task t7") as caught:
         await waiter.wait("t7")
     assert "check its id" in str(caught.value.hint)

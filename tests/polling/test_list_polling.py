@@ -10,7 +10,7 @@ import random
 import attrs
 import pytest
 
-from comet_async.events import Event, Folded
+from comet_async.events import Event, ListPolled
 from comet_async.models import TaskPage, TaskStatus
 from comet_async.testing import VirtualClock
 from comet_async.waiter import TaskWaiter
@@ -33,7 +33,7 @@ async def run(server: TaskServer, waiter: TaskWaiter, count: int, in_flight: int
     """Wait for *count* tasks, of which so many are in flight at a time."""
     before = set(server.scripts)
     tasks = (server.submit(duration) for duration in durations(count))
-    found = [task.id async for task in waiter.as_completed(tasks, ahead=in_flight)]
+    found = [task.id async for task in waiter.as_completed(tasks, prefetch=in_flight)]
     assert sorted(found) == sorted(set(server.scripts) - before)
 
 
@@ -64,7 +64,7 @@ async def test_few_are_not_worth_a_list(server: TaskServer) -> None:
 
 async def test_folding_can_be_turned_off(server: TaskServer) -> None:
     """By one argument."""
-    waiter = TaskWaiter(server, fold=False, rng=random.Random(1))
+    waiter = TaskWaiter(server, use_list=False, rng=random.Random(1))
     await run(server, waiter, 50, 50)
     assert waiter.list_calls == 0
 
@@ -154,7 +154,7 @@ async def test_many_pages_are_read(server: TaskServer) -> None:
     """1,300 tasks are on three pages: all are found, by fewer requests than tasks."""
     waiter = TaskWaiter(server, schedule=20, rng=random.Random(1))
     tasks = [server.submit(duration) for duration in durations(1300, 60.0)]
-    found = [task.id async for task in waiter.as_completed(tasks, ahead=2000)]
+    found = [task.id async for task in waiter.as_completed(tasks, prefetch=2000)]
     assert len(found) == 1300
     assert {number for _, number, _ in server.pages} >= {1, 2, 3}
     assert waiter.polls + waiter.list_calls < 1300
@@ -215,7 +215,7 @@ async def test_kinds_have_lists_of_their_own(server: TaskServer) -> None:
         for _ in range(10)
     ]
     await asyncio.gather(*waits)
-    assert {event.kind for event in told if isinstance(event, Folded)} == {"expand", "try-on"}
+    assert {event.kind for event in told if isinstance(event, ListPolled)} == {"expand", "try-on"}
 
 
 async def test_leaving_ends_the_list_calls(clock: VirtualClock) -> None:

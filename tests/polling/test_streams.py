@@ -30,7 +30,7 @@ from tests.support.task_server import TaskServer
 @pytest.fixture
 def waiter(server: TaskServer) -> TaskWaiter:
     """Return a waiter that asks each second."""
-    return TaskWaiter(server, schedule=1, fold=False, rng=random.Random(1))
+    return TaskWaiter(server, schedule=1, use_list=False, rng=random.Random(1))
 
 
 async def states(stream: AsyncIterator[Task]) -> list[str]:
@@ -305,7 +305,7 @@ async def test_the_look_ahead_is_bounded(
             yield task
 
     source = endless() if lazily == "sync" else endless_async()
-    stream = waiter.as_completed(source, ahead=4)
+    stream = waiter.as_completed(source, prefetch=4)
     for number in range(20):
         await anext(stream)
         assert taken <= number + 6
@@ -319,7 +319,7 @@ async def test_a_finished_source_of_finished_tasks_is_bounded_too(
     """What was taken and not yet yielded counts."""
     done = server.finished(1.0)
     endless = itertools.repeat(done)
-    stream = waiter.as_completed(endless, ahead=10)
+    stream = waiter.as_completed(endless, prefetch=10)
     assert [(await anext(stream)).id for _ in range(100)] == ["t0"] * 100
 
 
@@ -351,7 +351,7 @@ async def test_errors_of_the_source_are_raised(server: TaskServer, waiter: TaskW
 
 async def test_one_that_can_not_be_waited_for_leaves_the_others(server: TaskServer) -> None:
     """The error names it; iterating on gives the others."""
-    waiter = TaskWaiter(server, schedule=1, patience=5, grace=5, fold=False)
+    waiter = TaskWaiter(server, schedule=1, error_budget=5, not_found_grace=5, use_list=False)
     stream = waiter.as_completed([server.submit(30.0), "unknown", server.submit(40.0)])
     with pytest.raises(NotFoundError) as caught:
         await anext(stream)
@@ -362,7 +362,7 @@ async def test_one_that_can_not_be_waited_for_leaves_the_others(server: TaskServ
 async def test_deadlines_hold_for_each_task(server: TaskServer, waiter: TaskWaiter) -> None:
     """From when it was taken."""
     tasks = [server.submit(d) for d in (5.0, 100.0, 15.0)]
-    stream = waiter.as_completed(tasks, timeout=20, ahead=2)
+    stream = waiter.as_completed(tasks, timeout=20, prefetch=2)
     results: list[str | None] = []
     while True:
         try:
@@ -418,8 +418,8 @@ async def test_nested_over_the_same_tasks(server: TaskServer, waiter: TaskWaiter
 
 async def test_a_reader_that_was_woken_and_cancelled_passes_on(server: TaskServer) -> None:
     """The item that it was woken for goes to the other reader."""
-    inbox = Inbox([])
-    one, other = (asyncio.create_task(inbox.something()) for _ in range(2))
+    inbox = Inbox()
+    one, other = (asyncio.create_task(inbox.arrival()) for _ in range(2))
     await asyncio.sleep(0)
     inbox.put(server.submit(5.0))
     one.cancel()
@@ -429,9 +429,9 @@ async def test_a_reader_that_was_woken_and_cancelled_passes_on(server: TaskServe
 
 async def test_many_are_taken_in_turns(server: TaskServer) -> None:
     """Taking many tasks does not hold the loop for as long as that takes."""
-    waiter = TaskWaiter(server, schedule=1e4, fold=False)
+    waiter = TaskWaiter(server, schedule=1e4, use_list=False)
     tasks = [server.submit(1e6) for _ in range(5000)]
-    step = asyncio.create_task(anext(waiter.as_completed(tasks, ahead=10**6)))
+    step = asyncio.create_task(anext(waiter.as_completed(tasks, prefetch=10**6)))
     turns = 0
     while waiter.waiting < 5000:
         await asyncio.sleep(0)
@@ -442,8 +442,8 @@ async def test_many_are_taken_in_turns(server: TaskServer) -> None:
 
 def test_bad_limits_are_refused(waiter: TaskWaiter) -> None:
     """A look-ahead of nothing would wait for ever."""
-    with pytest.raises(InputError, match="ahead=0"):
-        waiter.as_completed([], ahead=0)
+    with pytest.raises(InputError, match="prefetch=0"):
+        waiter.as_completed([], prefetch=0)
 
 
 def test_an_iterator_left_in_a_closed_loop_is_silent(server: TaskServer) -> None:

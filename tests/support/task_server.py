@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import attrs
 
+from comet_async._http.api import Submission
 from comet_async.errors import NotFoundError
 from comet_async.models import ResultImage, Task, TaskPage, TaskStatus
 from comet_async.schedules import ScheduleLike
@@ -41,6 +42,8 @@ class TaskServer:
         clock: The loop's.
         latency: Seconds that an exchange takes; None answers without a turn of the loop.
         fault: What goes wrong; nothing by default.
+        ahead: Seconds that our wall clock is ahead of the server's.
+        submits: True if its tasks count as submitted by this session.
         lists: What a list call does: "off" (it fails), "on", "empty", "stale" (as it was at first).
         asked: Each poll that arrived: when, and for which task.
         pages: Each list call that arrived: when, number, size.
@@ -51,6 +54,8 @@ class TaskServer:
     schedule: ScheduleLike = None
     latency: float | None = 0.05
     fault: Fault = lambda _id, _number: None
+    ahead: float = 0.0
+    submits: bool = False
     lists: str = "off"
     hidden: frozenset[str] = frozenset()
     told_times: bool = True
@@ -117,8 +122,15 @@ class TaskServer:
     def _moment(self, moment: float) -> datetime | None:
         if not self.told_times:
             return None
-        wall = self.clock.time() - (self.clock.monotonic() - moment)
+        wall = self.clock.time() - (self.clock.monotonic() - moment) - self.ahead
         return datetime.fromtimestamp(wall, UTC)
+
+    def submission(self, task_id: str) -> Submission | None:
+        """Return when the task was submitted, if that was done here."""
+        if not self.submits or task_id not in self.scripts:
+            return None
+        born = self.scripts[task_id].born
+        return Submission(born - 0.05, born + 0.05)
 
     @property
     def polls(self) -> int:

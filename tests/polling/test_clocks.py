@@ -1,0 +1,86 @@
+"""Wall clocks that are off: neither results nor durations depend on them."""
+
+# ruff: noqa: S311 - seeded jitter; nothing is guarded by it
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from comet_async.models import Task
+from comet_async.testing import VirtualClock
+from comet_async.waiter import TaskWaiter
+from tests.support.task_server import TaskServer
+
+HOUR, DAY = 3600.0, 86_400.0
+OFFSETS = [0.0, 60.0, HOUR, 3 * DAY, -60.0, -HOUR, -3 * DAY]
+
+
+@pytest.fixture
+def server(clock: VirtualClock) -> TaskServer:
+    """Return a server of tasks in memory that were submitted by this session."""
+    return TaskServer(clock=clock, submits=True)
+
+
+async def time_of(server: TaskServer, waiter: TaskWaiter, task: Task | str) -> float:
+    """Return how long a wait takes."""
+    began = server.clock.monotonic()
+    assert (await waiter.wait(task)).succeeded
+    return server.clock.monotonic() - began
+
+
+@pytest.mark.parametrize("by_id", [False, True], ids=["snapshot", "id"])
+@pytest.mark.parametrize("ahead", OFFSETS)
+async def test_a_wrong_clock_costs_nothing(
+    server: TaskServer, ahead: float, *, by_id: bool
+) -> None:
+    """The age of a task that this session submitted is counted from its request."""
+    server.ahead = ahead
+    waiter = TaskWaiter(server, rng=random.Random(1))
+    task = server.submit(20.0)
+    # With a right clock it takes 22 to 31 s, as the jitter falls.
+    assert await time_of(server, waiter, task.id if by_id else task) < 35.0
+    assert waiter.polls <= 8
+    assert waiter.mean_delay < 15.0
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR, DAY])
+async def test_a_clock_that_jumps_costs_nothing(server: TaskServer, jump: float) -> None:
+    """Set while tasks are waited for, before each poll."""
+
+    def set_clock(_id: str, number: int) -> None:
+        server.clock.shift(jump if number % 2 else -jump)
+        server.ahead += jump if number % 2 else -jump
+
+    server.fault = set_clock
+    waiter = TaskWaiter(server, rng=random.Random(1))
+    times = [await time_of(server, waiter, server.submit(20.0)) for _ in range(5)]
+    assert max(times) < 35.0
+    assert waiter.longest_delay < 15.0
+
+
+@pytest.mark.parametrize("ahead", [HOUR, -HOUR])
+async def test_one_task_of_ours_dates_all_others(server: TaskServer, ahead: float) -> None:
+    """A task of another process has no request here: the server's clock is known by then."""
+    server.ahead = ahead
+    waiter = TaskWaiter(server, rng=random.Random(1))
+    await waiter.wait(server.submit(20.0))
+    server.submits = False
+    assert await time_of(server, waiter, server.submit(20.0)) < 35.0
+    assert waiter.longest_delay < 15.0
+
+
+async def test_a_task_of_ours_is_not_polled_at_once(server: TaskServer) -> None:
+    """Known by its id only, it is as old as its request."""
+    waiter = TaskWaiter(server, schedule=10, rng=random.Random(1))
+    await waiter.wait(server.submit(4.0).id)
+    assert server.asked[0][0] - server.scripts["t0"].born >= 5.0
+    assert waiter.polls == 1
+
+
+async def test_the_server_need_not_name_any_time(server: TaskServer) -> None:
+    """Then ages and delays come from our own clock alone."""
+    server.told_times = False
+    waiter = TaskWaiter(server, rng=random.Random(1))
+    times = [await time_of(server, waiter, server.submit(20.0).id) for _ in range(5)]
+    assert max(times) < 35.0
