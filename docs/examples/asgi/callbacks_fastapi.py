@@ -8,13 +8,17 @@ from fastapi import FastAPI, Request, Response
 
 from comet_async import CallbackReceiver, CometSession, Margins
 
-# How the outside reaches /hooks of this service: https://example.org/hooks
-receiver = CallbackReceiver(public_url=os.environ["HOOKS_URL"])
+receiver = CallbackReceiver(
+    # How the outside reaches /hooks of this service: https://example.org/hooks
+    public_url=os.environ["HOOKS_URL"],
+    # The secret part of the path; without one of your own it changes with each start.
+    token=os.environ.get("HOOKS_TOKEN"),
+)
 
 
 async def callback(request: Request) -> Response:
     """Pass a callback on; the answer has no body."""
-    status = await receiver.receive(
+    status = await receiver.handle_request(
         request.path_params["token"],
         request.headers,
         request.stream(),
