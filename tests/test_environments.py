@@ -201,6 +201,22 @@ async def test_a_refused_token_is_signed_anew_once(
     assert len(sandbox.ledger.charges) == 1
 
 
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0, 86_400.0])
+async def test_a_clock_that_is_off_does_not_break_signed_tokens(
+    clock: VirtualClock, photo: bytes, ahead: float
+) -> None:
+    """The server refuses the first token for its dates; all others follow the server's clock."""
+    ours = VirtualClock(clock.time() + ahead)
+    async with Sandbox(clock=clock, engine="pillow", seed=1) as sandbox:
+        options = sandbox.options
+        gateway = Gateway(name="kling-here", root=sandbox.url, prefix="/v1")
+        token = KlingToken(Secret(options.access_key), Secret(options.secret_key))
+        async with CometSession(token, gateway=gateway, clock=ours) as comet:
+            assert (await comet.expand(photo, WIDE)).succeeded
+    assert len(sandbox.ledger.charges) == 1
+    assert len(sandbox.ledger.posts) <= 2
+
+
 SHAPES = (
     ("object", "list", "wrapper", "wrapper2"),
     ("wrapper2", "object"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import importlib.util
 import logging
 import os
@@ -235,7 +236,12 @@ class Sandbox:
             app.add_routes(api.routes(prefix))
         app.add_routes(Account(self._state).routes())
         app.add_routes(Site(self._state).routes())
+        app.on_response_prepare.append(self._set_date)
         return app
+
+    async def _set_date(self, _request: web.Request, response: web.StreamResponse) -> None:
+        """Date answers by the sandbox's clock: clients may compare the two."""
+        response.headers["Date"] = email.utils.formatdate(self._state.clock.time(), usegmt=True)
 
     def _connect(self) -> asyncio.BaseProtocol:
         fault = self._state.take("accept")
