@@ -197,7 +197,9 @@ class Screen:
             return
         line = Text(f"{word} " if word else "", style=style)
         line.append(cleaned, style="" if word else style)
-        self.console.print(line, soft_wrap=True)
+        # Broken between words on a terminal; a command to copy, and what goes to a file, is not.
+        whole_line = not self.console.is_terminal or cleaned.startswith("  comet-async ")
+        self.console.print(line, soft_wrap=whole_line)
 
     def event(self, name: str, facts: Mapping[str, object]) -> None:
         """Write an event for programs, on standard error, if events are wanted."""

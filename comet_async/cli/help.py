@@ -51,7 +51,7 @@ Run the same command again to resume where the last run stopped, whatever stoppe
 
   [cyan]comet-async expand photos --out wide --to 16:9[/cyan]
   [cyan]comet-async expand dog.png --out snow --left 0.6 --right 0.6 --prompt "snow"[/cyan]
-  [cyan]comet-async expand photos --out wide --to 4:3 --prepare --dry-run[/cyan]
+  [cyan]comet-async expand photos --out tall --to 3:4 --prepare --dry-run[/cyan]
   [cyan]find photos -name '*.jpg' | comet-async expand - --out listed --to 3:2 --json[/cyan]
 
 {STATUSES}"""

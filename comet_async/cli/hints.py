@@ -23,6 +23,7 @@ OPTIONS: Mapping[str, str] = {
     "price": "--price",
     "retry_failed": "--retry-failed",
     "verify_remote": "--verify-remote",
+    "checksum": "--checksum",
     "fresh": "--fresh",
     "proxy": "--proxy",
     "gateway": "--gateway",

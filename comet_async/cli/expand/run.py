@@ -326,11 +326,11 @@ class _Following:
         if not self.totals.count and not interrupted and stopped is None:
             screen.complain(_nothing(self.plan))
             return USAGE
-        self.ending.show(screen)
         if self.endpoint.sandbox is not None:
             engines = {task.engine for task in self.endpoint.sandbox.tasks.all() if task.engine}
             if engines:
                 screen.say(f"painted here by {', '.join(sorted(engines))}, free of charge")
+        self.ending.show(screen)
         if interrupted:
             return INTERRUPTED
         if stopped is not None and stopped.account_wide:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -148,7 +149,7 @@ class Ending:
 
 
 def _is_a_step(hint: str) -> bool:
-    return "pip install" in hint or hint.startswith(("add --", "--"))
+    return "pip install" in hint or re.match(r"(?:(?:add|pass|use) )?--[a-z]", hint) is not None
 
 
 def cost_line(totals: RunTotals) -> str:
