@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from comet_async._http.balance import (
         Balance as Balance,
     )
+    from comet_async._images.discovery import (
+        SkipReport as SkipReport,
+    )
     from comet_async._images.load import (
         SourceImage as SourceImage,
     )

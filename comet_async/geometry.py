@@ -19,6 +19,10 @@ from comet_async.errors import InputError
 MAX_MARGIN = 2
 """The largest margin on one side, as a share of the source's height or width."""
 
+# A pixel of the longest side that a PNG or JPEG of the API's can have is a larger share.
+_LEAST_SHARE = 1e-6
+_LEAST_PIXEL = 0.9
+
 MAX_AREA = 3
 """The largest area of the new image, as a multiple of the old one's."""
 
@@ -70,9 +74,8 @@ class Sides:
 
 def _check_share(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        msg = f"{name} must be a number, not {type(value).__name__}"
         raise InputError(
-            msg,
+            f"{name} must be a number, not {type(value).__name__}",
             field=name,
             value=value,
             limit="a number from 0 to 2",
@@ -83,12 +86,19 @@ def _check_share(name: str, value: object) -> float:
     except (OverflowError, ValueError):  # a huge whole number; a signalling NaN
         number = math.nan
     if not math.isfinite(number) or not 0 <= number <= MAX_MARGIN:
-        msg = f"{name}={number} is outside 0 to {MAX_MARGIN}"
         raise InputError(
-            msg,
+            f"{name}={number} is outside 0 to {MAX_MARGIN}",
             field=name,
             value=number,
             limit=f"0 to {MAX_MARGIN} (a share of the image's own side)",
+            hint=f"give {name} as a share: 0.5 adds half of the side",
+        )
+    if 0 < number < _LEAST_SHARE:
+        raise InputError(
+            f"{name}={number} is less than a pixel of any image",
+            field=name,
+            value=number,
+            limit="0, or at least one pixel",
             hint=f"give {name} as a share: 0.5 adds half of the side",
         )
     return number + 0.0  # -0.0 becomes 0.0
@@ -125,9 +135,8 @@ class Margins:
             object.__setattr__(self, name, _check_share(name, getattr(self, name)))
         if _area(self) > MAX_AREA + AREA_TOLERANCE:
             area = float(_area(self))
-            msg = f"the new image would have {area:.7g} times the area; at most {MAX_AREA}"
             raise InputError(
-                msg,
+                f"the new image would have {area:.7g} times the area; at most {MAX_AREA}",
                 field="margins",
                 value=f"up={self.up} down={self.down} left={self.left} right={self.right}",
                 limit=f"(1 + up + down) × (1 + left + right) ≤ {MAX_AREA}",
@@ -244,13 +253,12 @@ class SizeRule:
         """Return the margins that give the canvas; see `MarginRule.resolve`."""
         if self.width < width or self.height < height:
             canvas = f"{self.width}x{self.height}"
-            msg = f"a canvas of {canvas} is smaller than the {width}x{height} image"
             raise InputError(
-                msg,
+                f"a canvas of {canvas} is smaller than the {width}x{height} image",
                 field="size",
-                value=f"{self.width}x{self.height}",
+                value=canvas,
                 limit=f"at least {width}x{height}",
-                hint="expansion only adds: choose a larger canvas or a smaller image",
+                hint=_scale_instead(Decimal(self.width), Decimal(self.height)),
             )
         what = f"size {self.width}x{self.height}"
         wanted = Decimal(self.width), Decimal(self.height)
@@ -316,8 +324,15 @@ def _too_large(image: tuple[int, int], wanted: tuple[Decimal, Decimal], what: st
         field=field,
         value=value,
         limit=f"at most {MAX_AREA} times the area",
-        hint="choose a shape nearer to the image's own",
+        hint=_scale_instead(*wanted) if field == "size" else "choose a shape nearer to the image's",
     )
+
+
+def _scale_instead(width: Decimal, height: Decimal) -> str:
+    """Return what to do about a canvas whose size can't be had, although its shape may be."""
+    divisor = math.gcd(int(width), int(height))
+    shape = f"{int(width) // divisor}:{int(height) // divisor}"
+    return f'expansion only adds: use Margins.for_aspect("{shape}"), and scale the result'
 
 
 def parse_aspect(aspect: str | float) -> Decimal:
@@ -336,9 +351,8 @@ def parse_aspect(aspect: str | float) -> Decimal:
         ratio = Decimal(0)
     # Far beyond any image's; it keeps the sums that follow from overflowing.
     if not ratio.is_finite() or not Decimal("1e-6") <= ratio <= Decimal("1e6"):
-        msg = f"aspect {aspect!r} is not a ratio of width to height"
         raise InputError(
-            msg,
+            f"aspect {aspect!r} is not a ratio of width to height",
             field="aspect",
             value=aspect,
             limit="two positive numbers",
@@ -349,23 +363,65 @@ def parse_aspect(aspect: str | float) -> Decimal:
 
 def _check_anchor(anchor: str) -> Anchor:
     if anchor not in _ANCHORS:
-        msg = f"anchor {anchor!r} is unknown"
         limit = "one of " + ", ".join(_ANCHORS)
-        raise InputError(msg, field="anchor", value=anchor, limit=limit, hint=limit)
+        raise InputError(
+            f"anchor {anchor!r} is unknown", field="anchor", value=anchor, limit=limit, hint=limit
+        )
     return anchor  # type: ignore[return-value]  # the line above is the check
 
 
 def _check_pixels(name: str, value: object, *, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        msg = f"{name}={value!r} must be a whole number of pixels, at least {least}"
         raise InputError(
-            msg,
+            f"{name}={value!r} must be a whole number of pixels, at least {least}",
             field=name,
             value=value,
             limit=f"a whole number ≥ {least}",
-            hint="round it yourself: only you know which way",
+            hint="round it: whether up or down depends on what it is for",
         )
     return value
+
+
+def as_rule(margins: object) -> MarginRule:
+    """Return *margins* as a rule: ``"16:9"`` is a shape, ``"1920x1080"`` a canvas.
+
+    Raises:
+        InputError: It is neither `Margins`, nor a rule, nor text that can be read.
+    """
+    # Plain margins first: the other check takes ten times as long.
+    if isinstance(margins, (Margins, MarginRule)):
+        return margins
+    if not isinstance(margins, str):
+        raise InputError(
+            f"margins must be Margins, a rule such as Margins.for_aspect, or text such as '16:9', "
+            f"not {margins!r}",
+            field="margins",
+            value=margins,
+            limit="Margins, text, or an object with resolve()",
+        )
+    width, x, height = margins.strip().lower().partition("x")
+    if x and width.isdecimal() and height.isdecimal():
+        return Margins.for_size(int(width), int(height))
+    return Margins.for_aspect(margins)
+
+
+def check_pixels(width: int, height: int, margins: Margins) -> None:
+    """Refuse margins of less than a pixel: they would be paid for, and add nothing.
+
+    Raises:
+        InputError: A margin is above 0 and below a pixel of an image of *width* × *height*.
+    """
+    for name, side in (("up", height), ("down", height), ("left", width), ("right", width)):
+        share = getattr(margins, name)
+        # Rules round their shares down, so that one pixel may be a hair less.
+        if 0 < share * side < _LEAST_PIXEL:
+            raise InputError(
+                f"{name}={share} is less than a pixel of an image of {width}x{height}",
+                field=name,
+                value=share,
+                limit=f"0, or at least {1 / side:.2g}",
+                hint="make it larger, or leave it out",
+            )
 
 
 def added_pixels(width: int, height: int, margins: Margins) -> Sides:

@@ -1,8 +1,7 @@
-"""What all kinds of tasks share: a path, a request, and a body that streams its images.
+"""What can be asked for: the kinds of tasks, and a request class for each.
 
-A kind is one room of its own (`comet_async.requests` is the first): its path, the fields of
-its request and their rules. Everything below and above knows only "a task of some kind".
-At the end stand the rules that several kinds share.
+A kind is a path and a price; its request class holds the fields and their rules. All other
+modules know only "a task of some kind".
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import attrs
 from comet_async._images.load import ImageInput, SourceImage
 from comet_async._types import JSON
 from comet_async.errors import InputError
-from comet_async.geometry import MarginRule, Margins
+from comet_async.geometry import MarginRule, Margins, as_rule, check_pixels
 
 MAX_PROMPT = 2500
 """The longest prompt, in characters."""
@@ -41,7 +40,7 @@ class TaskKind:
 
 
 class TaskRequest(Protocol):
-    """What a request of any kind offers to the rooms that send it."""
+    """What a request of any kind offers to the modules that send it."""
 
     kind: ClassVar[TaskKind]
 
@@ -64,8 +63,8 @@ class TaskRequest(Protocol):
         """Return the images to send, by JSON field."""
         ...
 
-    def needless(self, images: Mapping[str, SourceImage]) -> bool:
-        """Tell whether an image already is what is asked for, so that nothing need be paid."""
+    def already_satisfied(self, images: Mapping[str, SourceImage]) -> bool:
+        """Return True if an image already is what is asked for, so that nothing need be paid."""
         ...
 
     def fields(self, images: Mapping[str, SourceImage]) -> dict[str, JSON]:
@@ -99,9 +98,12 @@ def check_n(n: object) -> int:
         InputError: It is not.
     """
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_N:
-        msg = f"n={n!r} must be a whole number from 1 to {MAX_N}"
         raise InputError(
-            msg, field="n", value=n, limit=f"1 to {MAX_N}", hint=f"ask for 1 to {MAX_N} images"
+            f"n={n!r} must be a whole number from 1 to {MAX_N}",
+            field="n",
+            value=n,
+            limit=f"1 to {MAX_N}",
+            hint=f"ask for 1 to {MAX_N} images",
         )
     return n
 
@@ -110,17 +112,28 @@ def check_prompt(prompt: object, *, field: str = "prompt") -> str | None:
     """Return *prompt* if the API takes it; an empty one counts as none.
 
     Raises:
-        InputError: It is not text, or longer than 2500 characters.
+        InputError: It is not text, not valid Unicode, or longer than 2500 characters.
     """
     if prompt is None or prompt == "":
         return None
     if not isinstance(prompt, str):
         msg = f"{field} must be text, not {type(prompt).__name__}"
         raise InputError(msg, field=field, value=prompt, limit="text")
-    if len(prompt) > MAX_PROMPT:
-        msg = f"{field} has {len(prompt)} characters; at most {MAX_PROMPT}"
+    if any("\ud800" <= letter <= "\udfff" for letter in prompt):
         raise InputError(
-            msg, field=field, value=prompt, limit=f"{MAX_PROMPT} characters", hint="shorten it"
+            f"{field} is not valid Unicode: it holds half of a surrogate pair",
+            field=field,
+            value=prompt.encode("ascii", "backslashreplace").decode(),
+            limit="valid Unicode",
+            hint="decode it with the right encoding",
+        )
+    if len(prompt) > MAX_PROMPT:
+        raise InputError(
+            f"{field} has {len(prompt)} characters; at most {MAX_PROMPT}",
+            field=field,
+            value=prompt,
+            limit=f"{MAX_PROMPT} characters",
+            hint="shorten it",
         )
     return prompt
 
@@ -140,6 +153,40 @@ def check_text(value: object, *, field: str) -> str | None:
     return value
 
 
+def check_watermark(value: object) -> bool:
+    """Return *value* if it is True or False.
+
+    Raises:
+        InputError: It is not.
+    """
+    if not isinstance(value, bool):
+        raise InputError(
+            f"watermark={value!r} must be True or False",
+            field="watermark",
+            value=value,
+            limit="True or False",
+        )
+    return value
+
+
+def check_callback_url(value: object) -> str | None:
+    """Return *value* if it can be where notifications are sent; None is none.
+
+    Raises:
+        InputError: It is not an http or https URL.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.lower().startswith(("http://", "https://")):
+        raise InputError(
+            "callback_url must be an http or https URL",
+            field="callback_url",
+            value=type(value).__name__,  # the URL itself may hold a token
+            limit="an http or https URL",
+        )
+    return check_prompt(value, field="callback_url")
+
+
 def check_own_id(value: object) -> str | None:
     """Return *value* if it can be an ``external_task_id``; empty counts as none.
 
@@ -155,22 +202,15 @@ EXPAND = TaskKind(name="expand", path="images/editing/expand", price=Decimal("0.
 """The kind that `ExpandRequest` belongs to."""
 
 
-def _check_margins(margins: object) -> None:
-    # Plain margins first: the other question takes ten times as long.
-    if not isinstance(margins, (Margins, MarginRule)):
-        msg = f"margins must be Margins or a rule such as Margins.for_aspect, not {margins!r}"
-        raise InputError(
-            msg, field="margins", value=margins, limit="Margins, or an object with resolve()"
-        )
-
-
 @attrs.frozen(kw_only=True)
 class ExpandRequest:
     """One image to expand.
 
     Attributes:
-        image: A path, bytes, a public URL, or a loaded `SourceImage`.
-        margins: `Margins`, or a rule that makes them from the image's size.
+        image: A path, bytes, an open file, a public URL, or a `SourceImage`, which says which of
+            them it is.
+        margins: `Margins`, a rule that makes them from the image's size, or text: a shape such as
+            ``"16:9"``, or a canvas such as ``"1920x1080"``.
         prompt: What to draw in the new area; at most 2500 characters, none by default.
         n: How many variants to make, 1 to 9; each is paid. 1 by default.
         watermark: True to get a watermarked version of each variant as well.
@@ -183,11 +223,13 @@ class ExpandRequest:
     """
 
     image: ImageInput = attrs.field(repr=lambda image: f"<{type(image).__name__}>")
-    margins: MarginRule = attrs.field(validator=checked(_check_margins))
+    margins: MarginRule | str = attrs.field(validator=checked(as_rule))
     prompt: str | None = attrs.field(default=None, validator=checked(check_prompt))
     n: int = attrs.field(default=1, validator=checked(check_n))
-    watermark: bool = False
-    callback_url: str | None = attrs.field(default=None, repr=False)
+    watermark: bool = attrs.field(default=False, validator=checked(check_watermark))
+    callback_url: str | None = attrs.field(
+        default=None, repr=False, validator=checked(check_callback_url)
+    )
     external_task_id: str | None = attrs.field(default=None, validator=checked(check_own_id))
 
     kind: ClassVar[TaskKind] = EXPAND
@@ -200,32 +242,36 @@ class ExpandRequest:
         """Return the margins for *image*.
 
         Raises:
-            InputError: The rule can't be kept, or it needs a size that a URL doesn't tell.
+            InputError: The rule can't be kept, it needs a size that is not known (that of a URL),
+                or a margin is less than a pixel.
         """
-        if isinstance(self.margins, Margins):
-            return self.margins
-        if image.width is None or image.height is None:
-            msg = "the image's size is unknown (it is a URL), so this rule can't be resolved"
-            raise InputError(
-                msg,
-                field="margins",
-                value=self.margins,
-                limit="Margins with numbers, for a URL",
-                hint="give shares, like Margins(up=0.5) or --up 0.5; or download the image first",
-            )
-        return self.margins.resolve(image.width, image.height)
+        rule = as_rule(self.margins)
+        if image.width is not None and image.height is not None:
+            margins = rule.resolve(image.width, image.height)
+            check_pixels(image.width, image.height, margins)
+            return margins
+        if isinstance(rule, Margins):
+            return rule
+        raise InputError(
+            "the image's size is not known (it is a URL), so this rule can't be resolved",
+            field="margins",
+            value=self.margins,
+            limit="Margins with numbers, for a URL",
+            hint="give shares, like Margins(up=0.5); or download the image first",
+        )
 
-    def needless(self, images: Mapping[str, SourceImage]) -> bool:
+    def already_satisfied(self, images: Mapping[str, SourceImage]) -> bool:
         """True when a rule adds nothing: the image has the wanted shape already."""
-        return not isinstance(self.margins, Margins) and self.resolve(images["image"]).empty
+        return (
+            not isinstance(as_rule(self.margins), Margins) and self.resolve(images["image"]).empty
+        )
 
     def fields(self, images: Mapping[str, SourceImage]) -> dict[str, JSON]:
         """Return the JSON fields that decide the result; see `TaskRequest.fields`."""
         margins = self.resolve(images["image"])
         if margins.empty:
-            msg = "nothing would be added: all four margins are 0"
             raise InputError(
-                msg,
+                "nothing would be added: all four margins are 0",
                 field="margins",
                 value=0,
                 limit="at least one margin above 0",
@@ -256,8 +302,8 @@ ASPECTS = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9")
 def _check_aspect(aspect: object) -> None:
     if aspect not in ASPECTS:
         limit = "one of " + ", ".join(ASPECTS)
-        msg = f"aspect_ratio {aspect!r} is not made by the API"
-        raise InputError(msg, field="aspect_ratio", value=aspect, limit=limit, hint=limit)
+        what = f"aspect_ratio {aspect!r} is not made by the API"
+        raise InputError(what, field="aspect_ratio", value=aspect, limit=limit, hint=limit)
 
 
 def _check_negative(prompt: object) -> None:
@@ -266,8 +312,12 @@ def _check_negative(prompt: object) -> None:
 
 def _required_prompt(prompt: object) -> None:
     if check_prompt(prompt) is None:
-        msg = "an image can't be generated without a prompt"
-        raise InputError(msg, field="prompt", limit="1 to 2500 characters", hint="describe it")
+        raise InputError(
+            "an image can't be generated without a prompt",
+            field="prompt",
+            limit="1 to 2500 characters",
+            hint="describe it",
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -296,7 +346,9 @@ class GenerationRequest:
     image_reference: Literal["subject", "face"] | None = None
     aspect_ratio: str = attrs.field(default="16:9", validator=checked(_check_aspect))
     n: int = attrs.field(default=1, validator=checked(check_n))
-    callback_url: str | None = attrs.field(default=None, repr=False)
+    callback_url: str | None = attrs.field(
+        default=None, repr=False, validator=checked(check_callback_url)
+    )
     external_task_id: str | None = attrs.field(default=None, validator=checked(check_own_id))
 
     kind: ClassVar[TaskKind] = GENERATION
@@ -305,7 +357,7 @@ class GenerationRequest:
         """Return the reference image, if there is one."""
         return {} if self.image is None else {"image": self.image}
 
-    def needless(self, images: Mapping[str, SourceImage]) -> bool:  # noqa: ARG002 - the protocol's
+    def already_satisfied(self, images: Mapping[str, SourceImage]) -> bool:  # noqa: ARG002 - the protocol's
         """Return False: there is always something to generate."""
         return False
 
@@ -346,21 +398,23 @@ class TryOnRequest:
     human: ImageInput = attrs.field(repr=False)
     cloth: ImageInput = attrs.field(repr=False)
     model: str = "kolors-virtual-try-on-v1-5"
-    callback_url: str | None = attrs.field(default=None, repr=False)
+    callback_url: str | None = attrs.field(
+        default=None, repr=False, validator=checked(check_callback_url)
+    )
     external_task_id: str | None = attrs.field(default=None, validator=checked(check_own_id))
 
     kind: ClassVar[TaskKind] = TRY_ON
 
     @property
     def n(self) -> int:
-        """Always 1, since a try-on makes one image and holds one place."""
+        """Always 1, since a try-on makes one image and holds one slot."""
         return 1
 
     def images(self) -> Mapping[str, ImageInput]:
         """Return both images, by JSON field."""
         return {"human_image": self.human, "cloth_image": self.cloth}
 
-    def needless(self, images: Mapping[str, SourceImage]) -> bool:  # noqa: ARG002 - the protocol's
+    def already_satisfied(self, images: Mapping[str, SourceImage]) -> bool:  # noqa: ARG002 - the protocol's
         """Return False: there is always something to try on."""
         return False
 
@@ -377,11 +431,11 @@ def kind_named(name: str) -> TaskKind:
     """Return the kind called *name*.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no such kind.
     """
     kind = KINDS.get(name)
     if kind is None:
         limit = "one of " + ", ".join(KINDS)
-        msg = f"there is no kind of task {name!r}"
-        raise InputError(msg, field="kind", value=name, limit=limit, hint=limit)
+        what = f"there is no kind of task {name!r}"
+        raise InputError(what, field="kind", value=name, limit=limit, hint=limit)
     return kind

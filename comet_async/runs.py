@@ -23,8 +23,8 @@ from typing import TypedDict
 
 import attrs
 
-from comet_async._images.discovery import OURS, Found, scan
-from comet_async._images.load import FileIdentity, SourceImage, url_scheme
+from comet_async._images.discovery import OURS, Found, Selection, SkipReport, scan
+from comet_async._images.load import FileIdentity, name_of_input, url_scheme
 from comet_async._jobs.active import ActiveJobs
 from comet_async._jobs.admission import ConcurrencyLimiter, KeyedLock
 from comet_async._jobs.batch import Batch, Item, Planned
@@ -81,6 +81,10 @@ class RunOptions(TypedDict, total=False):
             journal knows them are not read again.
         fresh: Buy the same images again under this label; running again with the same label
             does not buy again.
+        include: Of folders, take only the files that match one of these shell patterns, such as
+            ``*.png`` or ``2024/*``; all images by default.
+        exclude: Of folders, leave out what matches one of these, folders as well.
+        follow_links: Follow links to other folders, and to files outside the folder.
     """
 
     concurrency: int
@@ -94,6 +98,9 @@ class RunOptions(TypedDict, total=False):
     verify_remote: bool
     checksum: bool
     fresh: str
+    include: Sequence[str]
+    exclude: Sequence[str]
+    follow_links: bool
 
 
 def is_of(journal: JournalLike, folder: Path) -> bool:
@@ -135,6 +142,11 @@ class Run:
     def stopped(self) -> CometError | None:
         """The account problem that ended the run early, or None."""
         return self._batch.stopped if self._batch is not None else self._stopped
+
+    @property
+    def skipped(self) -> SkipReport:
+        """What was left out of folders so far, by reason."""
+        return self._items.skipped if isinstance(self._items, FolderItems) else SkipReport()
 
     def interrupt(self) -> None:
         """Stop soon: nothing new is sent, and what has not ended becomes ``pending``."""
@@ -404,6 +416,34 @@ def limits(options: RunOptions) -> Limits:
     return Limits(jobs=jobs, images=images)
 
 
+def selected(options: RunOptions) -> Selection:
+    """Return which files of folders a run takes.
+
+    Raises:
+        InputError: A pattern is not text.
+    """
+    patterns: dict[str, tuple[str, ...]] = {}
+    for name, given in (("include", options.get("include")), ("exclude", options.get("exclude"))):
+        each = (given,) if isinstance(given, str) else tuple(given or ())
+        if not all(map(_is_pattern, each)):
+            raise InputError(
+                f"{name} must be shell patterns such as '*.png'",
+                field=name,
+                value=given,
+                limit="text that is not empty",
+            )
+        patterns[name] = each
+    return Selection(
+        include=patterns["include"],
+        exclude=patterns["exclude"],
+        follow_links=options.get("follow_links", False),
+    )
+
+
+def _is_pattern(pattern: object) -> bool:
+    return isinstance(pattern, str) and bool(pattern)
+
+
 def _money(field: str, value: Decimal | float | str) -> Decimal:
     try:
         amount = Decimal(str(value))
@@ -429,12 +469,7 @@ def name_of(request: TaskRequest) -> str:
         hint = "wrap it, as in ExpandRequest(image=..., margins=...)"
         raise InputError(f"{request!r} is not a request", field="request", value=request, hint=hint)
     for image in request.images().values():
-        if isinstance(image, SourceImage):
-            return image.source
-        if isinstance(image, bytes | bytearray | memoryview):
-            return "<bytes>"
-        text = os.fspath(image) if isinstance(image, os.PathLike) else str(image)
-        return "<data>" if text.startswith("data:") else text
+        return name_of_input(image)
     return request.kind.name
 
 
@@ -484,18 +519,22 @@ class FolderItems:
         sources: Files, folders and URLs.
         out: Where results are saved.
         template: The request, but for its image.
+        selection: Which files of folders are taken.
         below: The folder that destinations name, for a journal that serves several.
+        skipped: What was left out so far.
     """
 
     sources: list[str]
     out: Path
     template: ExpandRequest
+    selection: Selection = attrs.field(factory=Selection)
     below: Path | None = None
+    skipped: SkipReport = attrs.field(factory=SkipReport)
 
     async def each(self, recall: Recall) -> AsyncGenerator[Item, None]:
         """Yield the items while the sources are read, with what *recall* knows of them."""
         loop = asyncio.get_running_loop()
-        scanned = scan(self.sources, out=self.out)
+        scanned = scan(self.sources, out=self.out, selection=self.selection, skipped=self.skipped)
         try:
             while page := await loop.run_in_executor(None, self._page, scanned):
                 for item in await recall(page):
@@ -510,6 +549,7 @@ class FolderItems:
                 source=found.source,
                 request=attrs.evolve(self.template, image=found.image),
                 dest=_dest(str(found.stem), self.below),
+                others=tuple(_dest(name, self.below) for name in found.others),
                 error=found.error,
                 identity=_identity(found.image) if found.error is None else None,
             )

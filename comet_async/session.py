@@ -15,8 +15,8 @@ from comet_async._backoff import Gate, with_retries
 from comet_async._http.api import MAX_PAGE, MAX_PAGE_SIZE, Api, Submission
 from comet_async._http.balance import Balance, balance
 from comet_async._http.transport import Transport
-from comet_async._images.discovery import exact
 from comet_async._images.load import ImageInput
+from comet_async._images.naming import exact
 from comet_async._jobs.batch import Item
 from comet_async._jobs.calls import Busy, JobOptions
 from comet_async._jobs.reconcile import TaskLookup
@@ -60,6 +60,7 @@ from comet_async.runs import (
     RunOptions,
     name_of,
     root_of,
+    selected,
 )
 from comet_async.schedules import ScheduleLike, as_schedule
 from comet_async.secret import Secret
@@ -402,7 +403,7 @@ class CometSession(TaskReader):
     async def expand(  # noqa: PLR0913 - the fields of the request, all but two by keyword
         self,
         image: ImageInput,
-        margins: MarginRule,
+        margins: MarginRule | str,
         *,
         prompt: str | None = None,
         n: int = 1,
@@ -418,7 +419,8 @@ class CometSession(TaskReader):
 
         Args:
             image: A path, bytes, or a public URL.
-            margins: `Margins`, or a rule such as ``Margins.for_aspect("16:9")``.
+            margins: `Margins`, a rule such as ``Margins.for_aspect("16:9")``, or text such as
+                ``"16:9"``.
             prompt: What to draw in the new area; at most 2500 characters.
             n: How many variants, 1 to 9; each is paid.
             watermark: Get a watermarked version of each variant as well.
@@ -488,7 +490,7 @@ class CometSession(TaskReader):
         self,
         source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         out: str | os.PathLike[str],
-        margins: MarginRule,
+        margins: MarginRule | str,
         *,
         prompt: str | None = None,
         n: int = 1,
@@ -503,7 +505,8 @@ class CometSession(TaskReader):
         Args:
             source: A folder, a file, a URL, or several of them.
             out: Where to save the images, under the names of their sources.
-            margins: `Margins`, or a rule such as ``Margins.for_aspect("16:9")``.
+            margins: `Margins`, a rule such as ``Margins.for_aspect("16:9")``, or text such as
+                ``"16:9"``.
             prompt: What to draw in the new area; at most 2500 characters.
             n: How many variants of each, 1 to 9.
             watermark: Get a watermarked version of each variant as well.
@@ -519,7 +522,9 @@ class CometSession(TaskReader):
         )
         folder = Path(out)
         names = [os.fspath(each) for each in sources]
-        items = FolderItems(sources=names, out=folder, template=template)
+        items = FolderItems(
+            sources=names, out=folder, template=template, selection=selected(options)
+        )
         return self._runs.run(items, folder, options)
 
     async def run_job(self, key: str, *, timeout: float | None = WAIT) -> Outcome:

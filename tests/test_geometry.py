@@ -18,7 +18,9 @@ from comet_async.geometry import (
     Margins,
     Sides,
     added_pixels,
+    as_rule,
     canvas_size,
+    check_pixels,
     parse_aspect,
 )
 
@@ -28,7 +30,8 @@ ANCHORS: tuple[Anchor, ...] = (
     "top-left", "top-right", "bottom-left", "bottom-right",
 )  # fmt: skip
 LENGTHS = st.integers(300, 20_000)
-SHARES = st.floats(0, 2)
+# A share below a pixel of any image is refused.
+SHARES = st.floats(0, 2).map(lambda share: 0.0 if share < 1e-6 else share)
 
 
 @st.composite
@@ -351,3 +354,55 @@ def test_anchors_that_are_unknown(anchor: Any) -> None:  # noqa: ANN401 - wrong 
         with pytest.raises(InputError, match="bottom-right") as caught:
             make(*args, anchor=anchor)
         assert caught.value.field == "anchor"
+
+
+@pytest.mark.parametrize("share", [1e-320, 5e-324, 1e-9, 9.9e-7])
+def test_margins_below_any_pixel_are_refused(share: float) -> None:
+    """They would be paid for, and add nothing."""
+    with pytest.raises(InputError, match="less than a pixel of any image") as caught:
+        Margins(up=share)
+    assert caught.value.field == "up"
+
+
+def test_margins_below_a_pixel_of_the_image_are_refused() -> None:
+    """How much a pixel is depends on the image; a pixel that a rule rounded down is one."""
+    for name in ("up", "down"):
+        with pytest.raises(InputError, match=f"{name}=0.001 is less than a pixel") as caught:
+            check_pixels(4000, 320, Margins(**{name: 0.001}))
+        assert caught.value.limit == "0, or at least 0.0031"
+    check_pixels(320, 4000, Margins(up=0.001))
+    for side in (301, 333, 4097, 65535):
+        check_pixels(side, side, Margins.for_pixels(1, 0, 0, 1).resolve(side, side))
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("16:9", Margins.for_aspect("16:9")),
+        ("1.5", Margins.for_aspect(1.5)),
+        ("3/2", Margins.for_aspect("3:2")),
+        (" 1920x1080 ", Margins.for_size(1920, 1080)),
+        ("800X600", Margins.for_size(800, 600)),
+    ],
+)
+def test_margins_as_text(text: str, rule: MarginRule) -> None:
+    """A shape or a canvas may be written as people say it."""
+    assert as_rule(text) == rule
+    assert as_rule(rule) is rule
+
+
+@pytest.mark.parametrize("wrong", ["wide", "", "16:0", "0x5", 16 / 9, None, ("16", "9")])
+def test_margins_that_are_none(wrong: object) -> None:
+    """What can't be read says how it is written."""
+    with pytest.raises(InputError):
+        as_rule(wrong)
+
+
+def test_a_size_that_can_not_be_had_names_its_shape() -> None:
+    """The shape is fine, the size is not: scaling comes after."""
+    hint = 'use Margins.for_aspect("16:9"), and scale the result'
+    for size in ((4032, 3024), (451, 300)):
+        with pytest.raises(InputError) as caught:
+            Margins.for_size(1920, 1080).resolve(*size)
+        assert hint in str(caught.value.hint)
+        assert caught.value.field == "size"

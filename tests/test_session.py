@@ -40,6 +40,7 @@ from comet_async._images.formats import read_info
 from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
 from comet_async.testing import VirtualClock, VirtualLoop
+from tests.support.images import make_png
 
 WIDE = Margins(left=0.5, right=0.5)
 
@@ -642,6 +643,40 @@ async def test_image_of_the_wanted_shape_is_converted_if_it_must_be(
         "converted from TIFF to PNG",
         "it already has this shape: saved as converted, nothing was paid",
     )
+
+
+async def test_a_file_that_appears_later_renames_nothing(
+    comet: CometSession, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """It gets another name, and earlier results stay where they are."""
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+
+    async def run() -> dict[str, list[str]]:
+        outcomes = [outcome async for outcome in comet.expand_folder(folder, out, WIDE)]
+        return {Path(o.source).name: [file.name for file in o.files] for o in outcomes}
+
+    (folder / "dog.png").write_bytes(make_png(320, 300, 1))
+    assert await run() == {"dog.png": ["dog.png"]}
+    before = (out / "dog.png").read_bytes()
+    (folder / "dog.jpeg").write_bytes(make_png(320, 300, 2))
+    expected = {"dog.png": ["dog.png"], "dog.jpeg": ["dog-jpeg.png"]}
+    assert await run() == expected
+    assert await run() == expected
+    assert (out / "dog.png").read_bytes() == before
+    assert sorted(path.name for path in out.glob("*.png")) == ["dog-jpeg.png", "dog.png"]
+    assert len(sandbox.ledger.posts) == 2
+
+
+async def test_what_a_run_leaves_out(comet: CometSession, photos: Path, tmp_path: Path) -> None:
+    """Patterns choose, and the run counts what it passes over."""
+    (photos / "notes.txt").write_text("words")
+    run = comet.expand_folder(photos, tmp_path / "out", WIDE, exclude=["trip"], include="*.png")
+    names = sorted([Path(outcome.source).name async for outcome in run])
+    assert names == ["cat.png", "dog.png"]
+    assert str(run.skipped) == "1 other file (1 .txt), 1 excluded"
+    with pytest.raises(InputError, match="exclude must be shell patterns"):
+        comet.expand_folder(photos, tmp_path / "out", WIDE, exclude=[""])
 
 
 async def test_image_that_needs_a_missing_library_is_invalid(

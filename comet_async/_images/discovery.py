@@ -1,58 +1,58 @@
-"""Which images a command names, and which names their results get.
+"""Which images a command names: files, folders, URLs, and lists on the standard input.
 
 A source is a file, a folder, a URL, or ``-`` (one of the former on each line of the standard
-input). Names of results depend on what is named together, never on the order: the same sources
-give the same names in every run.
-
-* A result is called like its source, in the same subfolder.
-* Sources that would share a name (``a.jpg`` and ``a.png``) are called with their extension:
-  ``a-jpg``, ``a-png``. If that is not enough (``a.jpg`` and ``A.jpg``, or two folders' ``a.jpg``
-  named one by one) a short hash of the source joins as well. Upper and lower case count as the
-  same, because on many disks they are.
-* Several folders get a folder each in the output, called like themselves.
+input). Several folders get a folder each in the output, called like themselves; all other names
+are those of `comet_async._images.naming`. What is left out of a folder is counted, by reason.
 """
 
-# ruff: noqa: PTH100, PTH112, PTH114, PTH118, PTH119, PTH120, PTH122 - paths are text here: the
+# ruff: noqa: PTH100, PTH112, PTH118, PTH122 - paths are text here: the
 # user's spelling is kept, and there may be 100,000 of them
 
 from __future__ import annotations
 
-import hashlib
+import fnmatch
 import io
 import os
-import re
 import select
 import sys
-import unicodedata
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
-from urllib.parse import unquote
 
 import attrs
 
-from comet_async._images.formats import EXTENSIONS
 from comet_async._images.load import url_scheme
+from comet_async._images.naming import (
+    NameRequest,
+    fold,
+    image_suffix,
+    unique_names,
+)
 from comet_async._images.rules import ImageRules
 from comet_async.errors import InputError
-
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".tif", ".tiff", ".gif", ".bmp", ".avif"}
-)
-"""What a file in a folder must end with, in any case, to be taken for an image."""
 
 OURS = ".comet-async"
 """The folder in each output folder where its journal lies."""
 
-# Leaves room for an index, an extension, and the marks of a file that is being written:
-# file systems take 255 bytes.
-_LONGEST = 150
-# On Windows these are devices, with any extension.
-_DEVICES = frozenset(
-    {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+SYSTEM_FOLDERS = frozenset(
+    {
+        # Synology, QNAP and other network storage: thumbnails, deleted files, snapshots
+        *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@__thumb"),
+        *(".@__thumb", "@tmp", "@sharesnap", "@sharebin", "@snapshots", "~snapshot"),
+        *(".snapshot", ".snapshots", ".zfs", ".recycle", ".recycle.bin", "lost+found"),
+        # Windows
+        *("$recycle.bin", "recycler", "recycled", "system volume information"),
+        # macOS and Linux desktops
+        *("__macosx", ".appledouble", ".appledb", ".appledesktop", ".trashes", ".trash"),
+        *(".spotlight-v100", ".fseventsd", ".temporaryitems", ".documentrevisions-v100"),
+        *(".thumbnails", ".thumbs", ".picasaoriginals", ".xvpics", "network trash folder"),
+    }
 )
-_ODD = re.compile(r'[<>:"/\\|?*]')
+"""Folders of thumbnails, deleted files and snapshots, in lower case: never sources by themselves.
+
+As well as those whose names begin with ``.trash-``."""
+
 _TICK = 0.2
 _ELSEWHERE = "choose another output folder"
 
@@ -66,69 +66,167 @@ class Found:
         image: The same, to be loaded.
         stem: Where its results go: a name without extension, relative to the output folder.
         error: Why it can't be used, or None.
+        plain: The stem that it would have if no other source wanted the same; None if it has it.
     """
 
     source: str
     stem: PurePosixPath
     error: InputError | None = None
+    plain: PurePosixPath | None = None
 
     @property
     def image(self) -> str:
         """What to load: a path or a URL."""
         return self.source
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The stems that the same source gets when it has other neighbours; often none.
 
-def output_name(stem: str | PurePosixPath, index: int, n: int, format: str) -> str:  # noqa: A002 - the word of the field
-    """Return the file name of one result, relative to the output folder.
+        An earlier result under one of them stays where it is.
+        """
+        if self.plain is None or self.error is not None:
+            return ()
+        extension = os.path.splitext(self.source)[1][1:]
+        joined = self.plain.with_name(f"{self.plain.name}-{extension}")
+        return tuple(str(each) for each in (self.plain, joined) if each != self.stem)
 
-    Args:
-        stem: `Found.stem`, or a whole name as `exact` marks it.
-        index: The result's position among those of its task, from 0.
-        n: How many results the task has; the index is only named if there are several.
-        format: What the bytes are, a key of `comet_async._images.formats.EXTENSIONS`.
+
+@attrs.define(kw_only=True)
+class SkipReport:
+    """What was left out of folders so far, by reason.
+
+    Attributes:
+        other_types: Files that are not images by their suffix; how many of each suffix, in lower
+            case, "" for none.
+        hidden: Images and folders whose names begin with a dot.
+        broken_links: Links that lead nowhere.
+        links: Links that lead out of the folder, or to another folder; see ``follow_links``.
+        system_folders: Folders of thumbnails, deleted files and snapshots, by name.
+        excluded: What ``exclude`` or ``include`` left out.
     """
-    if str(stem).endswith(_EXACT):
-        return str(stem)[: -len(_EXACT)]
-    middle = "" if n == 1 else f"-{index}"
-    return f"{stem}{middle}.{EXTENSIONS[format]}"
+
+    other_types: Counter[str] = attrs.field(factory=Counter)
+    hidden: int = 0
+    broken_links: int = 0
+    links: int = 0
+    system_folders: Counter[str] = attrs.field(factory=Counter)
+    excluded: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many files, links and folders were left out."""
+        counted = self.hidden + self.broken_links + self.links + self.excluded
+        return counted + self.other_types.total() + self.system_folders.total()
+
+    def __str__(self) -> str:
+        """Return one line, such as ``3 other files (2 .cr2, 1 .mp4), 1 broken link``."""
+        kinds = ", ".join(
+            f"{count} {suffix or 'without suffix'}"
+            for suffix, count in sorted(self.other_types.items(), key=_most_first)[:5]
+        )
+        folders = ", ".join(sorted(self.system_folders))
+        parts = (
+            (self.other_types.total(), "other file", f" ({kinds})"),
+            (self.hidden, "hidden", None),
+            (self.broken_links, "broken link", ""),
+            (self.links, "link out of the folder", ""),
+            (self.system_folders.total(), "system folder", f" ({folders})"),
+            (self.excluded, "excluded", None),
+        )
+        return ", ".join(_counted(*part) for part in parts if part[0])
 
 
-# Never at the end of a stem: it is replaced in names that are made from sources.
-_EXACT = ":"
+def _most_first(item: tuple[str, int]) -> tuple[int, bool, str]:
+    suffix, count = item
+    return -count, not suffix, suffix
 
 
-def exact(path: Path) -> str:
-    """Return the destination of a result that gets exactly this name, whatever its format."""
-    return f"{path}{_EXACT}"
+def _counted(count: int, noun: str, detail: str | None) -> str:
+    if detail is None:  # not a noun
+        return f"{count} {noun}"
+    first, space, rest = noun.partition(" out")  # links out of the folder
+    return f"{count} {first}{'s' if count != 1 else ''}{space}{rest}{detail}"
+
+
+@attrs.frozen(kw_only=True)
+class Selection:
+    """Which files of a folder are taken.
+
+    A pattern is a shell pattern (``*.png``, ``drafts``, ``2024/*``), in any case. One without a
+    slash is matched with the names of files and folders, one with a slash with the path below
+    the source folder, in which ``*`` matches slashes as well.
+
+    Attributes:
+        include: Only files that match one of these; all by default.
+        exclude: No files and no folders that match one of these.
+        follow_links: Follow links to other folders, and to files outside the folder.
+    """
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    follow_links: bool = False
+
+    def takes_file(self, path: str) -> bool:
+        """Return True if the file at *path*, below the source folder, is taken."""
+        wanted = not self.include or _matches(path, self.include)
+        return wanted and not _matches(path, self.exclude)
+
+    def takes_folder(self, path: str) -> bool:
+        """Return True if the folder at *path*, below the source folder, is read."""
+        return not _matches(path, self.exclude)
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    path = fold(path)
+    name = path.rpartition("/")[2]
+    for pattern in patterns:
+        wanted = fold(pattern).strip("/")
+        if fnmatch.fnmatchcase(path if "/" in wanted else name, wanted):
+            return True
+    return False
 
 
 def scan(
-    sources: Iterable[str], *, out: str | os.PathLike[str], stdin: IO[Any] | None = None
+    sources: Iterable[str],
+    *,
+    out: str | os.PathLike[str],
+    stdin: IO[Any] | None = None,
+    selection: Selection | None = None,
+    skipped: SkipReport | None = None,
 ) -> Scan:
     """Return an iterator over the images that *sources* lead to.
 
     Folders are read one at a time while the iterator is used, which takes a while: use it in
-    a thread. Hidden files, the folder *out*, subfolders that are output folders of other runs,
-    and files without an image's extension are left out; what is named by itself is always
-    taken. A link to a file outside its folder is found with an error.
+    a thread. Hidden files, system folders, the folder *out*, subfolders that are output folders
+    of other runs, links that lead elsewhere, and files without an image's suffix are left out
+    and counted; what is named by itself is always taken.
 
     Args:
         sources: Files, folders, URLs, or ``-``.
         out: Where results go. It need not exist.
         stdin: What ``-`` reads; the standard input by default. It is read to its end first.
+        selection: Which files of folders are taken; all images by default.
+        skipped: Where to count what is left out; a new report by default.
     """
-    return Scan(sources, Path(out), stdin)
+    scanned = Scan(sources, Path(out), stdin, selection or Selection())
+    if skipped is not None:
+        scanned.skipped = skipped
+    return scanned
 
 
 class Scan(Iterator[Found]):
     """The images that some sources lead to; made by `scan`.
 
     Attributes:
-        skipped: How many files in folders were left out so far for what they are.
+        skipped: What was left out so far.
     """
 
-    def __init__(self, sources: Iterable[str], out: Path, stdin: IO[Any] | None) -> None:
-        self.skipped = 0
+    def __init__(
+        self, sources: Iterable[str], out: Path, stdin: IO[Any] | None, selection: Selection
+    ) -> None:
+        self.skipped = SkipReport()
+        self._selection = selection
         self._out = os.path.realpath(out)
         self._inside: tuple[str, ...] = ()  # sources in the output folder
         self._closed = False
@@ -150,32 +248,38 @@ class Scan(Iterator[Found]):
                 # The absolute path of "" would be the working folder, all of it.
                 is_path = each and not url_scheme(each)
                 named.setdefault(os.path.abspath(each) if is_path else each, each)
-        folders = {key: _Entry.of_folder(key) for key in named if os.path.isdir(key)}
+        folders = {key: NameRequest.of_folder(key) for key in named if os.path.isdir(key)}
         inside = {path for path in map(_real, folders) if path.startswith(_real(self._out))}
         self._inside = tuple(inside - {_real(self._out)})
-        files = [_Entry.of_file(key, self._out) for key in named if key not in folders]
-        stems, labels = _unique(files), _unique(folders.values())
-        taken = frozenset(map(_fold, stems.values()))
+        files = [NameRequest.of_file(key, self._out) for key in named if key not in folders]
+        wishes = {request.key: request.name for request in files}
+        stems, labels = unique_names(files), unique_names(folders.values())
+        taken: defaultdict[str, set[str]] = defaultdict(set)  # names, by folder
+        for stem in stems.values():
+            taken[fold(str(stem.parent))].add(fold(stem.name))
         for key, source in named.items():
             if key not in folders:
-                yield Found(source=source, stem=PurePosixPath(stems[key]))
+                plain = PurePosixPath(wishes[key])
+                shared = plain if plain != stems[key] else None
+                yield Found(source=source, stem=stems[key], plain=shared)
             else:
-                base = labels[key] if len(folders) > 1 else ""
-                yield from self._folder(source, PurePosixPath(base), taken, named)
+                base = labels[key] if len(folders) > 1 else PurePosixPath()
+                yield from self._folder(source, base, taken, named)
 
     def _folder(
-        self, root: str, base: PurePosixPath, taken: Collection[str], named: Collection[str]
+        self, root: str, base: PurePosixPath, taken: Mapping[str, set[str]], named: Collection[str]
     ) -> Iterator[Found]:
         """Yield what is in the folder *root*; its results go below *base*."""
         real = os.path.realpath(root)
         if real == self._out:
             yield _refused(root, base, "is the output folder", _ELSEWHERE)
             return
+        seen = {real}  # through links a folder may lead to itself
         waiting = [("", base)]  # the folders not read yet, the next one last
         while waiting:
             inner, below = waiting.pop()
             try:
-                files, folders = self._listing(os.path.join(root, inner), top=not inner)
+                files, folders = self._listing(root, inner, real)
             except OSError as exc:
                 problem = f"can't be listed: {exc.strerror}"
                 yield _refused(os.path.join(root, inner), below, problem, "check its rights")
@@ -184,44 +288,85 @@ class Scan(Iterator[Found]):
                 problem = "would have its results among the sources, and they would be bought next"
                 yield _refused(os.path.join(root, inner), below, problem, _ELSEWHERE)
                 files = []
-            stems = _unique(files, taken if str(below) == "." else ())
             here = os.path.join(root, inner, "")
             absolute = os.path.join(os.path.abspath(here), "")
-            for name, stem in stems.items():
-                if absolute + name not in named:
-                    yield _found(here + name, below / stem, real)
-            labels = _unique(map(_Entry.of_folder, folders))
-            inside = [(os.path.join(inner, name), below / labels[name]) for name in folders]
-            waiting += [
-                (path, label)
-                for path, label in reversed(inside)
-                if os.path.join(real, path) != self._out
-            ]
+            stems = unique_names(files, taken.get(fold(str(below)), ()))
+            for request in files:
+                if absolute + request.key not in named:
+                    stem = stems[request.key]
+                    plain = None if str(stem) == request.name else below / request.name
+                    yield Found(source=here + request.key, stem=below / stem, plain=plain)
+            labels = unique_names(map(NameRequest.of_folder, folders))
+            for name in reversed(folders):
+                path = os.path.join(inner, name)
+                where = os.path.realpath(os.path.join(root, path))
+                if where != self._out and (not self._selection.follow_links or where not in seen):
+                    seen.add(where)
+                    waiting.append((path, below / labels[name]))
 
     def _meets_sources(self, below: PurePosixPath) -> bool:
-        """Tell whether results in *below* would be found as sources by the next run."""
+        """Return True if results in *below* would be found as sources by the next run."""
         return bool(self._inside) and _real(os.path.join(self._out, below)).startswith(self._inside)
 
-    def _listing(self, folder: str, *, top: bool) -> tuple[list[_Entry], list[str]]:
-        """Return the images and the folders in *folder*, sorted by name.
+    def _listing(self, root: str, inner: str, real: str) -> tuple[list[NameRequest], list[str]]:
+        """Return the images and the folders in the folder *inner* of *root*, sorted by name.
 
-        There are none in an output folder, unless it is the *top* one, which was named.
+        There are none in an output folder, unless it is *root* itself, which was named.
         """
-        files: list[_Entry] = []
+        files: list[NameRequest] = []
         folders: list[str] = []
-        with os.scandir(folder) as entries:
+        with os.scandir(os.path.join(root, inner)) as entries:
             for entry in entries:
-                if entry.name == OURS and not top:
-                    return [], []
-                if entry.name.startswith("."):
+                if entry.name == OURS:
+                    if inner:
+                        return [], []
                     continue
-                if entry.is_dir(follow_symlinks=False):
+                kind = self._kind(entry, os.path.join(inner, entry.name), real)
+                if kind == "folder":
                     folders.append(entry.name)
-                elif _suffix(entry.name) and _is_file(entry):
-                    files.append(_Entry.of_name(entry.name))
-                else:
-                    self.skipped += 1
-        return sorted(files, key=lambda entry: entry.key), sorted(folders)
+                elif kind == "file":
+                    files.append(NameRequest.of_name(entry.name))
+        return sorted(files, key=lambda each: each.key), sorted(folders)
+
+    def _kind(self, entry: os.DirEntry[str], path: str, real: str) -> str:
+        """Return ``"file"`` or ``"folder"``, or an empty text for what is left out and counted."""
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # a circle of links
+            is_folder = is_file = False
+        if is_folder and _is_system(entry.name):
+            self.skipped.system_folders[entry.name] += 1
+        elif entry.name.startswith("."):
+            self.skipped.hidden += is_folder or bool(image_suffix(entry.name))
+        elif entry.is_symlink() and not (is_folder or is_file):
+            self.skipped.broken_links += 1
+        elif is_folder:
+            return "folder" if self._takes_folder(entry, path) else ""
+        elif is_file and image_suffix(entry.name):
+            return "file" if self._takes_file(entry, path, real) else ""
+        else:
+            self.skipped.other_types[os.path.splitext(entry.name)[1].lower()] += 1
+        return ""
+
+    def _takes_folder(self, entry: os.DirEntry[str], path: str) -> bool:
+        if entry.is_symlink() and not self._selection.follow_links:
+            self.skipped.links += 1
+        elif not self._selection.takes_folder(path):
+            self.skipped.excluded += 1
+        else:
+            return True
+        return False
+
+    def _takes_file(self, entry: os.DirEntry[str], path: str, real: str) -> bool:
+        followed = self._selection.follow_links or not entry.is_symlink()
+        if not self._selection.takes_file(path):
+            self.skipped.excluded += 1
+        elif not followed and _leads_out(entry.path, real):
+            # It could send any file of this machine to the provider.
+            self.skipped.links += 1
+        else:
+            return True
+        return False
 
     def _lines(self, stdin: IO[Any] | None) -> list[str]:
         """Return the lines of the standard input that are not empty."""
@@ -231,6 +376,9 @@ class Scan(Iterator[Found]):
         except (OSError, ValueError):  # no file behind it: a stream made by a program
             text = stream.read()
             data = text if isinstance(text, bytes) else text.encode()
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # as PowerShell writes lists
+            data = data.decode("utf-16", "replace").encode()
+        data = data.removeprefix(b"\xef\xbb\xbf")
         lines = (os.fsdecode(line.rstrip(b"\r")) for line in data.split(b"\n"))
         return [line for line in lines if line.strip()]
 
@@ -245,23 +393,18 @@ class Scan(Iterator[Found]):
                 yield piece
 
 
+def _is_system(name: str) -> bool:
+    name = name.lower()
+    return name in SYSTEM_FOLDERS or name.startswith(".trash-")
+
+
 def _real(folder: str) -> str:
     """Return the real path of *folder*, ending so that what is in it begins like it."""
     return os.path.join(os.path.realpath(folder), "")
 
 
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a circle of links
-        return False
-
-
-def _found(path: str, stem: PurePosixPath, root: str) -> Found:
-    # A link out of the folder could send any file of this machine to the provider.
-    if os.path.islink(path) and not os.path.realpath(path).startswith(os.path.join(root, "")):
-        return _refused(path, stem, "is a link out of its folder", "name the file itself")
-    return Found(source=path, stem=stem)
+def _leads_out(path: str, root: str) -> bool:
+    return not os.path.realpath(path).startswith(os.path.join(root, ""))
 
 
 def _refused(path: str, stem: PurePosixPath, problem: str, hint: str) -> Found:
@@ -269,102 +412,3 @@ def _refused(path: str, stem: PurePosixPath, problem: str, hint: str) -> Found:
     return Found(
         source=path, stem=stem, error=check.refuse(problem, limit="a readable image", hint=hint)
     )
-
-
-# ---------------------------------------------------------------------------- names
-
-
-@attrs.frozen(kw_only=True)
-class _Entry:
-    """Something that needs a name of its own.
-
-    Attributes:
-        key: What tells it from all others.
-        name: What it would like to be called.
-        extension: What joins the name if that is taken.
-        joined: True when the extension joins in any case.
-    """
-
-    key: str
-    name: str
-    extension: str = ""
-    joined: bool = False
-
-    @classmethod
-    def of_name(cls, name: str) -> _Entry:
-        """Return the entry of a file in a folder."""
-        stem, extension = os.path.splitext(name)
-        return cls(key=name, name=_safe(stem), extension=_safe(extension[1:], ""))
-
-    @classmethod
-    def of_folder(cls, path: str) -> _Entry:
-        """Return the entry of a folder."""
-        name = os.path.basename(path)
-        # A folder "a.png" would stand where the result "a.png" belongs.
-        return cls(key=path, name=_safe(name.replace(".", "-") if _suffix(name) else name))
-
-    @classmethod
-    def of_file(cls, key: str, out: str) -> _Entry:
-        """Return the entry of a file or URL that is named by itself."""
-        scheme = url_scheme(key)
-        if not scheme:
-            # Its result must not be called like itself.
-            own = "\0" not in key and os.path.realpath(os.path.dirname(key)) == out
-            return attrs.evolve(cls.of_name(os.path.basename(key)), key=key, joined=own)
-        if scheme == "data":
-            return cls(key=key, name="image")
-        parts = unquote(re.split("[?#]", key)[0]).split("/")
-        name = next(filter(None, reversed(parts)))
-        # Only what is an image's: "render.php" has no extension that says anything.
-        return attrs.evolve(cls.of_name(name if _suffix(name) else f"{name}."), key=key)
-
-
-def _suffix(name: str) -> str:
-    suffix = os.path.splitext(name)[1].lower()
-    return suffix if suffix in SUFFIXES else ""
-
-
-def _safe(text: str, default: str = "image") -> str:
-    """Return *text* as a name that every file system takes, and no path."""
-    text = _ODD.sub("_", text)
-    if not text.isprintable():
-        text = "".join(letter if letter.isprintable() else "_" for letter in text)
-    text = re.sub(r"^\.", "_", text).rstrip(". ")
-    if text.partition(".")[0].lower() in _DEVICES:
-        text = f"_{text}"
-    if len(os.fsencode(text)) > _LONGEST:
-        short = os.fsencode(text)[:_LONGEST].decode(errors="ignore")
-        text = f"{short}-{_hash(text)}"
-    return text or default
-
-
-def _fold(name: str) -> str:
-    if name.isascii():
-        return name.lower()
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
-
-
-def _unique(entries: Iterable[_Entry], taken: Collection[str] = ()) -> dict[str, str]:
-    """Return a name for each entry's key, no two alike, whatever the order of the entries.
-
-    Args:
-        entries: What needs names.
-        taken: Names that are used already, folded.
-    """
-    entries = list(entries)
-    wishes = Counter(_fold(entry.name) for entry in entries)
-    names: dict[str, str] = {}
-    for entry in entries:
-        wish = _fold(entry.name)
-        if wishes[wish] > 1 or wish in taken or entry.joined:
-            names[entry.key] = f"{entry.name}-{entry.extension}".removesuffix("-")
-    # Those that have their wish keep it; the others must not meet them, nor each other.
-    used = wishes + Counter(map(_fold, names.values()))
-    for key, name in names.items():
-        if used[_fold(name)] > 1 or _fold(name) in taken:
-            names[key] = f"{name}-{_hash(key)}"
-    return {entry.key: names.get(entry.key, entry.name) for entry in entries}

@@ -346,6 +346,14 @@ class Inspector:
         )
 
     @property
+    def header_ended(self) -> bool:
+        """True when more bytes would not change `info`, but for metadata behind the image."""
+        walker = self._walker
+        if walker is None:
+            return self.info is not None or len(self._head) >= _HEAD
+        return walker.data_at is not None or bool(walker.damage)
+
+    @property
     def unsupported(self) -> str:
         """What the image is, if decoders don't read that, such as ``a lossless JPEG (SOF3)``."""
         return "" if self._walker is None else self._walker.unsupported

@@ -32,7 +32,7 @@ import re
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO
 from urllib.parse import unquote
@@ -43,8 +43,18 @@ from yarl import URL
 from comet_async._addresses import is_literal, is_loopback, is_public
 from comet_async._fs import NO_FOLLOW
 from comet_async._images.formats import Inspector
-from comet_async._images.prepare import convert, needs_conversion
+from comet_async._images.prepare import convert, encode, needs_conversion
 from comet_async._images.rules import show
+from comet_async._images.streams import (
+    AsyncReadableFile,
+    ByteSource,
+    PillowImage,
+    ReadableFile,
+    file_name as _file_name,
+    is_file,
+    is_pillow,
+    read_all,
+)
 from comet_async._images.walkers import MISSING_DATA, has_all_data
 
 # A named pipe without a writer would hold us for ever. Windows has neither flag nor such pipes.
@@ -189,23 +199,27 @@ class FileIdentity:
 
 @attrs.frozen(kw_only=True)
 class SourceImage:
-    """An image that may be sent; made by `load`.
+    """An image to send. Its constructors say what it is; the library looks at it when it is used.
+
+    A plain ``str`` may be a path or a URL. A service that passes on what its users send should
+    say which, so that nobody can have a file of the server uploaded:
+    ``SourceImage.from_url(text)`` never reads a file.
 
     Attributes:
         source: The image as the user named it; ``"bytes"`` and ``"data URI"`` for unnamed ones.
         sha256: What the image is, in hex: the hash of its bytes, or of the URL's text. A
-            prepared image has a hash made from the *original's* bytes: another version of
+            converted image has a hash made from the *original's* bytes: another version of
             the image library writes other bytes, and the same image must not be paid again.
-            Empty if nobody asked for it.
+            Empty if it is not known.
         url: The URL, when the server is to fetch the image itself.
         path: The file; absolute.
         data: The bytes, when they don't come from a file as it is.
         size: Bytes to send; 0 for a URL.
-        mtime_ns: When the file was last changed, in nanoseconds, as the system tells it.
-        width: Pixels across, as a viewer shows it; None for a URL.
-        height: Pixels down, as a viewer shows it; None for a URL.
+        mtime_ns: When the file was last changed, in nanoseconds, as the system says.
+        width: Pixels across, as a viewer shows it; None where it is not known, as for a URL.
+        height: Pixels down, as a viewer shows it; None where it is not known.
         format: ``"png"`` or ``"jpeg"``; None for a URL.
-        notes: What was mended, one sentence each.
+        notes: How it was converted, one sentence each.
         identity: What to recognise the file by, if it was read from one.
         read_at_ns: When the reading began, by the system's clock.
         remembered: True if the file was recognised as unchanged and not read. Good for planning;
@@ -213,7 +227,7 @@ class SourceImage:
     """
 
     source: str = attrs.field(repr=lambda text: repr(show(text)))
-    sha256: str
+    sha256: str = ""
     url: str | None = attrs.field(default=None, repr=False)
     path: Path | None = None
     data: bytes | None = attrs.field(default=None, repr=False, eq=False)
@@ -226,11 +240,53 @@ class SourceImage:
     identity: FileIdentity | None = attrs.field(default=None, repr=False, eq=False)
     read_at_ns: int = attrs.field(default=0, repr=False, eq=False)
     remembered: bool = attrs.field(default=False, repr=False, eq=False)
+    _file: ByteSource | None = attrs.field(default=None, repr=False, eq=False, alias="file")
+
+    @classmethod
+    def from_path(cls, path: str | os.PathLike[str]) -> SourceImage:
+        """Return the image in a file, whatever its name looks like."""
+        text = os.fsdecode(path)
+        return cls(source=text, path=Path(text).absolute())
+
+    @classmethod
+    def from_bytes(
+        cls, data: bytes | bytearray | memoryview, *, name: str = "bytes"
+    ) -> SourceImage:
+        """Return the image that *data* is the file of.
+
+        Args:
+            data: The file's bytes.
+            name: What messages and outcomes call it.
+        """
+        return cls(source=name, data=bytes(data))
+
+    @classmethod
+    def from_file(cls, file: ByteSource, *, name: str | None = None) -> SourceImage:
+        """Return the image in an open file or a stream; it is read when it is used.
+
+        Args:
+            file: A binary file, such as ``BytesIO``, Starlette's ``UploadFile`` or a boto3
+                stream, or an async iterator over bytes. It is read from where it stands, off
+                the event loop, up to the largest size that is accepted.
+            name: What messages and outcomes call it; the file's own name by default.
+        """
+        return cls(source=name or _file_name(file), file=file)
+
+    @classmethod
+    def from_url(cls, url: str | URL) -> SourceImage:
+        """Return the image at a public http or https URL, which the provider fetches itself."""
+        text = str(url).strip()
+        return cls(source=text, url=text)
 
     @property
     def is_url(self) -> bool:
         """True when the server fetches the image itself."""
         return self.url is not None
+
+    @property
+    def loaded(self) -> bool:
+        """True when it was looked at and checked."""
+        return self.format is not None or (self.is_url and bool(self.sha256))
 
     def open(self) -> BinaryIO:
         """Return a new binary file with the image's bytes, to be closed by the caller.
@@ -250,11 +306,25 @@ class SourceImage:
             raise not_read(exc, words) from exc
 
 
-ImageInput = str | os.PathLike[str] | bytes | bytearray | memoryview | URL | SourceImage
-"""What is taken for an image.
+ImageInput = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | URL
+    | SourceImage
+    | ReadableFile
+    | AsyncReadableFile
+    | AsyncIterable[bytes]
+    | PillowImage
+)
+"""What is accepted as an image.
 
 Text is a path, an ``http(s)`` URL or a ``data:image/…;base64,`` URI; ``~`` is not expanded, and
-text is never guessed to be Base64. Bytes are the image file itself.
+text is never guessed to be Base64. Bytes are the image file itself, and so is what an open file
+or an async stream gives. A ``yarl.URL`` is a URL, never a path. Of a Pillow image the pixels
+count, not the file that it was read from.
 """
 
 
@@ -270,45 +340,96 @@ async def load(
     """Return *image* checked, hashed and measured.
 
     Args:
-        image: A path, bytes, a URL, or a `SourceImage`, which is returned as it is unless
-            *prepare* asks for more.
+        image: A path, bytes, an open file, a URL, or a `SourceImage`, which is returned as it
+            is if it was loaded, unless *prepare* asks for more.
         field: What error messages call it.
-        prepare: Mend what can be mended (see `comet_async._images.prepare`);
+        prepare: Convert what can be converted (see `comet_async._images.prepare`);
             `SourceImage.notes` says what was done. Needs the extra ``images``, for HEIC also
             ``heif``.
-        allow_private: Take URLs on this machine or in a private network.
-        follow_symlinks: Take a path that is a symbolic link.
-        hashed: Whether `SourceImage.sha256` is wanted. Without it the middle of a large file is
-            not read.
+        allow_private: Accept URLs on this machine or in a private network.
+        follow_symlinks: Accept a path that is a symbolic link.
+        hashed: Whether `SourceImage.sha256` is wanted.
 
     Raises:
-        InputError: The server would refuse it; the error names field, value, limit and remedy.
+        InputError: The server would refuse it, or could not read it; the error names field,
+            value, limit and remedy.
         MissingExtraError: *prepare* needs a library that is not installed.
     """
-    if isinstance(image, SourceImage):
+    if isinstance(image, SourceImage) and (image.loaded or image.remembered):
         if image.remembered:
             return image
         known = image.sha256 or not hashed
         if known and (not prepare or image.is_url or image.notes):
             return image
-        raw = image.path if image.data is None else image.data
-        again = await load(raw or b"", field=field, prepare=prepare, hashed=hashed)
-        return attrs.evolve(again, source=image.source, notes=again.notes or image.notes)
-    if isinstance(image, URL):
-        image = str(image)
-    scheme = url_scheme(image) if isinstance(image, str) else ""
-    if isinstance(image, str) and scheme not in {"", "data"}:
-        return _from_url(image.strip(), scheme, field, allow_private=allow_private)
-    check = ImageRules(field=field, prepare=prepare, hashed=hashed)
-    if isinstance(image, bytes | bytearray | memoryview):
-        read = functools.partial(_from_bytes, bytes(image), check)
-    elif isinstance(image, str) and scheme == "data":
-        read = functools.partial(_from_data_uri, image, check)
+    given = image if isinstance(image, SourceImage) else _as_source(image, field)
+    check = ImageRules(field=field, prepare=prepare, hashed=hashed, source=given.source)
+    if given.url is not None:
+        return _from_url(given.url, check, allow_private=allow_private)
+    if given._file is not None:  # noqa: SLF001 - its own class's
+        data = await read_all(given._file, check)  # noqa: SLF001 - as above
+        read = functools.partial(_from_bytes, data, check)
+    elif given.data is not None:
+        read = functools.partial(_from_bytes, given.data, check)
     else:
-        open_it = opener if follow_symlinks else opener_no_links
-        read = functools.partial(_from_path, _as_path(image, check), check, open_it)
+        # As given, if it was given just now: "dog.png/" is not a file.
+        path = str(given.path) if isinstance(image, SourceImage) else given.source
+        read = functools.partial(
+            _from_path, path, check, opener if follow_symlinks else opener_no_links
+        )
+    if not isinstance(image, SourceImage) and is_pillow(image):
+        read = functools.partial(_from_pillow, image, check)
     # Two threads: the disk is kept busy while one hashes, and a batch can't crowd the machine.
-    return await asyncio.get_running_loop().run_in_executor(_pool(os.getpid()), read)
+    found = await asyncio.get_running_loop().run_in_executor(_pool(os.getpid()), read)
+    if isinstance(image, SourceImage):
+        return attrs.evolve(found, notes=found.notes or image.notes)
+    return found
+
+
+def _as_source(image: ImageInput, field: str) -> SourceImage:
+    """Return what *image* is, by its type and, if it is text, by its first letters."""
+    if isinstance(image, URL):
+        return _from_text(str(image), field, only_url=True)
+    if isinstance(image, str):
+        return _from_text(image, field)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return SourceImage.from_bytes(image)
+    if isinstance(image, os.PathLike):
+        return SourceImage.from_path(image)
+    if is_pillow(image):
+        return SourceImage(source="Pillow image", data=b"")
+    if is_file(image):
+        return SourceImage.from_file(image)
+    name = type(image).__name__
+    raise InputError(
+        f"{field}: {name} is not supported",
+        field=field,
+        value=name,
+        limit="a path, bytes, an open binary file, a Pillow image, a URL or a SourceImage",
+        hint="pass a path, bytes or an https URL",
+    )
+
+
+def _from_text(text: str, field: str, *, only_url: bool = False) -> SourceImage:
+    scheme = url_scheme(text)
+    if scheme == "data":
+        check = ImageRules(field=field, source="data URI")
+        return SourceImage.from_bytes(_decode_data_uri(text, check), name="data URI")
+    return SourceImage.from_url(text) if scheme or only_url else SourceImage.from_path(text)
+
+
+def name_of_input(image: ImageInput) -> str:
+    """Return what to call *image* in an outcome, without looking at it."""
+    if isinstance(image, SourceImage):
+        return image.source
+    if isinstance(image, str | URL):
+        text = str(image)
+        return "<data>" if text.lstrip()[:5].lower() == "data:" else text
+    if isinstance(image, os.PathLike):
+        return os.fsdecode(image)
+    if isinstance(image, bytes | bytearray | memoryview) or not is_file(image):
+        return "<bytes>"
+    name = _file_name(image)
+    return "<bytes>" if name == "bytes" else name
 
 
 @functools.cache
@@ -328,11 +449,17 @@ def url_scheme(text: str) -> str:
     return scheme if found and (found[2] or scheme in {"data", "file"}) else ""
 
 
-def _from_url(text: str, scheme: str, field: str, *, allow_private: bool) -> SourceImage:
+def _from_url(text: str, check: ImageRules, *, allow_private: bool) -> SourceImage:
+    """Return the image at a URL, of which only the text is looked at."""
+    scheme = url_scheme(text)
+    field = check.field
     refuse = functools.partial(
         InputError, field=field, value=show(text), limit="a public http or https URL"
     )
     if scheme not in {"http", "https"}:
+        if not scheme:
+            hint = "use an https URL; for a file pass its path, or SourceImage.from_path"
+            raise refuse(f"{field}: {show(text)!r} is not a URL", hint=hint)
         raise refuse(
             f"{field}: the provider can't fetch a {scheme}: URL",
             hint="pass the path itself" if scheme == "file" else "use an https URL or a file",
@@ -341,7 +468,8 @@ def _from_url(text: str, scheme: str, field: str, *, allow_private: bool) -> Sou
     with contextlib.suppress(ValueError):
         url = URL(text)
         _ = url.port  # only here is it read
-    if not url.host or not text.isprintable() or " " in text:
+    spelled = text.isprintable() and " " not in text and len(text) <= _LONGEST_URL
+    if not url.host or not spelled or not is_host(url.raw_host or ""):
         raise refuse(f"{field}: {show(text)!r} is not a URL", hint="check its spelling")
     if url.user is not None or url.password is not None:
         # Not shown: it would be the password.
@@ -361,6 +489,18 @@ def _from_url(text: str, scheme: str, field: str, *, allow_private: bool) -> Sou
     return SourceImage(source=text, url=text, sha256=hashlib.sha256(text.encode()).hexdigest())
 
 
+_LONGEST_URL = 8192
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+
+
+def is_host(host: str) -> bool:
+    """Return True if *host* is an IP address, or a name that the domain name system can hold."""
+    if is_literal(host) or ":" in host:
+        return True
+    labels = host.removesuffix(".").split(".")
+    return len(host) <= 253 and all(map(_LABEL.fullmatch, labels))  # noqa: PLR2004 - RFC 1035
+
+
 def _is_private(host: str) -> bool:
     host = host.rstrip(".").lower()
     if is_loopback(host):
@@ -370,29 +510,15 @@ def _is_private(host: str) -> bool:
     return is_literal(host) and not is_public(host)
 
 
-def _as_path(value: str | os.PathLike[str], check: ImageRules) -> str:
-    try:
-        return os.fsdecode(value)
-    except TypeError:
-        name = type(value).__name__
-        raise check.refuse(
-            f"can't be taken from {name}",
-            value=name,
-            limit="a path, bytes, a URL or a SourceImage",
-            hint="pass the path of a PNG or JPEG file, or its bytes",
-        ) from None
-
-
-def _from_data_uri(text: str, check: ImageRules) -> SourceImage:
+def _decode_data_uri(text: str, check: ImageRules) -> bytes:
     head, comma, body = text.strip().partition(",")
     refuse = functools.partial(check.refuse, value=show(head), limit="data:image/…;base64,…")
     if not comma or not re.fullmatch(r"data:image/[\w.+-]+(;[^,]*)?;base64", head, re.IGNORECASE):
-        raise refuse("is a data URI of another kind", hint="pass the image's bytes")
+        raise refuse("is of another kind", hint="pass the image's bytes")
     try:
-        data = base64.b64decode("".join(unquote(body).split()), validate=True)
+        return base64.b64decode("".join(unquote(body).split()), validate=True)
     except (binascii.Error, ValueError) as exc:
         raise refuse(f"is not valid Base64: {exc}", hint="pass the image's bytes") from None
-    return _from_bytes(data, attrs.evolve(check, source="data URI"))
 
 
 def _from_bytes(data: bytes, check: ImageRules) -> SourceImage:
@@ -401,18 +527,35 @@ def _from_bytes(data: bytes, check: ImageRules) -> SourceImage:
     return image if image.data is not None else attrs.evolve(image, data=data)
 
 
-def _from_path(text: str, check: ImageRules, open_it: Opener) -> SourceImage:
-    check = attrs.evolve(check, source=text)
-    if "\0" in text:
+def _from_pillow(image: PillowImage, check: ImageRules) -> SourceImage:
+    """Return a file of a Pillow image's pixels; its hash is that of the pixels."""
+    made = encode(image, check)
+    check.check_shape(made.width, made.height)
+    pixels = hashlib.sha256(f"pixels 1\0{image.mode}\0{image.size}\0".encode())
+    pixels.update(image.tobytes())
+    return SourceImage(
+        source=check.source,
+        sha256=pixels.hexdigest() if check.hashed else "",
+        data=made.data,
+        size=len(made.data),
+        width=made.width,
+        height=made.height,
+        format=made.format,
+        notes=made.notes,
+    )
+
+
+def _from_path(path: str, check: ImageRules, open_it: Opener) -> SourceImage:
+    if "\0" in path:
         raise missing(check)
     try:
-        with io.FileIO(text, opener=open_it) as file:
-            return _from_file(file, check)
+        with io.FileIO(path, opener=open_it) as file:
+            return attrs.evolve(_from_file(file, path, check), path=Path(path).absolute())
     except OSError as exc:
         raise not_read(exc, check) from exc
 
 
-def _from_file(file: io.FileIO, check: ImageRules) -> SourceImage:
+def _from_file(file: io.FileIO, path: str, check: ImageRules) -> SourceImage:
     read_at_ns = time.time_ns()  # comparable with the times of files
     before = os.fstat(file.fileno())
     if not stat.S_ISREG(before.st_mode):
@@ -423,9 +566,8 @@ def _from_file(file: io.FileIO, check: ImageRules) -> SourceImage:
         raise changed(check)
     return attrs.evolve(
         image,
-        path=Path(check.source).absolute(),
         mtime_ns=after.st_mtime_ns if image.data is None else None,
-        identity=FileIdentity.of(check.source, after),
+        identity=FileIdentity.of(path, after),
         read_at_ns=read_at_ns,
     )
 

@@ -102,19 +102,38 @@ def convert(
         raise MissingExtraError("converting an image needs Pillow", extra="images")
     notes: list[str] = []
     image = _decode(file, format, check, notes, info)
-    before = image
     if image.mode.startswith("I") or (info is not None and info.bits > 8):  # noqa: PLR2004 - what will be left
         notes.append("reduced to 8 bits a channel")
-    image, profile = eight_bits(image, image.info.get("icc_profile"), notes)
-    if _is_flat(image) and not _is_flat(before):
+    made = _write(image, check, notes, lossy=_is_lossy(file, format))
+    old, new = FORMAT_NAMES[format], FORMAT_NAMES[made.format]
+    note = f"converted from {old} to {new}" if old != new else f"saved again as {new}"
+    return attrs.evolve(made, notes=(*made.notes, note))
+
+
+def encode(image: Any, check: ImageRules) -> Converted:  # noqa: ANN401 - Pillow's Image, an extra
+    """Return a Pillow image's pixels as a PNG, or as a JPEG if that would be too large.
+
+    Raises:
+        InputError: Its pixels have no fixed black and white.
+    """
+    check.check_shape(*image.size)
+    if image.mode in {"I", "F"}:
+        what = f"has pixels of mode {image.mode}, which have no fixed black and white"
+        raise check.refuse(what, limit="8 or 16 bits a channel", hint="convert it to RGB")
+    made = _write(image, check, [], lossy=False)
+    return attrs.evolve(made, notes=(*made.notes, f"saved as {FORMAT_NAMES[made.format]}"))
+
+
+def _write(image: Image, check: ImageRules, notes: list[str], *, lossy: bool) -> Converted:
+    """Return *image*, as it stands, as a file that the API accepts and that opens again."""
+    plain, profile = eight_bits(image, image.info.get("icc_profile"), notes)
+    if _is_flat(plain) and not _is_flat(image):
         what = "would become a single colour: its values are outside what its format shows"
         raise check.refuse(what, limit="8 or 16 bits a channel", hint=_SAVE_AGAIN)
-    image = _scale_up(image, notes)
-    data, image = _encode(image, profile, notes, lossy=_is_lossy(file, format))
-    saved = _check_output(data, image, check)
-    old, new = FORMAT_NAMES[format], FORMAT_NAMES[saved]
-    notes.append(f"converted from {old} to {new}" if old != new else f"saved again as {new}")
-    width, height = image.size
+    plain = _scale_up(plain, notes)
+    data, plain = _encode(plain, profile, notes, lossy=lossy)
+    saved = _check_output(data, plain, check)
+    width, height = plain.size
     return Converted(data=data, format=saved, width=width, height=height, notes=tuple(notes))
 
 

@@ -112,6 +112,7 @@ class Item:
         request: What to ask for.
         dest: Where the result belongs, relative to the output folder and without extension;
             None when no file is wanted.
+        others: Other names that its result may have from an earlier run.
         error: Why it can't be worked on, found while the sources were read.
         record: A job of the journal to resume: one that was parked, or, without a request, one
             that an earlier run left unfinished.
@@ -124,6 +125,7 @@ class Item:
     source: str
     request: TaskRequest | None = None
     dest: str | None = None
+    others: tuple[str, ...] = ()
     error: CometError | None = None
     record: JobRecord | None = None
     images: Mapping[str, SourceImage] | None = None
@@ -342,7 +344,7 @@ class Batch:
         if len(given) != 1 or request.external_task_id is not None:
             return item
         try:
-            if request.needless(given):
+            if request.already_satisfied(given):
                 planned = Planned(
                     item=item, images=given, fields={}, key="", record=None, needless=True
                 )
@@ -404,7 +406,7 @@ class Batch:
         Raises:
             InputError: The item breaks a rule; it says which.
         """
-        planned = await self.prepare(item)
+        planned = await self._keep_name(await self.prepare(item))
         if planned.needless:
             await self._check_copy(planned)
             return planned
@@ -430,7 +432,7 @@ class Batch:
             for name, given in request.images().items()
         }
         await self.memory.remember(images.values())
-        if request.needless(images):
+        if request.already_satisfied(images):
             return Planned(item=item, images=images, fields={}, key="", record=None, needless=True)
         fields = request.fields(images)
         key, record = request.external_task_id, None
@@ -459,7 +461,8 @@ class Batch:
         Raises:
             CometError: It can't continue now.
         """
-        planned = await self.prepare(item)
+        planned = await self._keep_name(await self.prepare(item))
+        item = planned.item
         if planned.needless:
             return await self._copy(planned)
         await self._check_free(planned)
@@ -474,6 +477,20 @@ class Batch:
                 self._parked.append(parked)
                 return None
             return await self._conclude(call, item, job, new=new)
+
+    async def _keep_name(self, planned: Planned) -> Planned:
+        """Return *planned* with the name that an earlier run gave its result.
+
+        A file that appears later may want the same name; what is saved is not renamed for it.
+        """
+        item = planned.item
+        if not item.others or planned.needless:
+            return planned
+        places = {place.dest for place in await self.active.journal.destinations(planned.key)}
+        kept = next((name for name in item.others if name in places), None)
+        if kept is None or item.dest in places:
+            return planned
+        return attrs.evolve(planned, item=attrs.evolve(item, dest=kept))
 
     async def _check_copy(self, planned: Planned) -> None:
         """Refuse a name that an image can't be copied to."""

@@ -18,8 +18,8 @@ import attrs
 from comet_async._backoff import with_retries
 from comet_async._fs import file_sha256, make_folders
 from comet_async._http.api import Api
-from comet_async._images.discovery import output_name
 from comet_async._images.load import SourceImage
+from comet_async._images.naming import output_name
 from comet_async._images.rules import shorten
 from comet_async._journal.records import Destination, JobRecord, Journal, SavedFile, StoredImage
 from comet_async._journal.states import JobState

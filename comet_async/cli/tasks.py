@@ -164,7 +164,7 @@ async def _find(comet: CometSession, task_id: str) -> Task:
 
 
 async def _save(comet: CometSession, task: Task, out: Path, screen: Screen) -> None:
-    from comet_async._images.discovery import output_name
+    from comet_async._images.naming import output_name
 
     for image in task.images:
         # What the bytes are is known once they are here; the API makes PNG.

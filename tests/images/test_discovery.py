@@ -7,14 +7,16 @@ import io
 import os
 import threading
 import tracemalloc
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, strategies as st
 
-from comet_async._images.discovery import Found, output_name, scan
+from comet_async._images.discovery import Found, Selection, SkipReport, scan
 from comet_async._images.load import load
+from comet_async._images.naming import output_name
 from comet_async.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,19 +66,91 @@ def test_spelling_of_the_folder_is_kept(source: str) -> None:
 
 
 def test_what_a_folder_leaves_out() -> None:
-    """Hidden things silently, other files with a count, the output folder altogether."""
+    """Hidden images and other files with a count, the output folder altogether."""
     touch("photos/dog.PNG", "photos/.hidden.png", "photos/.git/x.png", "photos/notes.txt")
-    touch("photos/wide/dog.png", "photos/wide/.comet-async/x.png", "photos/Thumbs.db")
+    touch("photos/wide/dog.png", "photos/wide/.comet-async/x.png", "photos/a.CR2", "photos/b.cr2")
+    touch("photos/.DS_Store", "photos/README")
     scanned = scan(["photos"], out="photos/wide")
     assert [found.source for found in scanned] == ["photos/dog.PNG"]
-    assert scanned.skipped == 2
+    assert scanned.skipped == SkipReport(
+        other_types=Counter({".cr2": 2, ".txt": 1, "": 1}),
+        hidden=2,
+    )
+    assert scanned.skipped.total == 6
+    assert str(scanned.skipped) == "4 other files (2 .cr2, 1 .txt, 1 without suffix), 2 hidden"
+
+
+def test_every_reason_is_named() -> None:
+    """One line says what was left out."""
+    report = SkipReport(broken_links=1, links=2, excluded=3)
+    report.system_folders["@eaDir"] += 1
+    report.other_types[".mp4"] += 1
+    assert str(report) == (
+        "1 other file (1 .mp4), 1 broken link, 2 links out of the folder, "
+        "1 system folder (@eaDir), 3 excluded"
+    )
+    assert report.total == 8
+    assert not str(SkipReport())
 
 
 def test_suffixes_that_are_images() -> None:
-    """What can be prepared is offered, whatever the case of its name."""
-    words = "jpg jpeg png webp heic heif tif tiff gif bmp avif JPG Png HEIC"
+    """What can be sent or converted is offered, whatever the case of its name."""
+    words = (
+        "jpg jpeg png webp heic heif tif tiff gif bmp avif JPG Png HEIC jfif jpe jif jfi pjpeg "
+        "pjp hif mpo apng JFIF"
+    )
     touch(*(f"photos/{number}.{word}" for number, word in enumerate(words.split())))
-    assert len(stems("photos")) == 14
+    assert len(stems("photos")) == len(words.split())
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        *("@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "#snapshot", "lost+found"),
+        *("System Volume Information", "@Recently-Snapshot", ".snapshot", "__MACOSX"),
+        *(".Trash-1000", ".Trashes", ".thumbnails", ".AppleDouble", "$Recycle.Bin", "~snapshot"),
+    ],
+)
+def test_system_folders_are_left_out(folder: str) -> None:
+    """Thumbnails, deleted files and snapshots are not bought; what is named by itself is."""
+    touch("nas/a.jpg", f"nas/{folder}/a.jpg/SYNOPHOTO_THUMB_XL.jpg", f"nas/b/{folder}/c.jpg")
+    scanned = scan(["nas"], out="out")
+    assert [found.source for found in scanned] == ["nas/a.jpg"]
+    assert scanned.skipped == SkipReport(system_folders=Counter({folder: 2}))
+    assert len(stems(f"nas/{folder}")) == 1
+
+
+def taken(selection: Selection) -> list[str]:
+    """Return what of the folder ``photos`` is taken, without the folder's name."""
+    scanned = scan(["photos"], out="out", selection=selection)
+    return sorted(found.source.removeprefix("photos/") for found in scanned)
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "expected"),
+    [
+        (["*.png"], [], ["2024/b.PNG", "a.png", "drafts/d.png"]),
+        ([], ["*.png"], ["2024/x/c.jpg"]),
+        ([], ["drafts"], ["2024/b.PNG", "2024/x/c.jpg", "a.png"]),
+        ([], ["2024/*"], ["a.png", "drafts/d.png"]),
+        ([], ["2024/x/"], ["2024/b.PNG", "a.png", "drafts/d.png"]),
+        (["2024/*"], ["*.JPG"], ["2024/b.PNG"]),
+        (["b*", "c*"], [], ["2024/b.PNG", "2024/x/c.jpg"]),
+        ([], ["a", "nothing"], ["2024/b.PNG", "2024/x/c.jpg", "a.png", "drafts/d.png"]),
+    ],
+)
+def test_patterns(include: list[str], exclude: list[str], expected: list[str]) -> None:
+    """Names, or paths below the source folder, in any case."""
+    touch("photos/a.png", "photos/2024/b.PNG", "photos/2024/x/c.jpg", "photos/drafts/d.png")
+    assert taken(Selection(include=include, exclude=exclude)) == expected
+
+
+def test_patterns_are_counted_and_spare_what_is_named() -> None:
+    """What is left out is reported; a file named by itself is meant."""
+    touch("photos/a.png", "photos/b.png")
+    scanned = scan(["photos", "photos/b.png"], out="out", selection=Selection(exclude=["*"]))
+    assert [found.source for found in scanned] == ["photos/b.png"]
+    assert scanned.skipped.excluded == 2
 
 
 def test_file_named_by_itself_is_taken() -> None:
@@ -146,23 +220,46 @@ def test_result_and_folder_do_not_meet() -> None:
 
 
 def test_files_of_several_folders() -> None:
-    """Named one by one, equal names are told apart, whatever the order."""
+    """Named one by one, equal names keep their folders, whatever the order."""
     touch("a/dog.jpg", "b/dog.jpg", "c/dog.png", "c/cat.png")
     sources = ["a/dog.jpg", "b/dog.jpg", "c/dog.png", "c/cat.png"]
     names = stems(*sources)
-    assert len(set(names.values())) == 4
-    assert (names["c/dog.png"], names["c/cat.png"]) == ("dog-png", "cat")
-    assert names["a/dog.jpg"].startswith("dog-jpg-")
+    assert names == {
+        "a/dog.jpg": "a/dog",
+        "b/dog.jpg": "b/dog",
+        "c/dog.png": "c/dog",
+        "c/cat.png": "cat",
+    }
     assert stems(*reversed(sources)) == names
+    assert stems("-", stdin="\n".join(sources)) == names
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        (["a/x/pic.jpg", "b/x/pic.jpg"], ["a/x/pic", "b/x/pic"]),
+        (["a/pic.jpg", "a/pic.png"], ["pic-jpg", "pic-png"]),
+        (["a/pic.jpg", "a/pic.png", "b/pic.jpg"], ["a/pic-jpg", "a/pic-png", "b/pic"]),
+        (["a/pic.jpg", "a/b/pic.jpg"], ["a/pic", "b/pic"]),
+        (["https://h/a/1.png", "https://h/b/1.png"], ["a/1", "b/1"]),
+        (["https://h/1.png", "https://g/1.png"], ["h/1", "g/1"]),
+        (["https://h/r.php?id=7", "https://h/r.php?id=8"], ["r.php-id=7", "r.php-id=8"]),
+        ([".hidden/pic.jpg", "CON/pic.jpg"], ["_hidden/pic", "_CON/pic"]),
+    ],
+)
+def test_readable_names(sources: list[str], expected: list[str]) -> None:
+    """Where folders, extensions or queries tell sources apart, no hash is needed."""
+    assert list(stems(*sources).values()) == expected
 
 
 def test_several_folders_get_a_folder_each() -> None:
     """As copying them would do; those of equal names are told apart."""
     touch("2024/dog.png", "2025/dog.png", "old/2024/dog.png")
     assert stems("2024", "2025/") == {"2024/dog.png": "2024/dog", "2025/dog.png": "2025/dog"}
+    here = Path.cwd().name
     names = stems("2024", "old/2024")
+    assert names == {"2024/dog.png": f"{here}/2024/dog", "old/2024/dog.png": "old/2024/dog"}
     assert stems("old/2024", "2024") == names
-    assert len(set(names.values())) == 2
 
 
 def test_file_beside_a_folder_of_the_same_name() -> None:
@@ -243,11 +340,12 @@ def test_names_stay_inside_and_apart(names: list[str], as_urls: bool) -> None:
     folded = {str(each.stem).casefold() for each in found}
     assert len(folded) == len(found) == len({each.source for each in found})
     for each in found:
-        (only,) = each.stem.parts  # one part, and none that leads up
-        assert only not in {".", ".."}
-        assert not set(only) & set('<>:"/\\|?*\0\n')
-        assert not only.startswith(".")
-        assert not only.endswith((".", " "))
+        assert each.stem.parts
+        for part in each.stem.parts:  # none leads up, or to the root
+            assert part not in {".", ".."}
+            assert not set(part) & set('<>:"/\\|?*\0\n')
+            assert not part.startswith(".")
+            assert not part.endswith((".", " "))
 
 
 @pytest.mark.parametrize(
@@ -305,8 +403,8 @@ def by_source(found: Iterable[Found]) -> dict[str, Found]:
     return {each.source: each for each in found}
 
 
-def test_links() -> None:
-    """A link inside the folder is a file; one out of it is refused, and links to folders go."""
+def linked() -> None:
+    """Make a folder with links of all kinds."""
     touch("photos/dog.png", "photos/trip/sea.png", "private/secret.png", "photos2/x.png")
     for name, target in {
         "inside.png": "trip/sea.png",
@@ -318,17 +416,42 @@ def test_links() -> None:
         "up": "..",
     }.items():
         Path("photos", name).symlink_to(target)
+
+
+def test_links() -> None:
+    """A link inside the folder is a file; all others are left out, and counted."""
+    linked()
     scanned = scan(["photos"], out="out")
-    found = by_source(scanned)
-    assert [name for name, each in found.items() if each.error is None] == [
+    assert [found.source for found in scanned] == [
         "photos/dog.png",
         "photos/inside.png",
         "photos/trip/sea.png",
     ]
-    refused = {name: str(each.error) for name, each in found.items() if each.error}
-    assert set(refused) == {"photos/outside.png", "photos/beside.png"}
-    assert "is a link out of its folder" in refused["photos/outside.png"]
-    assert scanned.skipped == 4
+    assert scanned.skipped == SkipReport(broken_links=2, links=4)
+
+
+def test_links_are_followed_if_asked() -> None:
+    """Photo libraries may consist of links; a folder is read once, however it is reached."""
+    linked()
+    scanned = scan(["photos"], out="out", selection=Selection(follow_links=True))
+    sources = [found.source for found in scanned]
+    assert {"photos/outside.png", "photos/beside.png", "photos/folder/secret.png"} < set(sources)
+    assert len(sources) == len(set(sources)) < 12
+    assert scanned.skipped.broken_links >= 2
+    assert scanned.skipped.links == 0
+
+
+def test_an_earlier_name_is_known() -> None:
+    """A file that appears later must not rename the results of another."""
+    touch("photos/trip/a.jpg", "photos/trip/a.png", "photos/b.png")
+    found = by_source(scan(["photos"], out="out"))
+    assert found["photos/trip/a.jpg"].stem == PurePosixPath("trip/a-jpg")
+    assert found["photos/trip/a.jpg"].others == ("trip/a",)
+    assert found["photos/b.png"].others == ()
+    named = by_source(scan(["photos/trip/a.jpg", "photos/trip/a.png"], out="out"))
+    assert named["photos/trip/a.jpg"].others == ("a",)
+    (url,) = scan(["https://example.com/a.png"], out="out")
+    assert url.others == ()
 
 
 def test_a_folder_may_be_named_through_a_link() -> None:
@@ -367,6 +490,22 @@ def test_lines_are_sources() -> None:
         "https://example.com/sea.png": "sea",
         "last.png": "last",
     }
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xef\xbb\xbfcat.png\r\ndog.png\r\n",
+        b"cat.png\ndog.png",
+        "\ufeffcat.png\r\ndog.png".encode("utf-16-le"),
+        "\ufeffcat.png\ndog.png\n".encode("utf-16-be"),
+    ],
+    ids=["UTF-8 with BOM", "plain", "PowerShell", "big end first"],
+)
+def test_lists_of_other_systems(data: bytes) -> None:
+    """A byte order mark and line ends of two letters are not part of a name."""
+    found = list(scan(["-"], out="out", stdin=io.BytesIO(data)))
+    assert [each.source for each in found] == ["cat.png", "dog.png"]
 
 
 def test_lines_from_a_pipe() -> None:

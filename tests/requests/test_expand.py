@@ -97,13 +97,13 @@ def test_numbers_need_no_size() -> None:
 )
 def test_rule_needs_a_size(image: SourceImage) -> None:
     """A rule for an image of unknown size is refused, with what to give instead."""
-    with pytest.raises(InputError, match="size is unknown") as caught:
+    with pytest.raises(InputError, match="size is not known") as caught:
         fields(request(margins=Margins.for_aspect("16:9")), image)
     assert caught.value.field == "margins"
 
 
 @pytest.mark.parametrize(
-    ("margins", "needless"),
+    ("margins", "satisfied"),
     [
         (Margins.for_aspect("4:3"), True),
         (Margins.for_aspect("16:9"), False),
@@ -113,9 +113,9 @@ def test_rule_needs_a_size(image: SourceImage) -> None:
     ],
     ids=str,
 )
-def test_needless(margins: MarginRule, needless: bool) -> None:
+def test_already_satisfied(margins: MarginRule, satisfied: bool) -> None:
     """An image that has the wanted shape already need not be paid for."""
-    assert request(margins=margins).needless({"image": IMAGE}) is needless
+    assert request(margins=margins).already_satisfied({"image": IMAGE}) is satisfied
 
 
 @pytest.mark.parametrize("margins", [Margins(), Margins.for_aspect("4:3")], ids=str)
@@ -157,3 +157,43 @@ def test_repr_is_short_and_keeps_secrets() -> None:
     assert "<bytes>" in shown
     assert "PNG" not in shown
     assert "token" not in shown
+
+
+@pytest.mark.parametrize("prompt", ["sky \ud83d", "\udcff", "a\udc80b"])
+def test_prompts_that_are_not_unicode(prompt: str) -> None:
+    """Half of a surrogate pair can't be sent: no text holds it."""
+    with pytest.raises(InputError, match="not valid Unicode") as caught:
+        request(prompt=prompt)
+    assert caught.value.field == "prompt"
+    str(caught.value.value).encode()
+
+
+def test_margins_may_be_text() -> None:
+    """A shape is enough, and is resolved like a rule."""
+    made = request(margins="2:1")
+    assert made.resolve(IMAGE) == Margins.for_aspect("2:1").resolve(IMAGE.width, IMAGE.height)
+    assert not made.already_satisfied({"image": IMAGE})
+
+
+def test_margins_below_a_pixel() -> None:
+    """They are refused once the image's size is known."""
+    with pytest.raises(InputError, match="less than a pixel of an image"):
+        request(margins=Margins(up=0.0005)).fields({"image": IMAGE})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("watermark", "yes"),
+        ("watermark", 1),
+        ("callback_url", 5),
+        ("callback_url", "example.com/hook"),
+        ("callback_url", "ftp://example.com"),
+        ("callback_url", "https://example.com/\ud800"),
+    ],
+)
+def test_fields_of_the_wrong_kind(field: str, value: object) -> None:
+    """They are refused when the request is made."""
+    with pytest.raises(InputError) as caught:
+        request(**{field: value})
+    assert caught.value.field == field

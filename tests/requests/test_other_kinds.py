@@ -95,9 +95,9 @@ def test_wrong_try_on() -> None:
 
 
 @pytest.mark.parametrize("made", [GENERATE, TRY], ids=["generation", "try-on"])
-def test_never_needless(made: TaskRequest) -> None:
+def test_never_satisfied_already(made: TaskRequest) -> None:
     """There is always something to make."""
-    assert not made.needless({})
+    assert not made.already_satisfied({})
 
 
 @pytest.mark.parametrize(
