@@ -19,8 +19,7 @@ from comet_async.errors import InputError
 MAX_MARGIN = 2
 """The largest margin on one side, as a share of the source's height or width."""
 
-# A pixel of the longest side that a PNG or JPEG of the API's can have is a larger share.
-_LEAST_SHARE = 1e-6
+_LONGEST_SIDE = 65_535  # of a JPEG
 _LEAST_PIXEL = 0.9
 
 MAX_AREA = 3
@@ -91,14 +90,6 @@ def _check_share(name: str, value: object) -> float:
             field=name,
             value=number,
             limit=f"0 to {MAX_MARGIN} (a share of the image's own side)",
-            hint=f"give {name} as a share: 0.5 adds half of the side",
-        )
-    if 0 < number < _LEAST_SHARE:
-        raise InputError(
-            f"{name}={number} is less than a pixel of any image",
-            field=name,
-            value=number,
-            limit="0, or at least one pixel",
             hint=f"give {name} as a share: 0.5 adds half of the side",
         )
     return number + 0.0  # -0.0 becomes 0.0
@@ -405,18 +396,25 @@ def as_rule(margins: object) -> MarginRule:
     return Margins.for_aspect(margins)
 
 
-def check_pixels(width: int, height: int, margins: Margins) -> None:
+def check_pixels(margins: Margins, width: int | None = None, height: int | None = None) -> None:
     """Refuse margins of less than a pixel: they would be paid for, and add nothing.
 
+    Args:
+        margins: The margins.
+        width: The image's width, if it is known.
+        height: The image's height, if it is known.
+
     Raises:
-        InputError: A margin is above 0 and below a pixel of an image of *width* × *height*.
+        InputError: A margin is above 0, and below a pixel of the image, or of any image.
     """
+    known = width is not None and height is not None
+    image = f"an image of {width}x{height}" if known else "any image"
     for name, side in (("up", height), ("down", height), ("left", width), ("right", width)):
-        share = getattr(margins, name)
+        share, side = getattr(margins, name), side or _LONGEST_SIDE  # noqa: PLW2901 - its default
         # Rules round their shares down, so that one pixel may be a hair less.
         if 0 < share * side < _LEAST_PIXEL:
             raise InputError(
-                f"{name}={share} is less than a pixel of an image of {width}x{height}",
+                f"{name}={share} is less than a pixel of {image}",
                 field=name,
                 value=share,
                 limit=f"0, or at least {1 / side:.2g}",

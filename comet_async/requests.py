@@ -248,16 +248,17 @@ class ExpandRequest:
         rule = as_rule(self.margins)
         if image.width is not None and image.height is not None:
             margins = rule.resolve(image.width, image.height)
-            check_pixels(image.width, image.height, margins)
+            check_pixels(margins, image.width, image.height)
             return margins
         if isinstance(rule, Margins):
+            check_pixels(rule)
             return rule
         raise InputError(
             "the image's size is not known (it is a URL), so this rule can't be resolved",
             field="margins",
             value=self.margins,
             limit="Margins with numbers, for a URL",
-            hint="give shares, like Margins(up=0.5); or download the image first",
+            hint="give shares, such as 0.5 of its height; or download the image first",
         )
 
     def already_satisfied(self, images: Mapping[str, SourceImage]) -> bool:

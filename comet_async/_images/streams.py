@@ -54,7 +54,7 @@ class PillowImage(Protocol):
         ...
 
 
-ByteSource: TypeAlias = "ReadableFile | AsyncReadableFile | AsyncIterable[bytes]"
+ByteSource: TypeAlias = ReadableFile | AsyncReadableFile | AsyncIterable[bytes]
 """What can be read to its end for an image's bytes."""
 
 

@@ -179,6 +179,9 @@ def test_margins_below_a_pixel() -> None:
     """They are refused once the image's size is known."""
     with pytest.raises(InputError, match="less than a pixel of an image"):
         request(margins=Margins(up=0.0005)).fields({"image": IMAGE})
+    url = SourceImage(source="https://example.com/x", url="https://example.com/x", sha256="cd")
+    with pytest.raises(InputError, match="less than a pixel of any image"):
+        request(margins=Margins(up=1e-320)).fields({"image": url})
 
 
 @pytest.mark.parametrize(
