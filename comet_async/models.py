@@ -1,4 +1,4 @@
-"""What the server tells about a task, as frozen facts.
+"""What the server says about a task, as frozen facts.
 
 Nothing here changes under its holder: each answer makes a new snapshot. Words and shapes
 follow Kling's "Image expansion" page,
@@ -104,7 +104,7 @@ class ResultImage:
         index: Position among the task's images, from 0.
         url: Where the image is, for about 30 days. Signed: not shown in ``repr``.
         watermark_url: The watermarked version, if one was asked for.
-        task_id: The task that made it, so that a link that expired can be asked for again.
+        task_id: The task that made it, so that an expired link can be renewed.
         kind: The task's kind.
     """
 
@@ -129,9 +129,9 @@ class Task:
         message: Why it failed; empty otherwise.
         external_task_id: Our own id of the task, if the server echoes it.
         images: The images of a task that succeeded, by index.
-        created_at: When the server took it (aware UTC), if told.
-        updated_at: When it last changed (aware UTC), if told.
-        units: What the server says it charged, in its own units, if told.
+        created_at: When the server accepted it (aware UTC), if known.
+        updated_at: When it last changed (aware UTC), if known.
+        units: What the server says it charged, in its own units, if known.
         kind: The kind of task: ``"expand"`` and others.
         request_id: The id of the answer, for the provider's support.
         raw: The server's own object, read-only. Holds signed URLs: not shown in ``repr``.
@@ -191,5 +191,5 @@ class TaskPage:
 
     @property
     def last(self) -> bool:
-        """True when no page follows; the server gives no total, so a short page tells."""
+        """True when no page follows; the server gives no total, so a short page is the last."""
         return len(self.tasks) < self.size

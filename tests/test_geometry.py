@@ -132,7 +132,7 @@ def test_margins_are_a_fact() -> None:
 
 
 def test_empty() -> None:
-    """Nothing added is told apart from a little."""
+    """Nothing added is distinguished from a little."""
     assert Margins().empty
     assert not Margins(right=0.001).empty
 

@@ -119,7 +119,7 @@ def test_raw_is_a_copy() -> None:
 
 
 def test_frozen() -> None:
-    """Nothing changes under whoever holds a snapshot."""
+    """Nothing changes for the holder of a snapshot."""
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         task().status = TaskStatus.FAILED  # type: ignore[misc]  # the point of the test
 

@@ -148,7 +148,7 @@ def missing(check: ImageRules) -> InputError:
 
 
 def changed(check: ImageRules) -> InputError:
-    """Return the error for a file that somebody writes to."""
+    """Return the error for a file that another program writes to."""
     hint = "run again once nothing writes to it"
     return check.refuse("changed while it was read", limit="an unchanged file", hint=hint)
 
@@ -202,7 +202,7 @@ class SourceImage:
     """An image to send. Its constructors say what it is; the library looks at it when it is used.
 
     A plain ``str`` may be a path or a URL. A service that passes on what its users send should
-    say which, so that nobody can have a file of the server uploaded:
+    say which, so that no user can have a file of the server uploaded:
     ``SourceImage.from_url(text)`` never reads a file.
 
     Attributes:

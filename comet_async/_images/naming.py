@@ -6,8 +6,8 @@ in every run.
 * A result is called like its source.
 * Files of one folder that would share a name (``a.jpg`` and ``a.png``) are called with their
   extension: ``a-jpg``, ``a-png``. Files of several folders, named one by one, keep as many of
-  their folders as tell them apart: ``a/dog``, ``b/dog``.
-* Only what can't be told apart in that way (``a.jpg`` and ``A.jpg``) gets a short hash of the
+  their folders as distinguish them: ``a/dog``, ``b/dog``.
+* Only what can't be distinguished in that way (``a.jpg`` and ``A.jpg``) gets a short hash of the
   source. Upper and lower case count as the same, because on many disks they are.
 """
 
@@ -208,7 +208,7 @@ def _apart(group: list[NameRequest]) -> dict[str, str]:
 
 
 def _depth(folders: Collection[tuple[str, ...]]) -> int:
-    """Return how many folders are needed to tell *folders* apart."""
+    """Return how many folders are needed to distinguish *folders*."""
     folded = [tuple(map(fold, folder)) for folder in folders]
     longest = max(map(len, folded))
     for depth in range(1, longest):

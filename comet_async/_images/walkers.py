@@ -337,7 +337,7 @@ def _inflate(data: bytes) -> bytes:
 _MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 _NOT_FRAMES = frozenset({0xC4, 0xC8, 0xCC})  # tables and a reserved word among the frame markers
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a length
-_END, _SCAN, _TABLES, _APP1 = 0xD9, 0xDA, 0xDB, 0xE1
+_END, _SCAN, _TABLES, _CODES, _APP1 = 0xD9, 0xDA, 0xDB, 0xC4, 0xE1
 _XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\x00"
 # T.81 table B.1, without the processes that decoders read: baseline, extended and progressive,
 # with Huffman or arithmetic coding.
@@ -439,6 +439,8 @@ class JpegWalker:
             return self._read_scan
         if marker == _TABLES:
             return self._read_tables
+        if marker == _CODES:
+            return self._read_codes
         if marker in _PROCESSES or (0xC0 <= marker <= 0xCF and marker not in _NOT_FRAMES):
             return self._read_frame
         return None
@@ -457,6 +459,16 @@ class JpegWalker:
             self.damage = _HEADER_DAMAGE
         self._has_tables = True
 
+    def _read_codes(self, _marker: int, body: bytes) -> None:
+        at = 0
+        while at + 17 <= len(body):
+            codes = sum(body[at + 1 : at + 17])  # how many of each length
+            at += 17 + codes
+            if codes > 256:
+                break
+        if at != len(body):
+            self.damage = _HEADER_DAMAGE
+
     def _read_frame(self, marker: int, body: bytes) -> None:
         if marker in _PROCESSES:
             self.unsupported = self.unsupported or _PROCESSES[marker]
@@ -464,7 +476,9 @@ class JpegWalker:
             self.damage = _HEADER_DAMAGE
             return
         bits, height, width, channels = struct.unpack_from(">BHHB", body)
-        if len(body) < 6 + 3 * channels or min(width, height) < 1:
+        sampling = [body[at] for at in range(7, min(len(body), 6 + 3 * channels), 3)]
+        wrong = any(not 1 <= each >> 4 <= 4 or not 1 <= each & 15 <= 4 for each in sampling)
+        if wrong or len(body) < 6 + 3 * channels or min(width, height) < 1:
             self.damage = _HEADER_DAMAGE
             return
         self.shape = Shape(width=width, height=height, bits=bits, channels=channels)
@@ -474,7 +488,7 @@ class JpegWalker:
             self.unsupported = f"a JPEG with {channels} channels"
 
     def _read_scan(self, _marker: int, body: bytes) -> None:
-        if self.shape is None or not body:
+        if self.shape is None or not body or not 1 <= body[0] <= 4 or len(body) != 4 + 2 * body[0]:
             self.damage = _HEADER_DAMAGE
             return
         self.data_at = self._at + 4 + len(body)

@@ -253,7 +253,7 @@ def test_readable_names(sources: list[str], expected: list[str]) -> None:
 
 
 def test_several_folders_get_a_folder_each() -> None:
-    """As copying them would do; those of equal names are told apart."""
+    """As copying them would do; those of equal names keep the folders around them."""
     touch("2024/dog.png", "2025/dog.png", "old/2024/dog.png")
     assert stems("2024", "2025/") == {"2024/dog.png": "2024/dog", "2025/dog.png": "2025/dog"}
     here = Path.cwd().name

@@ -135,7 +135,7 @@ def test_read_info_finds_the_size(data: bytes) -> None:
         (LOSSLESS, 8, 3),
     ],
 )
-def test_read_info_tells_how_pixels_are_stored(data: bytes, bits: int, channels: int) -> None:
+def test_read_info_says_how_pixels_are_stored(data: bytes, bits: int, channels: int) -> None:
     """CMYK, 16 bits and transparency show in the header."""
     info = read_info(data)
     assert info is not None
@@ -265,7 +265,7 @@ MOTION = jpeg(640, 427, THUMBNAIL) + b"\0\0\0\x18ftypmp42" + bytes(5000)
     ],
 )
 def test_inspector_sees_the_end_pass_by(data: bytes, complete: bool, step: int) -> None:
-    """Wherever the pieces are cut, a whole image is told from a part of one."""
+    """Wherever the pieces are cut, a whole image is distinguished from a part of one."""
     inspector = inspect(data, step)
     assert inspector.complete is complete
     assert inspector.size == len(data)

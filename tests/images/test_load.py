@@ -57,7 +57,7 @@ def dog(tmp_path: Path, photo: bytes) -> Path:
 
 
 @pytest.mark.parametrize("size", [0, 200_000, 300_000, 400_000, 5_000_000])
-async def test_a_hash_that_nobody_wants_is_not_made(size: int, tmp_path: Path) -> None:
+async def test_an_unwanted_hash_is_not_made(size: int, tmp_path: Path) -> None:
     """The image is known as well as with its hash, but for the hash."""
     path = tmp_path / "dog.png"
     path.write_bytes(png(400, 300, size))
@@ -211,7 +211,7 @@ async def test_other_formats_name_the_remedy() -> None:
     assert "prepare=True" in str(error.hint)
 
 
-async def test_film_behind_an_image_is_no_damage() -> None:
+async def test_film_behind_an_image_is_not_damage() -> None:
     """Telephones append one; the image before it is whole."""
     film = bytes(300_000)
     assert (await load(png(400, 300) + film)).width == 400
@@ -244,7 +244,7 @@ async def test_text_that_is_nothing_says_so(text: str, message: str, hint: str) 
     assert len(error.message) < 200
 
 
-async def test_things_that_are_no_file(tmp_path: Path, dog: Path) -> None:
+async def test_things_that_are_not_files(tmp_path: Path, dog: Path) -> None:
     """Folders, pipes and circles of links are named for what they are, without hanging."""
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "circle.png").symlink_to("circle.png")
@@ -262,7 +262,7 @@ async def test_unreadable_file_is_named(dog: Path) -> None:  # pragma: no cover 
     assert "can't be read: Permission denied" in str(await refused(dog))
 
 
-async def test_symbolic_link_is_followed_unless_told(tmp_path: Path, dog: Path) -> None:
+async def test_symbolic_link_is_followed_by_default(tmp_path: Path, dog: Path) -> None:
     """A folder's links may lead anywhere, so that folders do not follow them."""
     link = tmp_path / "link.png"
     link.symlink_to(dog)
@@ -409,7 +409,7 @@ async def test_message_holds_no_control_characters(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- reading it again
 
 
-async def test_each_open_starts_anew(dog: Path, photo: bytes) -> None:
+async def test_each_open_starts_at_the_beginning(dog: Path, photo: bytes) -> None:
     """A second attempt sends the same bytes as the first."""
     image = await load(dog)
     with image.open() as first, image.open() as second:
@@ -459,7 +459,7 @@ async def test_open_refuses_a_changed_file(dog: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", CHANGES)
 @pytest.mark.parametrize("piece", [100, -1])
-async def test_reading_notifications_a_change(dog: Path, how: str, piece: int) -> None:
+async def test_reading_notices_a_change(dog: Path, how: str, piece: int) -> None:
     """A file that changes on its way is not passed off as whole."""
     image = await load(dog)
     with image.open() as file:
@@ -480,7 +480,7 @@ async def test_failing_disk_while_reading(dog: Path) -> None:
             file.read(10)
 
 
-async def test_loading_notifications_a_change(dog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_loading_notices_a_change(dog: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that another program is still writing is not taken."""
 
     def write(*_: object) -> None:
@@ -493,7 +493,7 @@ async def test_loading_notifications_a_change(dog: Path, monkeypatch: pytest.Mon
     assert "changed while it was read" in str(await refused(dog))
 
 
-# ---------------------------------------------------------------------------- manners
+# ---------------------------------------------------------------------------- environment
 
 
 async def test_large_file_is_not_held_in_memory(tmp_path: Path) -> None:

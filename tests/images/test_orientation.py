@@ -161,7 +161,7 @@ def test_raw_profile_of_nonsense_is_none() -> None:
 
 
 async def test_exif_that_can_not_be_written_back() -> None:
-    """A value that Pillow can't write is no reason to refuse: metadata is left out anyway."""
+    """A value that can't be written back is left out with all metadata."""
     block = exif(6)
     # ResolutionUnit as text, which is meant to be a number.
     odd = struct.pack(">HHI4s", 0x0128, 2, 1, b"x\0\0\0")

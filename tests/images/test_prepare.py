@@ -78,7 +78,7 @@ def corners(loaded: SourceImage) -> list[str]:
 
 
 def near(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Tell whether two colours look the same."""
+    """Return True if two colours look the same."""
     return all(abs(a - b) < 40 for a, b in zip(found, wanted, strict=True))
 
 

@@ -70,7 +70,7 @@ HEADER, END = PARTS[0], PARTS[-1]
 FRAME = JPEG.index(b"\xff\xc0")
 SCAN = JPEG.index(b"\xff\xda")
 SCAN_DATA = SCAN + 2 + struct.unpack_from(">H", JPEG, SCAN + 2)[0]
-TABLES = JPEG.index(b"\xff\xdb")
+TABLES, CODES = JPEG.index(b"\xff\xdb"), JPEG.index(b"\xff\xc4")
 
 
 def with_process(marker: int, bits: int = 8) -> bytes:
@@ -109,6 +109,10 @@ DAMAGED = {
     "no scan": JPEG[:SCAN] + b"\xff\xd9",
     "empty scan": JPEG[:SCAN_DATA] + b"\xff\xd9",
     "no tables": JPEG[:TABLES] + JPEG[FRAME:],
+    "cut codes": JPEG[: CODES + 2] + b"\0\x20" + JPEG[CODES + 4 :],
+    "too many codes": JPEG[: CODES + 5] + b"\xff" * 16 + JPEG[CODES + 21 :],
+    "odd scan": JPEG[: SCAN + 4] + b"\7" + JPEG[SCAN + 5 :],
+    "impossible sampling": JPEG[: FRAME + 11] + b"\x51" + JPEG[FRAME + 12 :],
     "cut tables": JPEG[: TABLES + 2] + b"\0\x20" + JPEG[TABLES + 4 :],
 }
 
@@ -135,7 +139,7 @@ async def test_damage_is_refused(data: bytes, prepare: bool) -> None:
 
 @pytest.mark.parametrize("marker", [0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF])
 @pytest.mark.parametrize("prepare", [False, True])
-async def test_processes_that_nobody_decodes(marker: int, prepare: bool) -> None:
+async def test_processes_that_are_not_decoded(marker: int, prepare: bool) -> None:
     """They are refused by name."""
     with pytest.raises(InputError, match=rf"JPEG.*\(SOF{marker - 0xC0}\), which decoders"):
         await load(with_process(marker), prepare=prepare)

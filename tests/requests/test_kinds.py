@@ -82,7 +82,7 @@ def test_file_is_not_read_before_it_is_sent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 def test_body_refuses_what_json_can_not_hold(number: float) -> None:
-    """A number that is no number would make a body that is no JSON."""
+    """NaN would make a body that is not JSON."""
     with pytest.raises(ValueError, match="not JSON compliant"):
         Body.build({"up": number}, {})
 
@@ -149,6 +149,6 @@ def test_own_id(value: str | None, expected: str | None) -> None:
     "value", ["x" * 256, "a\nb", "a\0b", "\ufeff", 17, b"id"], ids=lambda value: repr(value)[:8]
 )
 def test_wrong_own_id(check: Callable[[object], str | None], value: object) -> None:
-    """Line breaks, other invisible characters, and what is no text are refused."""
+    """Line breaks, other invisible characters, and what is not text are refused."""
     with pytest.raises(InputError, match="printable text of at most 255"):
         check(value)
