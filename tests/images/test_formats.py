@@ -106,7 +106,7 @@ def test_every_format_has_an_extension() -> None:
         jpeg(640, 427, frame=0xC2),
         jpeg(640, 427, b"\xff\x01", b"\xff\xff\xff\xff"),
         jpeg(640, 427, segment(0xE0, b"JFIF") + b"junk"),
-        jpeg(640, 427, segment(0xC4, b"a table among the frame markers")),
+        jpeg(640, 427, segment(0xC4, bytes(17))),
         LOSSY,
         LOSSLESS,
         EXTENDED,
