@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
@@ -48,6 +48,41 @@ async def sandbox(  # noqa: PLR0913 - the arguments and options, as --help shows
             help="How many times faster than the service, whose tasks take 8 to 40 s.",
         ),
     ] = 1.0,
+    engine: Annotated[
+        Literal["auto", "patchmatch", "pillow", "stub"],
+        Parameter(help="What paints; stub makes plain grey images, without Pillow."),
+    ] = "auto",
+    limit: Annotated[
+        int,
+        Parameter(
+            metavar="COUNT",
+            converter=whole,
+            help="How many images may be in flight; 0 for any number.",
+        ),
+    ] = 20,
+    option: Annotated[
+        list[str] | None,
+        Parameter(
+            metavar="NAME=VALUE",
+            negative="",
+            help="A switch of the sandbox, such as 'task_seconds=[0, 1]'; repeatable.",
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        Parameter(
+            metavar="NAME",
+            negative="",
+            help="A host name under which it may be reached, such as a container's; repeatable.",
+        ),
+    ] = None,
+    admin_token: Annotated[
+        str | None,
+        Parameter(
+            metavar="TOKEN",
+            help="Opens the administration (/admin) to requests with this bearer token.",
+        ),
+    ] = None,
     fault: Annotated[
         str,
         Parameter(
@@ -68,16 +103,26 @@ async def sandbox(  # noqa: PLR0913 - the arguments and options, as --help shows
     general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs
 ) -> int:
     """Serve until a signal comes."""
-    from comet_async.sandbox import DEFAULT_KEY, Faults, Sandbox, serve
+    from comet_async.sandbox import DEFAULT_KEY, Faults, Options, Sandbox, serve
 
     _check(port, speed)
     invocation = CURRENT.get()
     chosen = key or DEFAULT_KEY
     server = Sandbox(
-        port, host, key=chosen, speed=speed, seed=seed, faults=Faults.parse(fault, seed=seed)
+        port,
+        host,
+        key=chosen,
+        speed=speed,
+        seed=seed,
+        engine=engine,
+        limit=limit or None,
+        faults=Faults.parse(fault, seed=seed),
+        options=Options.parse(option or ()),
+        allowed_hosts=allow_host or (),
+        admin_token=admin_token,
     )
     serving = asyncio.ensure_future(
-        serve(server, ready=lambda running: _announce(running, chosen, invocation.screen))
+        serve(server, ready=lambda running: _announce(running, host, chosen, invocation.screen))
     )
     invocation.on_signal = serving.cancel
     refusal = ""
@@ -123,15 +168,15 @@ def _check(port: int, speed: float) -> None:
         )
 
 
-def _announce(server: Sandbox, key: str, screen: Screen) -> None:
+def _announce(server: Sandbox, host: str, key: str, screen: Screen) -> None:
     # To be copied into a shell, so on standard output and without anything hidden: this key
     # opens nothing but this sandbox.
-    root = str(server.url).replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-    print(f"export COMETAPI_API_ROOT={root}", flush=True)  # noqa: T201 - the result
+    print(f"export COMETAPI_API_ROOT={server.url}", flush=True)  # noqa: T201 - the result
     print(f"export COMETAPI_KEY={key}", flush=True)  # noqa: T201 - the result
-    screen.say(f"the sandbox is at {root} (open it in a browser); Ctrl-C stops it")
-    if root != str(server.url):
+    screen.say(f"the sandbox is at {server.url} (open it in a browser); Ctrl-C stops it")
+    if host not in {"127.0.0.1", "::1", "localhost"}:
         screen.say(
-            "other machines and containers reach it through a tunnel to that address (ssh -L): a "
-            "key is sent unencrypted to this machine only"
+            f"it listens on {host}: other machines reach it by this machine's address, and by a "
+            "name that --allow-host allows; comet_async itself sends a key unencrypted to this "
+            "machine only, so give it a tunnel (ssh -L)"
         )

@@ -1,4 +1,4 @@
-"""What was charged, and every create call that was seen: the truth to hold a client against."""
+"""What was charged, and every create call that arrived: the reference to check a client against."""
 
 from __future__ import annotations
 
@@ -93,6 +93,12 @@ class Ledger:
     def usd(self) -> float:
         """What they cost at list price, in US dollars."""
         return round(USD * self.images, 6)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.charges.clear()
+        self.posts.clear()
+        self.refunds.clear()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the whole ledger as plain data."""

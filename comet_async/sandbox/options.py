@@ -5,8 +5,9 @@ The defaults follow Kling's documents; every odd thing that was seen on some gat
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
@@ -65,6 +66,44 @@ def _lookups(value: Iterable[str]) -> frozenset[str]:
         value=value,
         limit='letters of "ABCD", or an empty text for none',
     )
+
+
+def _value(defaults: Options | CallbackOptions, name: str, text: str) -> object:
+    """Return the value of a switch, read from *text*."""
+    known = {field.name for field in attrs.fields(type(defaults))} - {"callbacks"}
+    if name not in known:
+        raise InputError(
+            f"option {name!r} is unknown",
+            field="options",
+            value=name,
+            limit=", ".join(sorted(known)),
+        )
+    try:
+        value = json.loads(text, parse_constant=str)
+    except ValueError:
+        value = text
+    value = tuple(value) if isinstance(value, list) else value
+    default = getattr(defaults, name)
+    if default is None or value is None or isinstance(value, _ALIKE.get(type(default), object)):
+        return value
+    raise InputError(
+        f"option {name} can't be {text!r}",
+        field="options",
+        value=text,
+        limit=f"a value like the default, {default!r}",
+    )
+
+
+# What stands for a value of each type.
+_ALIKE: Mapping[type, tuple[type, ...]] = {
+    bool: (bool,),
+    int: (int,),
+    float: (int, float),
+    str: (str,),
+    tuple: (tuple, str),
+    frozenset: (tuple, str),
+    dict: (dict,),
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -181,6 +220,30 @@ class Options:
     balance_usd: float = 10.0
     pack_units: int = 2_000
     callbacks: CallbackOptions = CallbackOptions()
+
+    @classmethod
+    def parse(cls, pairs: Iterable[str]) -> Options:
+        """Return the switches that *pairs* set.
+
+        Args:
+            pairs: Each ``NAME=VALUE``; a value is JSON, or text as it is. Callbacks' switches are
+                named ``callbacks.NAME``. For example ``task_seconds=[0, 1]`` or ``lookups=A``.
+
+        Raises:
+            InputError: A name is unknown, or a value is of another type than the default.
+        """
+        own: dict[str, Any] = {}
+        callbacks: dict[str, Any] = {}
+        for pair in pairs:
+            name, _, text = (part.strip() for part in pair.partition("="))
+            if name.startswith("callbacks."):
+                short = name.removeprefix("callbacks.")
+                callbacks[short] = _value(CallbackOptions(), short, text)
+            else:
+                own[name] = _value(cls(), name, text)
+        if callbacks:
+            own["callbacks"] = CallbackOptions(**callbacks)
+        return cls(**own)
 
     def request_id_on_create(self, profile: Profile) -> bool:
         """Whether the answer to a create call has a ``request_id``."""

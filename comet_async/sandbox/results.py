@@ -8,6 +8,7 @@ import hmac
 import math
 import secrets
 import tempfile
+from contextvars import ContextVar
 from pathlib import Path
 
 import attrs
@@ -15,6 +16,9 @@ import attrs
 from comet_async.clock import Clock
 from comet_async.sandbox.options import Options
 from comet_async.sandbox.tasks import SandboxTask
+
+REACHED_AT: ContextVar[str] = ContextVar("REACHED_AT", default="")
+"""Root under which the client of this exchange reached the sandbox; empty for its usual one."""
 
 _IN_MEMORY = 256 * 1024 * 1024  # bytes; what comes later goes to files
 
@@ -76,7 +80,7 @@ class Results:
         spans = math.floor((self.clock.time() - born) / lifetime) + 1
         expires = math.ceil((born + spans * lifetime) * 1000)
         token = self._sign(task.id, name, str(expires))
-        root = self.options.results_root or self.root
+        root = self.options.results_root or REACHED_AT.get() or self.root
         return f"{root}/results/{task.id}/{name}?expires={expires}&token={token}"
 
     def opens(self, task_id: str, name: str, expires: str, token: str) -> bool:

@@ -7,7 +7,7 @@ import email.utils
 import importlib.util
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -17,18 +17,20 @@ from aiohttp import web
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.errors import ConfigError, MissingExtraError
 from comet_async.sandbox._api.account import Account
+from comet_async.sandbox._api.admin import Admin
 from comet_async.sandbox._api.checks import KINDS, MAX_BODY
 from comet_async.sandbox._api.handlers import Api
+from comet_async.sandbox._api.hosts import HostGuard
 from comet_async.sandbox._api.ids import Ids
-from comet_async.sandbox._api.site import Site
 from comet_async.sandbox._faults.injection import Refuser, Wire
 from comet_async.sandbox._faults.rules import Faults
-from comet_async.sandbox._painting.images import Studio
+from comet_async.sandbox._pages.site import Site
+from comet_async.sandbox._painting.images import EngineChoice, Studio
 from comet_async.sandbox.callbacks import Callbacks, Delivery
 from comet_async.sandbox.ledger import Ledger
 from comet_async.sandbox.options import Options, Profile
 from comet_async.sandbox.outgoing import Loopback
-from comet_async.sandbox.results import Leak, Results
+from comet_async.sandbox.results import REACHED_AT, Leak, Results
 from comet_async.sandbox.state import State
 from comet_async.sandbox.tasks import SandboxTask, Tasks
 
@@ -36,6 +38,9 @@ DEFAULT_KEY = "sandbox-key"
 """The API key that a sandbox takes unless told otherwise."""
 
 _PROFILES: dict[str, Profile] = {"/kling/v1": "comet", "/v1": "kling"}
+
+# What a client on this machine calls a server that listens on all addresses.
+_LOCAL = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - a name, no socket
 
 _SHUTDOWN_SECONDS = 1.0  # for answers that are being sent
 
@@ -55,20 +60,26 @@ class Sandbox:
     Args:
         port: Where to listen; 0 takes a free port.
         host: Address to listen on; only this machine by default.
-        key: The API key that is taken; None takes any.
+        key: The API key that is accepted; None accepts any.
         speed: How many times faster than the service tasks are: with 60 a task of 20 s takes
             a third of a second, or as long as its images take to paint.
         clock: Where time comes from.
         seed: Makes durations, ids and chances of faults repeatable; None differs in each run.
-        engine: What paints: ``patchmatch``, ``pillow``, or ``auto`` for the best there is.
+        engine: What paints: ``patchmatch``, ``pillow``, or ``auto`` for the best that is
+            installed. ``stub`` makes grey images of the right size; it needs neither Pillow nor
+            numpy, and hardly any time.
         output: ``exact`` pixels, or ``cloudlike`` sizes as the paid service answers with.
         limit: How many images may be in flight, as in the account's pack; None for any.
         faults: What is to go wrong; more can be added at any time through ``faults``.
         options: Switches for everything in which services differ.
         save_dir: Keep result files in this folder instead of in memory.
+        allowed_hosts: Host names under which it may be reached, besides ``localhost`` and IP
+            addresses: in a container the name of its service, for example.
+        admin_token: Opens the administration below ``/admin`` to requests that carry this token
+            as ``Authorization: Bearer``. Without one there is no administration.
 
     Raises:
-        ConfigError: *speed* or *limit* is not positive.
+        ConfigError: *speed* or *limit* is not positive, or *admin_token* is empty.
     """
 
     def __init__(  # noqa: PLR0913 - each is a thing of its own; switches are in Options
@@ -80,21 +91,29 @@ class Sandbox:
         speed: float = 1.0,
         clock: Clock = SYSTEM_CLOCK,
         seed: int | None = None,
-        engine: Literal["auto", "patchmatch", "pillow"] = "auto",
+        engine: EngineChoice = "auto",
         output: Literal["exact", "cloudlike"] = "exact",
         limit: int | None = 20,
         faults: Faults | None = None,
         options: Options | None = None,
         save_dir: str | os.PathLike[str] | None = None,
+        allowed_hosts: Iterable[str] = (),
+        admin_token: str | None = None,
     ) -> None:
         if speed <= 0 or (limit is not None and limit <= 0):
             raise ConfigError("the sandbox's speed and limit must be greater than zero")
+        if admin_token is not None and not admin_token.strip():
+            raise ConfigError("the sandbox's admin_token must not be empty")
         self._address = (host, port)
         self._root = ""
         self._loopback = Loopback()
         self._hanging: set[asyncio.BaseTransport] = set()
         self._server: asyncio.Server | None = None
         self._runner: web.AppRunner | None = None
+
+        self._engine = engine
+        self._allowed_hosts = tuple(allowed_hosts)
+        self._admin_token = admin_token
 
         options = options or Options()
         ids = Ids(seed)
@@ -139,8 +158,16 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """Its root, for example ``http://127.0.0.1:8765``; empty while it is not running."""
+        """Its root, for example ``http://127.0.0.1:8765``; empty while it is not running.
+
+        A sandbox that listens on all addresses (``0.0.0.0``) shows the one for this machine.
+        """
         return self._root
+
+    @property
+    def key(self) -> str | None:
+        """The API key that is accepted; None if any is."""
+        return self._state.key
 
     @property
     def ledger(self) -> Ledger:
@@ -172,17 +199,54 @@ class Sandbox:
         """Requests for results that carried a key; there must be none."""
         return self._state.leaks
 
+    # ------------------------------------------------------------------ what a test expects
+
+    def assert_charged(self, times: int) -> None:
+        """Check how many create calls were charged.
+
+        Raises:
+            AssertionError: It was another number; the message lists the charges.
+        """
+        charges = self.ledger.charges
+        if len(charges) != times:
+            names = ", ".join(item.external_task_id or item.task_id for item in charges) or "none"
+            raise AssertionError(f"expected {times} charges, found {len(charges)}: {names}")
+
+    def assert_nothing_charged_twice(self) -> None:
+        """Check that no external id was charged more than once.
+
+        Raises:
+            AssertionError: One was; the message names it.
+        """
+        twice = self.ledger.charged_twice()
+        if twice:
+            raise AssertionError(f"charged more than once: {', '.join(twice)}")
+
+    def assert_no_unexpected_requests(self) -> None:
+        """Check that all requests were of a kind that a correct client sends.
+
+        Unexpected are unknown paths, methods that a path does not have, requests for results that
+        carry the key, and requests that name a foreign host.
+
+        Raises:
+            AssertionError: There were others; the message lists them.
+        """
+        if self._state.unexpected:
+            raise AssertionError("unexpected requests:\n" + "\n".join(self._state.unexpected))
+
     # ------------------------------------------------------------------ life
 
     async def __aenter__(self) -> Self:
         """Start to listen.
 
         Raises:
-            MissingExtraError: Pillow is not installed.
+            MissingExtraError: Pillow is not installed, and the engine is not ``stub``.
             OSError: The address is taken or not ours.
         """
-        if importlib.util.find_spec("PIL") is None:
-            raise MissingExtraError("the sandbox paints with Pillow", extra="sandbox")
+        if self._engine != "stub" and importlib.util.find_spec("PIL") is None:
+            raise MissingExtraError(
+                'the sandbox paints with Pillow, except with engine="stub"', extra="sandbox"
+            )
         runner = web.AppRunner(
             self._app(),
             access_log=None,
@@ -200,7 +264,8 @@ class Sandbox:
             await self.aclose()
             raise
         port = self._server.sockets[0].getsockname()[1]
-        shown = f"[{host}]" if ":" in host else host
+        shown = _LOCAL.get(host, host)
+        shown = f"[{shown}]" if ":" in shown else shown
         self._root = self._state.results.root = f"http://{shown}:{port}"
         return self
 
@@ -231,10 +296,18 @@ class Sandbox:
         self._server = self._runner = None
 
     def _app(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_BODY)
+        guard = HostGuard(
+            (*self._allowed_hosts, self._address[0]),
+            lambda request: self._state.note_unexpected(request, "foreign Host"),
+        )
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[guard.middleware])
+        if self._address[0] in _LOCAL:
+            app.middlewares.append(_remember_root)
         for prefix, api in self._apis:
             app.add_routes(api.routes(prefix))
         app.add_routes(Account(self._state).routes())
+        if self._admin_token is not None:
+            app.add_routes(Admin(self._state, self._admin_token).routes())
         app.add_routes(Site(self._state).routes())
         app.on_response_prepare.append(self._set_date)
         return app
@@ -259,6 +332,15 @@ class Sandbox:
             self._state.callbacks.tell(task, self._state.voice(task.profile).notification(task))
 
 
+@web.middleware
+async def _remember_root(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Let result URLs begin with the address under which the client knows the sandbox."""
+    REACHED_AT.set(f"http://{request.host}")
+    return await handler(request)
+
+
 async def serve(sandbox: Sandbox, *, ready: Callable[[Sandbox], None] | None = None) -> None:
     """Run *sandbox* until this call is cancelled.
 
@@ -267,7 +349,7 @@ async def serve(sandbox: Sandbox, *, ready: Callable[[Sandbox], None] | None = N
         ready: Called once it listens; the place to say where.
 
     Raises:
-        MissingExtraError: Pillow is not installed.
+        MissingExtraError: Pillow is not installed, and the engine is not ``stub``.
         OSError: The address is taken or not ours.
     """
     async with sandbox:

@@ -1,4 +1,4 @@
-"""What the sandbox's rooms share."""
+"""What all handlers share."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ class State:
     callbacks: Callbacks
     wire: Wire
     leaks: list[Leak] = attrs.field(factory=list)
+    unexpected: list[str] = attrs.field(factory=list)
+    """Requests that a correct client does not send, each with the reason."""
+
+    def note_unexpected(self, request: web.Request, reason: str) -> None:
+        """Record a request that a correct client does not send."""
+        self.unexpected.append(f"{request.method} {request.path}: {reason}")
 
     def voice(self, profile: Profile) -> Voice:
         """Return how *profile* speaks in this exchange."""

@@ -86,9 +86,38 @@ async def test_sandbox_serves_until_a_signal(
     assert "0 simulated charges; nothing was billed" in ended.err
 
 
+async def test_sandbox_for_other_machines(
+    comet: Command, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It prints the address for this machine, which works here, and how others connect."""
+    words = ("--port", 0, "--host", "0.0.0.0", "--engine", "stub", "--option", "lookups=A")  # noqa: S104
+    serving = asyncio.ensure_future(
+        comet("sandbox", *words, "--allow-host", "sandbox", "--admin-token", "t", "--limit", 0)
+    )
+    out = err = ""
+    while "COMETAPI_KEY" not in out or "other machines" not in err:
+        await asyncio.sleep(0.05)
+        shown = capfd.readouterr()
+        out, err = out + shown.out, err + shown.err
+    root = out.split("COMETAPI_API_ROOT=")[1].split("\n")[0]
+    assert root.startswith("http://127.0.0.1:")
+    request = urllib.request.Request(  # noqa: S310 - loopback
+        f"{root}/admin/tasks", headers={"Host": "sandbox", "Authorization": "Bearer t"}
+    )
+    page = await asyncio.to_thread(lambda: urllib.request.urlopen(request).read())  # noqa: S310
+    assert page == b'{"tasks":[]}'
+    handlers = asyncio.get_running_loop()._signal_handlers  # type: ignore[attr-defined]  # no API
+    next(iter(handlers.values()))._run()
+    assert (await serving).status == 0
+    assert "other machines reach it by this machine's address" in err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("--option", "nonsense=1"), "'nonsense' is unknown"),
+        (("--option", "list_tasks=maybe"), "list_tasks can't be 'maybe'"),
+        (("--admin-token", " "), "admin_token must not be empty"),
         (("--port", "99999"), "--port 99999"),
         (("--speed", "nan"), "--speed nan"),
         (("--speed", "0"), "--speed 0"),

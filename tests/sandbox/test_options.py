@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from comet_async.errors import InputError
-from comet_async.sandbox import Options
+from comet_async.sandbox import CallbackOptions, Options
 
 if TYPE_CHECKING:
     from comet_async.testing import VirtualClock
@@ -247,3 +247,53 @@ def test_unknown_lookups() -> None:
     """A lookup form that does not exist is refused."""
     with pytest.raises(InputError, match="lookups"):
         Options(lookups="AE")
+
+
+def test_options_as_text() -> None:
+    """For the command line: JSON values, or text as it is."""
+    options = Options.parse(
+        [
+            "task_seconds=[0, 1]",
+            "lookups=AB",
+            "list_tasks=false",
+            "not_found_for=2",
+            "account=arrears",
+            "shape=list",
+            "request_id = true",
+            'words={"succeed": "done"}',
+            "callbacks.repeat=2",
+            'callbacks.drop=["processing"]',
+        ]
+    )
+    assert options == Options(
+        task_seconds=(0, 1),
+        lookups="AB",
+        list_tasks=False,
+        not_found_for=2,
+        account="arrears",
+        shape="list",
+        words={"succeed": "done"},
+        callbacks=CallbackOptions(repeat=2, drop=["processing"]),
+    )
+
+
+@pytest.mark.parametrize(
+    "pair",
+    ["nonsense=1", "callbacks=1", "callbacks.x=1", "list_tasks=maybe", "task_seconds=3", "=", ""],
+)
+def test_options_that_do_not_exist(pair: str) -> None:
+    """A misspelt name and a value of another type are refused."""
+    with pytest.raises(InputError):
+        Options.parse([pair])
+
+
+async def test_other_machines_get_urls_that_they_can_reach(start: Start) -> None:
+    """Listening on all addresses, the results' URLs begin with what the client called it."""
+    client = await start(host="0.0.0.0", engine="stub", allowed_hosts=["sandbox"])  # noqa: S104
+    assert client.sandbox.url.startswith("http://127.0.0.1:")
+    task = client.sandbox.tasks.get((await client.create()).data["task_id"])
+    await client.finish(task.id)
+    path = f"/v1/images/editing/expand/{task.id}"
+    reply = await client.ask("GET", path, headers={"Host": "sandbox:8765"})
+    url = reply.data["task_result"]["images"][0]["url"]
+    assert url.startswith("http://sandbox:8765/results/")

@@ -17,7 +17,7 @@ class Account:
     """Handlers of the calls about money.
 
     Args:
-        state: What the sandbox's rooms share.
+        state: What all handlers share.
     """
 
     state: State

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import attrs
 
@@ -64,12 +65,14 @@ class Answer:
 def json_answer(value: object, status: int = 200) -> Answer:
     """Return *value* as a JSON answer."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return Answer(status=status, body=text.encode())
+    # A path may hold bytes that are not UTF-8; they must not turn an answer into a failure.
+    return Answer(status=status, body=text.encode(errors="replace"))
 
 
 def html_answer(text: str, status: int) -> Answer:
     """Return a page."""
-    return Answer(status=status, body=text.encode(), content_type="text/html; charset=utf-8")
+    body = text.encode(errors="replace")
+    return Answer(status=status, body=body, content_type="text/html; charset=utf-8")
 
 
 @attrs.frozen(kw_only=True)
@@ -288,7 +291,8 @@ class Voice:
     def unknown_path(self, path: str) -> Answer:
         """Answer a path that does not exist."""
         if self.profile == "comet" and self.options.unknown_path == "redirect":
-            return Answer(status=301, headers={"Location": f"/login?from={path}"})
+            query = quote(path, errors="replace")  # a line break must not become a header
+            return Answer(status=301, headers={"Location": f"/login?from={query}"})
         return html_answer(NOT_FOUND_PAGE, 404)
 
     def missing_route(self, method: str, path: str) -> Answer | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from types import MappingProxyType
@@ -29,6 +30,9 @@ MAX_PROMPT = 2500
 MAX_RATIO = 2
 MAX_IMAGES = 9
 ASPECTS = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9")
+
+_DEEPEST = 32  # levels of objects and lists; the API has two
+_LONGEST_INTEGER = 19  # digits, sign included
 
 _RATIOS = tuple(f"{side}_expansion_ratio" for side in ("up", "down", "left", "right"))
 _AREA = Decimal(3) + Decimal("1e-6")
@@ -101,14 +105,57 @@ def parse(body: bytes) -> Fields:
 
     Raises:
         MalformedBodyError: It is something else.
+        RefusalError: It is JSON that no other program could read back: not a number, a number
+            beyond 64 bits, text that is not Unicode, or more than 32 levels deep.
     """
     try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
+        fields = json.loads(body, parse_constant=_no_number, parse_int=_integer)
+    except RecursionError:
+        raise RefusalError(1200, "the body is nested too deeply") from None
+    except ValueError:
         fields = None
     if not isinstance(fields, dict):
         raise MalformedBodyError
+    _check_values(fields)
     return fields
+
+
+def _no_number(name: str) -> object:
+    raise RefusalError(1201, f"value '{name}' is invalid")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _LONGEST_INTEGER:
+        raise RefusalError(1201, f"value '{digits[:20]}…' is invalid")
+    return int(digits)
+
+
+def _check_values(fields: dict[str, Any]) -> None:
+    """Refuse what the ledger and the pages could not show."""
+    todo: list[tuple[object, int]] = [(fields, 1)]
+    while todo:
+        value, depth = todo.pop()
+        if depth > _DEEPEST:
+            raise RefusalError(1200, "the body is nested too deeply")
+        if isinstance(value, dict):
+            todo.extend((item, depth + 1) for pair in value.items() for item in pair)
+        elif isinstance(value, list):
+            todo.extend((item, depth + 1) for item in value)
+        elif isinstance(value, str) and not _is_unicode(value):
+            raise RefusalError(1201, "text must be valid Unicode")
+        elif isinstance(value, float) and not math.isfinite(value):  # 1e999
+            raise RefusalError(1201, f"value '{value}' is invalid")
+
+
+def _is_unicode(text: str) -> bool:
+    """Return True if *text* has no lone surrogates."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def external_id(fields: Fields) -> str:

@@ -15,7 +15,6 @@ from comet_async.sandbox._api.checks import Fields, Kind
 from comet_async.sandbox._api.refusals import (
     AccountRefusalError,
     BodyTooLargeError,
-    MalformedBodyError,
     RefusalError,
 )
 from comet_async.sandbox._faults.rules import Call, Fault
@@ -41,7 +40,7 @@ class Api:
     """Handlers of one kind of task in one profile.
 
     Args:
-        state: What the sandbox's rooms share.
+        state: What all handlers share.
         kind: The kind of task.
         profile: Which service is imitated.
     """
@@ -68,19 +67,20 @@ class Api:
         """Take an order, charge it, and start its task."""
         voice = self.state.voice(self.profile)
         body = await _read(request)
-        fields = await _off_loop(body, _parse, body) if body is not None else None
-        name = checks.external_id(fields or {})
-        self._note(request, name, fields or {})
+        fields = await _off_loop(body, _parse, body) if body is not None else BodyTooLargeError()
+        known = {} if isinstance(fields, RefusalError) else fields
+        name = checks.external_id(known)
+        self._note(request, name, known)
         fault = self.state.take("create", name=name)
         if fault is not None:
             if fault.word == "late":
-                self._accept_later(request, body, fields, delay=fault.seconds)
+                self._accept_later(request, body or b"", fields, delay=fault.seconds)
             return await self._send(request, voice, Answer(), fault)
         missing = voice.missing_route(request.method, request.path)
         if missing is not None:
             return await self._send(request, voice, missing)
         # Shielded: a service goes on though the client hangs up, and so charges.
-        task = await asyncio.shield(self._accept_later(request, body, fields))
+        task = await asyncio.shield(self._accept_later(request, body or b"", fields))
         if isinstance(task, RefusalError):
             return await self._send(request, voice, voice.refusal(task))
         if self.state.options.callbacks.before_answer:
@@ -89,7 +89,7 @@ class Api:
         return await self._send(request, voice, voice.created(task), fault)
 
     def _accept_later(
-        self, request: web.Request, body: bytes | None, fields: Fields | None, delay: float = 0.0
+        self, request: web.Request, body: bytes, fields: Fields | RefusalError, delay: float = 0.0
     ) -> asyncio.Task[SandboxTask | RefusalError]:
         async def accept() -> SandboxTask | RefusalError:
             await self.state.clock.sleep(delay)
@@ -104,17 +104,15 @@ class Api:
         return accepting
 
     async def _accept(
-        self, request: web.Request, body: bytes | None, fields: Fields | None
+        self, request: web.Request, body: bytes, fields: Fields | RefusalError
     ) -> SandboxTask:
         """Check in the documented order, charge, and start the task."""
         self.state.check_key(request, self.profile)
         trouble = self.state.options.account
         if trouble is not None:
             raise AccountRefusalError(_ACCOUNT_CODES[trouble])
-        if body is None:
-            raise BodyTooLargeError
-        if fields is None:
-            raise MalformedBodyError
+        if isinstance(fields, RefusalError):
+            raise fields
         options = self.state.options
         order = await _off_loop(body, self.kind.check, fields, options, self.profile)
         # From here on nothing may wait: what was free must still be free when it is charged.
@@ -216,6 +214,7 @@ class Api:
 
     async def wrong_method(self, request: web.Request) -> web.StreamResponse:
         """Refuse a method that the path does not have."""
+        self.state.note_unexpected(request, "the path does not have this method")
         voice = self.state.voice(self.profile)
         return await self._send(request, voice, voice.wrong_method(request.method, request.path))
 
@@ -243,15 +242,16 @@ async def _off_loop(body: bytes, call: Callable[P, T], *args: P.args, **kwargs: 
     return await asyncio.to_thread(call, *args, **kwargs)
 
 
-def _parse(body: bytes) -> Fields | None:
+def _parse(body: bytes) -> Fields | RefusalError:
     try:
         return checks.parse(body)
-    except RefusalError:
-        return None
+    except RefusalError as exc:
+        return exc
 
 
 def _whole(request: web.Request, name: str, default: int, span: range) -> int:
     text = request.query.get(name, str(default))
-    if not (text.isascii() and text.isdigit()) or int(text[:9]) not in span:
+    digits = text.isascii() and text.isdigit() and len(text) <= len(str(span.stop))
+    if not digits or int(text) not in span:
         raise RefusalError(1201, f"{name} value '{text[:100]}' is invalid")
     return int(text)

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import hmac
 import json
+import math
 from typing import Any
 
 from comet_async.sandbox._api.refusals import RefusalError
@@ -58,7 +59,7 @@ def _check_signed(token: str, options: Options, now: float) -> None:
     try:
         header, claims = (_decode(part) for part in signed.split("."))
         given = _unpack(signature)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise RefusalError(1002) from None
     if header.get("alg") != "HS256" or claims.get("iss") != options.access_key:
         raise RefusalError(1002)
@@ -76,7 +77,13 @@ def _moment(claims: dict[str, Any], name: str, default: float) -> float:
     value = claims.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RefusalError(1002)
-    return float(value)
+    try:
+        moment = float(value)
+    except OverflowError:
+        raise RefusalError(1002) from None
+    if not math.isfinite(moment):
+        raise RefusalError(1002)
+    return moment
 
 
 def _unpack(part: str) -> bytes:

@@ -8,6 +8,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -92,7 +93,7 @@ _CHANGES_GOOD_ANSWER = frozenset(
 
 
 def _check_kind(_fault: object, _field: object, kind: str) -> None:
-    word = kind.removesuffix(_AFTER)
+    word = str(kind).removesuffix(_AFTER)
     numbers = {str(number) for number in (*CODES, *STATUSES)}
     if word not in numbers and word not in REDIRECTS and word not in WORDS:
         raise InputError(
@@ -103,6 +104,15 @@ def _check_kind(_fault: object, _field: object, kind: str) -> None:
             hint=f"known are {', '.join(WORDS)}, HTTP statuses and Kling's codes; on create also "
             f"with {_AFTER} behind them",
         )
+
+
+_LIMITS = {"times": (0, math.inf), "nth": (1, math.inf), "chance": (0, 1), "seconds": (0, math.inf)}
+
+
+def _is_between(value: object, low: float, high: float) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and low <= value <= high
 
 
 @attrs.frozen
@@ -136,6 +146,7 @@ class Fault:
     location: str = attrs.field(default="http://127.0.0.1:9/elsewhere", kw_only=True)
 
     def __attrs_post_init__(self) -> None:
+        self._check_numbers()
         places = sorted(self._places())
         if not self.on:
             usual = "any" if set(places) >= _API else "query" if "query" in places else places[0]
@@ -158,6 +169,18 @@ class Fault:
     def after_charge(self) -> bool:
         """Whether a create call is charged before it goes wrong."""
         return self.kind.endswith(_AFTER) or self.word in _CHANGES_GOOD_ANSWER
+
+    def _check_numbers(self) -> None:
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            always = name == "times" and value is None
+            if not (always or _is_between(value, low, high)):
+                raise InputError(
+                    f"a fault's {name} can't be {value!r}",
+                    field=name,
+                    value=value,
+                    limit=f"a number from {low} to {high}",
+                )
 
     def _places(self) -> frozenset[str]:
         if self.kind.endswith(_AFTER):

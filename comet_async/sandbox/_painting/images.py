@@ -1,23 +1,24 @@
 """Make a task's images on this machine, off the event loop.
 
-Rule of this file: Pillow is imported inside functions only, so that a sandbox which has painted
-nothing yet starts at once.
+Pillow is imported inside functions only: a sandbox starts at once, and the engine ``stub`` works
+without it.
 """
-# ruff: noqa: PLC0415 - the rule above
+# ruff: noqa: PLC0415 - see above
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import attrs
 
+from comet_async.geometry import canvas_size
 from comet_async.sandbox._api.checks import Order, Source
-from comet_async.sandbox._painting import painter
+from comet_async.sandbox._painting import painter, stub
 from comet_async.sandbox._painting.painter import Engine, Output
 from comet_async.sandbox.outgoing import Fetch
 from comet_async.sandbox.results import Results
@@ -26,8 +27,8 @@ from comet_async.sandbox.tasks import BAD_PIXELS, UNREACHABLE, BadImageError, Sa
 if TYPE_CHECKING:
     from PIL import Image
 
-EngineChoice: TypeAlias = Literal["auto"] | Engine
-"""Which engine paints; ``auto`` takes the best that is installed."""
+EngineChoice: TypeAlias = Literal["auto", "stub"] | Engine
+"""Which engine paints: ``auto`` takes the best that is installed, ``stub`` makes grey images."""
 
 # Kling's limits for the image to start from, which are checked once the task runs.
 _MIN_SIDE = 300
@@ -45,20 +46,20 @@ T = TypeVar("T")
 
 @attrs.frozen(kw_only=True)
 class _Made:
-    """One image and what goes with it."""
+    """One image and what goes with it; the engine ``stub`` makes no thumbnail."""
 
     png: bytes
     marked: bytes | None
-    thumb: bytes
+    thumb: bytes | None
     engine: str
 
 
 @attrs.frozen(kw_only=True)
 class _Seen:
-    """An image to start from that was found good."""
+    """A source image that passed the checks."""
 
     digest: bytes
-    thumb: bytes
+    thumb: bytes | None
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -82,18 +83,20 @@ class Studio:
         factory=lambda: ThreadPoolExecutor(_AT_ONCE, "sandbox-painter"), init=False
     )
 
-    async def make(self, task: SandboxTask) -> str:
-        """Make and keep the images of *task*; return the engine's name.
+    async def make(self, task: SandboxTask, images: Sequence[bytes] = ()) -> str:
+        """Make the images of *task*, or take *images*; keep them, and return the engine's name.
 
         Raises:
             BadImageError: The task must fail.
         """
+        if images:
+            return await self._keep_canned(task, images)
         files = [await self._load(source) for source in task.order.sources]
         seen = [
             await self._look(source, file)
             for source, file in zip(task.order.sources, files, strict=True)
         ]
-        if seen:
+        if seen and seen[0].thumb is not None:
             await self.results.keep(task.id, "before.jpg", seen[0].thumb)
         jobs = (self._draw(task.order, files, seen, i) for i in range(task.order.n))
         made = await asyncio.gather(*jobs)
@@ -117,16 +120,26 @@ class Studio:
 
     async def _keep(self, task: SandboxTask, index: int, made: _Made) -> None:
         await self.results.keep(task.id, f"{index}.png", made.png)
-        await self.results.keep(task.id, f"{index}.jpg", made.thumb)
+        if made.thumb is not None:
+            await self.results.keep(task.id, f"{index}.jpg", made.thumb)
         if made.marked is not None:
             await self.results.keep(task.id, f"{index}-watermark.png", made.marked)
+
+    async def _keep_canned(self, task: SandboxTask, images: Sequence[bytes]) -> str:
+        for index in range(task.order.n):
+            image = images[min(index, len(images) - 1)]
+            await self.results.keep(task.id, f"{index}.png", image)
+            if task.order.watermark:
+                await self.results.keep(task.id, f"{index}-watermark.png", image)
+        return "canned"
 
     async def _look(self, source: Source, file: bytes) -> _Seen:
         digest = await self._run(_digest, file)
         seen = self._seen.get(digest)
         if seen is None:
-            await self._run(_check, source, file)
-            seen = _Seen(digest=digest, thumb=await self._run(_reduce, file))
+            plain = self.engine == "stub"
+            _check(source, await self._run(stub.image_size if plain else _size, file))
+            seen = _Seen(digest=digest, thumb=None if plain else await self._run(_reduce, file))
             _remember(self._seen, digest, seen)
         return seen
 
@@ -141,6 +154,8 @@ class Studio:
         return made
 
     def _draw_new(self, order: Order, files: list[bytes], index: int) -> _Made:
+        if self.engine == "stub":
+            return self._draw_stub(order, files, index)
         marked = None
         if order.kind == "expand":
             png, engine = self._expand(order, files[0], index, watermark=False)
@@ -151,6 +166,15 @@ class Studio:
             png = _try_on(files) if order.kind == "try_on" else _generate(order, index)
         return _Made(png=png, marked=marked, thumb=_reduce(png), engine=engine)
 
+    def _draw_stub(self, order: Order, files: list[bytes], index: int) -> _Made:
+        size = _stub_size(order, files)
+        if self.output == "cloudlike":
+            size = painter.cloudlike_size(*size)
+        label = " ".join(_digest(file).hex() for file in files)
+        png = stub.grey_png(*size, variant=index, label=label)
+        marked = stub.grey_png(*size, variant=index, label=f"{label} watermark")
+        return _Made(png=png, marked=marked if order.watermark else None, thumb=None, engine="stub")
+
     def _expand(
         self, order: Order, file: bytes, index: int, *, watermark: bool
     ) -> tuple[bytes, str]:
@@ -158,7 +182,7 @@ class Studio:
             file,
             order.margins,
             variant=index,
-            engine=self.engine,
+            engine="pillow" if self.engine == "stub" else self.engine,
             output=self.output,
             watermark=watermark,
         )
@@ -175,11 +199,24 @@ def _remember(memory: dict[K, V], key: K, value: V) -> None:
         del memory[next(iter(memory))]
 
 
-def _check(source: Source, file: bytes) -> None:
+def _size(file: bytes) -> tuple[int, int] | None:
     try:
-        width, height = painter.photo_size(file)
+        return painter.photo_size(file)
     except painter.PhotoError:
-        raise BadImageError(UNREACHABLE if source.url else BAD_PIXELS) from None
+        return None
+
+
+def _stub_size(order: Order, files: list[bytes]) -> tuple[int, int]:
+    if order.kind == "generation":
+        return _generated_size(order)
+    width, height = stub.image_size(files[0]) or (1, 1)
+    return canvas_size(width, height, order.margins)
+
+
+def _check(source: Source, size: tuple[int, int] | None) -> None:
+    if size is None:
+        raise BadImageError(UNREACHABLE if source.url else BAD_PIXELS)
+    width, height = size
     long, short = max(width, height), min(width, height)
     if short < _MIN_SIDE or long > _MAX_SHAPE * short:
         raise BadImageError(BAD_PIXELS)
@@ -201,14 +238,17 @@ def _reduce(file: bytes) -> bytes:
     return out.getvalue()
 
 
+def _generated_size(order: Order) -> tuple[int, int]:
+    across, down = map(int, order.aspect.split(":"))
+    height = round((_GENERATED_PIXELS * down / across) ** 0.5)
+    return round(height * across / down), height
+
+
 def _generate(order: Order, index: int) -> bytes:
     """Return a gradient of the wanted shape: a stand-in, not an image of the prompt."""
     from PIL import Image, ImageOps
 
-    across, down = map(int, order.aspect.split(":"))
-    height = round((_GENERATED_PIXELS * down / across) ** 0.5)
-    size = round(height * across / down), height
-    slope = Image.linear_gradient("L").resize(size)
+    slope = Image.linear_gradient("L").resize(_generated_size(order))
     sky, ground = (
         f"hsl({40 * index + hue}, 60%, {light}%)" for hue, light in ((200, 80), (30, 45))
     )

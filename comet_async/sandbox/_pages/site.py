@@ -5,9 +5,10 @@ from __future__ import annotations
 import attrs
 from aiohttp import web
 
+from comet_async._images.formats import sniff
 from comet_async.sandbox._api.answers import NOT_FOUND_PAGE, Answer, Voice, html_answer, json_answer
 from comet_async.sandbox._faults.injection import response
-from comet_async.sandbox.page import Facts, render
+from comet_async.sandbox._pages.page import Facts, render
 from comet_async.sandbox.results import Leak
 from comet_async.sandbox.state import State
 
@@ -23,7 +24,7 @@ class Site:
     """Handlers of pages and files.
 
     Args:
-        state: What the sandbox's rooms share.
+        state: What all handlers share.
     """
 
     state: State
@@ -57,7 +58,7 @@ class Site:
         return response(page.with_headers(policy))
 
     async def ledger(self, _request: web.Request) -> web.StreamResponse:
-        """Tell the ledger as JSON, for programs in other processes."""
+        """Return the ledger as JSON, for programs in other processes."""
         return response(json_answer(self.state.ledger.as_dict()))
 
     async def thumb(self, request: web.Request) -> web.StreamResponse:
@@ -74,6 +75,7 @@ class Site:
         for header in ("Authorization", "X-Api-Key"):
             if header in request.headers:
                 self.state.leaks.append(Leak(path=request.path, header=header))
+                self.state.note_unexpected(request, f"a request for a result carried {header}")
         task = self.state.tasks.get(request.match_info["task"])
         fault = self.state.take("result", task, request.match_info["task"])
         answer = await self._image(request)
@@ -90,10 +92,11 @@ class Site:
         data = await self.state.results.read(task_id, name)
         if data is None or task is None or self.state.results.gone(task):
             return html_answer(NOT_FOUND_PAGE, 404)
-        return Answer(body=data, content_type="image/png")
+        return Answer(body=data, content_type=f"image/{sniff(data[:32]) or 'png'}")
 
     async def unknown(self, request: web.Request) -> web.StreamResponse:
         """Answer a path that does not exist, as the service below it would."""
+        self.state.note_unexpected(request, "unknown path")
         comet = request.path.startswith("/kling/")
         voice: Voice = self.state.voice("comet" if comet else "kling")
         return response(voice.unknown_path(request.path))
