@@ -18,6 +18,8 @@ from comet_async.session import CometSession
 from comet_async.testing import VirtualClock, VirtualLoop
 from tests.support.images import make_png
 
+pytest_plugins = ["pytester"]
+
 # The same examples in every run: a red test means a change of ours. `ci` tries the usual hundred;
 # plain `pytest` tries a quarter of them, and `quick` (for the oldest dependencies) ten.
 settings.register_profile(

@@ -24,7 +24,7 @@ LAYERS = (
     "_results",
     "outcomes _jobs",
     "runs session",
-    "_tools testing otel sandbox cli __main__",
+    "_tools testing otel sandbox pytest_plugin cli __main__",
 )
 UNITS = [name for layer in LAYERS for name in layer.split()]
 
