@@ -281,6 +281,7 @@ class Sandbox:
         """Stop: connections, tasks and callbacks end, a painting that has begun is awaited."""
         if self._server is not None:
             self._server.close()
+        self._state.changes.close()
         self._state.wire.close()
         for transport in list(self._hanging):
             transport.close()
@@ -328,6 +329,7 @@ class Sandbox:
         if task.status == "failed":
             self._state.ledger.refunds.append(task.id)
         logger.debug("task %s is %s", task.id, task.status)
+        self._state.changes.notify()
         if task.order.callback_url:
             self._state.callbacks.tell(task, self._state.voice(task.profile).notification(task))
 

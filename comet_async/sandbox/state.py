@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator
+
 import attrs
 from aiohttp import web
 
@@ -18,6 +21,36 @@ from comet_async.sandbox.results import Leak, Results
 from comet_async.sandbox.tasks import SandboxTask, Tasks
 
 
+@attrs.define(eq=False)
+class Changes:
+    """Wakes those who watch the sandbox; several changes at once may wake them once."""
+
+    _watchers: set[asyncio.Event] = attrs.field(factory=set, init=False)
+    _closed: bool = attrs.field(default=False, init=False)
+
+    def notify(self) -> None:
+        """Say that something changed."""
+        for watcher in self._watchers:
+            watcher.set()
+
+    def close(self) -> None:
+        """End all streams."""
+        self._closed = True
+        self.notify()
+
+    async def stream(self) -> AsyncGenerator[None, None]:
+        """Yield at once, and then after changes, until the sandbox closes."""
+        watcher = asyncio.Event()
+        self._watchers.add(watcher)
+        try:
+            while not self._closed:
+                yield
+                await watcher.wait()
+                watcher.clear()
+        finally:
+            self._watchers.discard(watcher)
+
+
 @attrs.define(eq=False, kw_only=True)
 class State:
     """Everything that a handler needs."""
@@ -32,6 +65,7 @@ class State:
     tasks: Tasks
     callbacks: Callbacks
     wire: Wire
+    changes: Changes = attrs.field(factory=Changes)
     leaks: list[Leak] = attrs.field(factory=list)
     unexpected: list[str] = attrs.field(factory=list)
     """Requests that a correct client does not send, each with the reason."""

@@ -49,6 +49,7 @@ class SandboxTask:
         message: Why it failed.
         polls: How many answers showed its status.
         engine: What painted its images; ``canned`` for images from the test.
+        size: Width and height of its first image in pixels; (1, 1) before, and if unknown.
         held: Whether it waits for the test to end it.
     """
 
@@ -63,6 +64,7 @@ class SandboxTask:
     message: str = ""
     polls: int = 0
     engine: str = ""
+    size: tuple[int, int] = (1, 1)
     held: bool = False
     _tasks: Tasks = attrs.field(repr=False, alias="tasks")
 

@@ -130,6 +130,7 @@ class Api:
         return task
 
     def _note(self, request: web.Request, name: str, fields: Fields) -> None:
+        self.state.changes.notify()
         self.state.ledger.posts.append(
             Post(
                 at=self.state.clock.time(),

@@ -1,21 +1,56 @@
-"""The sandbox's front page: tasks, charges, and images before and after."""
+"""The sandbox's front page: totals, tasks, and images before and after."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from html import escape
 from importlib import resources
 from string import Template
+from urllib.parse import urlencode
 
 import attrs
 
 from comet_async.sandbox.ledger import Ledger
 from comet_async.sandbox.tasks import SandboxTask
 
-_HEIGHT = 170  # of an image, in the browser's pixels
-_SHOWN = 60  # tasks; the page stays quick however many there are
+PAGE_SIZE = 60
+"""Tasks on one page."""
+
+STATUSES = ("submitted", "processing", "succeed", "failed")
+
+
+@attrs.frozen(kw_only=True)
+class Query:
+    """Which tasks are wanted.
+
+    Attributes:
+        status: Only tasks with this status; empty for all.
+        words: Only tasks whose ids, prompt or message contain all of these words.
+        page: Number of the page, from 1.
+    """
+
+    status: str = ""
+    words: str = ""
+    page: int = 1
+
+    def matches(self, task: SandboxTask) -> bool:
+        """Return True if *task* is wanted."""
+        if self.status and task.status != self.status:
+            return False
+        text = f"{task.id} {task.external_id} {task.order.prompt} {task.message}".lower()
+        return all(word in text for word in self.words.lower().split())
+
+    def address(self, *, status: str | None = None, page: int = 1) -> str:
+        """Return the address of the front page for the same words on another page."""
+        pairs = {
+            "status": self.status if status is None else status,
+            "q": self.words,
+            "page": str(page) if page > 1 else "",
+        }
+        return "/?" + urlencode({name: value for name, value in pairs.items() if value})
 
 
 @attrs.frozen(kw_only=True)
@@ -45,28 +80,40 @@ class Facts:
     url: Callable[[SandboxTask, int, bool], str]
 
 
-def render(facts: Facts) -> str:
+def render(facts: Facts, query: Query) -> str:
     """Return the page."""
-    shown = facts.tasks[: -_SHOWN - 1 : -1]
-    tasks = "\n".join(_task(facts, task) for task in shown)
-    hidden = len(facts.tasks) - len(shown)
-    if hidden:
-        tasks += f'<p class="dim">and {hidden} older tasks</p>'
-    if not facts.tasks:
-        tasks = '<p class="dim">No task yet. Point a client at this address.</p>'
-    return _template().substitute(sums=_sums(facts), tasks=tasks)
+    found = [task for task in reversed(facts.tasks) if query.matches(task)]
+    last = max(1, -(-len(found) // PAGE_SIZE))
+    query = attrs.evolve(query, page=min(max(1, query.page), last))
+    start = (query.page - 1) * PAGE_SIZE
+    shown = found[start : start + PAGE_SIZE]
+    status = f'<input type="hidden" name="status" value="{escape(query.status)}">'
+    return _template().substitute(
+        totals=_totals(facts),
+        chips=_chips(facts, query),
+        query=escape(query.words),
+        status=status if query.status else "",
+        shown=_shown(facts, len(found)),
+        cards="\n".join(_card(facts, task) for task in shown),
+        pages="".join(_pages(query, last)),
+    )
+
+
+@cache
+def asset(name: str) -> str:
+    """Return the text of a file of this folder."""
+    return resources.files(__package__ or "").joinpath(name).read_text("utf-8")
 
 
 @cache
 def _template() -> Template:
-    text = resources.files(__package__ or "").joinpath("front.html").read_text("utf-8")
-    return Template(text)
+    return Template(asset("front.html"))
 
 
-def _sums(facts: Facts) -> str:
+def _totals(facts: Facts) -> str:
     ledger = facts.ledger
     twice = len(ledger.charged_twice())
-    sums = {
+    totals = {
         "tasks": str(len(facts.tasks)),
         "images in flight": f"{facts.in_flight} of {facts.limit or 'any'}",
         "create calls": str(len(ledger.posts)),
@@ -75,32 +122,67 @@ def _sums(facts: Facts) -> str:
         "faults": str(facts.faults),
         "callbacks": str(facts.callbacks),
     }
-    told = "".join(_sum(name, value) for name, value in sums.items())
-    told += _sum("charged twice", str(twice), alarm=twice > 0)
-    return told + (_sum("keys leaked", str(facts.leaks), alarm=True) if facts.leaks else "")
+    text = "".join(_total(name, value) for name, value in totals.items())
+    text += _total("charged twice", str(twice), alarm=twice > 0)
+    return text + (_total("keys leaked", str(facts.leaks), alarm=True) if facts.leaks else "")
 
 
-def _sum(name: str, value: str, *, alarm: bool = False) -> str:
+def _total(name: str, value: str, *, alarm: bool = False) -> str:
     style = ' class="bad"' if alarm else ""
     return f"<div><dt>{name}</dt><dd{style}>{value}</dd></div>"
 
 
-def _task(facts: Facts, task: SandboxTask) -> str:
-    born = datetime.fromtimestamp(task.created_ms / 1000, UTC)
+def _chips(facts: Facts, query: Query) -> str:
+    counts = Counter(task.status for task in facts.tasks)
+    chips = [("", "all", len(facts.tasks)), *((word, word, counts[word]) for word in STATUSES)]
+    return "".join(
+        f'<a class="chip {word}" href="{escape(query.address(status=word))}"{current}>'
+        f'{label} <span class="count">{count:,}</span></a>'
+        for word, label, count in chips
+        for current in (' aria-current="true"' if word == query.status else "",)
+    )
+
+
+def _shown(facts: Facts, found: int) -> str:
+    if not facts.tasks:
+        return "No task yet. Point a client at this address."
+    return f"{found:,} of {len(facts.tasks):,} tasks" if found else "No task matches."
+
+
+def _pages(query: Query, last: int) -> Iterator[str]:
+    if last == 1:
+        return
+    for number in range(1, last + 1):
+        here = ' aria-current="page"' if number == query.page else ""
+        yield f'<a href="{escape(query.address(page=number))}"{here}>{number}</a>'
+
+
+def _card(facts: Facts, task: SandboxTask) -> str:
+    name = escape(task.external_id or task.id)
+    version = f"{task.status} {task.held}"
+    prompt = escape(task.order.prompt[:300])
+    badge = f'<span class="badge {escape(task.status)}">{escape(task.status)}</span>'
+    title = f'<h3><button type="button" data-open>{name}</button></h3>'
     parts = [
-        f'<b class="{escape(task.status)}">{escape(task.status)}</b>',
-        f"<code>{escape(task.id)}</code>",
-        f'<span class="dim">{escape(task.kind.name)} by {task.profile}</span>',
-        f"<span>{_duration(facts, task)}</span>",
-        f'<span class="dim">{born:%H:%M:%S} UTC</span>',
+        f'<div class="line">{title}{badge}</div>',
+        f'<p class="facts">{escape(_summary(facts, task))}</p>',
+        f'<p class="prompt"><span class="facts">Prompt, not followed:</span> “{prompt}”</p>'
+        if prompt
+        else "",
+        f'<p class="reason">{escape(task.message)}</p>' if task.message else "",
+        _variants(task, name),
     ]
-    if task.external_id:
-        parts.append(f'<span class="dim">your id <code>{escape(task.external_id)}</code></span>')
-    if task.engine:
-        parts.append(f'<span class="dim">painted by {escape(task.engine)}</span>')
-    head = "".join(parts)
-    body = f"<header>{head}</header>{_text(task)}{_images(facts, task)}"
-    return f'<article id="task-{escape(task.id)}">{body}</article>'
+    return (
+        f'<li id="task-{task.id}" data-version="{version}"><article class="card">'
+        f'<div class="stage">{_compare(facts, task, name)}</div>'
+        f'<div class="body">{"".join(parts)}</div>{_details(facts, task)}</article></li>'
+    )
+
+
+def _summary(facts: Facts, task: SandboxTask) -> str:
+    words = [_duration(facts, task), f"{task.order.n} images" if task.order.n > 1 else ""]
+    words += ["held by the test" if task.held else "", _margins(task)]
+    return " · ".join(word for word in words if word)
 
 
 def _duration(facts: Facts, task: SandboxTask) -> str:
@@ -109,34 +191,87 @@ def _duration(facts: Facts, task: SandboxTask) -> str:
     return f"{max(0.0, facts.now - task.created_ms / 1000):.0f} s so far"
 
 
-def _text(task: SandboxTask) -> str:
-    told = ""
-    if task.message:
-        told += f'<p class="prompt bad">{escape(task.message)}</p>'
-    if task.order.prompt:
-        prompt = escape(task.order.prompt[:300])
-        told += f'<p class="prompt"><span class="dim">prompt, not followed:</span> {prompt}</p>'
-    return told
+def _margins(task: SandboxTask) -> str:
+    margins = attrs.asdict(task.order.margins)
+    return ", ".join(f"{side} {value:.0%}" for side, value in margins.items() if value)
 
 
-def _images(facts: Facts, task: SandboxTask) -> str:
+def _details(facts: Facts, task: SandboxTask) -> str:
+    created = datetime.fromtimestamp(task.created_ms / 1000, UTC)
+    facts_of_task = {
+        "Task": task.id,
+        "External id": task.external_id,
+        "Kind": task.kind.name,
+        "Gateway": {"comet": "CometAPI", "kling": "Kling"}[task.profile],
+        "Created": f"{created:%Y-%m-%d %H:%M:%S} UTC",
+        "Time": _duration(facts, task),
+        "Polls": str(task.polls),
+        "Engine": task.engine,
+    }
+    rows = "".join(
+        f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in facts_of_task.items()
+        if value
+    )
+    return f"<template><dl>{rows}</dl></template>"
+
+
+# ---------------------------------------------------------------------- the images of a card
+
+
+def _compare(facts: Facts, task: SandboxTask, name: str) -> str:
     if task.status != "succeed":
+        return '<div class="waiting">no image</div>'
+    plain = task.engine in {"stub", "canned"}  # they make no small copies
+    before = "" if plain or not task.order.sources else _before(task, name)
+    after = "".join(_after(facts, task, index, name, plain=plain) for index in range(task.order.n))
+    width, height = task.size
+    slider = (
+        '<span class="tag tag-before" aria-hidden="true">Before</span>'
+        '<span class="tag tag-after" aria-hidden="true">After</span>'
+        '<input type="range" min="0" max="100" value="50" step="1" '
+        f'aria-label="Compare before and after: {name}">'
+        '<span class="divider" aria-hidden="true"></span>'
+    )
+    return (
+        f'<div class="compare{"" if before else " only"}" style="--ratio: {width / height:.4f}">'
+        f"{after}{before}{slider if before else ''}</div>"
+    )
+
+
+def _before(task: SandboxTask, name: str) -> str:
+    """Return the source where it lies on the larger image."""
+    margins = task.order.margins
+    across, down = 1 + margins.left + margins.right, 1 + margins.up + margins.down
+    place = (
+        f"left: {margins.left / across:.3%}; top: {margins.up / down:.3%}; "
+        f"width: {1 / across:.3%}; height: {1 / down:.3%}"
+    )
+    return (
+        f'<div class="before"><img src="/thumbs/{task.id}/before.jpg" alt="{name}, original" '
+        f'loading="lazy" decoding="async" style="{place}"></div>'
+    )
+
+
+def _after(facts: Facts, task: SandboxTask, index: int, name: str, *, plain: bool) -> str:
+    address = f"/thumbs/{task.id}/{index}.jpg"
+    if plain:
+        full = facts.url(task, index, False)  # noqa: FBT003 - a callable's argument
+        address = "/results/" + full.partition("/results/")[2]
+    number = f", result {index}" if task.order.n > 1 else ""
+    return (
+        f'<img class="after" src="{escape(address)}" alt="{name}, expanded{number}" '
+        f'loading="lazy" decoding="async"{" hidden" if index else ""}>'
+    )
+
+
+def _variants(task: SandboxTask, name: str) -> str:
+    """Return buttons to choose a result: numbers as in the names of the files."""
+    if task.order.n == 1 or task.status != "succeed":
         return ""
-    after = "".join(_after(facts, task, index) for index in range(task.order.n))
-    if not task.order.sources:
-        return f'<div class="images">{after}</div>'
-    # The photo in the scale in which it sits in the larger image.
-    scale = 1 + task.order.margins.up + task.order.margins.down
-    before = (
-        f'<figure><img src="/thumbs/{task.id}/before.jpg" alt="before" '
-        f'height="{_HEIGHT / scale:.0f}">before</figure>'
+    buttons = "".join(
+        f'<button type="button" aria-pressed="{"false" if index else "true"}" '
+        f'data-variant="{index}"><span class="unseen">Result </span>{index}</button>'
+        for index in range(task.order.n)
     )
-    return f'<div class="images">{before}<span class="arrow">→</span>{after}</div>'
-
-
-def _after(facts: Facts, task: SandboxTask, index: int) -> str:
-    image = (
-        f'<img src="/thumbs/{task.id}/{index}.jpg" alt="after, image {index}" height="{_HEIGHT}">'
-    )
-    address = escape(facts.url(task, index, False))  # noqa: FBT003 - a callable's argument
-    return f'<figure><a href="{address}">{image}</a>after {index}</figure>'
+    return f'<div class="variants" role="group" aria-label="Results of {name}">{buttons}</div>'

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import attrs
 from aiohttp import web
 
+from comet_async._assets import read
 from comet_async._images.formats import sniff
 from comet_async.sandbox._api.answers import NOT_FOUND_PAGE, Answer, Voice, html_answer, json_answer
 from comet_async.sandbox._faults.injection import response
-from comet_async.sandbox._pages.page import Facts, render
+from comet_async.sandbox._pages.page import Facts, Query, asset, render
 from comet_async.sandbox.results import Leak
 from comet_async.sandbox.state import State
 
 # The page shows what clients sent. Nothing of it may run or load anything.
 _POLICY = (
-    "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; "
-    "script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'"
+    "default-src 'none'; img-src 'self' data:; style-src-elem 'self'; "
+    "style-src-attr 'unsafe-inline'; script-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'self'"
 )
+_LONGEST = 7  # digits of a page's number
+_ASSETS = {
+    "compare.css": (read, "text/css"),
+    "compare.js": (read, "text/javascript"),
+    "front.css": (asset, "text/css"),
+    "front.js": (asset, "text/javascript"),
+}
 
 
 @attrs.define(eq=False)
@@ -33,14 +44,22 @@ class Site:
         """Return the routes."""
         return [
             web.get("/", self.front),
+            web.get("/events", self.events),
+            web.get("/assets/{name}", self.asset),
             web.get("/ledger.json", self.ledger),
             web.get(r"/results/{task}/{name:\d(-watermark)?\.png}", self.result),
             web.get(r"/thumbs/{task}/{name:(before|\d)\.jpg}", self.thumb),
             web.route("*", "/{path:.*}", self.unknown),
         ]
 
-    async def front(self, _request: web.Request) -> web.StreamResponse:
+    async def front(self, request: web.Request) -> web.StreamResponse:
         """Show tasks, charges and images."""
+        page = request.query.get("page", "1")
+        query = Query(
+            status=request.query.get("status", ""),
+            words=request.query.get("q", ""),
+            page=int(page) if page.isascii() and page.isdigit() and len(page) < _LONGEST else 1,
+        )
         state = self.state
         facts = Facts(
             now=state.clock.time(),
@@ -53,9 +72,28 @@ class Site:
             leaks=len(state.leaks),
             url=state.results.url,
         )
-        page = html_answer(render(facts), 200)
+        answer = html_answer(render(facts, query), 200)
         policy = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-store"}
-        return response(page.with_headers(policy))
+        return response(answer.with_headers(policy))
+
+    async def asset(self, request: web.Request) -> web.StreamResponse:
+        """Send a style sheet or a script of the front page."""
+        name = request.match_info["name"]
+        if name not in _ASSETS:
+            return response(html_answer(NOT_FOUND_PAGE, 404))
+        source, kind = _ASSETS[name]
+        return response(Answer(body=source(name).encode(), content_type=f"{kind}; charset=utf-8"))
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """Send an event whenever something changed, as a stream (server-sent events)."""
+        stream = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+        )
+        await stream.prepare(request)
+        async with contextlib.aclosing(self.state.changes.stream()) as changes:
+            async for _ in changes:
+                await stream.write(b"event: change\ndata: 1\n\n")
+        return stream
 
     async def ledger(self, _request: web.Request) -> web.StreamResponse:
         """Return the ledger as JSON, for programs in other processes."""

@@ -102,6 +102,7 @@ class Studio:
         made = await asyncio.gather(*jobs)
         for index, image in enumerate(made):
             await self._keep(task, index, image)
+        task.size = stub.image_size(made[0].png) or task.size
         return made[0].engine
 
     async def close(self) -> None:
@@ -131,6 +132,7 @@ class Studio:
             await self.results.keep(task.id, f"{index}.png", image)
             if task.order.watermark:
                 await self.results.keep(task.id, f"{index}-watermark.png", image)
+        task.size = stub.image_size(images[0]) or task.size
         return "canned"
 
     async def _look(self, source: Source, file: bytes) -> _Seen:
