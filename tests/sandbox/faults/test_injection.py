@@ -198,7 +198,8 @@ async def test_garbage_is_garbage(start: Start) -> None:
     client = await start(faults=Faults(Fault("garbage")))
     host, port = client.sandbox.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"GET /v1/images/editing/expand HTTP/1.1\r\nHost: x\r\n\r\n")
+    address = f"{host}:{port}"
+    writer.write(f"GET /v1/images/editing/expand HTTP/1.1\r\nHost: {address}\r\n\r\n".encode())
     assert await reader.read() == GARBAGE
     writer.close()
 
