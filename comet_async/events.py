@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextvars import Context
 from pathlib import Path
 from typing import TypeAlias
 
@@ -260,8 +261,22 @@ class EventSink:
         """True if a poll's events reach anyone; otherwise they need not be made."""
         return self._hook is not None or _waiter.isEnabledFor(logging.DEBUG)
 
-    def emit(self, event: Event, *, level: int | None = None) -> None:
-        """Pass *event* on; *level* is that of the log record, if not the usual one."""
+    def emit(
+        self, event: Event, *, level: int | None = None, context: Context | None = None
+    ) -> None:
+        """Pass *event* on.
+
+        Args:
+            event: The event.
+            level: The level of the log record, if not the event's usual one.
+            context: Where to run the hook and the log's handlers; the current one by default.
+        """
+        if context is not None:  # a copy: a hook may cause another event
+            context.copy().run(self._pass_on, event, level)
+        else:
+            self._pass_on(event, level)
+
+    def _pass_on(self, event: Event, level: int | None) -> None:
         if level is None:
             level = _LEVELS.get(type(event), logging.DEBUG)
         logger = _jobs if isinstance(event, JobEvent) else _waiter

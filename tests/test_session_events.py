@@ -175,5 +175,5 @@ async def test_events_come_in_the_callers_context(
     url = sandbox.url
     async with CometSession(DEFAULT_KEY, gateway=url, clock=clock, on_event=hook) as comet:
         await asyncio.gather(handle(1), handle(2))
-    submitted = {where for name, where in found if name == "Submitted"}
-    assert submitted == {"request 1", "request 2"}
+    for event in ("Submitted", "Polled", "Changed"):
+        assert {where for name, where in found if name == event} == {"request 1", "request 2"}

@@ -66,7 +66,7 @@ from comet_async._polling.watch import (
     without_raw,
 )
 from comet_async._wire.decode import Notification
-from comet_async.events import Changed, EventSink, Notified, Polled, Retried
+from comet_async.events import Changed, EventSink, Notified, Polled, PollEvent, Retried
 from comet_async.models import Task, TaskStatus
 
 Ts = TypeVarTuple("Ts")
@@ -217,6 +217,8 @@ class Poller:
         self.loop = asyncio.get_running_loop()
         self.shared = shared
         self.index = WatchIndex()
+        # Of those who wait, where their events go; empty while nothing listens.
+        self._contexts: dict[WatchedTask, contextvars.Context] = {}
         self._clock = shared.timing.clock
         # An empty context, so that polls don't inherit the first waiter's tracing span.
         self._context = contextvars.Context()
@@ -266,6 +268,8 @@ class Poller:
         if entry is None:
             entry = entries[task_id] = WatchedTask(task_id, kind, n, now)
             entry.add(watch)
+            if self.shared.sink.listening:
+                self._contexts[entry] = contextvars.copy_context()
             self._start_watching(entry, snapshot, now)
         else:
             self._join(entry, watch, now)
@@ -316,7 +320,7 @@ class Poller:
         now = self.now()
         when = timing.on_callback(entry, now)
         self.shared.counters.notifications += 1
-        self.shared.sink.emit(Notified(task_id=entry.id))
+        self._emit(entry, Notified(task_id=entry.id))
         if entry.due != NEVER:  # otherwise a poll is on its way, and another follows at once
             self._schedule(entry, now, min(entry.due, when))
             self._arm_timer()
@@ -325,10 +329,15 @@ class Poller:
         entry.gone = True
         self._timers.drop(entry)
         self.index.remove(entry)
+        self._contexts.pop(entry, None)
         if entry.worker is not None:
             entry.worker.cancel()
         if entry.failures is not None and entry.failures.parked:
             self._retries.wake_next(self.now())
+
+    def _emit(self, entry: WatchedTask, event: PollEvent) -> None:
+        """Report an event in the context of whoever waits for the task."""
+        self.shared.sink.emit(event, context=self._contexts.get(entry))
 
     def _stop_if_idle(self) -> None:
         """Leave nothing in the loop when nothing waits."""
@@ -495,7 +504,7 @@ class Poller:
                 age=sent - entry.created,
                 seconds=took,
             )
-            shared.sink.emit(event)
+            self._emit(entry, event)
 
     # ------------------------------------------------------------------ answers
 
@@ -574,7 +583,7 @@ class Poller:
             entry.task = without_raw(task)
             self.index.add_external_id(entry)
         if self.shared.sink.listening:
-            self.shared.sink.emit(Changed(task_id=entry.id, task=task, previous=previous))
+            self._emit(entry, Changed(task_id=entry.id, task=task, previous=previous))
         for watch in entry.all_watches:
             if watch.follows:
                 watch.changed(task)
@@ -588,7 +597,7 @@ class Poller:
         counters.delay_longest = max(counters.delay_longest, delay)
         if self.shared.sink.listening:
             event = Changed(task_id=entry.id, task=task, previous=previous, delay=delay)
-            self.shared.sink.emit(event)
+            self._emit(entry, event)
         self._forget(entry)
         for watch in entry.remove_all():
             watch.ended(task)
@@ -610,7 +619,7 @@ class Poller:
             failures=entry.failures.count if entry.failures else 0,
             wait=when - now,
         )
-        self.shared.sink.emit(event)
+        self._emit(entry, event)
         if not entry.gone:
             self._schedule(entry, now, when)
 
