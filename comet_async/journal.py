@@ -47,6 +47,7 @@ from comet_async._journal.records import (
     Refusal,
     SavedFile,
     SavedJob,
+    SourceOutcome,
     StoredImage,
 )
 from comet_async._journal.repair import Recovered, recover
@@ -70,6 +71,7 @@ __all__ = [
     "Refusal",
     "SavedFile",
     "SavedJob",
+    "SourceOutcome",
     "SqliteJournal",
     "StoredImage",
     "recover",
@@ -238,6 +240,14 @@ class SqliteJournal:
     async def events(self, key: str | None = None) -> list[Event]:
         """Return what happened to a job (or to all), oldest first."""
         return await self._writer.run("", partial(sql.events, key=key))
+
+    async def save_outcomes(self, outcomes: Sequence[SourceOutcome]) -> None:
+        """Write down how sources ended; see `Journal.save_outcomes`."""
+        await self._writer.run("outcomes", partial(sql.save_outcomes, outcomes=outcomes))
+
+    async def outcomes(self) -> list[SourceOutcome]:
+        """Return the last outcome of each source, in the order of their names."""
+        return await self._writer.run("", sql.outcomes)
 
     async def read_meta(self, name: str) -> JSON:
         """Return what was written under *name*, or None."""

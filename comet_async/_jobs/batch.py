@@ -20,6 +20,7 @@ from comet_async._idempotency import content_key, random_key
 from comet_async._images.load import FileIdentity, SourceImage
 from comet_async._jobs.active import ActiveJobs, Job
 from comet_async._jobs.calls import Call, Calls, JobOptions
+from comet_async._jobs.outcome_log import OutcomeLog
 from comet_async._jobs.runner import JobRunner, Loader
 from comet_async._jobs.sources import SourceMemory
 from comet_async._journal.memory import ForgettingJournal, MemoryJournal
@@ -235,12 +236,22 @@ class Batch:
         Raises:
             JournalError: The journal can't be read.
         """
-        for phase in (self._until_halted(items), self._second_look(), self._left_over()):
-            async with aclosing(in_parallel(phase, self._outcome, self.workers)) as outcomes:
-                async for outcome in outcomes:
-                    if outcome is not None:
-                        yield outcome
-            await self.memory.flush()
+        log = OutcomeLog(
+            journal=self.active.journal,
+            clock=self.active.services.clock,
+            run=self.options.run,
+            root=None if self.saver is None else self.saver.root,
+        )
+        try:
+            for phase in (self._until_halted(items), self._second_look(), self._left_over()):
+                async with aclosing(in_parallel(phase, self._outcome, self.workers)) as outcomes:
+                    async for outcome in outcomes:
+                        if outcome is not None:
+                            await log.add(outcome)
+                            yield outcome
+                await self.memory.flush()
+        finally:
+            await log.flush()
         if self.options.verify_remote and not self._ended():
             await self.active.journal.trust()  # whatever it lacked was looked up
 

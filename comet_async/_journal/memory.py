@@ -24,6 +24,7 @@ from comet_async._journal.records import (
     Refusal,
     SavedFile,
     SavedJob,
+    SourceOutcome,
 )
 from comet_async._journal.states import IN_FLIGHT, JobState
 from comet_async._journal.transitions import (
@@ -72,6 +73,7 @@ class MemoryJournal:
     _owners: dict[str, tuple[str, str, int]] = attrs.field(factory=dict, init=False, repr=False)
     _runs: dict[str, _Run] = attrs.field(factory=dict, init=False, repr=False)
     _events: list[Event] = attrs.field(factory=list, init=False, repr=False)
+    _outcomes: dict[str, SourceOutcome] = attrs.field(factory=dict, init=False, repr=False)
     _meta: dict[str, str] = attrs.field(factory=dict, init=False, repr=False)
     _sources: dict[tuple[str, str], KnownSource] = attrs.field(factory=dict, init=False, repr=False)
     _in_flight: int = attrs.field(default=0, init=False, repr=False)
@@ -236,6 +238,19 @@ class MemoryJournal:
         self._check_open()
         return [event for event in self._events if key is None or event.key == key]
 
+    async def save_outcomes(self, outcomes: Sequence[SourceOutcome]) -> None:
+        """Write down how sources ended; see `Journal.save_outcomes`."""
+        self._check_open()
+        for outcome in outcomes:
+            known = self._outcomes.get(outcome.source)
+            if known is None or attrs.evolve(known, at=outcome.at) != outcome:
+                self._outcomes[outcome.source] = outcome
+
+    async def outcomes(self) -> list[SourceOutcome]:
+        """Return the last outcome of each source, in the order of their names."""
+        self._check_open()
+        return [self._outcomes[source] for source in sorted(self._outcomes)]
+
     async def read_meta(self, name: str) -> JSON:
         """Return what was written under *name*, or None."""
         self._check_open()
@@ -315,6 +330,9 @@ class ForgettingJournal(MemoryJournal):
         for place in self._destinations.pop(key, {}).values():
             for file in place.files:
                 self._owners.pop(file.name, None)
+
+    async def save_outcomes(self, outcomes: Sequence[SourceOutcome]) -> None:
+        """Keep no outcomes."""
 
     def _remember(self, event: Event) -> None:
         """Keep no history."""

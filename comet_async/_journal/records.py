@@ -277,6 +277,35 @@ class Event:
 
 
 @attrs.frozen(kw_only=True)
+class SourceOutcome:
+    """How a source ended in the last run that had it, also one that never became a job.
+
+    Attributes:
+        source: The image as the user named it.
+        outcome: A word of `comet_async.OutcomeStatus`.
+        key: Its job, or None.
+        files: What was saved, relative as in `NewJob`.
+        reason: Why it is not done.
+        hint: What to do about it.
+        notes: What was done to the image before sending, one sentence each.
+        copied: True when it already had the wanted shape and was copied.
+        billed: True when that run had it billed.
+        at: When it first ended so, in seconds since 1970.
+    """
+
+    source: str = attrs.field(repr=_repr_redacted)
+    outcome: str
+    key: str | None = None
+    files: tuple[str, ...] = ()
+    reason: str = attrs.field(default="", converter=redact)
+    hint: str = attrs.field(default="", converter=redact)
+    notes: tuple[str, ...] = ()
+    copied: bool = False
+    billed: bool = False
+    at: float
+
+
+@attrs.frozen(kw_only=True)
 class Limits:
     """Guards that are checked in the same transaction that starts a paid request.
 
@@ -454,6 +483,17 @@ class Journal(Protocol):
 
     async def events(self, key: str | None = None) -> list[Event]:
         """Return what happened to a job (or to all), oldest first; old events may be gone."""
+        ...
+
+    async def save_outcomes(self, outcomes: Sequence[SourceOutcome]) -> None:
+        """Write down how sources ended; each replaces what was known of its source.
+
+        One that differs in nothing but the time changes nothing.
+        """
+        ...
+
+    async def outcomes(self) -> list[SourceOutcome]:
+        """Return the last outcome of each source, in the order of their names."""
         ...
 
     async def read_meta(self, name: str) -> JSON:

@@ -32,6 +32,7 @@ from comet_async._journal.records import (
     Refusal,
     SavedFile,
     SavedJob,
+    SourceOutcome,
     StoredImage,
 )
 from comet_async._journal.states import IN_FLIGHT, JobState
@@ -166,9 +167,25 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID
         """,
     ),
+    (
+        """
+        CREATE TABLE outcome (
+            source TEXT PRIMARY KEY,
+            outcome TEXT NOT NULL,
+            key TEXT,
+            files TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            hint TEXT NOT NULL,
+            notes TEXT NOT NULL,
+            copied INTEGER NOT NULL,
+            billed INTEGER NOT NULL,
+            at REAL NOT NULL
+        )
+        """,
+    ),
 )
 # These tables are copied when a journal is recovered.
-TABLES = ("job", "destination", "file", "run", "meta", "event", "source")
+TABLES = ("job", "destination", "file", "run", "meta", "event", "source", "outcome")
 
 
 RECOVER = "keep the file; comet_async.journal.recover(path) copies what is readable"
@@ -197,6 +214,13 @@ _PLACES = (
 _IN_ORDER = "ORDER BY d.rowid, f.number"
 _SOURCE = tuple(field.name for field in attrs.fields(KnownSource))
 _source_values = attrgetter(*_SOURCE)
+_OUTCOME = ("outcome", "key", "files", "reason", "hint", "notes", "copied", "billed")
+# What is as before is not written: a run over finished work costs no commit.
+_SAVE_OUTCOME = (
+    f"INSERT INTO outcome (source, {', '.join(_OUTCOME)}, at) VALUES (?{', ?' * 9})"
+    f" ON CONFLICT (source) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _OUTCOME)},"
+    f" at = excluded.at WHERE {' OR '.join(f'{c} IS NOT excluded.{c}' for c in _OUTCOME)}"
+)
 _FLYING = f"state IN ({', '.join(repr(state.value) for state in sorted(IN_FLIGHT))})"
 
 
@@ -486,6 +510,49 @@ def events(db: sqlite3.Connection, key: str | None) -> list[Event]:
     else:
         rows = _rows(db, f"{sql} WHERE job.key = ? ORDER BY event.id", key)
     return [Event(*row) for row in rows]
+
+
+def save_outcomes(db: sqlite3.Connection, outcomes: Sequence[SourceOutcome]) -> None:
+    """Write down how sources ended; each replaces what was known of its source."""
+    for each in outcomes:
+        _run(
+            db,
+            _SAVE_OUTCOME,
+            each.source,
+            each.outcome,
+            each.key,
+            json.dumps(each.files),
+            each.reason,
+            each.hint,
+            json.dumps(each.notes),
+            each.copied,
+            each.billed,
+            each.at,
+        )
+
+
+def outcomes(db: sqlite3.Connection) -> list[SourceOutcome]:
+    """Return the last outcome of each source, in the order of their names."""
+    rows = _rows(
+        db,
+        f"SELECT source, {', '.join(_OUTCOME)}, at FROM outcome",
+    )
+    found = [
+        SourceOutcome(
+            source=source,
+            outcome=outcome,
+            key=key,
+            files=tuple(json.loads(files)),
+            reason=reason,
+            hint=hint,
+            notes=tuple(json.loads(notes)),
+            copied=bool(copied),
+            billed=bool(billed),
+            at=at,
+        )
+        for source, outcome, key, files, reason, hint, notes, copied, billed, at in rows
+    ]
+    return sorted(found, key=attrgetter("source"))
 
 
 def read_meta(db: sqlite3.Connection, name: str) -> JSON:

@@ -100,6 +100,37 @@ async def test_a_page_that_cannot_be_written(
     assert sandbox.ledger.charges
 
 
+async def test_what_is_not_done_and_what_was_copied(
+    comet: Command, sandbox: Sandbox, photos: Path
+) -> None:
+    """Invalid sources are there with their reasons, copied ones with their file."""
+    (photos / "notes.png").write_text("not an image")
+    out = photos.parent / "wide"
+    ended = await comet("expand", photos, "--out", out, "--to", "1:1")
+    reason = re.search(r"notes.png: (.*)", ended.err)
+    assert reason is not None
+    assert (await comet("report", out)).status == 0
+    page = (out / "report.html").read_text()
+    outcomes = re.findall(r'data-outcome="(\w+)" data-properties="(.*?)" data-name="(.*?)"', page)
+    assert ("invalid", "", "notes.png") in outcomes
+    assert f'<p class="reason">{reason[1]}</p>' in page.replace("&#39;", "'")
+    copied = sum("copied" in properties for _, properties, _ in outcomes)
+    assert copied == len(outcomes) - 1 - len(sandbox.ledger.charges)
+
+
+async def test_a_second_run_says_what_was_there(
+    comet: Command, sandbox: Sandbox, photos: Path
+) -> None:
+    """Results of an earlier run are marked, and nothing else."""
+    out = photos.parent / "wide"
+    words = ("expand", photos, "--out", out, "--left", 0.5, "--report")
+    await comet(*words)
+    assert "already there" not in (out / "report.html").read_text()
+    await comet(*words)
+    page = (out / "report.html").read_text()
+    assert page.count('data-properties="already there') == len(sandbox.ledger.charges) == 3
+
+
 async def test_opens_the_browser(
     comet: Command, sandbox: Sandbox, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,6 +197,9 @@ async def test_a_journal_of_an_earlier_version_is_migrated(path: Path) -> None:
         "DROP TRIGGER job_sent",
         "DROP TABLE mark",
         "DROP TABLE source",
+        "DROP TABLE outcome",
+        "DROP TRIGGER job_sent",
+        "DROP TABLE mark",
         "PRAGMA user_version = 1",
     ):
         sql(path, statement)
@@ -383,6 +386,7 @@ async def test_no_column_for_a_key_or_an_image(path: Path) -> None:
         "event": "id job at old new why",
         "mark": "journal sends",
         "source": "path variant size mtime_ns ctime_ns inode read_at_ns facts",
+        "outcome": "source outcome key files reason hint notes copied billed at",
     }
 
 

@@ -21,6 +21,7 @@ from comet_async._journal.records import (
     NewJob,
     Refusal,
     SavedFile,
+    SourceOutcome,
     StoredImage,
 )
 from comet_async._journal.states import IN_FLIGHT, MOVES, JobState, Move
@@ -548,6 +549,34 @@ class KeepingSuite:
         assert await journal.known_sources(paths) == {plain.path: plain}
         assert await journal.known_sources(paths, variant="prepare") == {plain.path: converted}
         assert await journal.known_sources([]) == {}
+
+    async def test_last_outcome_of_each_source(self, journal: Journal) -> None:
+        """The newest one counts, for any name; a message with a key is redacted."""
+        assert await journal.outcomes() == []
+        early = SourceOutcome(source=SURROGATE, outcome="pending", at=NOW)
+        late = SourceOutcome(
+            source=SURROGATE,
+            outcome="done",
+            key="ce1-a",
+            files=("café.png", SURROGATE),
+            notes=("rotated upright",),
+            billed=True,
+            at=NOW + 1,
+        )
+        other = SourceOutcome(
+            source="a.gif",
+            outcome="invalid",
+            reason="is GIF: sk-canary12345",
+            hint="convert it",
+            copied=True,
+            at=NOW,
+        )
+        await journal.save_outcomes([early, other])
+        await journal.save_outcomes([late])
+        await journal.save_outcomes([attrs.evolve(late, at=NOW + 2)])
+        await journal.save_outcomes([])
+        assert await journal.outcomes() == [other, late]
+        assert "canary" not in other.reason
 
     async def test_facts_are_kept(self, journal: Journal) -> None:
         """Anything that is JSON can be kept by name, and is a copy."""

@@ -17,6 +17,7 @@ from comet_async._journal.records import (
     Limits,
     NewJob,
     SavedFile,
+    SourceOutcome,
     StoredImage,
 )
 from comet_async._journal.states import JobState
@@ -149,6 +150,44 @@ async def test_what_a_journal_knows() -> None:
     assert (second.cost, second.units, second.seconds) == (Decimal("0.028"), Decimal(8), 21)
     assert second.files == {0: "2.png"}
     assert (third.source, third.cost, third.units) == ("photos/10.png", 0, 0)
+
+
+async def test_last_outcomes() -> None:
+    """Sources without a job are there; what a job came to since then counts more."""
+    journal = MemoryJournal()
+    await journal.plan([new_job("k", "photos/1.png"), new_job("l", "photos/2.png")], now=NOW)
+    await journal.save_outcomes(
+        [
+            SourceOutcome(source="photos/0.png", outcome="invalid", reason="is GIF", hint="convert",
+                          at=NOW),
+            SourceOutcome(source="photos/1.png", outcome="rejected", key="k", reason="no credit",
+                          at=NOW + 1),
+            SourceOutcome(source="photos/2.png", outcome="uncertain", key="l", at=NOW - 1),
+            SourceOutcome(source="photos/3.png", outcome="done", copied=True, files=("3.png",),
+                          at=NOW),
+            SourceOutcome(source="photos/4.png", outcome="done", at=NOW),
+        ]
+    )  # fmt: skip
+    found = await read_entries(journal)
+    assert [(each.outcome.value, each.reason) for each in found] == [
+        ("invalid", "is GIF"),
+        ("rejected", "no credit"),
+        ("pending", "Written down, not sent, not paid"),
+        ("done", ""),
+        ("done", ""),
+    ]
+    assert found[0].hint == "convert"
+    assert (found[3].copied, found[3].files, found[3].already_there) == (True, {0: "3.png"}, False)
+    assert found[4].already_there
+
+
+async def test_one_entry_for_a_file_that_was_named_in_two_ways() -> None:
+    """The last outcome counts."""
+    journal = MemoryJournal()
+    for number, source in enumerate(("a.png", "./a.png", f"{Path.cwd()}/a.png")):
+        outcome = SourceOutcome(source=source, outcome="done", at=NOW + number)
+        await journal.save_outcomes([outcome])
+    assert len(await read_entries(journal)) == 1
 
 
 @pytest.mark.parametrize(

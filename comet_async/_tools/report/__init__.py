@@ -10,7 +10,7 @@ import asyncio
 import functools
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from comet_async._journal.records import Journal
@@ -31,7 +31,9 @@ def check_requirements() -> None:
             raise MissingExtraError(f"a report needs {name}", extra="report")
 
 
-async def write_report(folder: Path, journal: Journal, *, link: bool = False) -> Path:
+async def write_report(
+    folder: Path, journal: Journal, *, link: bool = False, words: Callable[[str], str] = str
+) -> Path:
     """Write the report of *folder* and return its path; an earlier report is replaced.
 
     Args:
@@ -40,6 +42,7 @@ async def write_report(folder: Path, journal: Journal, *, link: bool = False) ->
         journal: The folder's journal.
         link: True to refer to the images where they are, False (the default) to embed small
             copies, so that the file can be sent and moved.
+        words: Gives reasons and remedies in the words of the reader's program.
 
     Raises:
         MissingExtraError: Jinja2 or Pillow is not installed.
@@ -53,6 +56,7 @@ async def write_report(folder: Path, journal: Journal, *, link: bool = False) ->
         root=_common_root([entry.source for entry in entries]),
         link=link,
         simulated=await journal.read_meta("sandbox") is True,
+        words=words,
     )
     write = functools.partial(write_pages, maker, entries)
     return await asyncio.get_running_loop().run_in_executor(None, write)

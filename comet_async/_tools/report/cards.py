@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -141,12 +141,14 @@ class CardMaker:
         root: What the names of all sources begin with, which is left out.
         link: True to refer to the originals, False to embed small copies.
         simulated: True when the sandbox made the results, which cost nothing.
+        words: Gives reasons and remedies in the words of the reader's program.
     """
 
     folder: Path
     root: str = ""
     link: bool = False
     simulated: bool = False
+    words: Callable[[str], str] = str
 
     def make_all(self, entries: Sequence[Entry]) -> Iterator[Card]:
         """Yield a card for each of *entries*, in their order; images are made in threads."""
@@ -163,8 +165,8 @@ class CardMaker:
             properties=self.properties(entry),
             summary=" · ".join(filter(None, (_sizes(view), margins, *self._marks(entry)))),
             prompt=entry.prompt,
-            reason=entry.reason,
-            remedy=entry.hint,
+            reason=self.words(_without_source(entry.reason, entry.source)),
+            remedy=self.words(entry.hint),
             facts=tuple(self._facts(entry, view, margins)),
             seconds=entry.seconds,
             when=entry.at,
@@ -298,6 +300,15 @@ def _canvas(results: Sequence[Shot], before: Shot | None, margins: Margins) -> S
 def _sizes(view: View) -> str:
     shots = [shot for shot in (view.before, *view.after[:1]) if shot is not None]
     return " → ".join(f"{shot.full[0]} × {shot.full[1]}" for shot in shots)
+
+
+def _without_source(reason: str, source: str) -> str:
+    """Return *reason* without the name of the source, which stands above it."""
+    for name in (source, show(source), Path(source).name):  # messages shorten long names
+        for prefix in (f"image: {name} ", f"{name}: ", f"{name} "):
+            if name and reason.startswith(prefix):
+                return reason[len(prefix) :]
+    return reason
 
 
 def _in_words(margins: Margins | None) -> str:

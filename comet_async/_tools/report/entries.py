@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -9,7 +10,7 @@ from decimal import Decimal
 import attrs
 
 from comet_async._images.rules import show
-from comet_async._journal.records import Destination, JobRecord, Journal
+from comet_async._journal.records import Destination, JobRecord, Journal, SourceOutcome
 from comet_async._journal.states import MEANINGS, JobState
 from comet_async.geometry import Margins
 from comet_async.outcomes import OutcomeStatus, from_record
@@ -113,14 +114,55 @@ class Entry:
 async def read_entries(journal: Journal) -> list[Entry]:
     """Return what *journal* knows of each source, ordered by name."""
     seconds = await _durations(journal)
-    entries: list[Entry] = []
+    found: dict[str, Entry] = {}
+    by_job: dict[tuple[str, str | None], Entry] = {}
     after = ""
     while page := await journal.find(after=after):
         for record in page:
             places = await journal.destinations(record.key)
-            entries += _of_job(record, places, seconds.get(record.key))
+            for entry in _of_job(record, places, seconds.get(record.key)):
+                name = _identity(entry.source)
+                found[name] = by_job[name, record.key] = entry
         after = page[-1].key
-    return sorted(entries, key=lambda entry: natural(entry.source))
+    for last in await journal.outcomes():
+        name = _identity(last.source)
+        found[name] = _with_outcome(by_job.get((name, last.key)), last)
+    return _billed_once(sorted(found.values(), key=lambda entry: natural(entry.source)))
+
+
+def _identity(source: str) -> str:
+    """Return what tells sources apart: the same file may be named in several ways."""
+    return source if "://" in source else os.path.abspath(source)  # noqa: PTH100 - text
+
+
+def _with_outcome(job: Entry | None, last: SourceOutcome) -> Entry:
+    """Return the entry of a source by its last outcome and its job, if it has one."""
+    if job is None:
+        job = Entry(source=last.source, outcome=OutcomeStatus(last.outcome), at=last.at)
+    elif job.record is not None and job.record.updated_at > last.at:
+        return attrs.evolve(job, notes=last.notes)  # it was decided or continued since then
+    return attrs.evolve(
+        job,
+        source=last.source,
+        outcome=OutcomeStatus(last.outcome),
+        reason=last.reason,
+        hint=last.hint,
+        notes=last.notes,
+        files=job.files or dict(enumerate(last.files)),
+        copied=last.copied,
+        already_there=last.outcome == OutcomeStatus.DONE and not (last.copied or last.billed),
+    )
+
+
+def _billed_once(entries: Sequence[Entry]) -> list[Entry]:
+    """Mark all but the first of the entries that share a job."""
+    seen: set[str] = set()
+    marked = []
+    for entry in entries:
+        key = "" if entry.record is None else entry.record.key
+        marked.append(attrs.evolve(entry, first=key not in seen))
+        seen |= {key} - {""}
+    return marked
 
 
 async def _durations(journal: Journal) -> dict[str, float]:
@@ -147,11 +189,10 @@ def _of_job(record: JobRecord, places: Sequence[Destination], seconds: float | N
             hint=hint,
             files={file.index: file.name for file in place.files if file.kept},
             record=record,
-            first=not number,
             seconds=seconds,
             at=record.updated_at,
         )
-        for number, place in enumerate(places or [Destination(source=record.source, dest="")])
+        for place in places or [Destination(source=record.source, dest="")]
     ]
 
 

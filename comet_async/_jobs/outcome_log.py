@@ -1,0 +1,85 @@
+"""The last outcome of each source, written to the journal many at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from comet_async._journal.records import JobRecord, Journal, SourceOutcome
+from comet_async._journal.states import ACCEPTED, JobState
+from comet_async.clock import Clock
+from comet_async.errors import JournalError
+from comet_async.outcomes import Outcome
+
+_BATCH = 200  # outcomes for one write: what they cost is not noticed
+
+_BILLED = ACCEPTED - {JobState.FAILED}
+
+
+@attrs.define(eq=False, kw_only=True)
+class OutcomeLog:
+    """Records the outcomes of one run, for reports.
+
+    Nothing that is paid depends on it: a crash loses the outcomes that are not written yet, and
+    a journal that can't be written any more does not stop a run here.
+
+    Attributes:
+        journal: The journal.
+        clock: The source of time.
+        run: The name of the run, by which its jobs are known as billed in it.
+        root: What the names of files are relative to; None when no files are wanted.
+    """
+
+    journal: Journal
+    clock: Clock
+    run: str
+    root: Path | None
+    _waiting: list[tuple[Outcome, float]] = attrs.field(factory=list, init=False)
+
+    async def add(self, outcome: Outcome) -> None:
+        """Record *outcome*, at once or with later ones."""
+        self._waiting.append((outcome, self.clock.time()))
+        if len(self._waiting) >= _BATCH:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what is waiting."""
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            with contextlib.suppress(JournalError):
+                records = await self._records([outcome for outcome, _ in waiting])
+                await self.journal.save_outcomes(
+                    [
+                        self._entry(outcome, records.get(outcome.external_task_id or ""), at)
+                        for outcome, at in waiting
+                    ]
+                )
+
+    async def _records(self, outcomes: Sequence[Outcome]) -> dict[str, JobRecord]:
+        """Return the jobs of *outcomes* by key, most of them by one query."""
+        keys = {key for outcome in outcomes if (key := outcome.external_task_id) is not None}
+        records = {key: job.record for key, job in (await self.journal.saved(keys)).items()}
+        for key in keys - records.keys():
+            if (record := await self.journal.get(key)) is not None:
+                records[key] = record
+        return records
+
+    def _entry(self, outcome: Outcome, record: JobRecord | None, at: float) -> SourceOutcome:
+        error = outcome.error
+        billed = record is not None and record.run == self.run and record.state in _BILLED
+        return SourceOutcome(
+            source=outcome.source,
+            outcome=str(outcome.status),
+            key=None if record is None else record.key,
+            files=tuple(os.path.relpath(path, self.root or os.curdir) for path in outcome.files),
+            reason="" if error is None else error.message,
+            hint="" if error is None else error.hint or "",
+            notes=outcome.notes,
+            copied=outcome.done and outcome.external_task_id is None,
+            billed=billed,
+            at=at,
+        )
