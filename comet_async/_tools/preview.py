@@ -5,6 +5,7 @@ Rule of this file: Pillow is imported inside functions only, because it is an ex
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 from pathlib import PurePath
@@ -32,6 +33,18 @@ _TITLE, _TEXT = 26, 19
 _LEAST_WIDE = 1000  # or the words meet
 _MOST_TALL = 1.1  # of the width: a tall canvas still fits on a screen
 _STEP = 14
+# Fonts with the letters of East Asia, as Linux, macOS and Windows call them.
+_WIDE_FONTS = (
+    "NotoSansCJK-Bold.ttc",
+    "NotoSansCJK-Regular.ttc",
+    "wqy-microhei.ttc",
+    "wqy-zenhei.ttc",
+    "Hiragino Sans GB.ttc",
+    "Arial Unicode.ttf",
+    "msyh.ttc",
+    "unifont.otf",
+)
+_NO_LETTER = "\U0010ffff"  # Unicode promises that it never is one: fonts draw a box for it
 _FINE = 3  # lines are drawn larger and scaled down, or diagonals show steps
 
 
@@ -161,6 +174,31 @@ def _font(size: int, *, bold: bool = False) -> FreeTypeFont | ImageFont:
         return ImageFont.load_default(size)  # Latin letters only
 
 
+def _font_for(text: str, size: int) -> FreeTypeFont | ImageFont:
+    """Return the first bold font that has all of *text*, or the usual one if none has."""
+    from PIL import ImageFont  # noqa: PLC0415 - an extra
+
+    usual = _font(size, bold=True)
+    if _drawable(text, usual) == text:
+        return usual
+    for name in _WIDE_FONTS:
+        with contextlib.suppress(OSError):
+            font = ImageFont.truetype(name, size)
+            if _drawable(text, font) == text:
+                return font
+    return usual
+
+
+def _drawable(text: str, font: FreeTypeFont | ImageFont) -> str:
+    """Return *text* with escapes for letters that *font* lacks: they would be boxes."""
+    try:
+        box = bytes(font.getmask(_NO_LETTER))
+        lacks = {letter for letter in set(text) if bytes(font.getmask(letter)) == box}
+    except UnicodeError:  # Pillow without FreeType: Latin letters only
+        lacks = {letter for letter in set(text) if not letter.isascii()}
+    return "".join(ascii(letter)[1:-1] if letter in lacks else letter for letter in text)
+
+
 def _draw_words(
     page: Image, layout: _Layout, name: str, size: tuple[int, int], margins: Margins
 ) -> None:
@@ -169,8 +207,10 @@ def _draw_words(
     draw, faint = ImageDraw.Draw(page), _font(_TEXT)
     line = _PAD + 2 * _TEXT
     room = layout.width - 2 * _PAD
-    title = min(_TITLE, int(_TITLE * room / draw.textlength(name, _font(_TITLE, bold=True))))
-    draw.text((_PAD, _PAD), name, _INK, _font(title, bold=True), anchor="ls")
+    font = _font_for(name, _TITLE)
+    title = _drawable(name, font)
+    fitting = min(_TITLE, int(_TITLE * room / draw.textlength(title, font)))
+    draw.text((_PAD, _PAD), title, _INK, _font_for(name, fitting), anchor="ls")
     shapes = f"{_shape(size)}  becomes  {_shape(canvas_size(*size, margins))}"
     draw.text((_PAD, line), shapes, _FAINT, faint, anchor="ls")
     area = f"{margins.area:.2f} times the area (at most {MAX_AREA})"
@@ -228,7 +268,11 @@ def _draw_margins(
         ("right", margins.right, sides.right, ((right + inner[2]) // 2, middle_y)),
     ):
         if share:
-            _plate(draw, layout, place, f"{side} {share:.4g}\n+{pixels} px")
+            _plate(draw, layout, place, f"{side} {_percent(share)}\n+{pixels} px")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}".removesuffix(".0") + "%"
 
 
 def _plate(draw: ImageDraw, layout: _Layout, centre: tuple[int, int], text: str) -> None:

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from comet_async.cli import journal_files
 from comet_async.cli.console import DONE
+from comet_async.cli.hints import in_options
 from comet_async.cli.options import USUAL, General
 from comet_async.cli.runtime import CURRENT
 
@@ -32,7 +33,7 @@ async def report(
 
     path = journal_files.path_of(folder)
     async with journal_files.reading(path) as (journal, _busy):
-        written = await write_report(folder, journal, link=link)
+        written = await write_report(folder, journal, link=link, words=in_options)
     CURRENT.get().screen.tell(str(written))
     if open:
         import webbrowser

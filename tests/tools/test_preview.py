@@ -177,3 +177,45 @@ async def test_machine_without_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ImageFont, "truetype", by_name)
     assert opened(render(await red(), Margins.uniform(0.1))).width == 1200
+
+
+@pytest.mark.parametrize(
+    ("text", "drawn"),
+    [
+        ("été.jpg", "été.jpg"),
+        ("a 海.jpg", "a \\u6d77.jpg"),
+        ("🌊.jpg", "\\U0001f30a.jpg"),
+    ],
+)
+def test_letters_without_a_shape(text: str, drawn: str) -> None:
+    """Letters that the font lacks are written as escapes, not as boxes."""
+    from PIL import ImageFont  # noqa: PLC0415 - optional
+
+    try:
+        font = ImageFont.truetype("DejaVuSans.ttf", 20)
+    except OSError:
+        pytest.skip("DejaVu is not installed")
+    assert preview._drawable(text, font) == drawn
+
+
+async def test_a_font_that_has_all_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other fonts of the machine are tried before a name is escaped."""
+    asked: list[str] = []
+    has = preview._drawable
+
+    def drawable(text: str, font: Any) -> str:  # noqa: ANN401 - Pillow is optional
+        asked.append(text)
+        return "" if len(asked) == 1 else has(text, font)
+
+    monkeypatch.setattr(preview, "_drawable", drawable)
+    monkeypatch.setattr(preview, "_WIDE_FONTS", ("none.ttf", "DejaVuSans.ttf"))
+    preview._font_for("dog", 20)
+    assert len(asked) in {1, 2}  # without DejaVu there is nothing else to try
+
+
+async def test_margins_are_in_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was computed from a shape is rounded for people."""
+    texts: list[str] = []
+    monkeypatch.setattr(preview, "_plate", lambda _draw, _layout, _at, text: texts.append(text))
+    render(await red(), Margins(left=0.09167, right=0.5))
+    assert texts == ["left 9.2%\n+55 px", "right 50%\n+300 px"]

@@ -32,6 +32,7 @@ from comet_async.cli.expand.options import ExpandPlan, OutputOptions
 from comet_async.cli.expand.progress import RunProgress
 from comet_async.cli.expand.summary import Ending
 from comet_async.cli.expand.totals import ACTIVE, RunTotals, billed
+from comet_async.cli.hints import in_options
 from comet_async.cli.options import Connection
 from comet_async.cli.runtime import CURRENT, INTERRUPTED, Invocation
 from comet_async.clock import SYSTEM_CLOCK
@@ -156,7 +157,7 @@ async def _run(
         except JournalError as error:  # while it ran, so something may have been sent
             screen.complain(error)
             return NOT_DONE
-        if output.report and following.totals.ended["done"]:
+        if output.report and following.totals.count:
             await _report(plan.out, journal, screen)
     following.write_failed(output.failed)
     return following.end()
@@ -408,7 +409,7 @@ async def _report(out: Path, journal: Journal, screen: Screen) -> None:
     from comet_async._tools.report import write_report
 
     try:
-        path = await write_report(out, journal)
+        path = await write_report(out, journal, words=in_options)
     except CometError as error:  # the images are there; a page is not a reason to fail
         screen.complain(error)
     else:
