@@ -198,8 +198,6 @@ async def test_a_journal_of_an_earlier_version_is_migrated(path: Path) -> None:
         "DROP TABLE mark",
         "DROP TABLE source",
         "DROP TABLE outcome",
-        "DROP TRIGGER job_sent",
-        "DROP TABLE mark",
         "PRAGMA user_version = 1",
     ):
         sql(path, statement)
