@@ -12,8 +12,8 @@ import attrs
 from comet_async.cli.console import Screen, counted, duration, money
 from comet_async.cli.expand.progress import shown
 from comet_async.cli.expand.totals import RunTotals, Unfinished
-from comet_async.cli.hints import message_of, with_option
-from comet_async.errors import BudgetExceededError, CometError
+from comet_async.cli.hints import OPTIONS, message_of, with_option
+from comet_async.errors import BudgetExceededError, CometError, JournalLostError
 
 _NAMED = 3  # sources of one reason that are named
 
@@ -125,6 +125,8 @@ class Ending:
         lines = [f"{what}; the remaining images were not sent: {message_of(stopped)}"]
         if hint := with_option(stopped):
             lines.append(f"  {hint}")
+        if isinstance(stopped, JournalLostError):
+            return [*lines, "to resume:", f"  {self.command} {OPTIONS['verify_remote']}"]
         return [*lines, *self._rerun("then run the same command again")]
 
     def _rerun(self, why: str) -> list[str]:

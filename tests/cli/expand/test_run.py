@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from comet_async._journal.database import Connection
 from comet_async.cli import runtime
 from comet_async.cli.app import run
 from comet_async.errors import JournalError
@@ -300,6 +301,33 @@ async def test_a_journal_that_breaks(
     assert ended.status == 1
     assert "the journal can't be read" in ended.err
     assert not sandbox.ledger.posts
+
+
+async def test_a_journal_that_is_lost(
+    comet: Command, sandbox: Sandbox, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent, and the next step is --verify-remote: it resumes, and pays once."""
+    out = photos.parent / "wide"
+    check = Connection.check_complete
+
+    def remove_and_check(db: Connection) -> None:
+        if sandbox.ledger.posts:
+            shutil.rmtree((out / JOURNAL_NAME).parent)
+            monkeypatch.setattr(Connection, "check_complete", check)
+            db.watch.look()  # type: ignore[union-attr]  # as before the next commit
+        check(db)
+
+    monkeypatch.setattr(Connection, "check_complete", remove_and_check)
+    first = await comet("expand", photos, "--out", out, *SHAPE, "--concurrency", "1")
+    again = await comet("expand", photos, "--out", out, *SHAPE)
+    assert (first.status, again.status) == (1, 2)
+    assert 0 < len(sandbox.ledger.posts) < 3
+    for ended in (first, again):
+        assert "--verify-remote" in ended.err
+        assert "run the same command again" not in ended.err
+    resumed = await comet("expand", photos, "--out", out, *SHAPE, "--verify-remote")
+    assert resumed.status == 0
+    assert len(sandbox.ledger.charges) == 3
 
 
 def signal_now() -> None:
