@@ -37,6 +37,17 @@ PAGES = [
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
 ]
 
+PHOTO = """
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def photo():
+    return Path(__file__).with_name("dog.jpg").read_bytes()
+"""
+
 
 def evaluate(example: Example) -> None:
     """Run one block in the page's namespace; ``await`` may stand at its top level."""
@@ -59,7 +70,11 @@ def run_as_tests(source: str, namespace: dict[str, Any]) -> None:
     folder = Path.cwd() / f"suite{namespace['_count']()}"
     folder.mkdir()
     (folder / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
-    (folder / "test_page.py").write_text(source)
+    # A page imports once, at its top.
+    suite = namespace.setdefault("_suite", [])
+    suite.append(source)
+    (folder / "conftest.py").write_text(PHOTO)
+    (folder / "test_page.py").write_text("\n\n".join(suite))
     shutil.copytree("photos", folder / "photos")
     for photo in Path.cwd().glob("*.*g"):
         shutil.copy(photo, folder)
