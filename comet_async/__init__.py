@@ -91,6 +91,7 @@ if TYPE_CHECKING:
         ResultMissingError as ResultMissingError,
         RouteUnavailableError as RouteUnavailableError,
         RunStoppedError as RunStoppedError,
+        SaveError as SaveError,
         ServerError as ServerError,
         SessionClosedError as SessionClosedError,
         StaleRecordError as StaleRecordError,

@@ -5,14 +5,18 @@ from __future__ import annotations
 import functools
 import ipaddress
 
-# Two prefixes that end in an IPv4 address: the old "compatible" one, and NAT64 (RFC 6052).
-_BEFORE_IPV4 = frozenset({0, 0x64FF9B << 64})
-_OWN_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215: within one network
+_NAT64 = 0x64FF9B << 64  # RFC 6052: the first 96 bits, before an IPv4 address
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all that is assigned so far
+# Parts of it, and of IPv4, that lead nowhere public although Python's `is_global` may say so.
+_NOT_PUBLIC = (
+    ipaddress.ip_network("3fff::/20"),  # documentation, RFC 9637
+    ipaddress.ip_network("192.88.99.0/24"),  # relays from 6to4, RFC 7526
+)
 
 
 @functools.lru_cache(maxsize=256)
 def is_loopback(host: str | None) -> bool:
-    """Tell whether *host* (a name or an address) is this machine."""
+    """Return True if *host* (a name or an address) is this machine."""
     if host is None:
         return False
     try:
@@ -22,7 +26,7 @@ def is_loopback(host: str | None) -> bool:
 
 
 def is_public(address: str) -> bool:
-    """Tell whether an IP address is on the public internet; False for what is no address.
+    """Return True if an IP address is on the public internet; False if it is not an address.
 
     An IPv4 address inside an IPv6 one (mapped, NAT64, 6to4, Teredo) is judged as the IPv4 it is.
     """
@@ -31,19 +35,19 @@ def is_public(address: str) -> bool:
     except ValueError:
         return False
     if isinstance(ip, ipaddress.IPv6Address):
-        if ip.is_site_local or ip in _OWN_NAT64:
-            return False
-        if int(ip) >> 32 in _BEFORE_IPV4:
-            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)))
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if int(ip) >> 32 == _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+        if inner is None and ip not in _GLOBAL_UNICAST:
+            return False
         ip = inner or ip
-    return ip.is_global and not ip.is_multicast
+    return ip.is_global and not ip.is_multicast and not any(ip in net for net in _NOT_PUBLIC)
 
 
 def is_literal(host: str) -> bool:
-    """Tell whether *host* is an IP address rather than a name.
+    """Return True if *host* is an IP address rather than a name.
 
-    Digits and points are never a name: systems take "127.1" and "2130706433" for addresses.
+    Digits and dots are never a name: systems take "127.1" and "2130706433" for addresses.
     """
     try:
         ipaddress.ip_address(host.strip("[]").partition("%")[0])

@@ -1,53 +1,204 @@
-"""Checks of arguments that several entry points share."""
+"""Checks of arguments, shared by everything public: a field, its value, and the limit it breaks.
+
+The functions ``check_…`` are called by functions; `number`, `flag` and `instance_of` are
+validators for the fields of attrs classes.
+"""
 
 from __future__ import annotations
 
-from comet_async.errors import InputError
+import asyncio
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from comet_async.errors import ConfigError, InputError
 from comet_async.models import Task
 
+Validator = Callable[[Any, Any, Any], None]
+"""What attrs calls with the object, the field and its value."""
 
-def check_task(task: object) -> None:
-    """Refuse what is no *task*: programs without a type checker give numbers and None.
+
+class Field(Protocol):
+    """The field of an attrs class that a validator gets."""
+
+    name: str
+
+
+_PLAIN = (str, int, float, bool, bytes, type(None))
+
+
+def _shown(value: object) -> str:
+    """Return *value* for a message: short, and nothing of a large or foreign object."""
+    if isinstance(value, _PLAIN):
+        text = repr(value)
+        return text if len(text) <= 60 else f"{text[:59]}…"  # noqa: PLR2004 - fits on one line
+    return f"<{type(value).__name__}>"
+
+
+def wrong(field: str, value: object, limit: str, *, hint: str | None = None) -> InputError:
+    """Return the error for a *value* that is not *limit* (such as "a positive number")."""
+    plain = value if isinstance(value, _PLAIN) else f"<{type(value).__name__}>"
+    return InputError(
+        f"{field}={_shown(value)} is not {limit}", field=field, value=plain, limit=limit, hint=hint
+    )
+
+
+def check_number(
+    field: str,
+    value: object,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    whole: bool = False,
+) -> None:
+    """Refuse a *value* that is not a finite number within the limits; True is not a number.
 
     Raises:
-        InputError: It is neither a `Task` nor an id.
+        InputError: It is not.
     """
-    if not isinstance(task, Task | str) or not task:
-        msg = f"{task!r} is neither a task nor a task's id"
-        raise InputError(msg, field="task", value=task, hint="give a Task, or its id as text")
+    size = _size(value, whole=whole)
+    low = least is None or size >= least
+    high = most is None or size <= most
+    if not (math.isfinite(size) and low and high and (above is None or size > above)):
+        raise wrong(field, value, _range(least=least, above=above, most=most, whole=whole))
 
 
-def check_timeout(timeout: float | None) -> None:
-    """Refuse a *timeout* that is none, before anything is paid for it.
+def _size(value: object, *, whole: bool) -> float:
+    """Return *value* as a float; NaN, which is not within any limits, if it is not a number."""
+    # NumPy's numbers are numbers, too.
+    if isinstance(value, bool) or not isinstance(
+        value, numbers.Integral if whole else numbers.Real
+    ):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def _range(*, least: float | None, above: float | None, most: float | None, whole: bool) -> str:
+    what = "a whole number" if whole else "a number"
+    if least is not None and most is not None:
+        return f"{what} from {least:g} to {most:g}"
+    if least is not None:
+        return f"{what} of at least {least:g}"
+    if above is not None:
+        return f"{what} above {above:g}" + ("" if most is None else f", at most {most:g}")
+    return what if most is None else f"{what} of at most {most:g}"
+
+
+def check_flag(field: str, value: object) -> None:
+    """Refuse a *value* that is not True or False: "no" would count as yes.
 
     Raises:
-        InputError: It is no number, or negative.
+        InputError: It is not.
     """
-    if timeout is not None:
-        check_least("timeout", timeout, 0)
+    if not isinstance(value, bool):
+        raise wrong(field, value, "True or False")
 
 
-def check_least(name: str, value: object, least: int) -> None:
-    """Refuse a setting that is no number, or under *least*.
+def check_text(field: str, value: object, *, empty: bool = False) -> None:
+    """Refuse a *value* that is not text, or empty.
 
     Raises:
         InputError: It is.
     """
-    if not isinstance(value, int | float):
-        raise InputError(f"{name}={value!r} is no number", field=name, value=value)
-    if not value >= least:
-        raise InputError(
-            f"{name}={value} is under {least}", field=name, value=value, limit=f">= {least}"
-        )
+    if not isinstance(value, str) or not (value or empty):
+        raise wrong(field, value, "text")
 
 
-def check_concurrency(value: object) -> int:
+def number(
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    whole: bool = False,
+) -> Validator:
+    """Return a validator; see `check_number`."""
+
+    def validate(_owner: object, field: Field, value: object) -> None:
+        check_number(field.name, value, least=least, above=above, most=most, whole=whole)
+
+    return validate
+
+
+def flag(_owner: object, field: Field, value: Any) -> None:  # noqa: ANN401 - any field's
+    """Validate a field that is True or False."""
+    check_flag(field.name, value)
+
+
+def text(_owner: object, field: Field, value: Any) -> None:  # noqa: ANN401 - any field's
+    """Validate a field that is text."""
+    check_text(field.name, value)
+
+
+def instance_of(*kinds: type | None) -> Validator:
+    """Return a validator for a field that holds one of *kinds*; None allows None."""
+    classes = tuple(kind for kind in kinds if kind is not None)
+    limit = " or ".join(kind.__name__ if kind is not None else "None" for kind in kinds)
+
+    def validate(_owner: object, field: Field, value: object) -> None:
+        if not isinstance(value, classes) and not (value is None and None in kinds):
+            raise wrong(field.name, value, limit)
+
+    return validate
+
+
+def check_task(task: object) -> None:
+    """Refuse a *task* that is neither a `Task` nor an id, such as a number or None.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if not isinstance(task, Task | str) or not task:
+        raise wrong("task", task, "a task or a task's id", hint="pass a Task, or its id as text")
+
+
+def check_timeout(timeout: object) -> None:
+    """Refuse a *timeout* that can't be one, before anything is paid for it.
+
+    Raises:
+        InputError: It is neither None nor a number of at least 0.
+    """
+    if timeout is not None and timeout != math.inf:
+        check_number("timeout", timeout, least=0)
+
+
+def check_event_loop() -> None:
+    """Refuse to work without a running asyncio event loop, as under trio.
+
+    Raises:
+        ConfigError: None is running.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        return
+    raise ConfigError(
+        "no asyncio event loop is running",
+        hint="use it in a coroutine that asyncio runs; under anyio choose the asyncio backend: "
+        "trio is not supported",
+    )
+
+
+def check_least(name: str, value: object, least: float) -> None:
+    """Refuse a setting that is not a number, or under *least*.
+
+    Raises:
+        InputError: It is.
+    """
+    check_number(name, value, least=least)
+
+
+def check_concurrency(value: int) -> int:
     """Return *value* if it is a whole number of at least 1.
 
     Raises:
         InputError: It is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        msg = f"concurrency={value!r} must be a whole number, at least 1"
-        raise InputError(msg, field="concurrency", value=value, limit="at least 1")
+    check_number("concurrency", value, least=1, whole=True)
     return value

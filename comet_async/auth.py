@@ -7,23 +7,30 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
+import warnings
 from types import ModuleType
 from typing import Protocol
 
 import attrs
 
-from comet_async.errors import MissingExtraError
+from comet_async.errors import ConfigError, MissingExtraError
 from comet_async.secret import Secret
 
 TOKEN_LIFE = 1800.0
 """Seconds that a signed token is valid, as Kling's page proposes."""
 
 TOKEN_MARGIN = 300.0
-"""A token is signed again this many seconds before its end: a request at the edge would
-otherwise meet code 1004 while it is on its way."""
+"""A token is replaced this many seconds before its end: a request at the edge would otherwise
+meet code 1004 while it is on its way."""
 
 TOKEN_BACKDATE = 5.0
-"""Seconds that a token's begin is set back, as Kling's page proposes, for clocks that differ."""
+"""Seconds that a token's start is set back, as Kling's page proposes, for clocks that differ."""
+
+SHORTEST_SIGNING_KEY = 32
+"""Bytes that a key for HS256 should have at least (RFC 7518, section 3.2)."""
+
+logger = logging.getLogger("comet_async")
 
 
 class Credentials(Protocol):
@@ -36,15 +43,19 @@ class Credentials(Protocol):
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
-        """What must never be shown."""
+        """What must never be shown: keys, and tokens made of them."""
         ...
 
     def header(self, now: float) -> str:
-        """Return the ``Authorization`` header's value at wall clock *now* (seconds)."""
+        """Return the ``Authorization`` header's value.
+
+        Args:
+            now: The server's wall clock as far as it is known, in seconds since 1970.
+        """
         ...
 
     def renew(self) -> bool:
-        """Forget a token that the server refused; False when there is none to renew."""
+        """Forget a token that the server refused; return False when there is none to renew."""
         ...
 
 
@@ -52,11 +63,22 @@ def _fingerprint(secret: Secret) -> str:
     return hashlib.sha256(b"comet_async account\0" + secret.reveal().encode()).hexdigest()[:16]
 
 
+def _as_secret(given: str | Secret) -> Secret:
+    return given if isinstance(given, Secret) else Secret(given)
+
+
 @attrs.frozen
 class ApiKey:
-    """A key that is sent as it is: CometAPI's, and Kling's newer keys."""
+    """A key that is sent as it is: CometAPI's, and Kling's newer keys.
 
-    key: Secret = attrs.field(repr=False)
+    Attributes:
+        key: The key; text becomes a `Secret`.
+
+    Raises:
+        ConfigError: It can't be a key.
+    """
+
+    key: Secret = attrs.field(repr=False, converter=_as_secret)
 
     @property
     def account(self) -> str:
@@ -79,14 +101,31 @@ class ApiKey:
 
 @attrs.define(eq=False)
 class KlingToken:
-    """Kling's access key and secret key: an HS256 token, signed again before it ends."""
+    """Kling's access key and secret key: an HS256 token, replaced before it ends.
 
-    access_key: Secret = attrs.field(repr=False)
-    secret_key: Secret = attrs.field(repr=False)
-    _token: str = attrs.field(default="", init=False, repr=False)
+    Attributes:
+        access_key: The access key; text becomes a `Secret`.
+        secret_key: The secret key; text becomes a `Secret`.
+
+    Raises:
+        ConfigError: One of them can't be a key.
+    """
+
+    access_key: Secret = attrs.field(repr=False, converter=_as_secret)
+    secret_key: Secret = attrs.field(repr=False, converter=_as_secret)
+    _token: Secret | None = attrs.field(default=None, init=False, repr=False)
     _expires: float = attrs.field(default=0.0, init=False)
     _signed: float = attrs.field(default=0.0, init=False)
     _ahead: float = attrs.field(default=0.0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        length = len(self.secret_key.reveal())
+        if length < SHORTEST_SIGNING_KEY:
+            logger.warning(
+                "the secret key has %d characters; Kling's have %d or more: is it complete?",
+                length,
+                SHORTEST_SIGNING_KEY,
+            )
 
     @property
     def account(self) -> str:
@@ -95,25 +134,28 @@ class KlingToken:
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
-        """Both keys."""
-        return (self.access_key, self.secret_key)
+        """Both keys, and the token that is in use."""
+        keys = (self.access_key, self.secret_key)
+        return keys if self._token is None else (*keys, self._token)
 
     def header(self, now: float) -> str:
         """Return the header's value, with a token that is valid for at least five minutes.
 
         Raises:
             MissingExtraError: PyJWT is not installed.
+            ConfigError: The secret key can't sign.
         """
         now += self._ahead
-        # A clock set back makes a token "not yet valid": sign again then, too.
-        if not self._token or now > self._expires - TOKEN_MARGIN or now < self._signed:
-            self._sign(now)
-        return f"Bearer {self._token}"
+        # A clock that was set back makes a token "not yet valid".
+        token = self._token
+        if token is None or now > self._expires - TOKEN_MARGIN or now < self._signed:
+            token = self._sign(now)
+        return f"Bearer {token.reveal()}"
 
     def renew(self) -> bool:
         """Forget the token, so that the next request carries a new one."""
-        renewable = bool(self._token)
-        self._token = ""
+        renewable = self._token is not None
+        self._token = None
         return renewable
 
     def correct_clock(self, now: float, server_now: float) -> None:
@@ -125,15 +167,33 @@ class KlingToken:
         """
         self._ahead = server_now - now
 
-    def _sign(self, now: float) -> None:
+    def _sign(self, now: float) -> Secret:
         jwt = _pyjwt()
-        claims = {
-            "iss": self.access_key.reveal(),
-            "exp": int(now + TOKEN_LIFE),
-            "nbf": int(now - TOKEN_BACKDATE),
-        }
-        self._token = jwt.encode(claims, self.secret_key.reveal(), algorithm="HS256")
-        self._signed, self._expires = now, now + TOKEN_LIFE
+        token: Secret | None = None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a short key: `__attrs_post_init__` says so
+                token = Secret(
+                    jwt.encode(
+                        {
+                            "iss": self.access_key.reveal(),
+                            "exp": int(now + TOKEN_LIFE),
+                            "nbf": int(now - TOKEN_BACKDATE),
+                        },
+                        self.secret_key.reveal(),
+                        algorithm="HS256",
+                    )
+                )
+        except Exception:  # noqa: BLE001, S110 - its frames hold the key
+            pass
+        if token is None:
+            raise ConfigError(
+                "the secret key can't sign a token",
+                field="secret_key",
+                hint="copy the access key and the secret key from Kling's console again",
+            )
+        self._token, self._signed, self._expires = token, now, now + TOKEN_LIFE
+        return token
 
 
 def _pyjwt() -> ModuleType:
@@ -141,5 +201,6 @@ def _pyjwt() -> ModuleType:
         return importlib.import_module("jwt")
     except ImportError:
         pass
-    msg = "signing with an access key and a secret key needs PyJWT"
-    raise MissingExtraError(msg, extra="kling")
+    raise MissingExtraError(
+        "signing with an access key and a secret key needs PyJWT", extra="kling"
+    )

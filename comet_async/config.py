@@ -1,25 +1,29 @@
-"""How the network is reached: time limits, proxy, certificates."""
+"""Settings: time limits, network, and gateway and key from arguments, environment and file."""
 
 from __future__ import annotations
 
-import math
+import difflib
+import functools
+import ipaddress
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from ssl import SSLContext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import attrs
+from yarl import URL
 
-from comet_async.errors import ConfigError
+from comet_async._addresses import is_loopback
+from comet_async._validation import Field, Validator, check_number, flag, instance_of, number
+from comet_async.auth import ApiKey, Credentials, KlingToken
+from comet_async.errors import ConfigError, InputError
+from comet_async.gateways import DownField, Gateway
+from comet_async.secret import Secret, redact
 
 if TYPE_CHECKING:
     import aiohttp
-import os
-import tomllib
-from collections.abc import Mapping
-from pathlib import Path
-
-from comet_async.auth import ApiKey, Credentials, KlingToken
-from comet_async.gateways import Gateway
-from comet_async.secret import Secret, redact
 
 SLOWEST = 50_000.0
 """Bytes a second of the slowest uplink that an upload's deadline allows for."""
@@ -31,13 +35,16 @@ class Timeouts:
 
     Attributes:
         connect: To reach the server, TLS included. 10 by default.
-        answer: For a paid request: from the body's last byte to the answer. 60 by default.
-        ask: For a question: the whole exchange. 20 by default.
+        response: For a paid request: from the body's last byte to the answer. 60 by default.
+        request: For a request that costs nothing (GET): the whole exchange. 20 by default.
+
+    Raises:
+        InputError: A limit is not a positive number.
     """
 
-    connect: float = 10.0
-    answer: float = 60.0
-    ask: float = 20.0
+    connect: float = attrs.field(default=10.0, validator=number(above=0))
+    response: float = attrs.field(default=60.0, validator=number(above=0))
+    request: float = attrs.field(default=20.0, validator=number(above=0))
 
     @classmethod
     def of(cls, given: float | Timeouts | None) -> Timeouts:
@@ -46,20 +53,134 @@ class Timeouts:
         Seconds never shorten the wait for the answer to a paid request.
 
         Raises:
-            ConfigError: It is no positive number of seconds.
+            InputError: It is not a positive number of seconds.
         """
         if given is None:
             return cls()
         if isinstance(given, Timeouts):
             return given
-        if not 0 < given < math.inf:
-            msg = f"request_timeout={given!r} must be a positive number of seconds"
-            raise ConfigError(msg, hint="20 is the default")
-        return cls(ask=float(given), answer=max(cls().answer, float(given)))
+        check_number("request_timeout", given, above=0)
+        return cls(request=float(given), response=max(cls().response, float(given)))
 
     def post(self, length: int) -> float:
         """Return how long a POST of *length* bytes may take in all."""
-        return 3 * self.connect + self.answer + length / SLOWEST
+        return 3 * self.connect + self.response + length / SLOWEST
+
+
+@attrs.frozen
+class Proxies:
+    """Which hosts are reached through which proxy, as the usual environment variables say.
+
+    ``HTTPS_PROXY`` and ``HTTP_PROXY`` by the scheme of the URL, else ``ALL_PROXY``, in lower or
+    upper case; ``NO_PROXY`` lists hosts, domains, networks or ``*``. This machine is always
+    reached directly. ``~/.netrc`` is never read.
+    """
+
+    _by_scheme: Mapping[str, str] = attrs.field(repr=False)
+    _direct: tuple[str, ...]
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str]) -> Proxies:
+        """Return what *env* says.
+
+        Raises:
+            ConfigError: A variable does not hold the address of a proxy.
+        """
+        found = {}
+        for scheme in ("http", "https", "all"):
+            # HTTP_PROXY may come from a request's "Proxy:" header in a CGI program.
+            names = [f"{scheme}_proxy", *([] if scheme == "http" else [f"{scheme.upper()}_PROXY"])]
+            if scheme == "http" and "REQUEST_METHOD" not in env:
+                names.append("HTTP_PROXY")
+            name = next((name for name in names if env.get(name, "").strip()), None)
+            if name is not None:
+                found[scheme] = _check_proxy(env[name].strip(), name)
+        direct = env.get("no_proxy") or env.get("NO_PROXY") or ""
+        return cls(found, tuple(direct.replace(",", " ").lower().split()))
+
+    def for_url(self, url: URL) -> str | None:
+        """Return the proxy for *url*, or None to reach it directly."""
+        proxy = self._by_scheme.get(url.scheme) or self._by_scheme.get("all")
+        host = (url.raw_host or "").rstrip(".").lower()
+        if proxy is None or is_loopback(host):
+            return None
+        if any(_is_excepted(host, url.port, entry) for entry in self._direct):
+            return None
+        return proxy
+
+    def hosts(self) -> Iterator[str]:
+        """Yield the hosts of the proxies."""
+        for proxy in self._by_scheme.values():
+            yield URL(proxy).host or ""
+
+
+def _is_excepted(host: str, port: int | None, entry: str) -> bool:
+    """Return True if *entry* of ``NO_PROXY`` covers *host*."""
+    if entry == "*":
+        return True
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(entry.strip("[]"), strict=False)
+    except ValueError:
+        pass  # one of the two is a name
+    name, _, only = entry.rpartition(":") if entry.count(":") == 1 else (entry, "", "")
+    name = name.removeprefix("*").removeprefix(".")
+    covered = host == name or host.endswith(f".{name}")
+    return bool(name) and covered and only in {"", str(port)}
+
+
+def _check_proxy(address: str, field: str) -> str:
+    """Return *address* if it is the address of an HTTP proxy; it may hold a password.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    try:
+        url = URL(address if "://" in address else f"http://{address}")
+        usable = bool(url.host) and url.port is not None
+    except ValueError:
+        usable, url = False, URL()
+    if url.scheme.startswith("socks"):
+        raise ConfigError(
+            f"{field}: SOCKS proxies are not supported",
+            field=field,
+            limit="an HTTP proxy",
+            hint="use the HTTP port of the proxy; or install aiohttp-socks, and pass sessions with "
+            "its connector as the session and the download_session of Network",
+        )
+    if not usable or url.scheme not in {"http", "https"}:
+        raise ConfigError(
+            f"{field} is not the address of a proxy",
+            field=field,
+            limit="an address such as http://proxy.example:3128",
+            hint="write it like http://proxy.example:3128",
+        )
+    return str(url)
+
+
+def _as_proxy(given: object) -> str | None:
+    if given is None:
+        return None
+    if not isinstance(given, str) or "://" not in given:
+        raise InputError(
+            "proxy is not the address of a proxy",  # not shown: it may hold a password
+            field="proxy",
+            limit="an address such as http://proxy.example:3128",
+        )
+    return _check_proxy(given, "proxy")
+
+
+def _check_session(_owner: object, field: Field, value: object) -> None:
+    # By its looks: aiohttp is imported where requests are sent.
+    if value is not None and not (hasattr(value, "request") and hasattr(value, "closed")):
+        raise InputError(
+            f"{field.name} is not an aiohttp.ClientSession",
+            field=field.name,
+            value=type(value).__name__,
+            limit="an aiohttp.ClientSession",
+        )
+
+
+_is_session: Validator = _check_session
 
 
 @attrs.frozen(kw_only=True)
@@ -68,22 +189,56 @@ class Network:
 
     Attributes:
         session: Your own ``aiohttp.ClientSession`` for the API's calls, never closed by us;
-            by default one is made for each event loop.
-        proxy: Address of an HTTP proxy.
+            by default one is created for each event loop. Results are not fetched with it:
+            their hosts are named by the server and must see none of its headers and cookies.
+        download_session: Your own ``aiohttp.ClientSession`` for fetching results, never closed
+            by us. It is then up to its connector whether a name may lead to a private address.
+        proxy: Address of an HTTP proxy for everything.
         ssl: Your own SSL context, for an additional authority or a client certificate.
-        trust_env: Read ``HTTP_PROXY`` and ``.netrc`` as aiohttp does. False by default.
+        trust_env: Use the proxies that ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and
+            ``NO_PROXY`` name, unless *proxy* is given. False by default. ``~/.netrc`` is never
+            read.
         uploads: How many large bodies are on the wire at once. 4 by default.
         downloads: How many results are fetched at once. 8 by default.
         connections: The most connections at once. 33 by default.
+
+    Raises:
+        InputError: A value can't be used.
+        ConfigError: The environment names a proxy that can't be used.
     """
 
-    session: aiohttp.ClientSession | None = attrs.field(default=None, repr=False)
-    proxy: str | None = attrs.field(default=None, repr=False)
-    ssl: SSLContext | None = attrs.field(default=None, repr=False)
-    trust_env: bool = False
-    uploads: int = 4
-    downloads: int = 8
-    connections: int = 33
+    session: aiohttp.ClientSession | None = attrs.field(
+        default=None, repr=False, validator=_is_session
+    )
+    download_session: aiohttp.ClientSession | None = attrs.field(
+        default=None, repr=False, validator=_is_session
+    )
+    proxy: str | None = attrs.field(default=None, repr=False, converter=_as_proxy)
+    ssl: SSLContext | None = attrs.field(
+        default=None, repr=False, validator=instance_of(SSLContext, None)
+    )
+    trust_env: bool = attrs.field(default=False, validator=flag)
+    uploads: int = attrs.field(default=4, validator=number(least=1, whole=True))
+    downloads: int = attrs.field(default=8, validator=number(least=1, whole=True))
+    connections: int = attrs.field(default=33, validator=number(least=1, whole=True))
+    _proxies: Proxies = attrs.field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        used = self.trust_env and self.proxy is None
+        object.__setattr__(self, "_proxies", Proxies.from_environment(os.environ if used else {}))
+
+    def proxy_for(self, url: URL) -> str | None:
+        """Return the address of the proxy that leads to *url*, or None.
+
+        It may hold a password.
+        """
+        return self.proxy or self._proxies.for_url(url)
+
+    @property
+    def proxy_hosts(self) -> frozenset[str]:
+        """The hosts of all proxies: configured, so they may be in a private network."""
+        own = [URL(self.proxy).host or ""] if self.proxy else []
+        return frozenset([*own, *self._proxies.hosts()])
 
 
 _PRIVATE_BITS = 0o077
@@ -101,7 +256,7 @@ class Config:
     """What the config file may say.
 
     Attributes:
-        gateway: As for ``--gateway``.
+        gateway: The name or the address of a gateway.
         api_key: The key; the file must then be readable by its owner only.
         account: A name for the account, by which a journal recognises its jobs after the key has
             been replaced.
@@ -117,27 +272,72 @@ class Config:
     def read(cls, path: Path) -> Config:
         """Return the file's content; an absent file says nothing.
 
+        The file is read again only after it has changed.
+
         Raises:
-            ConfigError: It can't be read, or it holds a key that others may read.
+            ConfigError: It can't be read, has an unknown key, or holds an API key that others
+                may read.
         """
         try:
-            with path.open("rb") as file:
-                data = tomllib.load(file)
-                mode = os.fstat(file.fileno()).st_mode
+            status = path.stat()
         except FileNotFoundError:
             return cls()
-        except (OSError, ValueError) as exc:
-            msg = f"{path} can't be read: {exc}"
-            raise ConfigError(msg, hint="mend it or remove it") from None
-        known = {field.name for field in attrs.fields(cls)}
-        wrong = sorted(name for name in known & set(data) if not isinstance(data[name], str))
-        if wrong:
-            msg = f"{path}: {', '.join(wrong)} must be text"
-            raise ConfigError(msg, hint='write it like gateway = "kling"')
-        if "api_key" in data and mode & _PRIVATE_BITS:
-            msg = f"{path} holds a key and can be read by others"
-            raise ConfigError(msg, hint=f"chmod 600 {path}")
-        return cls(**{name: value for name, value in data.items() if name in known})
+        except OSError as exc:
+            raise _unreadable(path, exc) from None
+        return _read_file(path, status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode)
+
+
+@functools.lru_cache(maxsize=8)
+def _read_file(path: Path, _changed: int, _size: int, _inode: int, mode: int) -> Config:
+    try:
+        data = tomllib.loads(path.read_text("utf-8-sig"))
+    except FileNotFoundError:
+        return Config()
+    except (OSError, ValueError) as exc:
+        problem: ConfigError | None = _unreadable(path, exc)
+        data = {}
+    else:
+        problem = _problem(path, data, mode)
+    if problem is not None:
+        data.clear()  # it may hold the key, and a frame's variables end up in error reports
+        raise problem
+    known = {field.name for field in attrs.fields(Config)}
+    return Config(**{name: value for name, value in data.items() if name in known})
+
+
+def _unreadable(path: Path, exc: Exception) -> ConfigError:
+    return ConfigError(f"{path} can't be read: {exc}", hint="correct it or remove it")
+
+
+def _problem(path: Path, data: Mapping[str, object], mode: int) -> ConfigError | None:
+    """Return what is wrong with the content of the config file, without showing values."""
+    known = [field.name for field in attrs.fields(Config)]
+    for name, value in data.items():
+        if name not in known and isinstance(value, dict):
+            continue  # the options of a command, such as [expand]: the command checks them
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            return ConfigError(
+                f"{path} has an unknown key {name!r}",
+                field=name,
+                limit=", ".join(known),
+                hint=f"did you mean {close[0]}?" if close else f"it may have {', '.join(known)}",
+            )
+        if not isinstance(value, str):
+            return ConfigError(
+                f"{path}: {name} is not text",
+                field=name,
+                limit="text",
+                hint=f'write it in quotes, like {name} = "..."',
+            )
+    if "api_key" in data and mode & _PRIVATE_BITS:
+        return ConfigError(
+            f"{path} holds a key and can be read by others",
+            field="api_key",
+            limit="a file that only its owner may read",
+            hint=f"chmod 600 {path}",
+        )
+    return None
 
 
 def choose_gateway(given: Gateway | str | None, env: Mapping[str, str], config: Config) -> Gateway:
@@ -152,25 +352,30 @@ def choose_gateway(given: Gateway | str | None, env: Mapping[str, str], config: 
     if isinstance(given, Gateway):
         return given
     root = env.get("COMETAPI_API_ROOT") or env.get("COMETAPI_BASE_URL")
+    only_kling = not env.get("COMETAPI_KEY") and _kling_keys(env)
+    del env  # it holds keys, and a frame's variables end up in error reports
     if given is not None and not (root and given in {"comet", "cometapi"}):
         gateway = Gateway.parse(given)
     elif root:
         gateway = Gateway.comet(root.strip())
     elif config.gateway is not None:
         gateway = Gateway.parse(config.gateway)
-    elif not env.get("COMETAPI_KEY") and _has_kling_key(env):
-        gateway = Gateway.kling()
     else:
-        gateway = Gateway.comet()
+        gateway = Gateway.kling() if only_kling else Gateway.comet()
     if config.down_field is None:
         return gateway
     if config.down_field not in {"down", "bottom", "both"}:
-        msg = f"down_field {config.down_field!r} is unknown"
-        raise ConfigError(msg, hint="use down, bottom or both")
-    return attrs.evolve(gateway, down_field=config.down_field)  # type: ignore[arg-type]  # checked
+        raise ConfigError(
+            f"down_field={config.down_field!r} is unknown",
+            field="down_field",
+            value=config.down_field,
+            limit="down, bottom or both",
+            hint="use down, bottom or both",
+        )
+    return attrs.evolve(gateway, down_field=cast("DownField", config.down_field))
 
 
-def _has_kling_key(env: Mapping[str, str]) -> bool:
+def _kling_keys(env: Mapping[str, str]) -> bool:
     return bool(
         env.get("KLING_API_KEY") or (env.get("KLING_ACCESS_KEY") and env.get("KLING_SECRET_KEY"))
     )
@@ -182,46 +387,68 @@ def choose_credentials(
     env: Mapping[str, str],
     config: Config,
 ) -> Credentials:
-    """Return what signs requests: the argument, else what the environment holds for the gateway.
+    """Return what signs requests: the argument, else what the environment has for the gateway.
 
     Raises:
         ConfigError: No key is set, or it can't be used as a header.
     """
-    if isinstance(given, str):
-        return ApiKey(Secret(given))
-    if isinstance(given, Secret):
-        return ApiKey(given)
-    if given is not None:
-        return given
-    # A key is shown to nobody but its own company; other gateways may take either.
+    # A key is shown only to the company that issued it; other gateways may take either.
     host = gateway.root.host or ""
-    kling = host.endswith("klingai.com")
-    sources = (
-        (_kling,) if kling else (_comet,) if host.endswith("cometapi.com") else (_comet, _kling)
+    kling, comet = host.endswith("klingai.com"), host.endswith("cometapi.com")
+    found: Credentials | None = None
+    problem: ConfigError | None = None
+    try:
+        found = _as_credentials(given)
+        if found is None and not kling:
+            found = _comet(env)
+        if found is None and not comet:
+            found = _kling(env)
+        if found is None:
+            found = _as_credentials(config.api_key)
+    except ConfigError as error:
+        problem = error
+    del given, env  # they hold keys, and a frame's variables end up in error reports
+    if problem is not None:
+        problem.__context__ = None
+        raise problem.with_traceback(None)
+    if found is None:
+        wanted = "KLING_API_KEY (or KLING_ACCESS_KEY and KLING_SECRET_KEY)"
+        raise ConfigError(
+            f"no API key for {gateway.name}",
+            field="api_key",
+            hint=f"set {wanted if kling else 'COMETAPI_KEY'}, or use the sandbox, which needs none",
+        )
+    return found
+
+
+def _as_credentials(given: str | Secret | Credentials | None) -> Credentials | None:
+    if isinstance(given, str | Secret):
+        return ApiKey(given)
+    if given is None or all(hasattr(given, name) for name in ("account", "secrets", "header")):
+        return given
+    kind = type(given).__name__
+    raise ConfigError(
+        f"api_key is {kind}, not a key",
+        field="api_key",
+        value=kind,
+        limit="text, a Secret, an ApiKey or a KlingToken",
     )
-    for read in sources:
-        credentials = read(env)
-        if credentials is not None:
-            return credentials
-    if config.api_key is not None:
-        return ApiKey(Secret(config.api_key))
-    wanted = "KLING_API_KEY (or KLING_ACCESS_KEY and KLING_SECRET_KEY)"
-    msg = f"no API key for {gateway.name}"
-    variable = wanted if kling else "COMETAPI_KEY"
-    hint = f"set {variable}, or try it without: comet-async expand --sandbox, comet-async sandbox"
-    raise ConfigError(msg, hint=hint)
 
 
 def _comet(env: Mapping[str, str]) -> Credentials | None:
-    key = env.get("COMETAPI_KEY")
-    return ApiKey(Secret(key)) if key is not None else None
+    given = env.get("COMETAPI_KEY")
+    return None if given is None else ApiKey(Secret(given, name="COMETAPI_KEY"))
 
 
 def _kling(env: Mapping[str, str]) -> Credentials | None:
-    if key := env.get("KLING_API_KEY"):
-        return ApiKey(Secret(key))
+    if given := env.get("KLING_API_KEY"):
+        return ApiKey(Secret(given, name="KLING_API_KEY"))
     access, secret = env.get("KLING_ACCESS_KEY"), env.get("KLING_SECRET_KEY")
-    return KlingToken(Secret(access), Secret(secret)) if access and secret else None
+    if not access or not secret:
+        return None
+    return KlingToken(
+        Secret(access, name="KLING_ACCESS_KEY"), Secret(secret, name="KLING_SECRET_KEY")
+    )
 
 
 def choose_account(given: str | None, env: Mapping[str, str], config: Config) -> str | None:
@@ -231,14 +458,19 @@ def choose_account(given: str | None, env: Mapping[str, str], config: Config) ->
         ConfigError: It can't be a name.
     """
     name = given if given is not None else env.get("COMETAPI_ACCOUNT") or config.account
+    del env  # it holds keys, and a frame's variables end up in error reports
     if name is None:
         return None
+    limit = f"printable text of 1 to {_LONGEST_NAME} characters"
     if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
-        limit = f"printable text of 1 to {_LONGEST_NAME} characters"
-        raise ConfigError("account is not a usable name", hint=f"use {limit}")
+        raise ConfigError(
+            "account is not a usable name", field="account", limit=limit, hint=f"use {limit}"
+        )
     if redact(name) != name:
         raise ConfigError(
             "account looks like a key, and a journal never holds one",
+            field="account",
+            limit=limit,
             hint="choose a name, such as the project's",
         )
     return name

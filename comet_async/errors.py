@@ -6,7 +6,7 @@
     ├── ConfigError                 a setting is missing or wrong; nothing was sent
     │   ├── MissingExtraError       an optional dependency is not installed
     │   ├── JournalRequiredError    the call needs a session with a journal
-    │   └── ForkedSessionError      the object was made in another process (fork)
+    │   └── ForkedSessionError      the object was created in another process (fork)
     ├── SessionClosedError          the session was closed; nothing was sent
     ├── RunStoppedError             the run was interrupted or has stopped; not sent
     │   └── BudgetExceededError     the run's own limit of jobs or money is reached
@@ -14,7 +14,7 @@
     │   └── IdempotencyConflictError  your own id was used for another request
     ├── TransportError              no complete answer came
     │   ├── NotSentError            the request provably never left
-    │   ├── ConnectionLostError     a question (GET) got no complete answer
+    │   ├── ConnectionLostError     a GET got no complete answer; trying again is free
     │   └── OutcomeUnknownError     a paid request may have been accepted
     ├── ResponseError               the server answered with an error
     │   ├── AuthenticationError     the key was refused
@@ -31,17 +31,16 @@
     ├── ResultMissingError          the task succeeded, but shows no readable image yet
     ├── WaitTimeoutError            the wait's deadline passed (also a TimeoutError)
     ├── DownloadError               a result could not be saved
-    │   └── ResultExpiredError      the result is gone from the server
+    │   ├── ResultExpiredError      the result is gone from the server
+    │   └── SaveError               the disk refused, or another file has the name
     └── JournalError                the journal can't be used
         ├── JournalBusyError        another process holds the journal
         ├── JournalCorruptError     the journal is damaged
         ├── JournalLostError        the journal lacks some of what was sent
         └── StaleRecordError        the job was moved since it was read
 
-Two questions have an answer on each of them: *was it sent?* (``sent``) and *does another
-try make sense?* (``retryable``).
-
-Rule of this file: it imports nothing of ours, so that every room can raise any error.
+Each of them answers two questions: *was it sent?* (``sent``) and *may the same call succeed
+later?* (``retryable``). Each can be pickled, and turned into JSON by `CometError.as_dict`.
 """
 
 from __future__ import annotations
@@ -55,15 +54,16 @@ class CometError(Exception):
     Attributes:
         message: What happened, on one line.
         hint: What to do next, or None.
-        sent: True when the request reached the server, False when it provably did not,
-            None when that can't be known.
+        sent: True when at least one byte of the request left this machine; the server may not
+            have read it. False when it provably did not leave. None when that can't be known,
+            or when the error is not about a request.
         retryable: True when the same call may succeed later without a change.
         task_id: The server's id of the task concerned; resumes the work.
         external_task_id: Our own id of the task concerned; finds the task again.
         status: HTTP status of the answer.
         code: The server's own error code (a Kling number or a gateway's word).
         request_id: The id to quote to the provider's support.
-        retry_after: Seconds that the server asked us to wait.
+        retry_after: Seconds that the server asked us to wait; None unless ``retryable``.
     """
 
     account_wide: ClassVar[bool] = False
@@ -71,6 +71,9 @@ class CometError(Exception):
 
     default_sent: ClassVar[bool | None] = None
     default_retryable: ClassVar[bool] = False
+
+    details: ClassVar[tuple[str, ...]] = ()
+    """Names of the attributes that a class adds, as far as `as_dict` shows them."""
 
     def __init__(
         self,
@@ -96,7 +99,21 @@ class CometError(Exception):
         self.status = status
         self.code = code
         self.request_id = request_id
-        self.retry_after = retry_after
+        self.retry_after = retry_after if self.retryable else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the error as a dictionary for JSON: for an API's answer, a log or a queue.
+
+        It holds no key, no signed URL and no answer of the server's. Keys: ``type``,
+        ``message``, ``hint``, ``sent``, ``retryable``, ``retry_after``, ``task_id``,
+        ``external_task_id``, ``request_id``, ``status``, ``code``, and what the class adds,
+        such as ``field``, ``value`` and ``limit``.
+        """
+        names = (
+            *("message", "hint", "sent", "retryable", "retry_after", "task_id"),
+            *("external_task_id", "request_id", "status", "code", *self.details),
+        )
+        return {"type": type(self).__name__, **{name: getattr(self, name) for name in names}}
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -116,8 +133,34 @@ def _rebuild(cls: type[CometError], args: tuple[Any, ...], state: dict[str, Any]
     return error
 
 
-class ConfigError(CometError):
-    """A setting is missing or wrong. Nothing was sent."""
+class _AboutOneValue:
+    """Adds to an error which value is wrong."""
+
+    details: ClassVar[tuple[str, ...]] = ("field", "value", "limit")
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str = "",
+        value: object = None,
+        limit: str = "",
+        **details: Any,
+    ) -> None:
+        super().__init__(message, **details)  # type: ignore[call-arg]  # of `CometError`
+        self.field = field
+        self.value = None if value is None else _shorten(str(value))
+        self.limit = limit
+
+
+class ConfigError(_AboutOneValue, CometError):
+    """A setting is missing or wrong. Nothing was sent.
+
+    Attributes:
+        field: Which setting; empty if there is no single one.
+        value: Its value as text, shortened; None if it may be secret.
+        limit: The rule that it breaks.
+    """
 
     default_sent = False
 
@@ -128,6 +171,8 @@ class MissingExtraError(ConfigError):
     Attributes:
         extra: The name to install, as in ``pip install 'comet-async[images]'``.
     """
+
+    details = (*ConfigError.details, "extra")
 
     def __init__(self, message: str, *, extra: str = "", **details: Any) -> None:
         if extra and "hint" not in details:
@@ -141,7 +186,7 @@ class JournalRequiredError(ConfigError):
 
 
 class ForkedSessionError(ConfigError):
-    """The object was made in another process: its sockets and locks can't be shared."""
+    """The object was created in another process: its sockets and locks can't be shared."""
 
 
 class SessionClosedError(CometError):
@@ -167,30 +212,16 @@ class BudgetExceededError(RunStoppedError):
     default_retryable = False
 
 
-class InputError(CometError, ValueError):
+class InputError(_AboutOneValue, CometError, ValueError):
     """A value is refused before anything is sent or paid.
 
     Attributes:
-        field: Which field.
+        field: Which argument or field.
         value: The value as text, shortened.
         limit: The rule that it breaks.
     """
 
     default_sent = False
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        field: str = "",
-        value: object = None,
-        limit: str = "",
-        **details: Any,
-    ) -> None:
-        super().__init__(message, **details)
-        self.field = field
-        self.value = None if value is None else _shorten(str(value))
-        self.limit = limit
 
 
 class IdempotencyConflictError(InputError):
@@ -209,7 +240,7 @@ class NotSentError(TransportError):
 
 
 class ConnectionLostError(TransportError):
-    """A question (GET) got no complete answer; asking again is safe."""
+    """A request that costs nothing (GET) got no complete answer; trying again is safe."""
 
     default_retryable = True
 
@@ -282,6 +313,7 @@ class DecodeError(CometError):
     """
 
     default_retryable = True
+    details = ("path",)
 
     def __init__(self, message: str, *, path: str = "$", **details: Any) -> None:
         super().__init__(message, **details)
@@ -320,7 +352,7 @@ class ResultMissingError(CometError):
 
 
 class WaitTimeoutError(CometError, TimeoutError):
-    """The wait's deadline passed while the task was going on. The task itself goes on.
+    """The wait's deadline passed while the task was running. The task itself keeps running.
 
     Attributes:
         task: The newest snapshot of the task, or None when none was seen.
@@ -342,6 +374,10 @@ class ResultExpiredError(DownloadError):
     """The server no longer holds the result (it clears results after 30 days)."""
 
 
+class SaveError(DownloadError):
+    """A result could not be written: the disk refused, or another file has its name."""
+
+
 class JournalError(CometError):
     """The journal can't be read or written."""
 
@@ -352,6 +388,8 @@ class JournalBusyError(JournalError):
     Attributes:
         pid: The holder's process id, when known.
     """
+
+    details = ("pid",)
 
     def __init__(self, message: str, *, pid: int | None = None, **details: Any) -> None:
         super().__init__(message, **details)

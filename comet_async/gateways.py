@@ -16,13 +16,19 @@ from yarl import URL
 
 from comet_async._addresses import is_loopback
 from comet_async._types import JSON
+from comet_async._validation import check_text, flag, instance_of, text, wrong
 from comet_async.errors import ConfigError
 from comet_async.requests import TaskKind
 from comet_async.secret import redact
 
 LookupForm = Literal["path", "query", "flag"]
-"""How to ask for a task by our own id: as the last part of the path (Kling's page), as
+"""How to look a task up by our own id: as the last part of the path (Kling's page), as
 ``?external_task_id=`` on the collection, or as the path with a flag behind it."""
+
+DownField = Literal["down", "bottom", "both"]
+"""Name of the lower margin: ``down``, ``bottom``, or both with equal values."""
+
+_FORMS: tuple[LookupForm, ...] = ("path", "query", "flag")
 
 COMET_ROOT = "https://api.cometapi.com"
 KLING_HOSTS: Mapping[str, str] = {
@@ -31,21 +37,60 @@ KLING_HOSTS: Mapping[str, str] = {
 }
 
 
-def _check_root(root: URL | str) -> URL:
+def _as_root(root: URL | str) -> URL:
+    """Return the root of an API from what a caller or the environment gave.
+
+    Raises:
+        ConfigError: It is not a web address, or holds a password. It is not shown, because it
+            may be a misplaced key.
+    """
+    limit = "an address such as https://api.cometapi.com"
     try:
         url = URL(root)
+        _ = url.host, url.port  # read only here, and each can fail
+        labels = (url.raw_host or "").removesuffix(".").split(".")
     except (ValueError, TypeError):
-        url = URL()
+        url, labels = URL(), [""]
     if url.user or url.password or url.query_string:
-        msg = "the API root must not hold a user name, a password or a query"
-        raise ConfigError(msg, hint="give the key by COMETAPI_KEY or as api_key")
-    if url.scheme not in {"http", "https"} or not url.host:
-        msg = "the API root is not a web address"  # not shown: it may be a misplaced key
-        raise ConfigError(msg, hint="write it like https://api.cometapi.com")
-    if url.scheme == "http" and not is_loopback(url.host):
-        msg = f"the API root http://{url.host} would send the key unencrypted"
-        raise ConfigError(msg, hint="use https; plain http is for this machine only")
+        raise ConfigError(
+            "the API root must not hold a user name, a password or a query",
+            field="root",
+            limit=limit,
+            hint="pass the key as api_key, or set COMETAPI_KEY",
+        )
+    known = url.scheme in {"http", "https"}
+    if not known or not all(0 < len(label) <= _LONGEST_LABEL for label in labels):
+        raise ConfigError(
+            "the API root is not a web address",
+            field="root",
+            limit=limit,
+            hint="write it like https://api.cometapi.com",
+        )
     return url.origin().with_path(url.path.rstrip("/"))
+
+
+_LONGEST_LABEL = 63  # of the name of a host
+
+
+def _check_encrypted(gateway: Gateway, _field: object, root: URL) -> None:
+    """Refuse a root that would send the key over the network in the clear."""
+    if root.scheme == "http" and not gateway.allow_http and not is_loopback(root.host):
+        raise ConfigError(
+            f"the API root http://{root.raw_host} would send the key unencrypted",
+            field="root",
+            limit="https, or plain http to this machine",
+            hint="use https; plain http is for this machine only",
+        )
+
+
+def _check_prefix(_owner: object, _field: object, value: object) -> None:
+    if not isinstance(value, str) or (value and not value.startswith("/")):
+        raise wrong("prefix", value, "a path that begins with /")
+
+
+def _check_forms(_owner: object, _field: object, value: object) -> None:
+    if not isinstance(value, tuple) or not all(form in _FORMS for form in value):
+        raise wrong("lookup_forms", value, "a tuple of path, query and flag")
 
 
 @attrs.frozen(kw_only=True)
@@ -57,27 +102,36 @@ class Gateway:
         root: Scheme, host and port, and a path before ``prefix`` if there is one.
         prefix: What stands before ``/images/…`` on this gateway.
         down_field: Name of the lower margin: ``down``, ``bottom`` or both with equal values.
-        lookup_forms: Ways to ask for a task by our own id, in the order to try them.
+        lookup_forms: Ways to look a task up by our own id, in the order to try them.
         identity: What a journal knows this gateway by, if its address may change; the address
             by default.
+        allow_http: Allow plain http to other machines, for the API and for results on its
+            host: for a sandbox in another container. The key is then sent unencrypted, so
+            this is set in code only, never by the environment or the config file.
 
     Raises:
-        ConfigError: The root is no web address, holds a password, or is plain http to
+        ConfigError: The root is not a web address, holds a password, or is plain http to
             another machine.
+        InputError: Another value can't be used.
     """
 
-    name: str
-    root: URL = attrs.field(converter=_check_root)
-    prefix: str = "/v1"
-    down_field: Literal["down", "bottom", "both"] = "down"
-    lookup_forms: tuple[LookupForm, ...] = ("path", "query", "flag")
-    identity: str | None = None
+    name: str = attrs.field(validator=text)
+    allow_http: bool = attrs.field(default=False, validator=flag)
+    root: URL = attrs.field(converter=_as_root, validator=_check_encrypted)
+    prefix: str = attrs.field(default="/v1", validator=_check_prefix)
+    down_field: DownField = "down"
+    lookup_forms: tuple[LookupForm, ...] = attrs.field(default=_FORMS, validator=_check_forms)
+    identity: str | None = attrs.field(default=None, validator=instance_of(str, None))
     _collections: dict[str, URL] = attrs.field(factory=dict, init=False, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.down_field not in {"down", "bottom", "both"}:
+            raise wrong("down_field", self.down_field, "down, bottom or both")
 
     @classmethod
     def comet(cls, root: URL | str = COMET_ROOT) -> Gateway:
         """Return CometAPI, or another gateway that keeps the API below ``/kling/v1``."""
-        url = _check_root(root)
+        url = _as_root(root)
         base = url.path.rstrip("/").removesuffix("/v1").removesuffix("/kling").rstrip("/")
         return cls(name="cometapi", root=url.with_path(base), prefix="/kling/v1")
 
@@ -93,8 +147,14 @@ class Gateway:
             ConfigError: The region is unknown.
         """
         if region not in KLING_HOSTS:
-            msg = f"Kling has no region {region!r}"
-            raise ConfigError(msg, hint="use " + " or ".join(KLING_HOSTS))
+            regions = " or ".join(KLING_HOSTS)
+            raise ConfigError(
+                f"Kling has no region {region!r}",
+                field="region",
+                value=region,
+                limit=regions,
+                hint=f"use {regions}",
+            )
         return cls(name=f"kling-{region}", root=KLING_HOSTS[region], prefix="/v1")
 
     @classmethod
@@ -109,15 +169,20 @@ class Gateway:
         Raises:
             ConfigError: It is neither a known name nor a web address.
         """
+        check_text("gateway", text, empty=True)
         word = text.strip()
         if word in {"comet", "cometapi"}:
             return cls.comet()
         if word in {"kling", *(f"kling-{region}" for region in KLING_HOSTS)}:
             return cls.kling(word.partition("-")[2] or "singapore")
         if "://" not in word:
-            msg = f"gateway {redact(word)!r} is unknown"
-            raise ConfigError(msg, hint="use comet, kling, kling-beijing, sandbox or an address")
-        url = _check_root(word)
+            raise ConfigError(
+                f"gateway {redact(word)!r} is unknown",
+                field="gateway",
+                limit="comet, kling, kling-beijing or an address",
+                hint="use comet, kling, kling-beijing or an address",
+            )
+        url = _as_root(word)
         if url.path in {"", "/", "/kling", "/kling/v1"} and not (url.host or "").endswith(
             "klingai.com"
         ):
@@ -150,7 +215,7 @@ class Gateway:
         return self.collection(kind).joinpath(name, encoded=True)
 
     def lookup(self, kind: TaskKind, external_task_id: str, form: LookupForm) -> URL:
-        """Return the address that asks for a task by our own id."""
+        """Return the address that looks a task up by our own id."""
         if form == "query":
             return self.collection(kind).with_query(external_task_id=external_task_id)
         address = self.task(kind, external_task_id)

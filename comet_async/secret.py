@@ -1,4 +1,4 @@
-"""A holder for keys, and the redaction that keeps them out of every text.
+"""`Secret` holds a key without showing it; `redact` keeps keys out of every text.
 
 Nothing that prints, logs, pickles or copies a `Secret` shows what it holds; only
 `Secret.reveal` does, at the one place where a request is signed.
@@ -30,7 +30,9 @@ _PATTERNS = (
 
 
 SHORTEST = 8
-"""A shorter key is no secret, and removing it would empty every text."""
+"""Shorter keys are not removed from texts: every text would lose its words."""
+
+_QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 
 
 @final
@@ -38,24 +40,22 @@ class Secret:
     """A key that does not show itself.
 
     Args:
-        value: The key. Spaces and a byte-order mark around it are trimmed.
+        value: The key. Blanks and a byte-order mark around it are trimmed.
+        name: What to call it in errors.
 
     Raises:
-        ConfigError: It is empty, or holds a space, a line break or another control
-            character inside (which could smuggle a header).
+        ConfigError: It is empty, in quotes, or has a blank, a line break or another character
+            in it that a key can't have (and that could smuggle a header).
     """
 
     __slots__ = ("__value",)
 
-    def __init__(self, value: str) -> None:
-        trimmed = value.strip(" \t\ufeff")
-        if not trimmed:
-            msg = "the API key is empty"
-            raise ConfigError(msg, hint="set COMETAPI_KEY, or give api_key")
-        if not all("!" <= character <= "~" for character in trimmed):
-            msg = "the API key holds a space, a line break or a character outside ASCII"
-            raise ConfigError(msg, hint="copy the key again, without line breaks")
-        self.__value = trimmed
+    def __init__(self, value: str, *, name: str = "the API key") -> None:
+        problem = _problem_of(value, name)
+        if problem is not None:
+            del value  # a frame's variables end up in error reports
+            raise problem
+        self.__value = value.strip(_TRIMMED)
 
     def reveal(self) -> str:
         """Return the key itself."""
@@ -80,6 +80,33 @@ class Secret:
     def __reduce__(self) -> NoReturn:
         msg = "a Secret can't be pickled or copied; read the key again where it is needed"
         raise TypeError(msg)
+
+
+_TRIMMED = " \t\ufeff"
+
+
+def _problem_of(value: object, name: str) -> ConfigError | None:
+    """Return why *value* can't be a key, without showing it."""
+    limit = "printable ASCII without blanks or quotes"
+    if not isinstance(value, str):
+        kind = type(value).__name__
+        return ConfigError(f"{name} is {kind}, not text", field="key", value=kind, limit="text")
+    trimmed = value.strip(_TRIMMED)
+    reason, hint = None, "copy it again as it is"
+    if not trimmed:
+        reason, hint = "is empty", "pass it as api_key, or set COMETAPI_KEY"
+    elif trimmed[0] in _QUOTES or trimmed[-1] in _QUOTES:
+        reason = "is in quotes"
+        hint = "remove them: docker's env files, for one, keep quotes as part of the value"
+    elif "\n" in trimmed or "\r" in trimmed:
+        reason, hint = "has a line break in it", "copy it again, without line breaks"
+    elif " " in trimmed or "\t" in trimmed:
+        reason, hint = "has a blank in it", "copy it again, without blanks"
+    elif not all("!" <= character <= "~" for character in trimmed):
+        reason = "has a character in it that is not printable ASCII"
+    if reason is None:
+        return None
+    return ConfigError(f"{name} {reason}", field="key", limit=limit, hint=hint)
 
 
 def redact(text: str, *secrets: Secret) -> str:

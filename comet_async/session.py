@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NoReturn, Self, Unpack
 
 import attrs
 
-from comet_async._backoff import Gate, with_retries
+from comet_async._backoff import Backoff, Gate, WaitStrategy, with_retries
 from comet_async._http.api import MAX_PAGE, MAX_PAGE_SIZE, Api, Submission
 from comet_async._http.balance import Balance, balance
 from comet_async._http.transport import Transport
@@ -24,7 +25,12 @@ from comet_async._jobs.services import ServerHealth, Services
 from comet_async._journal.records import Journal
 from comet_async._results.download import Downloader
 from comet_async._results.files import Exists
-from comet_async._validation import check_concurrency, check_task, check_timeout
+from comet_async._validation import (
+    check_concurrency,
+    check_event_loop,
+    check_task,
+    check_timeout,
+)
 from comet_async.auth import Credentials
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.config import (
@@ -37,7 +43,6 @@ from comet_async.config import (
     config_path,
 )
 from comet_async.errors import (
-    CometError,
     InputError,
     JournalError,
     JournalRequiredError,
@@ -78,6 +83,7 @@ class TaskReader:
     """Reads tasks; the half of a session that costs nothing."""
 
     _api: Api
+    backoff: Backoff
     _runs: RunFactory
 
     @property
@@ -98,7 +104,7 @@ class TaskReader:
         """
         self._runs.check_open()
         read = functools.partial(self._api.get, task_id, kind=kind_named(kind))
-        task = await with_retries(read, clock=self.clock)
+        task = await with_retries(read, clock=self.clock, backoff=self.backoff)
         await self._runs.observe(task)
         return task
 
@@ -141,7 +147,7 @@ class TaskReader:
         for number in range(1, MAX_PAGE + 1):
             self._runs.check_open()
             read = functools.partial(self._api.page, number, page_size, kind=kind_named(kind))
-            page = await with_retries(read, clock=self.clock)
+            page = await with_retries(read, clock=self.clock, backoff=self.backoff)
             for task in page.tasks:
                 await self._runs.observe(task)
                 yield task
@@ -206,6 +212,10 @@ class CometSession(TaskReader):
             another process, or a journal that was lost, may have sent. False by default.
         schedule: When to poll a task: seconds, a tenacity wait strategy, or a schedule of
             ours. A schedule that learns by default.
+        backoff: How long to wait after failures, at least: a tenacity wait strategy such as
+            ``wait_random_exponential(max=30)``. What the server asks for counts as well.
+            Exponential with jitter by default, from half a second for what costs nothing and
+            from one second for paid requests, up to 30 s.
         callbacks: A `CallbackReceiver` whose address goes into what is submitted.
         on_event: Called in the event loop with each event of `comet_async.events`: what happens
             to jobs, and the polls of the session's own waiter. The same events are logged.
@@ -230,6 +240,7 @@ class CometSession(TaskReader):
         settle: float = SETTLE,
         verify_remote: bool = False,
         schedule: ScheduleLike = None,
+        backoff: WaitStrategy | None = None,
         callbacks: NotificationSource | None = None,
         on_event: Callable[[Event], object] | None = None,
         network: Network | None = None,
@@ -246,14 +257,21 @@ class CometSession(TaskReader):
         trusted = frozenset({chosen.root.host or "", *(("localhost",) if chosen.loopback else ())})
         transport = Transport(network=network, timeouts=timeouts, clock=clock, trusted=trusted)
         self.schedule = as_schedule(schedule)
+        self.backoff = Backoff.of(backoff)
         self._api = Api(gateway=chosen, credentials=credentials, transport=transport, clock=clock)
         self._waiter = TaskWaiter(self, callbacks=callbacks, on_event=on_event)
         self._runs = RunFactory(
             services=Services(
                 api=self._api,
                 waiter=self._waiter,
-                downloader=Downloader(transport=transport, clock=clock, loopback=chosen.loopback),
-                health=ServerHealth(clock, Gate(clock, trusted=False)),
+                downloader=Downloader(
+                    transport=transport,
+                    clock=clock,
+                    loopback=chosen.loopback,
+                    own_host=chosen.root.host if chosen.allow_http else None,
+                    backoff=self.backoff,
+                ),
+                health=ServerHealth(clock, Gate(clock, self.backoff, trusted=False)),
                 account=f"{chosen.fingerprint}-{identity}",
                 callbacks=callbacks,
                 events=EventSink(on_event),
@@ -274,7 +292,9 @@ class CometSession(TaskReader):
             JournalBusyError: Another process has the journal open.
             JournalError: It can't be used.
             SessionClosedError: The session was closed before.
+            ConfigError: No asyncio event loop is running.
         """
+        check_event_loop()
         self._runs.check_open()
         if self._runs.given is not None:
             await self._runs.own()
@@ -674,12 +694,48 @@ class CometSession(TaskReader):
         self._runs.check_open()
         target = Path(path)
         save = self._runs.services.downloader.save
-        try:
-            await save(image, target, self.get, exists=exists, watermarked=watermarked)
-        except CometError as error:
-            error.task_id = error.task_id or image.task_id or None
-            raise
+        await save(image, target, self.get, exists=exists, watermarked=watermarked)
         return target
+
+    async def read(self, image: ResultImage, *, watermarked: bool = False) -> bytes:
+        """Return the bytes of one image, complete and checked.
+
+        Args:
+            image: One of a finished task's ``images``.
+            watermarked: Read the watermarked version.
+
+        Raises:
+            ResultExpiredError: The server no longer holds the image.
+            DownloadError: It can't be fetched.
+            SessionClosedError: The session was closed.
+        """
+        self._runs.check_open()
+        read = self._runs.services.downloader.read
+        return await read(image, self.get, watermarked=watermarked)
+
+    @asynccontextmanager
+    async def stream(
+        self, image: ResultImage, *, watermarked: bool = False
+    ) -> AsyncGenerator[AsyncIterator[bytes], None]:
+        """Open one image as a stream: ``async with comet.stream(image) as chunks:``.
+
+        The image is checked while it passes by: an incomplete one raises at its end, so what
+        was written from its chunks must be discarded then.
+
+        Args:
+            image: One of a finished task's ``images``.
+            watermarked: Read the watermarked version.
+
+        Raises:
+            ResultExpiredError: The server no longer holds the image.
+            DownloadError: It can't be fetched.
+            ConnectionLostError: It broke off, or what came is not a complete image.
+            SessionClosedError: The session was closed.
+        """
+        self._runs.check_open()
+        open_stream = self._runs.services.downloader.stream
+        async with open_stream(image, self.get, watermarked=watermarked) as chunks:
+            yield chunks
 
     def _require_journal(self, what: str) -> None:
         self._runs.check_open()

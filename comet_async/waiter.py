@@ -150,7 +150,7 @@ class TaskWaiter:
             policy=FailurePolicy(
                 error_budget=error_budget,
                 not_found_grace=not_found_grace,
-                backoff=Backoff.of(None, rng=rng),
+                backoff=Backoff.of(getattr(session, "backoff", None), rng=rng),
             ),
             sink=EventSink(on_event),
             concurrency=concurrency,

@@ -55,6 +55,13 @@ def test_public(address: str) -> None:
         "ff0e::1",
         "2001:db8::1",
         "64:ff9b:1::a00:1",  # a translator of one network's own
+        "192.88.99.1",  # relays from 6to4
+        "::8.8.8.8",  # IPv4-compatible, obsolete
+        "::ffff:0:8.8.8.8",  # IPv4-translated
+        "5f00::1",  # segment routing
+        "3fff::1",  # documentation
+        "100::1",
+        "4000::1",  # not assigned
     ],
 )
 def test_private(address: str) -> None:
@@ -66,7 +73,6 @@ def test_private(address: str) -> None:
     "template",
     [
         "::ffff:{}",
-        "::{}",
         "64:ff9b::{}",  # NAT64, https://www.rfc-editor.org/rfc/rfc6052
     ],
 )

@@ -16,7 +16,7 @@ import comet_async
 # may import each other freely, without cycles.
 LAYERS = (
     "errors clock _types _addresses _fs _backoff _assets",
-    "models geometry secret _idempotency _validation _wire",
+    "models _validation geometry secret _idempotency _wire",
     "_images requests",
     "auth gateways config _http",
     "_journal journal",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Any
 
 import jwt
 import pytest
 
 from comet_async.auth import TOKEN_LIFE, TOKEN_MARGIN, ApiKey, Credentials, KlingToken
-from comet_async.errors import MissingExtraError
+from comet_async.errors import ConfigError, MissingExtraError
 from comet_async.secret import Secret
 
 ACCESS = "canary-access-0123456789abcdef012"
@@ -102,7 +103,36 @@ def test_nothing_shows_the_key(credentials: Credentials) -> None:
 def test_all_secrets_are_named() -> None:
     """What must be taken out of texts is known: the key, or both keys."""
     assert ApiKey(Secret("one")).secrets == (Secret("one"),)
-    assert token().secrets == (Secret(ACCESS), Secret(SECRET))
+    credentials = token()
+    assert credentials.secrets == (Secret(ACCESS), Secret(SECRET))
+    signed = credentials.header(NOW).removeprefix("Bearer ")
+    assert credentials.secrets == (Secret(ACCESS), Secret(SECRET), Secret(signed))
+
+
+def test_plain_text_is_taken() -> None:
+    """Keys may be passed as they are."""
+    assert ApiKey("one") == ApiKey(Secret("one"))
+    assert KlingToken(ACCESS, SECRET).header(NOW) == token().header(NOW)
+
+
+def test_short_secret_key(caplog: pytest.LogCaptureFixture) -> None:
+    """PyJWT's warning becomes a line of ours, which does not show the key; it signs anyway."""
+    credentials = KlingToken("access", "canary")
+    assert caplog.messages == [
+        "the secret key has 6 characters; Kling's have 32 or more: is it complete?"
+    ]
+    assert credentials.header(NOW).startswith("Bearer eyJ")
+
+
+@pytest.mark.parametrize("key", ["ssh-rsa-canary", '{"kty":"oct","k":"canary"}'])
+def test_secret_key_that_can_not_sign(key: str) -> None:
+    """What PyJWT refuses is an error of ours, whose frames don't hold the key."""
+    credentials = KlingToken("access", key)
+    with pytest.raises(ConfigError, match="can't sign") as caught:
+        credentials.header(NOW)
+    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)][1:]
+    assert not any("canary" in repr(frame.f_locals) for frame in frames)
+    assert caught.value.__context__ is None
 
 
 def test_signing_without_pyjwt(monkeypatch: pytest.MonkeyPatch) -> None:

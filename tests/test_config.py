@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -183,7 +184,7 @@ def test_key_from_the_file_comes_last() -> None:
         ("kling", {"KLING_ACCESS_KEY": "half"}, "KLING_SECRET_KEY"),
         ("kling", {"COMETAPI_KEY": "comet"}, "set KLING_API_KEY"),
         ("comet", {"KLING_API_KEY": "kling"}, "set COMETAPI_KEY"),
-        ("http://127.0.0.1:1", {}, "--sandbox"),
+        ("http://127.0.0.1:1", {}, "sandbox"),
     ],
     ids=str,
 )
@@ -196,11 +197,14 @@ def test_no_key(gateway: str, env: dict[str, str], words: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        *((text, "the API key is empty") for text in ("", " ", "\ufeff")),
+        *((text, "is empty") for text in ("", " ", "\ufeff")),
+        *((text, "has a line break in it") for text in ("sk-canary\n", "sk-\r\nX-Evil: 1")),
+        *((text, "has a blank in it") for text in ("two canary words", "sk-\tcanary")),
         *(
-            (text, "holds a space, a line break or")
-            for text in ("two words", "sk-canary\n", "sk-\r\nX-Evil: 1", "sk-\ufeffx", "ké")
+            (text, "is in quotes")
+            for text in ('"sk-canary"', "'sk-canary'", "\u201csk-canary\u201d")
         ),
+        *((text, "not printable ASCII") for text in ("sk-\ufeffx", "ké")),
     ],
 )
 def test_key_that_can_not_be_a_header(text: str, words: str) -> None:
@@ -243,11 +247,26 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_file_is_read(file: Path) -> None:
-    """All three settings are read; unknown ones are left to newer versions."""
+    """All settings are read, also behind a byte-order mark."""
     file.write_text(
-        'gateway = "kling"\napi_key = "filed"\ndown_field = "both"\nnew = 3\n[table]\nx = 1\n'
+        'gateway = "kling"\napi_key = "filed"\ndown_field = "both"\naccount = "studio"\n',
+        "utf-8-sig",
     )
-    assert Config.read(file) == Config(gateway="kling", api_key="filed", down_field="both")
+    read = Config.read(file)
+    assert read == Config(gateway="kling", api_key="filed", down_field="both", account="studio")
+
+
+def test_file_is_read_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that opens a session for each customer reads the file once, until it changes."""
+    file.write_text('gateway = "kling"')
+    read, real = [], Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda *args: read.append(args) or real(*args))
+    assert {Config.read(file).gateway for _ in range(3)} == {"kling"}
+    file.write_text('gateway = "comet"')
+    assert Config.read(file).gateway == "comet"
+    file.chmod(0o644)
+    assert Config.read(file).gateway == "comet"
+    assert len(read) == 3
 
 
 def test_absent_file_says_nothing(tmp_path: Path) -> None:
@@ -277,16 +296,21 @@ def test_file_without_a_key_may_be_read_by_others(file: Path) -> None:
     [
         (b"gateway = kling", "can't be read"),
         (b'api_key = "\xff"', "can't be read"),
-        (b"api_key = 12345", "api_key must be text"),
-        (b"gateway = 1\ndown_field = true", "down_field, gateway must be text"),
+        (b"api_key = 12345", "api_key is not text"),
+        (b"gateway = 1\ndown_field = true", "gateway is not text"),
+        (b'gatway = "kling"', "unknown key 'gatway' .did you mean gateway"),
+        (b'[api_key]\nx = "canary"', "api_key is not text"),
+        (b'nonsense = "canary"', "it may have gateway, account, api_key, down_field"),
     ],
-    ids=["no-toml", "no-utf8", "number", "two-wrong"],
+    ids=["no-toml", "no-utf8", "number", "two-wrong", "misspelt", "table", "unknown"],
 )
 def test_broken_file(file: Path, content: bytes, words: str) -> None:
     """A file that can't be understood is an error that says why."""
     file.write_bytes(content)
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=words) as caught:
         Config.read(file)
+    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)][1:]
+    assert not any("canary" in repr(frame.f_locals) for frame in frames)
 
 
 def test_folder_in_the_place_of_the_file(tmp_path: Path) -> None:

@@ -415,14 +415,14 @@ def test_environment_chooses_key_and_root(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
 def test_request_timeout_must_be_positive(timeout: float) -> None:
     """A timeout that can't be is refused."""
-    with pytest.raises(ConfigError):
+    with pytest.raises(InputError, match="request_timeout"):
         CometSession("sk-x", request_timeout=timeout)
 
 
 def test_request_timeout_is_seconds_or_limits() -> None:
     """Seconds set the questions' limit and never shorten the wait for a paid answer."""
-    assert CometSession("sk-x", request_timeout=5)._api.transport.timeouts.answer == 60
-    limits = Timeouts(ask=3)
+    assert CometSession("sk-x", request_timeout=5)._api.transport.timeouts.response == 60
+    limits = Timeouts(request=3)
     assert CometSession("sk-x", request_timeout=limits)._api.transport.timeouts is limits
 
 

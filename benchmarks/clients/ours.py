@@ -45,7 +45,9 @@ async def _opened(site: Site, *, journal: bool, folder: bool = False) -> AsyncIt
         journal=site.folder / "journal.sqlite3" if journal else None,
         concurrency=site.concurrency,
         schedule=INTERVAL,
-        request_timeout=Timeouts(ask=min(20.0, site.patience), answer=min(60.0, site.patience)),
+        request_timeout=Timeouts(
+            request=min(20.0, site.patience), response=min(60.0, site.patience)
+        ),
         settle=min(60.0, 3 * site.patience),
     ) as comet:
 

@@ -1,11 +1,11 @@
 """The API's calls, one exchange each: the request, its gateway, its key, and its answer.
 
-Nothing here repeats a paid request, waits, or keeps anything.
+Nothing here repeats a paid request, waits, or keeps anything but the offset of the server's clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 import attrs
@@ -13,6 +13,7 @@ from yarl import URL
 
 from comet_async._http.body import Body
 from comet_async._http.transport import Transport
+from comet_async._validation import check_number
 from comet_async._wire.decode import Reply, date_of, decode_created, decode_page, decode_task
 from comet_async.auth import Credentials, KlingToken
 from comet_async.clock import Clock
@@ -107,14 +108,23 @@ class Api:
     async def create(self, kind: TaskKind, body: Body, *, external_task_id: str) -> Task:
         """Send one paid request, exactly once.
 
-        A token that was refused as expired or not yet valid is signed anew once: the server
-        refused the first request before reading it.
+        If the server refuses a signed token as expired or not yet valid, the request is sent
+        again with a new one: the server refused the first before reading it.
 
         Raises:
             CometError: As `comet_async._http.transport.Transport.post` and
-                `comet_async._wire.decode.decode_created` say; each tells whether it was sent.
+                `comet_async._wire.decode.decode_created` say; ``sent`` says whether it left.
         """
         url = self.gateway.collection(kind)
+
+        sent = 0.0
+
+        async def send() -> Reply:
+            nonlocal sent
+            sent = self.clock.monotonic()
+            return await self.transport.post(
+                url, self.credentials, body, external_task_id=external_task_id
+            )
 
         def decode(reply: Reply) -> Task:
             return decode_created(
@@ -124,49 +134,41 @@ class Api:
                 now=self.clock.time(),
             )
 
-        async def send() -> Task:
-            sent = self.clock.monotonic()
-            reply = await self.transport.post(
-                url, self.credentials, body, external_task_id=external_task_id
-            )
-            task = self._read(decode, reply)
-            self.submissions.add(task.id, Submission(sent, self.clock.monotonic()))
-            return task
-
-        try:
-            return await send()
-        except AuthenticationError as error:
-            if not self._may_renew(error):
-                raise
-        return await send()
+        task = await self._exchange(send, decode)
+        self.submissions.add(task.id, Submission(sent, self.clock.monotonic()))
+        return task
 
     async def get(self, task_id: str, *, kind: TaskKind, timeout: float | None = None) -> Task:
-        """Ask for one task by the server's id.
+        """Get one task by the server's id.
 
         Args:
             task_id: The id.
-            kind: The task's kind: the question repeats the path of the request.
+            kind: The task's kind, which decides the path.
             timeout: Seconds for the exchange; the transport's own limit by default.
 
         Raises:
             CometError: As `comet_async._wire.decode.decode_task` says.
         """
         if not task_id or "/" in task_id or not task_id.isprintable():
-            msg = f"task id {task_id!r} can't be one"
-            raise InputError(msg, field="task_id", value=task_id, limit="text without slashes")
+            raise InputError(
+                f"{task_id!r} is not a valid task id",
+                field="task_id",
+                value=task_id,
+                limit="text without slashes",
+            )
 
         def decode(reply: Reply) -> Task:
             return decode_task(reply, kind=kind.name, task_id=task_id, now=self.clock.time())
 
-        return await self._ask(self.gateway.task(kind, task_id), decode, timeout)
+        return await self._get(self.gateway.task(kind, task_id), decode, timeout)
 
     async def find(
         self, external_task_id: str, *, kind: TaskKind, form: LookupForm = "path"
     ) -> Task:
-        """Ask for one task by our own id.
+        """Look one task up by our own id.
 
-        The answer is taken as it comes: whether it is about *this* id is for the caller to
-        judge, because a gateway may ignore the question and show another task.
+        Whether the answer is about *this* id is for the caller to judge: a gateway may ignore
+        the id and show another task.
 
         Raises:
             CometError: As `comet_async._wire.decode.decode_task` says.
@@ -180,12 +182,12 @@ class Api:
                 now=self.clock.time(),
             )
 
-        return await self._ask(self.gateway.lookup(kind, external_task_id, form), decode, None)
+        return await self._get(self.gateway.lookup(kind, external_task_id, form), decode, None)
 
     async def page(
         self, number: int, size: int, *, kind: TaskKind, timeout: float | None = None
     ) -> TaskPage:
-        """Ask for one page of the list.
+        """Get one page of the list.
 
         Args:
             number: 1 to 1000.
@@ -198,48 +200,68 @@ class Api:
             CometError: As `comet_async._wire.decode.decode_page` says.
         """
         for field, value, most in (("page", number, MAX_PAGE), ("size", size, MAX_PAGE_SIZE)):
-            if not 1 <= value <= most:
-                msg = f"{field}={value} is outside 1 to {most}"
-                raise InputError(msg, field=field, value=value, limit=f"1 to {most}")
+            check_number(field, value, least=1, most=most, whole=True)
 
         def decode(reply: Reply) -> TaskPage:
             return decode_page(
                 reply, kind=kind.name, number=number, size=size, now=self.clock.time()
             )
 
-        return await self._ask(self.gateway.page(kind, number, size), decode, timeout)
+        return await self._get(self.gateway.page(kind, number, size), decode, timeout)
 
-    async def _ask(self, url: URL, decode: Callable[[Reply], T], timeout: float | None) -> T:
-        limit = timeout if timeout is not None else self.transport.timeouts.ask
-        try:
-            return self._read(
-                decode, await self.transport.ask(url, self.credentials, timeout=limit)
-            )
-        except AuthenticationError as error:
-            if not self._may_renew(error):
-                raise
-        return self._read(decode, await self.transport.ask(url, self.credentials, timeout=limit))
+    async def fetch(self, url: URL, *, timeout: float | None = None) -> Reply:
+        """Get anything from the gateway with the key; return its answer, whatever its status.
 
-    def _read(self, decode: Callable[[Reply], T], reply: Reply) -> T:
-        """Decode an answer; nothing in the result or the error repeats a key that it echoes.
+        Args:
+            url: An address on the gateway.
+            timeout: Seconds for the exchange; the transport's own limit by default.
 
-        The error's traceback starts anew: tools show the local variables of its frames.
+        Raises:
+            CometError: As `comet_async._http.transport.Transport.get` says.
         """
-        secrets, failure = self.credentials.secrets, None
-        try:
-            return decode(_without(secrets, reply))
-        except CometError as error:
-            failure = error.with_traceback(None)
-        if failure.code in _TOKEN_CODES:
-            self._correct_clock(reply)
-        _redact_fields(failure, secrets)
-        raise failure
+        limit = timeout if timeout is not None else self.transport.timeouts.request
+        reply = await self.transport.get(url, self.credentials, timeout=limit)
+        return _without(self.credentials.secrets, reply)
 
-    def _correct_clock(self, reply: Reply) -> None:
-        """Sign by the server's clock from now on: it refused a token for its time."""
+    async def _get(self, url: URL, decode: Callable[[Reply], T], timeout: float | None) -> T:
+        limit = timeout if timeout is not None else self.transport.timeouts.request
+
+        async def send() -> Reply:
+            return await self.transport.get(url, self.credentials, timeout=limit)
+
+        return await self._exchange(send, decode)
+
+    async def _exchange(
+        self, send: Callable[[], Awaitable[Reply]], decode: Callable[[Reply], T]
+    ) -> T:
+        """Send, and decode the answer; once more if only the token was too old or too young."""
+        result = self._read(decode, reply := await send())
+        if isinstance(result, AuthenticationError) and self._may_renew(result, reply):
+            result = self._read(decode, await send())
+        del reply  # the frames of an error must not show what the server echoed
+        if isinstance(result, CometError):
+            raise result
+        return result
+
+    def _read(self, decode: Callable[[Reply], T], reply: Reply) -> T | CometError:
+        """Return what *decode* returns or raises, without any key that the server echoed.
+
+        An error loses its traceback: the variables in it hold what the server wrote.
+        """
+        try:
+            return decode(_without(self.credentials.secrets, reply))
+        except CometError as caught:
+            error = caught.with_traceback(None)
+        _redact_fields(error, self.credentials.secrets)
+        error.__context__ = error.__cause__ = None
+        return error
+
+    def _may_renew(self, error: CometError, reply: Reply) -> bool:
+        """Return True if a new token may be accepted where the last one was refused."""
+        if error.code not in _TOKEN_CODES:
+            return False
         date = date_of(reply.headers)
         if date is not None and isinstance(self.credentials, KlingToken):
+            # It refused a token for its time: from now on the server's clock decides.
             self.credentials.correct_clock(self.clock.time(), date)
-
-    def _may_renew(self, error: CometError) -> bool:
-        return error.code in _TOKEN_CODES and self.credentials.renew()
+        return self.credentials.renew()

@@ -1,4 +1,4 @@
-"""What is left in the account: money on CometAPI, units in Kling's packs.
+"""The account's balance: money on CometAPI, units in Kling's packs.
 
 CometAPI: the calls that its own command line makes with the normal key
 (https://pypi.org/project/cometapi-cli/). Its other balance page wants the key in the query of a
@@ -28,33 +28,36 @@ _LIVE = {"online", "toBeOnline"}
 
 @attrs.frozen(kw_only=True)
 class Balance:
-    """What is left.
+    """What remains in an account.
 
     Attributes:
-        left: The amount; None when there is no limit.
+        remaining: The amount; None when there is no limit.
         unit: ``USD``, or ``units`` (Kling; 8 units are one expanded image).
     """
 
-    left: Decimal | None
+    remaining: Decimal | None
     unit: str
 
     def __str__(self) -> str:
-        if self.left is None:
+        if self.remaining is None:
             return "no limit"
-        return f"USD {self.left:.2f}" if self.unit == "USD" else f"{self.left:.0f} {self.unit}"
+        return (
+            f"USD {self.remaining:.2f}"
+            if self.unit == "USD"
+            else f"{self.remaining:.0f} {self.unit}"
+        )
 
 
 async def balance(api: Api) -> Balance | None:
-    """Return what is left in the account, or None when the gateway does not tell.
+    """Return what remains in the account, or None when the gateway does not say.
 
-    It is free; Kling asks for at most one such question a second, and its figure may lag by
-    hours.
+    It is free; Kling allows one such request a second, and its figure may lag by hours.
     """
     reader = _kling if api.gateway.name.startswith("kling") else _comet
     try:
         return await reader(api)
     except (CometError, ValueError, TypeError, KeyError, AttributeError, InvalidOperation):
-        return None  # a gateway that does not tell is not worth an error
+        return None  # a gateway that does not say is not worth an error
 
 
 async def _comet(api: Api) -> Balance | None:
@@ -64,8 +67,8 @@ async def _comet(api: Api) -> Balance | None:
     if limit is None or usage is None:
         return None
     total = Decimal(str(limit["hard_limit_usd"]))
-    used = Decimal(str(usage["total_usage"])) / 100  # told in cents
-    return Balance(left=None if total >= UNLIMITED else total - used, unit="USD")
+    used = Decimal(str(usage["total_usage"])) / 100  # in cents
+    return Balance(remaining=None if total >= UNLIMITED else total - used, unit="USD")
 
 
 async def _kling(api: Api) -> Balance | None:
@@ -76,10 +79,9 @@ async def _kling(api: Api) -> Balance | None:
         return None
     packs = answer["data"]["resource_pack_subscribe_infos"]
     live = [Decimal(str(pack["remaining_quantity"])) for pack in packs if pack["status"] in _LIVE]
-    return Balance(left=sum(live, Decimal(0)), unit="units")
+    return Balance(remaining=sum(live, Decimal(0)), unit="units")
 
 
 async def _get(api: Api, url: URL) -> Any:  # noqa: ANN401 - JSON of two kinds, read above
-    transport = api.transport
-    reply = await transport.ask(url, api.credentials, timeout=transport.timeouts.ask)
+    reply = await api.fetch(url)
     return json.loads(reply.body) if reply.status == _OK else None

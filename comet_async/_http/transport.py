@@ -1,15 +1,13 @@
-"""Bytes to the server and back: the only room that imports aiohttp's client.
-
-Rules of this file:
+"""Requests leave and answers come: the only user of aiohttp's client.
 
 * A paid POST is sent exactly once. Redirects are never followed: aiohttp would send the
   body again on 307 and 308.
 * ``ClientConnectorError`` and ``ConnectionTimeoutError`` mean that nothing left this machine.
   Every other failure of a POST leaves its outcome unknown. ``tests/http/test_transport.py`` holds
   this mapping against real sockets, so that a new aiohttp can't change it unseen.
-* No exception of aiohttp's leaves: they carry the request's headers, and so the key. Ours are
-  raised after the ``except`` block has ended; ``raise … from None`` would still keep the
-  other one in ``__context__``.
+* Nothing that aiohttp raises gets out: its exceptions carry the request's headers, and so the
+  key. Ours are raised after the ``except`` block has ended; ``raise … from None`` would still
+  keep the other one in ``__context__``.
 * The key is put into the headers of the one request, never into the session's defaults, which
   would also reach the hosts that serve the results.
 """
@@ -21,8 +19,8 @@ import functools
 import os
 import socket
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 
 import aiohttp
 import attrs
@@ -32,6 +30,7 @@ from yarl import URL
 
 from comet_async._addresses import is_public
 from comet_async._http.body import Body, Upload
+from comet_async._validation import check_event_loop
 from comet_async._wire.decode import Reply
 from comet_async.auth import Credentials
 from comet_async.clock import Clock
@@ -40,34 +39,34 @@ from comet_async.errors import (
     CometError,
     ConfigError,
     ConnectionLostError,
+    DownloadError,
     ForkedSessionError,
     NotSentError,
     OutcomeUnknownError,
+    SessionClosedError,
 )
 
 
 @attrs.frozen
 class TransportFailure:
-    """A failed exchange.
+    """Why an exchange failed.
 
     Attributes:
         text: What happened, in words.
         sent: False when the request provably never left; None when that can't be known.
-        final: True when another try would fail in the same way.
+        final: True when another attempt would fail in the same way.
+        hint: What to do about a final failure.
     """
 
     text: str
     sent: bool | None = None
     final: bool = False
+    hint: str = "check the address"
 
-    def refusal(self, external_task_id: str | None = None) -> CometError:
+    def as_error(self, external_task_id: str | None = None) -> CometError:
         """Return the error for a request that never left."""
         if self.final:
-            hint = (
-                "check the address; if its authority is your own, name its certificate by "
-                "SSL_CERT_FILE or in an SSL context"
-            )
-            return ConfigError(self.text, hint=hint)
+            return ConfigError(self.text, hint=self.hint)
         return NotSentError(
             self.text,
             external_task_id=external_task_id,
@@ -79,16 +78,23 @@ class TransportFailure:
 # classes are subclasses of classes that also cover failures after sending.
 FAILURES: Mapping[str, TransportFailure] = {
     "ClientConnectorCertificateError": TransportFailure(
-        "the certificate is not trusted", sent=False, final=True
+        "the certificate is not trusted",
+        sent=False,
+        final=True,
+        hint="check the address; if the certificate authority is your own, name its certificate "
+        "by SSL_CERT_FILE or in an SSL context",
     ),
     "ClientConnectorError": TransportFailure("can't connect", sent=False),
+    "ClientProxyConnectionError": TransportFailure("can't connect to the proxy", sent=False),
+    # The proxy's answer to CONNECT: the tunnel was never open.
+    "ClientHttpProxyError": TransportFailure("the proxy refused to connect", sent=False),
     "ConnectionTimeoutError": TransportFailure("connecting took too long", sent=False),
     "InvalidURL": TransportFailure("the address is not valid", sent=False, final=True),
     "ServerDisconnectedError": TransportFailure("the server closed the connection"),
     "SocketTimeoutError": TransportFailure("the server did not answer in time"),
     "ClientPayloadError": TransportFailure("the answer was cut short"),
     "ClientResponseError": TransportFailure("the answer was not HTTP"),
-    "TimeoutError": TransportFailure("the time for it ran out"),
+    "TimeoutError": TransportFailure("the time limit passed"),
     "Exception": TransportFailure("the connection broke"),
 }
 
@@ -98,11 +104,14 @@ def describe(exc: Exception, url: URL) -> TransportFailure:
     names = [cls.__name__ for cls in type(exc).__mro__]
     row = next(FAILURES[name] for name in names if name in FAILURES)
     reason = getattr(getattr(exc, "os_error", None), "strerror", None) or names[0]
-    return attrs.evolve(row, text=f"{row.text} ({url.host}:{url.port}, {reason})")
+    if names[0] == "ClientHttpProxyError":
+        reason = f"HTTP {getattr(exc, 'status', 0)}"
+    # The raw host: to decode it can fail.
+    return attrs.evolve(row, text=f"{row.text} ({url.raw_host}:{url.port}, {reason})")
 
 
 MAX_REPLY = 2 * 1024 * 1024
-"""The longest answer read: a full page of 500 tasks is below 1 MiB."""
+"""Longest answer that is read, in bytes: a full page of 500 tasks is below 1 MiB."""
 
 
 # Seconds after which an idle connection is not used again. A paid request that meets the server's
@@ -114,10 +123,10 @@ _IDLE = 4.0
 
 
 class _GuardedResolver(AbstractResolver):
-    """A resolver that gives public addresses only, at the moment of connecting.
+    """A resolver that returns public addresses only, at the moment of connecting.
 
-    The address of a result comes from the server; it must not lead into the caller's own
-    network. Names that the caller configured are let through.
+    The URL of a result comes from the server; it must not lead into the caller's own network.
+    Hosts that the caller configured may be anywhere.
     """
 
     def __init__(self, trusted: frozenset[str]) -> None:
@@ -128,13 +137,17 @@ class _GuardedResolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         """Return the addresses of *host* that may be connected to."""
-        found = await self._resolver.resolve(host, port, family)
+        try:
+            found = await self._resolver.resolve(host, port, family)
+        except (UnicodeError, RuntimeError) as exc:
+            # A label that is empty or too long; no thread to be had. aiohttp takes only an
+            # OSError for a failure to connect.
+            raise OSError(None, str(exc)) from None
         if host in self._trusted:
             return found
         public = [result for result in found if is_public(result["host"])]
         if found and not public:
-            msg = "the name leads to a private address"
-            raise OSError(None, msg)
+            raise OSError(None, "the name leads to a private address")
         return public
 
     async def close(self) -> None:
@@ -144,47 +157,53 @@ class _GuardedResolver(AbstractResolver):
 
 @attrs.define(eq=False)
 class _Pool:
-    """What belongs to one event loop."""
+    """The connections of one event loop.
+
+    Attributes:
+        api: For the API's calls.
+        files: For results.
+        owned: Those of the two that are ours to close.
+        uploads: Slots for large bodies on the wire.
+        downloads: Slots for results on their way.
+        keeper: Closes what is ours when the loop ends.
+    """
 
     api: aiohttp.ClientSession
     files: aiohttp.ClientSession
+    owned: tuple[aiohttp.ClientSession, ...]
     uploads: asyncio.Semaphore
     downloads: asyncio.Semaphore
-    keeper: AsyncGenerator[None, None]
+    keeper: AsyncGenerator[None, None] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.keeper = self._keep()
 
     @property
     def closed(self) -> bool:
-        return self.files.closed  # ours are closed together
+        return any(session.closed for session in self.owned)
 
+    async def _keep(self) -> AsyncGenerator[None, None]:
+        """Close our sessions when the loop shuts down: a loop closes its async generators last.
 
-async def _keep(*sessions: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
-    """Close *sessions* when the loop shuts down: a loop closes its async generators last.
-
-    So a session that is used in two ``asyncio.run`` calls leaves nothing open in the first.
-    """
-    try:
-        yield
-    finally:
-        for session in sessions:
-            await session.close()
-
-
-@contextmanager
-def _while_open(pool: _Pool) -> Generator[None, None, None]:
-    """Raise an error of aiohttp's own where it fails an assertion because it was closed."""
-    try:
-        yield
-    except (AssertionError, RuntimeError):
-        if not pool.api.closed and not pool.files.closed:
-            raise
-    else:
-        return
-    raise aiohttp.ClientConnectionError("the session was closed")
+        So a session that is used in two ``asyncio.run`` calls leaves nothing open in the first.
+        """
+        try:
+            yield
+        finally:
+            for session in self.owned:
+                await session.close()
 
 
 @attrs.define(eq=False)
 class Transport:
-    """Sends requests; one pool of connections for each event loop that uses it."""
+    """Sends requests; one pool of connections for each event loop that uses it.
+
+    Attributes:
+        network: How to reach the network.
+        timeouts: Time limits.
+        clock: The wall clock, for signed tokens.
+        trusted: Hosts that may have private addresses, because the caller configured them.
+    """
 
     network: Network
     timeouts: Timeouts
@@ -194,34 +213,37 @@ class Transport:
         factory=weakref.WeakKeyDictionary, init=False
     )
     _pid: int = attrs.field(factory=os.getpid, init=False)
+    _closed: bool = attrs.field(default=False, init=False)
 
-    async def ask(self, url: URL, credentials: Credentials | None, *, timeout: float) -> Reply:
+    async def get(self, url: URL, credentials: Credentials | None, *, timeout: float) -> Reply:
         """Send one GET and return its answer, whatever its status.
 
         Raises:
             NotSentError: The server can't be reached.
             ConnectionLostError: No complete answer came within *timeout* seconds.
             ConfigError: The server's certificate is not trusted.
+            SessionClosedError: `aclose` was called.
         """
         pool = await self._pool()
-        mishap: TransportFailure | None = None
+        request = pool.api.get(
+            url,
+            headers=self._headers(credentials),
+            allow_redirects=False,
+            raise_for_status=False,
+            proxy=self.network.proxy_for(url),
+            timeout=_in_all(timeout, self.timeouts.connect),
+        )
         try:
-            with _while_open(pool):
-                async with pool.api.get(
-                    url,
-                    headers=self._headers(credentials),
-                    allow_redirects=False,
-                    raise_for_status=False,
-                    proxy=self.network.proxy,
-                    timeout=_in_all(timeout, self.timeouts.connect),
-                ) as response:
-                    return await _read(response)
-        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            mishap = describe(exc, url)
-        if mishap.sent is False:
-            raise mishap.refusal()
-        msg = f"no complete answer from {url.host}: {mishap.text}"
-        raise ConnectionLostError(msg, hint="asking again is safe")
+            async with request as response:
+                return await _read(response)
+        except Exception as exc:  # noqa: BLE001 - nothing of aiohttp's may get out, see above
+            failure = describe(exc, url)
+        if failure.sent is False:
+            raise failure.as_error()
+        raise ConnectionLostError(
+            f"no complete answer from {url.raw_host}: {failure.text}",
+            hint="trying again is safe",
+        )
 
     async def post(
         self, url: URL, credentials: Credentials, body: Body, *, external_task_id: str
@@ -233,66 +255,67 @@ class Transport:
             OutcomeUnknownError: It was sent, and no complete answer came.
             InputError: The file changed while it was sent; the server got no complete request.
             ConfigError: The server's certificate is not trusted.
+            SessionClosedError: `aclose` was called; nothing was sent.
         """
         pool = await self._pool()
         upload = Upload(body, pool.uploads)
-        mishap: TransportFailure | None = None
         data = await upload.begin()
         try:
-            with _while_open(pool):
-                async with (
-                    asyncio.timeout(self.timeouts.post(body.length)),
-                    pool.api.post(
-                        url,
-                        data=data,
-                        headers=self._headers(credentials, body=body, own_id=external_task_id),
-                        allow_redirects=False,
-                        raise_for_status=False,
-                        proxy=self.network.proxy,
-                        timeout=_each(self.timeouts.answer, self.timeouts.connect),
-                    ) as response,
-                ):
-                    return await _read(response)
-        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            mishap = describe(exc, url)
+            request = pool.api.post(
+                url,
+                data=data,
+                headers=self._headers(credentials, body=body, own_id=external_task_id),
+                allow_redirects=False,
+                raise_for_status=False,
+                proxy=self.network.proxy_for(url),
+                timeout=_each(self.timeouts.response, self.timeouts.connect),
+            )
+        except BaseException:
+            upload.end()
+            raise
+        try:
+            async with asyncio.timeout(self.timeouts.post(body.length)), request as response:
+                return await _read(response)
+        except Exception as exc:  # noqa: BLE001 - nothing of aiohttp's may get out, see above
+            failure = describe(exc, url)
         finally:
             upload.end()
         if upload.problem is not None:
             raise upload.problem.with_traceback(None)
-        if mishap.sent is False:
-            raise mishap.refusal(external_task_id)
-        msg = f"the request was sent to {url.host} and its answer was lost: {mishap.text}"
+        if failure.sent is False:
+            raise failure.as_error(external_task_id)
         raise OutcomeUnknownError(
-            msg,
+            f"the request was sent to {url.raw_host} and its answer was lost: {failure.text}",
             external_task_id=external_task_id,
-            hint="it may have been accepted and paid: look for it, do not submit it again",
+            hint="it may have been accepted and billed: look it up, do not submit it again",
         )
 
     @asynccontextmanager
     async def fetch(self, url: URL) -> AsyncGenerator[Incoming, None]:
-        """Open one file for reading: no key, no cookies, no redirects, nothing unpacked.
+        """Open one file for reading: no key, no cookies, no redirects, nothing decompressed.
 
         Raises:
-            NotSentError: The host can't be reached, or leads to a private address.
+            NotSentError: The host can't be reached, or its name leads to a private address.
             ConnectionLostError: The transfer broke off.
-            ConfigError: The host's certificate is not trusted.
+            DownloadError: The host's certificate is not trusted, or the URL can't be used.
+            SessionClosedError: `aclose` was called.
         """
         pool = await self._pool()
-        mishap: TransportFailure | None = None
+        failure: TransportFailure | None = None
         response: aiohttp.ClientResponse | None = None
         try:
-            with _while_open(pool):
-                response = await pool.files.get(
-                    url,
-                    headers={"Accept-Encoding": "identity"},
-                    allow_redirects=False,
-                    proxy=self.network.proxy,
-                    timeout=_each(self.timeouts.ask, self.timeouts.connect),
-                )
-        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-            mishap = describe(exc, url)
+            response = await pool.files.get(
+                url,
+                headers={"Accept-Encoding": "identity"},
+                allow_redirects=False,
+                raise_for_status=False,
+                proxy=self.network.proxy_for(url),
+                timeout=_each(self.timeouts.request, self.timeouts.connect),
+            )
+        except Exception as exc:  # noqa: BLE001 - nothing of aiohttp's may get out, see above
+            failure = describe(exc, url)
         if response is None:
-            raise _broken(mishap, url)
+            raise _download_error(failure or FAILURES["Exception"], url)
         try:
             yield Incoming(response, url)
         finally:
@@ -300,11 +323,12 @@ class Transport:
             response.close()
 
     async def download_gate(self) -> asyncio.Semaphore:
-        """Return the places for files on their way here, in the running loop."""
+        """Return the slots for files on their way here, in the running loop."""
         return (await self._pool()).downloads
 
     async def aclose(self) -> None:
-        """Close the connections of every loop; the caller's own session stays open."""
+        """Close the connections of every loop, for good; the caller's own session stays open."""
+        self._closed = True
         here = asyncio.get_running_loop()
         pools, self._pools = dict(self._pools), weakref.WeakKeyDictionary()
         for loop, pool in pools.items():
@@ -334,8 +358,13 @@ class Transport:
 
     async def _pool(self) -> _Pool:
         if os.getpid() != self._pid:
-            msg = "this session was made in another process"
-            raise ForkedSessionError(msg, hint="make a new CometSession after the fork")
+            raise ForkedSessionError(
+                "this session was created in another process",
+                hint="create a new CometSession after the fork",
+            )
+        if self._closed:
+            raise SessionClosedError("the session is closed; nothing was sent")
+        check_event_loop()
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None or pool.closed:
@@ -344,28 +373,32 @@ class Transport:
         return pool
 
     def _open(self) -> _Pool:
+        network = self.network
         connector = aiohttp.TCPConnector(
-            limit=self.network.connections,
+            limit=network.connections,
             keepalive_timeout=_IDLE,
-            resolver=_GuardedResolver(self.trusted),
-            ssl=self.network.ssl or True,
+            resolver=_GuardedResolver(self.trusted | network.proxy_hosts),
+            ssl=network.ssl or True,
         )
-        files = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=self.network.trust_env,
-        )
-        gates = asyncio.Semaphore(self.network.uploads), asyncio.Semaphore(self.network.downloads)
-        if self.network.session is not None:
-            return _Pool(self.network.session, files, *gates, _keep(files))
-        api = aiohttp.ClientSession(
+        ours = functools.partial(
+            aiohttp.ClientSession,
             connector=connector,
             connector_owner=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=self.network.trust_env,
         )
-        return _Pool(api, files, *gates, _keep(api, files))
+        files = network.download_session or ours(auto_decompress=False, connector_owner=True)
+        api = network.session or ours(connector_owner=network.download_session is not None)
+        return _Pool(
+            api=api,
+            files=files,
+            owned=tuple(
+                session
+                for session in (api, files)
+                if session not in {network.session, network.download_session}
+            ),
+            uploads=asyncio.Semaphore(network.uploads),
+            downloads=asyncio.Semaphore(network.downloads),
+        )
 
 
 @attrs.define(eq=False)
@@ -386,39 +419,35 @@ class Incoming:
         return self._response.content_length
 
     @property
-    def location(self) -> str | None:
-        """Where a redirect leads."""
-        return self._response.headers.get("Location")
+    def location(self) -> str:
+        """Where a redirect leads; empty if it does not say."""
+        return self._response.headers.get("Location", "")
 
-    async def pieces(self, size: int) -> AsyncIterator[bytes]:
-        """Yield the bytes as they come, at most *size* at a time.
+    async def read(self, size: int) -> bytes:
+        """Return the next bytes, at most *size*; none at the end.
 
         Raises:
             ConnectionLostError: The transfer broke off.
         """
-        content = self._response.content
-        while True:
-            mishap: TransportFailure | None = None
-            piece = b""
-            try:
-                piece = await content.read(size)
-            except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-                mishap = describe(exc, self.url)
-            if mishap is not None:
-                raise _broken(mishap, self.url)
-            if not piece:
-                return
-            yield piece
+        try:
+            return await self._response.content.read(size)
+        except Exception as exc:  # noqa: BLE001 - nothing of aiohttp's may get out, see above
+            failure = describe(exc, self.url)
+        raise _download_error(failure, self.url)
 
 
-def _broken(mishap: TransportFailure | None, url: URL) -> CometError:
-    if mishap is not None and mishap.sent is False:
-        return mishap.refusal()
-    msg = f"the transfer from {url.host} broke off: {mishap.text if mishap else ''}"
-    return ConnectionLostError(msg, hint="fetching again is safe and free")
+def _download_error(failure: TransportFailure, url: URL) -> CometError:
+    if failure.sent is not False:
+        return ConnectionLostError(
+            f"the transfer from {url.raw_host} broke off: {failure.text}",
+            hint="fetching it again is safe and free",
+        )
+    if failure.final:
+        return DownloadError(f"the result's host can't be used: {failure.text}")
+    return failure.as_error()
 
 
-# Few limits serve all requests of a program.
+# A program uses few different limits.
 @functools.lru_cache(maxsize=64)
 def _in_all(seconds: float, connect: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=seconds, sock_connect=connect)

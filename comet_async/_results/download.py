@@ -1,8 +1,9 @@
-"""A result's URL becomes a file: checked, complete, and there either whole or not at all.
+"""A result's URL becomes a file, bytes or a stream: checked, bounded, and complete or an error.
 
-The URL comes from the server, so it is treated as a stranger's: https and public addresses
-only (this machine only when the API itself runs on it), each redirect checked again, a limit
-on size before and while reading, and the bytes must be a whole image.
+The URL comes from the server, so it is not trusted: https and public addresses only (this
+machine only when the API itself runs on it), each redirect checked again, a limit on size before
+and while reading, and the bytes must be a complete image. A URL that fails, for any reason, is
+replaced by asking for the task, which is free.
 """
 
 from __future__ import annotations
@@ -12,33 +13,50 @@ import contextlib
 import functools
 import itertools
 import os
+import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote_from_bytes
 
 import attrs
 from yarl import URL
 
 from comet_async._addresses import is_literal, is_loopback, is_public
-from comet_async._backoff import with_retries
+from comet_async._backoff import DEFAULT_BACKOFF, Backoff, with_retries
 from comet_async._http.transport import Incoming, Transport
-from comet_async._results.files import Exists, Part, PartWriter, give_name, in_thread
+from comet_async._results.files import (
+    Exists,
+    ImageCheck,
+    Part,
+    PartWriter,
+    give_name,
+    in_thread,
+)
 from comet_async.clock import Clock
 from comet_async.errors import (
+    CometError,
     ConnectionLostError,
     DownloadError,
     InputError,
     NotFoundError,
     ResultExpiredError,
+    SaveError,
+    TransportError,
 )
 from comet_async.models import ResultImage, Task
 
 MAX_FILE = 64 * 1024 * 1024
-"""The largest result taken; the API's own images are a few MiB."""
+"""Largest result that is accepted, in bytes; the API's own images are a few MiB."""
 
 MAX_REDIRECTS = 3
 DEADLINE = 300.0
 """Seconds for one result, however slowly it drips."""
+
+RENEWALS = 2
+"""How often a URL that fails is replaced by asking for the task."""
 
 _PIECE = 256 * 1024
 _GONE = {403, 404, 410}
@@ -47,93 +65,214 @@ _TRANSIENT = {408, 425, 429}
 _SERVER_ERROR = 500
 _OK = 200
 
+T = TypeVar("T")
+
 Then = Callable[[Part], None]
 """What is done with a part as soon as it is complete, in the same thread."""
 
+GetTask = Callable[..., Awaitable[Task]]
+"""Gets a task by its id: ``get(task_id, kind=...)``."""
 
-def check_address(url: URL, *, loopback: bool) -> None:
+
+# URLs -------------------------------------------------------------------------------------
+
+# What RFC 3986 allows in a URL; a percent sign only in front of two hexadecimal digits.
+_TO_ENCODE = re.compile(r"[^!#$&-;=?@\[\]_a-z~A-Z%]|%(?![0-9A-Fa-f]{2})")
+_AUTHORITY = re.compile(r"^((?:https?:)?//)([^/?#]*)", re.IGNORECASE)
+_ODD_ENDS = "".join(map(chr, range(0x21)))
+_LONGEST_LABEL = 63
+
+
+def parse_url(text: str) -> URL:
+    """Return the URL in *text*; what need not be percent-encoded stays byte for byte.
+
+    Any other spelling of a signed URL would break its signature.
+
+    Args:
+        text: A URL, or the reference in a redirect.
+
+    Raises:
+        DownloadError: It can't be a URL.
+    """
+    with contextlib.suppress(ValueError):
+        text = re.sub(r"[\t\r\n]", "", text.strip(_ODD_ENDS))
+        text = _AUTHORITY.sub(_ascii_authority, text)
+        url = URL(_TO_ENCODE.sub(_percent_encode, text), encoded=True)
+        _ = url.port, url.host  # read only here, and each can fail
+        labels = (url.raw_host or "").removesuffix(".").split(".")
+        if not url.raw_host or all(0 < len(label) <= _LONGEST_LABEL for label in labels):
+            return url
+    raise DownloadError("the result's URL is not a web address")
+
+
+def _ascii_authority(match: re.Match[str]) -> str:
+    scheme, authority = match.groups()
+    if not authority.isascii():
+        authority = URL(f"http://{authority}/").raw_authority  # as IDNA, or a ValueError
+    return f"{scheme}{authority}"
+
+
+def _percent_encode(match: re.Match[str]) -> str:
+    # A header with bytes that are not UTF-8 comes with surrogates for them.
+    return quote_from_bytes(match[0].encode("utf-8", "surrogateescape"))
+
+
+def check_address(url: URL, *, loopback: bool, own_host: str | None = None) -> None:
     """Refuse an address that a result must not have.
 
     Args:
         url: The address.
         loopback: Whether this machine is allowed, because the API runs on it.
+        own_host: A host that is trusted, also by plain http: that of a gateway which was
+            configured so.
 
     Raises:
         DownloadError: It is not https, not public, or holds a password.
     """
     host = url.host or ""
-    if loopback and url.scheme in {"http", "https"} and is_loopback(host):
-        return
+    if url.scheme in {"http", "https"}:
+        if loopback and is_loopback(host):
+            return
+        if own_host is not None and host == own_host:
+            return
     reason = None
-    if url.scheme != "https":
+    if url.scheme != "https" or not host:
         reason = f"its scheme is {url.scheme or 'missing'}, not https"
     elif url.user is not None or url.password is not None:
         reason = "it holds a user name"
     elif is_loopback(host) or (is_literal(host) and not is_public(host)):
         reason = "it leads to a private address"
     if reason is not None:
-        msg = f"the result's address is refused: {reason}"
-        raise DownloadError(msg, hint="the task is paid and safe; ask the gateway's support")
+        raise DownloadError(
+            f"the result's URL is refused: {reason}",
+            hint="the task is paid and safe; ask the gateway's support",
+        )
+
+
+# Fetching ---------------------------------------------------------------------------------
 
 
 @attrs.define(eq=False)
 class Downloader:
-    """Fetches results for one session."""
+    """Fetches results for one session.
+
+    Attributes:
+        transport: Opens the connections.
+        clock: Sleeps between attempts.
+        loopback: Whether results may be on this machine, because the API is.
+        own_host: See `check_address`.
+        backoff: How long to wait after a failed attempt.
+    """
 
     transport: Transport
     clock: Clock
     loopback: bool = False
+    own_host: str | None = None
+    backoff: Backoff = DEFAULT_BACKOFF
 
     async def save(
         self,
         image: ResultImage,
         target: Path,
-        renew: Callable[..., Awaitable[Task]],
+        get: GetTask,
         *,
         exists: Exists = "fail",
         watermarked: bool = False,
     ) -> None:
-        """Save one image as *target*; try again where it helps.
+        """Save one image as *target*.
 
         Args:
             image: The image.
             target: The file.
-            renew: Asks for a task by its id: a link that expired is asked for anew.
+            get: Gets a task by its id, for a new URL when this one fails.
             exists: What to do when another file has the name.
             watermarked: Save the watermarked version.
 
         Raises:
             InputError: There is no such version.
             ResultExpiredError: The server no longer holds the image.
+            SaveError: The disk refuses, or another file has the name.
             CometError: As `fetch` says.
         """
-        url = image.watermark_url if watermarked else image.url
-        if not url:
-            msg = "the image has no such version"
-            raise InputError(msg, field="watermarked", value=watermarked)
-        expired: ResultExpiredError
-        try:
-            return await self._save(url, target, exists)
-        except ResultExpiredError as error:
-            if not image.task_id:
-                raise
-            expired = error
-        try:
-            task = await renew(image.task_id, kind=image.kind)
-        except NotFoundError:
-            raise expired from None  # the server forgot the task with its image
-        for fresh in task.images:
-            if fresh.index == image.index:
-                again = fresh.watermark_url if watermarked else fresh.url
-                return await self._save(again or "", target, exists)
-        raise expired
 
-    async def _save(self, url: str, target: Path, exists: Exists) -> None:
-        def name(part: Part) -> None:
-            give_name(part, target, exists)
+        async def fetch(url: str) -> None:
+            then = functools.partial(give_name, target=target, exists=exists)
+            await self.fetch(url, target.parent, hashed=False, then=then)
 
-        fetch = functools.partial(self.fetch, url, target.parent, hashed=False, then=name)
-        await with_retries(fetch, clock=self.clock)
+        await self._use(image, get, self._retrying(fetch), watermarked=watermarked)
+
+    async def read(self, image: ResultImage, get: GetTask, *, watermarked: bool = False) -> bytes:
+        """Return the bytes of one image.
+
+        Args:
+            image: The image.
+            get: Gets a task by its id, for a new URL when this one fails.
+            watermarked: Read the watermarked version.
+
+        Raises:
+            InputError: There is no such version.
+            ResultExpiredError: The server no longer holds the image.
+            CometError: As `fetch` says.
+        """
+
+        async def fetch(url: str) -> bytes:
+            check, pieces = ImageCheck(), []
+            async with await self.transport.download_gate(), self._opened(url) as incoming:
+                async for piece in _pieces(incoming):
+                    check.feed(piece)
+                    pieces.append(piece)
+            check.result()
+            return b"".join(pieces)
+
+        return await self._use(image, get, self._retrying(fetch), watermarked=watermarked)
+
+    @asynccontextmanager
+    async def stream(
+        self, image: ResultImage, get: GetTask, *, watermarked: bool = False
+    ) -> AsyncGenerator[AsyncIterator[bytes], None]:
+        """Open one image as a stream of its bytes.
+
+        A URL that fails is replaced only before the first bytes; later failures are raised by
+        the iterator. A broken image is known at its end. What runs at once is up to the caller:
+        a stream takes no slot of ``Network.downloads``.
+
+        Args:
+            image: The image.
+            get: Gets a task by its id, for a new URL when this one fails.
+            watermarked: Read the watermarked version.
+
+        Raises:
+            InputError: There is no such version.
+            ResultExpiredError: The server no longer holds the image.
+            CometError: As `fetch` says.
+        """
+        async with AsyncExitStack() as stack:
+
+            async def begin(url: str) -> tuple[ImageCheck, bytes, AsyncIterator[bytes]]:
+                async with AsyncExitStack() as attempt:
+                    incoming = await attempt.enter_async_context(self._opened(url))
+                    pieces = _pieces(incoming)
+                    check, first = ImageCheck(), await anext(pieces, b"")
+                    check.feed(first)
+                    if check.format is None:
+                        check.result()
+                    stack.push_async_exit(attempt.pop_all())
+                return check, first, pieces
+
+            check, first, pieces = await self._use(
+                image, get, self._retrying(begin), watermarked=watermarked
+            )
+
+            async def chunks() -> AsyncGenerator[bytes, None]:
+                with _naming(image):
+                    yield first
+                    async for piece in pieces:
+                        check.feed(piece)
+                        yield piece
+                    check.result()
+
+            async with contextlib.aclosing(chunks()) as iterator:
+                yield iterator
 
     async def fetch(
         self,
@@ -148,38 +287,114 @@ class Downloader:
 
         Args:
             url: Where it is.
-            folder: Where the result will be; made if it is not there.
+            folder: Where the result will be; created if it does not exist.
             name: Distinguishes the temporary file; a leftover of the same name is replaced.
-                By default one that nobody else has.
+                By default a name that no other file has.
             hashed: Whether the part's hash is wanted.
             then: What to do with the part as soon as it is complete, in the same thread.
 
         Raises:
-            ResultExpiredError: The link is no longer good (HTTP 403, 404, 410).
-            ConnectionLostError: The transfer broke off, or what came is no whole image;
-                another try makes sense.
-            DownloadError: The address is refused, or the file is too large.
+            ResultExpiredError: The URL is no longer valid (HTTP 403, 404, 410).
+            ConnectionLostError: The transfer broke off, or what came is not a complete image;
+                another attempt makes sense.
+            SaveError: The disk refuses.
+            DownloadError: The URL is refused, or the file is too large.
         """
         path = folder / f".{name or f'{_mark(os.getpid())}-{next(_numbers)}'}.part"
         writer = PartWriter(path, hashed=hashed)
-        # The wait for a place does not count: it is no fault of the result's host.
-        async with await self.transport.download_gate():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DEADLINE):
-                    return await self._follow(_address(url), writer, then)
-        msg = f"the result did not come within {DEADLINE:.0f} s"
-        raise ConnectionLostError(msg, hint="fetching again is free")
+        async with await self.transport.download_gate(), self._opened(url) as incoming:
+            return await _receive(incoming, writer, then)
 
-    async def _follow(self, url: URL, writer: PartWriter, then: Then | None) -> Part:
+    async def with_renewals(
+        self, url: str, renew: Callable[[], Awaitable[str]], use: Callable[[str], Awaitable[T]]
+    ) -> T:
+        """Return what *use* returns for *url*, or for a new URL if that one fails.
+
+        Args:
+            url: Where the image is, as far as is known.
+            renew: Asks for the task and returns the image's URL as it is now.
+            use: Fetches from a URL.
+
+        Raises:
+            CometError: What *use* met last, when no new URL is to be had.
+        """
+        for _ in range(RENEWALS):
+            try:
+                return await use(url)
+            except SaveError:
+                raise  # another URL would meet the same disk
+            except (DownloadError, TransportError) as error:
+                failure = error
+            fresh = await renew()
+            if fresh in {"", url}:
+                raise failure
+            url = fresh
+        return await use(url)
+
+    def _retrying(self, use: Callable[[str], Awaitable[T]]) -> Callable[[str], Awaitable[T]]:
+        async def attempt(url: str) -> T:
+            call = functools.partial(use, url)
+            return await with_retries(call, clock=self.clock, backoff=self.backoff)
+
+        return attempt
+
+    async def _use(
+        self,
+        image: ResultImage,
+        get: GetTask,
+        use: Callable[[str], Awaitable[T]],
+        *,
+        watermarked: bool,
+    ) -> T:
+        """Return what *use* returns for the URL of *image*; errors carry the task's id."""
+
+        async def renew() -> str:
+            if not image.task_id:
+                return ""
+            try:
+                task = await get(image.task_id, kind=image.kind)
+            except NotFoundError:
+                return ""  # the server forgot the task with its image
+            same = (fresh for fresh in task.images if fresh.index == image.index)
+            return _url_of(next(same, None), watermarked=watermarked)
+
+        with _naming(image):
+            url = _url_of(image, watermarked=watermarked)
+            if not url:
+                raise InputError(
+                    "the image has no such version", field="watermarked", value=watermarked
+                )
+            return await self.with_renewals(url, renew, use)
+
+    @asynccontextmanager
+    async def _opened(self, text: str) -> AsyncGenerator[Incoming, None]:
+        """Open *text*, following redirects, each of them checked."""
+        url = parse_url(text)
         for _ in range(MAX_REDIRECTS + 1):
-            check_address(url, loopback=self.loopback)
+            check_address(url, loopback=self.loopback, own_host=self.own_host)
             async with self.transport.fetch(url) as incoming:
                 if incoming.status not in _REDIRECTS:
                     _check_status(incoming)
-                    return await _receive(incoming, writer, then)
-                url = url.join(_address(incoming.location or ""))
-        msg = f"the result's address redirects more than {MAX_REDIRECTS} times"
-        raise DownloadError(msg)
+                    yield incoming
+                    return
+                url = url.join(parse_url(incoming.location))
+        raise DownloadError(f"the result's URL redirects more than {MAX_REDIRECTS} times")
+
+
+def _url_of(image: ResultImage | None, *, watermarked: bool) -> str:
+    if image is None:
+        return ""
+    return (image.watermark_url if watermarked else image.url) or ""
+
+
+@contextlib.contextmanager
+def _naming(image: ResultImage) -> Generator[None, None, None]:
+    """Let errors carry the id of the task, by which the result can be had again."""
+    try:
+        yield
+    except CometError as error:
+        error.task_id = error.task_id or image.task_id or None
+        raise
 
 
 # Names of temporary files that no other process has, and no other file of ours.
@@ -191,25 +406,22 @@ def _mark(_pid: int) -> str:
     return secrets.token_hex(8)
 
 
-def _address(text: str) -> URL:
-    with contextlib.suppress(ValueError):
-        url = URL(text, encoded=True)  # as given: another spelling would break its signature
-        _ = url.port  # only here is it read
-        return url
-    raise DownloadError("the result's address is not a web address")
-
-
 def _check_status(incoming: Incoming) -> None:
     status = incoming.status
     if status in _GONE:
-        msg = f"the result's link is no longer good (HTTP {status})"
-        raise ResultExpiredError(msg, status=status, hint="ask for the task again: free")
+        raise ResultExpiredError(
+            f"the result's URL is no longer valid (HTTP {status})",
+            status=status,
+            hint="get the task again for a new URL, free of charge",
+        )
     if status >= _SERVER_ERROR or status in _TRANSIENT:
-        msg = f"the result's host answered HTTP {status}"
-        raise ConnectionLostError(msg, status=status, hint="fetching again is free")
+        raise ConnectionLostError(
+            f"the result's host answered HTTP {status}",
+            status=status,
+            hint="fetching it again is free",
+        )
     if status != _OK:
-        msg = f"the result's host answered HTTP {status}"
-        raise DownloadError(msg, status=status)
+        raise DownloadError(f"the result's host answered HTTP {status}", status=status)
     if incoming.length is not None and incoming.length > MAX_FILE:
         raise _too_large()
 
@@ -218,13 +430,40 @@ def _too_large() -> DownloadError:
     return DownloadError(f"the result is larger than {MAX_FILE // 1024**2} MiB")
 
 
+async def _pieces(incoming: Incoming) -> AsyncIterator[bytes]:
+    """Yield the bytes as they come.
+
+    Raises:
+        ConnectionLostError: The transfer broke off, or drips for longer than `DEADLINE`.
+        DownloadError: The file is too large.
+    """
+    size, left, loop = 0, DEADLINE, asyncio.get_running_loop()
+    while True:
+        began = loop.time()  # the time that a stream's reader takes does not count
+        try:
+            async with asyncio.timeout(left):
+                piece = await incoming.read(_PIECE)
+        except TimeoutError:
+            piece = None
+        left -= loop.time() - began
+        if piece is None or left <= 0:
+            raise ConnectionLostError(
+                f"the result did not come within {DEADLINE:.0f} s",
+                hint="fetching it again is free",
+            )
+        if not piece:
+            return
+        size += len(piece)
+        if size > MAX_FILE:
+            raise _too_large()
+        yield piece
+
+
 async def _receive(incoming: Incoming, writer: PartWriter, then: Then | None) -> Part:
-    """Write what comes, and tell what it is."""
+    """Write what comes into a part, and return it once it is complete."""
     complete = False
     try:
-        async for piece in incoming.pieces(_PIECE):
-            if writer.size + len(piece) > MAX_FILE:
-                raise _too_large()
+        async for piece in _pieces(incoming):
             if writer.add(piece):
                 await in_thread(writer.flush)
         part = await in_thread(functools.partial(_finish, writer, then))

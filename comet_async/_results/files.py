@@ -1,6 +1,6 @@
 """Results on the disk: complete under a temporary name first, then under their own.
 
-A file that has its own name is whole, whatever happens: its bytes are safe on the disk before
+A file that has its own name is complete, whatever happens: its bytes are safe on the disk before
 it is renamed.
 """
 
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ import attrs
 from comet_async._fs import file_sha256, make_folders, sync_folder
 from comet_async._images import formats
 from comet_async._images.rules import shorten
-from comet_async.errors import ConnectionLostError, DownloadError
+from comet_async.errors import ConnectionLostError, SaveError
 
 Exists = Literal["fail", "replace"]
 T = TypeVar("T")
@@ -36,18 +37,112 @@ class Part:
     Attributes:
         path: The temporary file, in the folder where the result will be.
         format: What the bytes are, such as ``png``.
-        width: In pixels.
-        height: In pixels.
-        sha256: Of the bytes, in hex; empty if nobody asked for it.
+        sha256: Of the bytes, in hex; empty if it was not wanted.
         size: In bytes.
     """
 
     path: Path
     format: str
-    width: int
-    height: int
     sha256: str
     size: int
+
+
+class ImageCheck:
+    """Checks, while an image passes by, that it is complete and in a format that we know."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._inspector = formats.Inspector()
+        self._boxes = _Boxes()
+        self._head = self._tail = b""
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next piece."""
+        self.size += len(piece)
+        self._inspector.feed(piece)
+        if self.format in _IN_BOXES:
+            self._boxes.feed(piece)
+        if len(self._head) < _ENDS:
+            self._head += piece[:_ENDS]
+        self._tail = (self._tail + piece[-_ENDS:])[-_ENDS:]
+
+    @property
+    def format(self) -> str | None:
+        """The format that the first bytes name, or None."""
+        return self._inspector.format
+
+    def result(self) -> str:
+        """Return the format once all bytes were fed.
+
+        Raises:
+            ConnectionLostError: What came is not an image, or not all of one.
+        """
+        found = self.format
+        if found is None:
+            raise ConnectionLostError(
+                f"the result's host sent {self.size} bytes that are not an image",
+                hint="fetching it again is free",
+            )
+        if not self._complete(found):
+            raise ConnectionLostError(
+                f"the result is cut short: {self.size} bytes of a {found} without its end",
+                hint="fetching it again is free",
+            )
+        return found
+
+    def _complete(self, found: str) -> bool:
+        match found:
+            case "avif" | "heic":
+                return self._boxes.complete
+            case "tiff":  # it has no end, and may be laid out in any order
+                return True
+            case "gif":
+                ends = self._tail.rstrip(b"\0").endswith(b";")
+            case "bmp":
+                ends = self.size >= int.from_bytes(self._head[2:6], "little")
+            case _:
+                ends = True
+        return ends and self._inspector.complete
+
+
+_IN_BOXES = {"avif", "heic"}
+_ENDS = 64  # bytes kept of each end
+
+
+class _Boxes:
+    """Follows the boxes of an AVIF or HEIC: the last one ends where the file does."""
+
+    def __init__(self) -> None:
+        self._header = b""
+        self._skip: float = 0  # bytes left of the box that passes by
+        self._open_end = False  # the last box reaches to the end of the file, wherever that is
+
+    def feed(self, piece: bytes) -> None:
+        while piece:
+            passing = int(min(self._skip, len(piece)))
+            self._skip, piece = self._skip - passing, piece[passing:]
+            wanted = 16 if self._header[:4] == b"\0\0\0\1" else 8
+            take = wanted - len(self._header)
+            self._header, piece = self._header + piece[:take], piece[take:]
+            if len(self._header) == wanted:
+                self._begin(wanted)
+
+    def _begin(self, length: int) -> None:
+        """Begin the box of a complete header; a size of 1 stands behind its first 8 bytes."""
+        size = int.from_bytes(self._header[:4], "big")
+        if size == 1 and length == 8:  # noqa: PLR2004 - without the long size
+            return
+        if length == 16:  # noqa: PLR2004 - with it
+            size = int.from_bytes(self._header[8:], "big")
+        # 0: to the end of the file. Less than its own header: broken, so never complete.
+        self._skip = math.inf if size < length else size - length
+        self._open_end = size == 0
+        self._header = b""
+
+    @property
+    def complete(self) -> bool:
+        """True when the last box that began has ended."""
+        return not self._header and (self._skip == 0 or self._open_end)
 
 
 class PartWriter:
@@ -64,7 +159,7 @@ class PartWriter:
         self._pieces: list[bytes] = []
         self._waiting = 0
         self._hash = hashlib.sha256() if hashed else None
-        self._inspector = formats.Inspector()
+        self._check = ImageCheck()
         self._fd: int | None = None
 
     def add(self, piece: bytes) -> bool:
@@ -81,7 +176,7 @@ class PartWriter:
         for piece in self._pieces:
             if self._hash is not None:
                 self._hash.update(piece)
-            self._inspector.feed(piece)
+            self._check.feed(piece)
             view = memoryview(piece)
             while view:
                 view = view[os.write(self._fd, view) :]
@@ -92,22 +187,14 @@ class PartWriter:
         """Return the checked part once it is safe on the disk.
 
         Raises:
-            ConnectionLostError: What came is no whole image.
+            ConnectionLostError: What came is not an image, or not all of one.
         """
         self.flush()
-        info = self._inspector.info
-        if info is None or info.format not in {"png", "jpeg", "webp"}:
-            msg = f"the result's host sent {self.size} bytes that are no image"
-            raise ConnectionLostError(msg, hint="fetching again is free")
-        if not self._inspector.complete:
-            msg = f"the result is cut short: {self.size} bytes of a {info.format} without its end"
-            raise ConnectionLostError(msg, hint="fetching again is free")
+        found = self._check.result()
         self._close(durable=True)
         return Part(
             path=self.path,
-            format=info.format,
-            width=info.width,
-            height=info.height,
+            format=found,
             sha256=self._hash.hexdigest() if self._hash is not None else "",
             size=self.size,
         )
@@ -135,18 +222,20 @@ class PartWriter:
 
 
 def give_name(part: Part, target: Path, exists: Exists) -> None:
-    """Rename *part* to *target*. The same bytes under that name already are fine.
+    """Rename *part* to *target*; a file of the same bytes may have that name already.
 
     Raises:
-        DownloadError: Another file has the name.
+        SaveError: Another file has the name.
         OSError: The disk refuses.
     """
     if exists == "fail" and os.path.lexists(target):
         held = part.sha256 or file_sha256(part.path)
         if file_sha256(target) != held:
             part.path.unlink(missing_ok=True)
-            msg = f"{shorten(str(target))} exists and is another file"
-            raise DownloadError(msg, hint="the result is paid and safe; choose another name")
+            raise SaveError(
+                f"{shorten(str(target))} exists and is another file",
+                hint="the result is paid and safe; choose another name",
+            )
     try:
         part.path.replace(target)
     except OSError:
@@ -155,10 +244,10 @@ def give_name(part: Part, target: Path, exists: Exists) -> None:
 
 
 async def place(part: Part, target: Path, *, exists: Exists = "fail") -> None:
-    """Give *part* its name, durably. The same bytes under that name already are fine.
+    """Give *part* its name, durably; a file of the same bytes may have it already.
 
     Raises:
-        DownloadError: Another file has the name, or the disk refuses.
+        SaveError: Another file has the name, or the disk refuses.
     """
 
     def name_and_sync() -> None:
@@ -169,7 +258,7 @@ async def place(part: Part, target: Path, *, exists: Exists = "fail") -> None:
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """Run *work* in the thread for files; what the disk refuses becomes a `DownloadError`."""
+    """Run *work* in the thread for files; what the disk refuses becomes a `SaveError`."""
     refusal: OSError | None = None
     try:
         return await finished(start(work))
@@ -179,15 +268,15 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 
 def start(work: Callable[[], T]) -> asyncio.Future[T]:
-    """Have the thread for files do *work* after all that it was given before."""
+    """Queue *work* for the thread for files."""
     return asyncio.get_running_loop().run_in_executor(_pool(os.getpid()), work)
 
 
 async def finished(future: asyncio.Future[T]) -> T:
     """Return the result of what a thread does.
 
-    It can't be stopped, and who cleans up must know what it wrote: a caller that is cancelled,
-    however often, waits for its end.
+    The thread can't be stopped, and cleaning up needs to know what it wrote: a caller that is
+    cancelled, however often, waits for its end.
     """
     try:
         return await asyncio.shield(future)
@@ -198,11 +287,13 @@ async def finished(future: asyncio.Future[T]) -> T:
         raise
 
 
-def refused(error: OSError) -> DownloadError:
+def refused(error: OSError) -> SaveError:
     """Return what the caller sees of the disk's *error*."""
     what = f"{error.strerror or type(error).__name__}: {error.filename or 'the output folder'}"
-    msg = f"the result can't be saved: {what}"
-    return DownloadError(msg, hint="the task is paid and safe: mend the folder and run again")
+    return SaveError(
+        f"the result can't be saved: {what}",
+        hint="the task is paid and safe: fix the output folder and run again",
+    )
 
 
 @functools.cache
@@ -220,7 +311,7 @@ _GATHER = 0.005
 
 @attrs.define(eq=False)
 class _Request:
-    """Something to do, the folder in which it changes names, and who waits for it."""
+    """Something to do, the folder in which it changes names, and the caller's future."""
 
     work: Callable[[], Any]
     folder: Path | None
@@ -245,7 +336,7 @@ class FsyncBatcher:
                 caller that is cancelled waits for that too.
 
         Raises:
-            DownloadError: The disk refuses.
+            SaveError: The disk refuses.
         """
         future = asyncio.get_running_loop().create_future()
         self._waiting.append(_Request(work, folder, future))

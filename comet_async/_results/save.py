@@ -18,6 +18,7 @@ import attrs
 from comet_async._backoff import with_retries
 from comet_async._fs import file_sha256, make_folders
 from comet_async._http.api import Api
+from comet_async._images.formats import EXTENSIONS
 from comet_async._images.load import SourceImage
 from comet_async._images.naming import output_name
 from comet_async._images.rules import shorten
@@ -33,11 +34,9 @@ from comet_async.errors import (
     InputError,
     NotFoundError,
     ResultExpiredError,
+    SaveError,
 )
-from comet_async.requests import TaskKind
-
-REFRESHES = 2
-"""How often a link that is no longer good is asked for anew."""
+from comet_async.requests import MAX_N, TaskKind
 
 LIFETIME = 30 * 86400.0
 """Seconds that the server keeps results (Kling, "Image expansion")."""
@@ -76,10 +75,11 @@ class ResultSaver:
         places = await self.journal.destinations(record.key) if known is None else (known,)
         destination = next((place for place in places if place.dest == dest), None)
         if destination is None:
-            msg = f"the journal has no output {dest!r} for {record.key}"
-            raise DownloadError(msg, task_id=record.task_id)
+            raise DownloadError(
+                f"the journal has no output {dest!r} for {record.key}", task_id=record.task_id
+            )
         kept = await self._kept(record, destination)
-        missing = [image for image in record.images if image.index not in kept]
+        missing = [image for image in _wanted(record) if image.index not in kept]
         if missing:
             copied = await self._copy(record, destination, missing, places)
             kept |= copied
@@ -109,7 +109,7 @@ class ResultSaver:
         return await _off_loop(look) if places else {}
 
     async def check_free(self, dest: str, key: str, n: int, *, adopt: bool = False) -> None:
-        """Refuse a new job a name that it can't be saved under, before anything is paid.
+        """Refuse a job that was never sent if its results could not be saved as *dest*.
 
         Args:
             dest: The result's name, without extension.
@@ -118,41 +118,32 @@ class ResultSaver:
             adopt: True to accept files that the journal does not know: it may have been lost.
 
         Raises:
-            InputError: A file of that name is there, and it is not of this job; or the name
-                leads out of the folder.
+            InputError: The folder can't be written, or leads out of the output folder, or a
+                file that is not this job's has the name.
         """
-        names = [output_name(dest, 0, n, format_) for format_ in ("png", "jpeg", "webp")]
-        inside, there = await self._shelf.do(
-            lambda: (
-                self._is_inside(names[0]),
-                [name for name in dict.fromkeys(names) if os.path.lexists(self.root / name)],
-            )
-        )
-        if inside and not there:
+        problem, taken_names = await self._shelf.do(lambda: self._obstacles(dest, n))
+        if problem is None and not taken_names:
             return
         record = await self.journal.get(key)
         if record is not None and record.state not in {JobState.PLANNED, JobState.REJECTED}:
-            return  # it is paid: whatever is in the way is said when it is saved
-        if not inside:
+            return  # it may be billed already: what is in the way is reported when it is saved
+        if problem is not None:
             raise InputError(
-                f"{shorten(str(self.root / names[0]))} lies outside the output folder",
+                problem,
                 field="out",
-                value=names[0],
-                limit="a name in the output folder",
-                hint="nothing was sent: remove the link that leads out of the folder",
+                value=dest,
+                limit="a folder inside the output folder that can be written",
+                hint="nothing was sent: remove what is in the way, or choose another folder",
                 external_task_id=key,
             )
-        for name in there if not adopt else ():
+        for name in taken_names if not adopt else ():
             owner = await self.journal.owner_of(name)
             if owner == key:
                 continue
             known = "is the result of another request" if owner else "the journal does not know it"
             hint = "nothing was sent: move it away, or choose another folder"
             if owner is None:
-                hint += (
-                    "; if the journal was lost, run with verify_remote=True (on the command line "
-                    "--verify-remote)"
-                )
+                hint += "; if the journal was lost, run with verify_remote"
             raise InputError(
                 f"{shorten(str(self.root / name))} exists already, and {known}",
                 field="out",
@@ -191,6 +182,24 @@ class ResultSaver:
 
         return await _off_loop(find)
 
+    def _obstacles(self, dest: str, n: int) -> tuple[str | None, list[str]]:
+        """Return what is wrong with the folder of *dest*, and the names that are taken."""
+        names = {output_name(dest, 0, n, format_) for format_ in EXTENSIONS}
+        there = sorted(name for name in names if os.path.lexists(self.root / name))
+        return self._folder_problem(dest), there
+
+    def _folder_problem(self, dest: str) -> str | None:
+        if not self._is_inside(dest):
+            return f"{shorten(str(self.root / dest))} leads out of the output folder"
+        folder = (self.root / dest).parent
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            return f"{shorten(str(folder))} is not a folder"
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return f"{shorten(str(folder))} can't be written"
+        return None
+
     async def copy(self, image: SourceImage, dest: str) -> Path:
         """Save *image* as it is under the name *dest*, and return the file.
 
@@ -204,14 +213,14 @@ class ResultSaver:
         return target
 
     async def _kept(self, record: JobRecord, destination: Destination) -> dict[int, SavedFile]:
-        """Return the files that are there and whole, by index."""
+        """Return the files that are there and complete, by index."""
         # A job that was done is trusted by its files' size, so that a second run over
-        # 100,000 images need not read them all; one that was cut off is read.
+        # 100,000 images need not read them all; one that was interrupted is read.
         thorough = record.state is not JobState.DONE
         kept = {}
         for file in destination.files:
             if await _off_loop(_intact, self.root / file.name, file, thorough):
-                if not file.kept:  # whoever named it may have ended before its name was safe
+                if not file.kept:  # the process may have ended before its name was safe
                     folder = (self.root / file.name).parent
                     await self._shelf.do(lambda: None, folder=folder)
                     file = attrs.evolve(file, kept=True)  # noqa: PLW2901 - the same file, kept
@@ -234,7 +243,7 @@ class ResultSaver:
                 fresh = file.index in wanted and file.index not in copied
                 if other.dest == destination.dest or not file.kept or not fresh:
                     continue
-                name = output_name(destination.dest, file.index, record.n, _format_of(file.name))
+                name = _name_of(record, destination, file.index, _format_of(file.name))
                 owner = await self.journal.owner_of(name)
                 if owner is not None and owner != record.key:
                     raise taken(record, name)
@@ -246,7 +255,7 @@ class ResultSaver:
         return copied
 
     async def _copy_file(self, file: SavedFile, saved: SavedFile, key: str) -> bool:
-        """Copy *file* under the name of *saved*, safely on the disk; False if it is not whole."""
+        """Copy *file* under the name of *saved*, durably; return False if it is damaged."""
         source, target = self.root / file.name, self.root / saved.name
 
         def copy() -> bool:
@@ -289,29 +298,37 @@ class ResultSaver:
     async def _fetch(
         self, record: JobRecord, destination: Destination, image: StoredImage, kind: TaskKind
     ) -> tuple[JobRecord, Part]:
+        """Fetch one image; return the record, which may have got new URLs, and the part."""
         stem = self.root / destination.dest
         self._check_inside(destination.dest)
         name = f"{stem.name[:80]}-{image.index}-{record.key[-8:]}"
-        expired = ResultExpiredError("the result's link is no longer good")
-        for _ in range(REFRESHES + 1):
-            url = next(new.url for new in record.images if new.index == image.index)
-            try:
-                part = await with_retries(
-                    functools.partial(self.downloader.fetch, url, stem.parent, name=name),
-                    clock=self.clock,
-                )
-            except ResultExpiredError as error:
-                expired = error
-            else:
-                return record, part
+
+        async def use(url: str) -> Part:
+            fetch = functools.partial(self.downloader.fetch, url, stem.parent, name=name)
+            return await with_retries(fetch, clock=self.clock, backoff=self.downloader.backoff)
+
+        async def renew() -> str:
+            nonlocal record
             record = await self._refresh(record, kind)
+            return _url_of(record, image.index)
+
+        try:
+            # Another image of the task may have brought new URLs.
+            url = _url_of(record, image.index)
+            return record, await self.downloader.with_renewals(url, renew, use)
+        except ResultExpiredError as error:
+            expired = error
+        except CometError as error:
+            error.task_id = error.task_id or record.task_id
+            error.external_task_id = error.external_task_id or record.key
+            raise
         return await self._expired(record, expired)
 
     async def _refresh(self, record: JobRecord, kind: TaskKind) -> JobRecord:
-        """Ask for the task again: it comes with new links."""
-        task_id = record.task_id or ""
+        """Get the task again: it comes with new URLs."""
+        get = functools.partial(self.api.get, record.task_id or "", kind=kind)
         try:
-            task = await with_retries(lambda: self.api.get(task_id, kind=kind), clock=self.clock)
+            task = await with_retries(get, clock=self.clock, backoff=self.downloader.backoff)
         except NotFoundError as error:
             await self._expired(record, error)
             raise
@@ -325,13 +342,14 @@ class ResultSaver:
         age = self.clock.time() - (record.sent_at or record.created_at)
         if age > LIFETIME or isinstance(error, NotFoundError):
             await self._move(record, JobState.EXPIRED, "the server no longer holds the result")
-            msg = "the result is paid, and the server no longer holds it (30 days)"
             raise ResultExpiredError(
-                msg, task_id=record.task_id, external_task_id=record.key, hint=error.message
+                "the result is paid, and the server no longer holds it (30 days)",
+                task_id=record.task_id,
+                external_task_id=record.key,
+                hint=error.message,
             )
-        msg = "the server gives links that are not good"
         raise DownloadError(
-            msg,
+            "the server's URLs for the result are not valid",
             task_id=record.task_id,
             external_task_id=record.key,
             hint="the task is paid and safe: run again later",
@@ -340,7 +358,7 @@ class ResultSaver:
     def _named(
         self, record: JobRecord, destination: Destination, index: int, part: Part
     ) -> SavedFile:
-        name = output_name(destination.dest, index, record.n, part.format)
+        name = _name_of(record, destination, index, part.format)
         return SavedFile(index=index, name=name, sha256=part.sha256, size=part.size)
 
     async def _place(self, parts: Sequence[tuple[SavedFile, Part]]) -> None:
@@ -353,16 +371,19 @@ class ResultSaver:
 
         await self._shelf.do(give_names, folder=(self.root / parts[0][0].name).parent)
 
+    def _is_inside(self, name: str) -> bool:
+        """Return True if the folder of the file *name* is in the output folder."""
+        path = self.root / name
+        plain = _is_plain(self.root, name)
+        return plain or path.parent.resolve().is_relative_to(self.root.resolve())
+
     def _check_inside(self, name: str) -> None:
         """Refuse the *name* of a file whose folder is not in the output folder."""
-        if self._is_inside(name):
-            return
-        msg = f"{self.root / name} lies outside the output folder"
-        raise DownloadError(msg, hint="remove the link that leads out of the folder")
-
-    def _is_inside(self, name: str) -> bool:
-        parent = (self.root / name).parent
-        return _is_plain(self.root, name) or parent.resolve().is_relative_to(self.root.resolve())
+        if not self._is_inside(name):
+            raise SaveError(
+                f"{self.root / name} lies outside the output folder",
+                hint="remove the link that leads out of the folder",
+            )
 
     async def _move(
         self, record: JobRecord, state: JobState, why: str, place: Destination | None = None
@@ -371,19 +392,35 @@ class ResultSaver:
         return await self.journal.move(record, state, now=now, why=why, place=place)
 
 
+def _wanted(record: JobRecord) -> tuple[StoredImage, ...]:
+    """Return the images to save, one for each index, and no more than a request may ask for."""
+    by_index = {image.index: image for image in reversed(record.images)}
+    return tuple(by_index[index] for index in sorted(by_index)[: max(record.n, MAX_N)])
+
+
+def _name_of(record: JobRecord, destination: Destination, index: int, format_: str) -> str:
+    """Return the file name of one image; images beyond those ordered are always numbered."""
+    rank = sum(image.index < index for image in _wanted(record))
+    return output_name(destination.dest, index, max(record.n, rank + 1), format_)
+
+
+def _url_of(record: JobRecord, index: int) -> str:
+    return next((image.url for image in record.images if image.index == index), "")
+
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
 async def _off_loop(work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-    """Run *work* in a thread; what the disk refuses becomes a `DownloadError`."""
+    """Run *work* in a thread; what the disk refuses becomes a `SaveError`."""
     return await in_thread(functools.partial(work, *args, **kwargs))
 
 
 def _is_plain(root: Path, name: str) -> bool:
-    """Tell whether *name* surely stays in *root*: no link and no ".." in its folders.
+    """Return True if *name* surely stays in *root*: no link and no ".." in its folders.
 
-    Cheaper than to resolve the whole path, which asks for each part of *root* as well.
+    Cheaper than resolving the whole path, which looks at each part of *root* as well.
     """
     folder = os.fspath(root)
     for part in name.split("/")[:-1]:
@@ -402,8 +439,11 @@ def _intact(path: Path, file: SavedFile, thorough: bool) -> bool:  # noqa: FBT00
         return False
 
 
+_FORMATS = {extension: name for name, extension in EXTENSIONS.items()}
+
+
 def _format_of(name: str) -> str:
-    return Path(name).suffix.lstrip(".").replace("jpg", "jpeg")
+    return _FORMATS[Path(name).suffix.lstrip(".")]
 
 
 def _copy_part(source: Path, folder: Path, file: SavedFile, key: str) -> Part | None:
@@ -413,7 +453,7 @@ def _copy_part(source: Path, folder: Path, file: SavedFile, key: str) -> Part | 
     with source.open("rb") as kept:
         _write(kept, path)
     format_ = _format_of(file.name)
-    return Part(path=path, format=format_, width=0, height=0, sha256=file.sha256, size=file.size)
+    return Part(path=path, format=format_, sha256=file.sha256, size=file.size)
 
 
 def _is_free_for(image: SourceImage, target: Path) -> bool:
@@ -432,11 +472,11 @@ def _write_part(image: SourceImage, target: Path) -> Part:
     with image.open() as source:
         _write(source, path)
     sha256 = file_sha256(path) or ""
-    return Part(path=path, format="", width=0, height=0, sha256=sha256, size=image.size)
+    return Part(path=path, format="", sha256=sha256, size=image.size)
 
 
 def _write(source: IO[bytes], path: Path) -> None:
-    """Write all of *source* to *path*, safely on the disk; what fails leaves nothing."""
+    """Write all of *source* to *path*, durably; a failure leaves no file."""
     try:
         with path.open("wb") as file:
             shutil.copyfileobj(source, file)

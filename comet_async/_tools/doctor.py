@@ -139,9 +139,9 @@ class _Doctor:
     async def reach(self) -> Check:
         """Send any free request: does the server reply, and does it accept the key?"""
         transport, page = self.api.transport, self.api.gateway.page(self.kind, 1, 1)
-        seconds = transport.timeouts.ask
+        seconds = transport.timeouts.request
         try:
-            reply = await transport.ask(page, self.api.credentials, timeout=seconds)
+            reply = await self.api.fetch(page, timeout=seconds)
             self._date = reply.headers.get("date", "")
             # A gateway without a list still says here whether it accepts the key.
             await self.api.get(random_key(), kind=self.kind)
@@ -203,7 +203,7 @@ class _Doctor:
         left = await balance(self.api)
         if left is None:
             return Check(name="balance", verdict="note", text="this gateway does not show it")
-        if left.left is not None and left.left <= 0:
+        if left.remaining is not None and left.remaining <= 0:
             hint = "top up the account, or buy a pack"
             return Check(name="balance", verdict="warning", text=str(left), hint=hint)
         return Check(name="balance", verdict="ok", text=str(left))

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from comet_async.errors import CometError, InputError
+from comet_async.errors import CometError, ConfigError, InputError
 
 OPTIONS: Mapping[str, str] = {
     "prepare": "--prepare",
@@ -80,6 +80,8 @@ def with_option(error: CometError) -> str | None:
             hint = in_options(error.hint)
             named = option in hint or option in in_options(error.message)
             return hint if named or error.field == "n" else f"{hint} ({option})"
+    if isinstance(error, ConfigError) and error.field == "api_key" and error.limit == "":
+        return f"{error.hint}: comet-async expand --sandbox"
     return None if error.hint is None else in_options(error.hint)
 
 

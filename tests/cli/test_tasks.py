@@ -95,7 +95,7 @@ async def test_a_result_that_is_gone(
     sandbox.faults.add(Fault("404", on="result", times=None))
     ended = await comet("wait", task.id, "--out", tmp_path)
     assert ended.status == 1
-    assert "no longer good" in ended.err
+    assert "not valid" in ended.err or "no longer valid" in ended.err
 
 
 async def test_list(comet: Command, sandbox: Sandbox, photo: bytes) -> None:

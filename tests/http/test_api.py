@@ -7,9 +7,12 @@ import json
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from typing import Any
 
 import attrs
+import jwt
 import pytest
 from aiohttp import web
 
@@ -309,6 +312,45 @@ async def test_key_that_the_server_repeats_in_a_task(call: Call) -> None:
     async with api_on(answering(echo), credentials=ApiKey(Secret("f47ac10b58cc"))) as (api, _):
         task = await call(api)
     assert "f47ac10b58cc" not in f"{task} {task.raw} {task.request_id}"
+
+
+DISGUISED = "canary-0123456789"
+
+
+async def test_key_that_the_server_repeats_in_disguise() -> None:
+    """JSON may write the key in other letters, and an echo in a good answer is cut out, too."""
+    escaped = "".join(f"\\u{ord(letter):04x}" for letter in DISGUISED)
+    disguised = web.Response(text=f'{{"code": 1002, "request_id": "{escaped}"}}', status=401)
+    good = web.json_response(envelope(data()) | {"request_id": DISGUISED})
+    async with api_on(answering(disguised, good), credentials=ApiKey(DISGUISED)) as (api, _):
+        with pytest.raises(AuthenticationError) as caught:
+            await GET(api)
+        assert DISGUISED not in repr(vars(caught.value))
+        task = await GET(api)
+    assert (task.id, task.request_id) == ("8781", "…")
+
+
+@pytest.mark.parametrize("ahead", [-86_400, -3600, 3600, 86_400])
+@pytest.mark.parametrize("call", [GET, CREATE], ids=["get", "create"])
+async def test_tokens_go_by_the_servers_clock(call: Call, ahead: int) -> None:
+    """Once a token was refused, the server's Date decides what time it is."""
+    credentials, times = token(), []
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        words = request.headers["Authorization"].removeprefix("Bearer ")
+        claims = jwt.decode(words, options={"verify_signature": False})
+        times.append(claims)
+        now = clock.time() + ahead
+        date = {"Date": format_datetime(datetime.fromtimestamp(now, UTC), usegmt=True)}
+        if claims["nbf"] <= now < claims["exp"]:
+            return web.json_response(envelope(data()), headers=date)
+        return web.json_response({"code": 1004, "message": "token"}, status=401, headers=date)
+
+    async with api_on(handle, credentials=credentials) as (api, _):
+        clock = api.clock
+        await call(api)
+        await call(api)
+    assert len(times) == 3
 
 
 async def test_account_is_the_gateway_and_the_key() -> None:

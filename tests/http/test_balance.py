@@ -15,14 +15,14 @@ from comet_async.testing import VirtualClock
 
 async def test_cometapi_tells_dollars(comet: CometSession) -> None:
     """CometAPI's limit less its usage is what is left."""
-    assert await comet.balance() == Balance(left=Decimal(10), unit="USD")
+    assert await comet.balance() == Balance(remaining=Decimal(10), unit="USD")
 
 
 async def test_kling_tells_units(sandbox: Sandbox, clock: VirtualClock) -> None:
     """Kling's live packs are added up."""
     gateway = Gateway(name="kling-here", root=sandbox.url, prefix="/v1")
     async with CometSession(ApiKey(Secret(DEFAULT_KEY)), gateway=gateway, clock=clock) as comet:
-        assert await comet.balance() == Balance(left=Decimal(2000), unit="units")
+        assert await comet.balance() == Balance(remaining=Decimal(2000), unit="units")
 
 
 @pytest.mark.parametrize("kind", ["404", "html", "drop", "truncated", "empty"])
@@ -37,9 +37,9 @@ async def test_a_gateway_that_does_not_tell_is_no_error(
 @pytest.mark.parametrize(
     ("balance", "text"),
     [
-        (Balance(left=Decimal("9.5"), unit="USD"), "USD 9.50"),
-        (Balance(left=Decimal(16), unit="units"), "16 units"),
-        (Balance(left=None, unit="USD"), "no limit"),
+        (Balance(remaining=Decimal("9.5"), unit="USD"), "USD 9.50"),
+        (Balance(remaining=Decimal(16), unit="units"), "16 units"),
+        (Balance(remaining=None, unit="USD"), "no limit"),
     ],
 )
 def test_balance_reads_well(balance: Balance, text: str) -> None:

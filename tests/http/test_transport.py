@@ -45,6 +45,7 @@ from comet_async.errors import (
     InputError,
     NotSentError,
     OutcomeUnknownError,
+    SessionClosedError,
 )
 from comet_async.secret import Secret
 from comet_async.testing import VirtualLoop
@@ -210,7 +211,7 @@ async def test_tls_that_never_answers_is_not_sent() -> None:
 @pytest.mark.failure("F04")
 async def test_full_pool_is_not_sent() -> None:
     """Waiting for a free connection and not getting one: nothing was sent."""
-    narrow = transport(Network(connections=1), Timeouts(answer=600))
+    narrow = transport(Network(connections=1), Timeouts(response=600))
     async with silent_server() as url, narrow as made:
         first = asyncio.create_task(post(made, url))
         await asyncio.sleep(1)
@@ -272,12 +273,14 @@ async def test_every_row_names_a_class_of_aiohttp() -> None:
         assert issubclass(getattr(aiohttp, name), aiohttp.ClientError)
 
 
-async def test_only_two_classes_mean_not_sent() -> None:
-    """The table calls nothing else "not sent" that could happen after sending."""
+async def test_only_failures_to_connect_mean_not_sent() -> None:
+    """The table calls nothing "not sent" that could happen after sending."""
     safe = {name for name, row in mishaps.FAILURES.items() if row.sent is False}
     assert safe == {
         "ClientConnectorCertificateError",
         "ClientConnectorError",
+        "ClientHttpProxyError",
+        "ClientProxyConnectionError",
         "ConnectionTimeoutError",
         "InvalidURL",
     }
@@ -334,7 +337,7 @@ def _locals_of(error: BaseException) -> str:
 async def test_no_error_shows_the_key(answer: bytes | None) -> None:
     """Neither text, repr, frames nor causes of an error hold the key."""
     async with raw_server(answer) as server, transport() as made:
-        for call in (post(made, server.url), made.ask(server.url, ApiKey(Secret(KEY)), timeout=5)):
+        for call in (post(made, server.url), made.get(server.url, ApiKey(Secret(KEY)), timeout=5)):
             with pytest.raises(CometError) as caught:
                 await call
             assert KEY not in _locals_of(caught.value)
@@ -345,7 +348,7 @@ async def test_no_error_shows_the_key(answer: bytes | None) -> None:
 async def test_key_goes_to_the_api_only() -> None:
     """The key is a header of the API's requests, and of no other host's."""
     async with raw_server(OK) as server, transport() as made:
-        await made.ask(server.url, ApiKey(Secret(KEY)), timeout=5)
+        await made.get(server.url, ApiKey(Secret(KEY)), timeout=5)
         async with made.fetch(server.url) as incoming:
             assert incoming.status == 200
     assert KEY.encode() in server.requests[0]
@@ -390,7 +393,7 @@ async def test_question_that_breaks_may_be_asked_again() -> None:
     """A GET without a complete answer says that asking again is safe."""
     async with raw_server(None) as server, transport() as made:
         with pytest.raises(ConnectionLostError) as caught:
-            await made.ask(server.url, None, timeout=5)
+            await made.get(server.url, None, timeout=5)
     assert caught.value.retryable
 
 
@@ -399,7 +402,7 @@ async def test_question_ends_with_its_timeout() -> None:
     async with silent_server() as url, transport() as made:
         begin = asyncio.get_running_loop().time()
         with pytest.raises(ConnectionLostError):
-            await made.ask(url, None, timeout=3)
+            await made.get(url, None, timeout=3)
         assert asyncio.get_running_loop().time() - begin == pytest.approx(3, abs=0.5)
 
 
@@ -409,7 +412,7 @@ def test_two_loops_leave_nothing_open() -> None:
 
     async def once() -> int:
         async with raw_server(OK) as server:
-            return (await made.ask(server.url, None, timeout=5)).status
+            return (await made.get(server.url, None, timeout=5)).status
 
     for _ in range(2):
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
@@ -421,7 +424,7 @@ async def test_session_of_the_callers_own_stays_open() -> None:
     """A ``ClientSession`` that was passed in is used, and not closed."""
     async with raw_server(OK) as server, aiohttp.ClientSession() as theirs:
         async with transport(Network(session=theirs)) as made:
-            await made.ask(server.url, None, timeout=5)
+            await made.get(server.url, None, timeout=5)
         assert not theirs.closed
 
 
@@ -432,7 +435,7 @@ async def test_session_that_is_closed_meanwhile_raises_errors_of_ours() -> None:
     async with transport(Network(session=theirs)) as made:
         await theirs.close()
         with pytest.raises(ConnectionLostError, match="the connection broke"):
-            await made.ask(url, None, timeout=5)
+            await made.get(url, None, timeout=5)
         with pytest.raises(OutcomeUnknownError):
             await post(made, url)
 
@@ -443,7 +446,7 @@ async def test_bug_while_open_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> 
         pool = await made._pool()
         monkeypatch.setattr(pool.api, "get", Mock(side_effect=AssertionError("a bug")))
         with pytest.raises(AssertionError, match="a bug"):
-            await made.ask(URL("http://127.0.0.1:9/"), None, timeout=5)
+            await made.get(URL("http://127.0.0.1:9/"), None, timeout=5)
 
 
 async def test_another_process_is_refused() -> None:
@@ -451,7 +454,7 @@ async def test_another_process_is_refused() -> None:
     async with transport() as made:
         made._pid = -1
         with pytest.raises(ForkedSessionError, match="another process"):
-            await made.ask(URL("http://127.0.0.1:9/"), None, timeout=1)
+            await made.get(URL("http://127.0.0.1:9/"), None, timeout=1)
 
 
 async def test_unreachable_question_is_not_sent() -> None:
@@ -461,7 +464,7 @@ async def test_unreachable_question_is_not_sent() -> None:
         port = free.getsockname()[1]
     async with transport() as made:
         with pytest.raises(NotSentError):
-            await made.ask(URL(f"http://127.0.0.1:{port}/"), None, timeout=5)
+            await made.get(URL(f"http://127.0.0.1:{port}/"), None, timeout=5)
 
 
 @pytest.mark.parametrize("status", [301, 302, 307])
@@ -470,7 +473,7 @@ async def test_redirected_question_is_not_followed(status: int) -> None:
     async with raw_server(OK) as other:
         head = f"HTTP/1.1 {status} Moved\r\nLocation: {other.url}\r\nContent-Length: 0\r\n\r\n"
         async with raw_server(head.encode()) as server, transport() as made:
-            reply = await made.ask(server.url, ApiKey(Secret(KEY)), timeout=5)
+            reply = await made.get(server.url, ApiKey(Secret(KEY)), timeout=5)
     assert (reply.status, other.requests) == (status, [])
 
 
@@ -479,7 +482,7 @@ async def test_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("comet_async._http.transport.MAX_REPLY", 100_000)
     answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + bytes(5_000_000)
     async with raw_server(answer) as server, transport() as made:
-        reply = await made.ask(server.url, None, timeout=5)
+        reply = await made.get(server.url, None, timeout=5)
     assert 100_000 < len(reply.body) < 1_000_000
 
 
@@ -619,19 +622,27 @@ async def test_unclosed() -> None:
     made = Transport(network=Network(), timeouts=Timeouts(), clock=SystemClock())
     states = [made.unclosed]
     async with raw_server(OK) as server:
-        await made.ask(server.url, None, timeout=5)
+        await made.get(server.url, None, timeout=5)
         states.append(made.unclosed)
         await made.aclose()
     states.append(made.unclosed)
     assert states == [False, True, False]
 
 
-async def test_use_after_closing() -> None:
-    """A transport that was closed opens anew, and can be closed again."""
+async def test_closed_is_closed() -> None:
+    """A closed transport sends nothing more, and may be closed again."""
     async with raw_server(OK) as server, transport() as made:
+        await made.get(server.url, None, timeout=5)
         for _ in range(2):
-            await made.ask(server.url, None, timeout=5)
             await made.aclose()
+        for call in (post(made, server.url), made.get(server.url, None, timeout=5)):
+            with pytest.raises(SessionClosedError) as caught:
+                await call
+            assert caught.value.sent is False
+        with pytest.raises(SessionClosedError):
+            async with made.fetch(server.url):
+                pass
+        assert len(server.requests) == 1
 
 
 async def test_other_threads_loop_is_closed_too() -> None:
@@ -641,7 +652,7 @@ async def test_other_threads_loop_is_closed_too() -> None:
 
     async def other() -> None:
         async with raw_server(OK) as server:
-            await made.ask(server.url, None, timeout=5)
+            await made.get(server.url, None, timeout=5)
             asked.set()
             await asyncio.to_thread(closed.wait, 10)
 
@@ -660,7 +671,7 @@ def test_loop_that_stands_still_closes_its_own() -> None:
 
     async def once() -> None:
         async with raw_server(OK) as server:
-            await made.ask(server.url, None, timeout=5)
+            await made.get(server.url, None, timeout=5)
 
     with asyncio.Runner(loop_factory=VirtualLoop) as first:
         first.run(once())
@@ -678,20 +689,20 @@ def test_encoders_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "ask", "answer"),
-    [(None, 20, 60), (5, 5, 60), (120.5, 120.5, 120.5), (Timeouts(ask=1, answer=2), 1, 2)],
+    ("given", "request_", "response"),
+    [(None, 20, 60), (5, 5, 60), (120.5, 120.5, 120.5), (Timeouts(request=1, response=2), 1, 2)],
     ids=repr,
 )
-def test_timeouts(given: float | Timeouts | None, ask: float, answer: float) -> None:
-    """One number is for questions; it never shortens the wait for a paid answer."""
-    made = Timeouts.of(given)
-    assert (made.ask, made.answer) == (ask, answer)
+def test_timeouts(given: float | Timeouts | None, request_: float, response: float) -> None:
+    """One number is for GETs; it never shortens the wait for the answer to a paid request."""
+    limits = Timeouts.of(given)
+    assert (limits.request, limits.response) == (request_, response)
 
 
 @pytest.mark.parametrize("given", [0, -1, float("inf"), float("nan")])
-def test_timeouts_that_are_none(given: float) -> None:
-    """A limit of time is a positive number of seconds."""
-    with pytest.raises(ConfigError, match="positive"):
+def test_impossible_timeouts(given: float) -> None:
+    """A time limit is a positive number of seconds."""
+    with pytest.raises(InputError, match="is not a number above 0"):
         Timeouts.of(given)
 
 

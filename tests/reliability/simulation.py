@@ -374,7 +374,7 @@ class Line:
             raise error or AssertionError
         return answer
 
-    async def ask(self, url: URL, _credentials: Credentials | None, *, timeout: float) -> Reply:
+    async def get(self, url: URL, _credentials: Credentials | None, *, timeout: float) -> Reply:
         """Ask a question."""
         assert timeout > 0
         await self._travel(f"ask {url.path_qs.rpartition('/')[2]}")

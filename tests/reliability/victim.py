@@ -23,7 +23,7 @@ from comet_async.runs import JOURNAL_NAME
 from tests.reliability.fast import FastClock, FastLoop
 
 MARGINS = Margins(left=0.25, right=0.25)
-PATIENT = Timeouts(connect=200.0, answer=1200.0, ask=400.0)
+PATIENT = Timeouts(connect=200.0, response=1200.0, request=400.0)
 """The machine that runs the tests may be busy; on a fast clock that is long."""
 
 DONE, UNCERTAIN, OTHER = 0, 3, 1

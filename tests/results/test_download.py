@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import os
@@ -21,12 +22,13 @@ import trustme
 from aiohttp import web
 from aiohttp.abc import ResolveResult
 from aiohttp.resolver import ThreadedResolver
+from hypothesis import given, strategies as st
 from yarl import URL
 
 from comet_async._fs import file_sha256, sync_folder
 from comet_async._http.transport import Transport
 from comet_async._results import download
-from comet_async._results.download import Downloader, check_address
+from comet_async._results.download import Downloader, check_address, parse_url
 from comet_async._results.files import Part, in_thread, place
 from comet_async.clock import SystemClock
 from comet_async.config import Network, Timeouts
@@ -38,6 +40,7 @@ from comet_async.errors import (
     NotFoundError,
     NotSentError,
     ResultExpiredError,
+    SaveError,
 )
 from comet_async.models import ResultImage, Task, TaskStatus
 
@@ -103,14 +106,37 @@ def names(folder: Path) -> list[str]:
 # ------------------------------------------------------------------------- whole images
 
 
-@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
-async def test_whole_image(kind: str, tmp_path: Path, make_photo: Callable[..., bytes]) -> None:
-    """An image is written beside its future name, and told what it is by its bytes."""
-    data = {"png": make_photo(40, 30), "jpeg": jpeg(), "webp": WEBP}[kind]
+def box(kind: bytes, body: bytes, *, long: bool = False, size: int | None = None) -> bytes:
+    """Return one box of an AVIF or HEIC."""
+    if long:
+        return struct.pack(">I4sQ", 1, kind, 16 + len(body)) + body
+    return struct.pack(">I4s", 8 + len(body) if size is None else size, kind) + body
+
+
+AVIF = (
+    box(b"ftyp", b"avif\0\0\0\0avifmif1miaf") + box(b"meta", bytes(200)) + box(b"mdat", bytes(70))
+)
+WHOLE = {
+    "jpeg": jpeg(),
+    "webp": WEBP,
+    "avif": AVIF,
+    "avif-long": AVIF + box(b"mdat", bytes(300), long=True),
+    "avif-open": AVIF + box(b"mdat", bytes(300), size=0),
+    "heic": box(b"ftyp", b"heic\0\0\0\0mif1heic") + box(b"mdat", bytes(9)),
+    "gif": b"GIF89a" + struct.pack("<HH", 40, 30) + bytes(50) + b";\0",
+    "bmp": b"BM" + struct.pack("<IIIIii", 80, 0, 54, 40, 40, 30) + bytes(54),
+    "tiff": b"II*\0" + bytes(100),
+}
+
+
+@pytest.mark.parametrize("kind", ["png", *WHOLE])
+async def test_complete_image(kind: str, tmp_path: Path, make_photo: Callable[..., bytes]) -> None:
+    """A paid image in any format that we know is written beside its future name."""
+    data = {**WHOLE, "png": make_photo(40, 30)}[kind]
     part = await fetch(answering(web.Response(body=data)), tmp_path / "new" / "folder")
     assert part.path == tmp_path / "new" / "folder" / ".x.part"
     assert part.path.read_bytes() == data
-    assert (part.format, part.width, part.height) == (kind, 40, 30)
+    assert part.format == kind.partition("-")[0]
     assert (part.size, part.sha256) == (len(data), hashlib.sha256(data).hexdigest())
 
 
@@ -124,7 +150,7 @@ async def test_large_image_is_written_in_pieces(tmp_path: Path, photo: bytes) ->
 async def test_much_metadata_before_the_size(tmp_path: Path) -> None:
     """Metadata of megabytes (C2PA, depth maps) may stand before a JPEG's size."""
     part = await fetch(answering(web.Response(body=jpeg(metadata=3000))), tmp_path)
-    assert (part.format, part.width) == ("jpeg", 40)
+    assert part.format == "jpeg"
 
 
 async def test_disk_that_takes_little_at_a_time(
@@ -170,15 +196,22 @@ async def cut(request: web.BaseRequest) -> web.StreamResponse:
 
 @pytest.mark.parametrize(
     "kind",
-    ["empty", "html", "json", "gif", "magic", "png-cut", "jpeg-cut", "webp-cut", "gzip", "short"],
+    [
+        *("empty", "html", "json", "gif-cut", "bmp-cut", "avif-cut", "avif-head", "avif-broken"),
+        *("magic", "png-cut", "jpeg-cut", "webp-cut", "gzip", "short"),
+    ],
 )
-async def test_no_whole_image(kind: str, tmp_path: Path, photo: bytes) -> None:
-    """What is no whole image is not saved, and fetching again is worth a try."""
+async def test_incomplete_image(kind: str, tmp_path: Path, photo: bytes) -> None:
+    """What is not a complete image is not saved, and fetching it again is worth a try."""
     bodies = {
         "empty": b"",
         "html": b"<!doctype html><title>Access denied</title>",
         "json": b'{"code": 1}',
-        "gif": b"GIF89a" + struct.pack("<HH", 40, 30) + bytes(50),
+        "gif-cut": WHOLE["gif"][:-2],
+        "bmp-cut": WHOLE["bmp"][:-1],
+        "avif-cut": AVIF[:-1],
+        "avif-head": AVIF + b"\0\0",
+        "avif-broken": AVIF + box(b"mdat", bytes(20), size=4),
         "magic": b"\x89PNG\r\n\x1a\n" + bytes(100),
         "png-cut": photo[:-1],
         "jpeg-cut": jpeg()[:-2],
@@ -322,12 +355,99 @@ def test_accepted_address(url: str) -> None:
     check_address(URL(url), loopback=False)
 
 
-@pytest.mark.parametrize("url", ["https://[::1", "https://cdn.example:99999/x", "nonsense"])
-async def test_no_address_at_all(url: str, tmp_path: Path) -> None:
-    """Text that is no address is an error of ours, not of the URL library."""
+IMPOSSIBLE = [
+    "https://[::1",
+    "https://cdn.example:99999/x",
+    "https://cdn.example:port/x",
+    "nonsense",
+    "https:///x.png",
+    "https://cdn..example.com/x.png",
+    f"https://{'a' * 64}.example.com/x.png",
+    "https://\ud800.example.com/x.png",
+    "https://cdn.example.com/\ud800.png",
+    "https://ex\u200bample.com/x.png",
+    "https://xn--/x.png",
+    "https://xn--a-ecp.ru/x.png",
+    "https://cdn example.com/x.png",
+    "https://\u3002/x.png",
+    "https://%00/x.png",
+]
+
+
+@pytest.mark.parametrize("url", IMPOSSIBLE, ids=ascii)
+async def test_impossible_url(url: str, tmp_path: Path) -> None:
+    """Text that can't be a URL is an error of ours, not of a codec or a library."""
     async with downloading() as downloader:
-        with pytest.raises(DownloadError):
+        with pytest.raises((DownloadError, NotSentError)) as caught:
             await downloader.fetch(url, tmp_path)
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize("url", IMPOSSIBLE, ids=ascii)
+async def test_impossible_redirect(url: str, tmp_path: Path) -> None:
+    """The same in a redirect."""
+    location = url.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
+    handler = answering(web.Response(status=302, headers={"Location": location}))
+    with pytest.raises((DownloadError, NotSentError)):
+        await fetch(handler, tmp_path)
+
+
+@given(st.text(max_size=60), st.sampled_from(["", "https://", "//", "https://h.example/"]))
+def test_any_text_is_a_url_or_an_error(text: str, start: str) -> None:
+    """Whatever a server writes: a URL in ASCII that can be read, or our own error."""
+    try:
+        url = parse_url(start + text)
+    except DownloadError:
+        return
+    assert str(url).isascii()
+    check = contextlib.suppress(DownloadError)
+    with check:
+        check_address(url, loopback=False)
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("/r/my result.png?sig=a%2Bb", "/r/my%20result.png?sig=a%2Bb"),
+        ("/r/moved 图.png?sig=%7e%2B", "/r/moved%20%E5%9B%BE.png?sig=%7e%2B"),
+        ('/a%2Fb~c%7Ec.png?x=%e6+%E6|{}^"', "/a%2Fb~c%7Ec.png?x=%e6+%E6%7C%7B%7D%5E%22"),
+        ("/100%.png?a=50%&b=%zz", "/100%25.png?a=50%25&b=%25zz"),
+        ("/a//b/../c;d=1,2?x=[1]&y='()*!", "/a//b/../c;d=1,2?x=[1]&y='()*!"),
+        (" /x.png\t?a=\n1 ", "/x.png?a=1"),
+        ("/x.png?sig=a#part", "/x.png?sig=a"),
+    ],
+    ids=ascii,
+)
+async def test_urls_keep_their_spelling(url: str, sent: str, tmp_path: Path, photo: bytes) -> None:
+    """Encoded is what must be; all else stays byte for byte, or the signature would break."""
+    async with serving(answering(web.Response(body=photo))) as server, downloading() as downloader:
+        base = str(server.url).rstrip("/")
+        await downloader.fetch(f"{base}{url.strip(' ')}", tmp_path)
+    assert server.paths == [sent]
+
+
+@pytest.mark.parametrize(
+    ("location", "sent"),
+    [
+        ("/r/moved 图.png?sig=%7e%2B", "/r/moved%20%E5%9B%BE.png?sig=%7e%2B"),
+        ("moved%2f.png?sig=%7e", "/r/moved%2f.png?sig=%7e"),
+        ("?sig=%7e", "/r/x.png?sig=%7e"),
+    ],
+)
+async def test_redirects_keep_their_spelling(
+    location: str, sent: str, tmp_path: Path, photo: bytes
+) -> None:
+    """A redirect's reference is encoded as little as a URL."""
+    moved = web.Response(status=302, headers={"Location": location})
+    handler = answering(moved, web.Response(body=photo))
+    async with serving(handler) as server, downloading() as downloader:
+        await downloader.fetch(str(server.url / "r/x.png"), tmp_path)
+    assert server.paths == ["/r/x.png", sent]
+
+
+def test_names_in_other_scripts_are_encoded() -> None:
+    """A host may be written in letters outside ASCII."""
+    assert parse_url("https://bücher.example/日?a=é").raw_host == "xn--bcher-kva.example"
 
 
 @pytest.fixture
@@ -547,7 +667,7 @@ def part_of(folder: Path, data: bytes = b"new") -> Part:
     path = folder / ".x.part"
     path.write_bytes(data)
     sha256 = hashlib.sha256(data).hexdigest()
-    return Part(path=path, format="png", width=1, height=1, sha256=sha256, size=len(data))
+    return Part(path=path, format="png", sha256=sha256, size=len(data))
 
 
 @pytest.mark.parametrize(
@@ -661,6 +781,142 @@ async def test_version(cdn: Server, watermarked: bool, tmp_path: Path) -> None:
         await downloader.save(wanted, tmp_path / "x.png", renew, watermarked=watermarked)
     assert cdn.paths == ["/marked" if watermarked else "/plain"]
     assert asked == []
+
+
+async def in_memory(
+    how: str, downloader: Downloader, wanted: ResultImage, renew: Callable[..., Awaitable[Task]]
+) -> bytes:
+    """Return the bytes of an image, read at once or as a stream."""
+    if how == "read":
+        return await downloader.read(wanted, renew)
+    async with downloader.stream(wanted, renew) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+STATUSES = [400, 401, 402, 403, 404, 405, 406, 409, 410, 416, 418, 421, 451, 500, 503]
+BROKEN = [
+    *(f"/{status}" for status in STATUSES),
+    "http://127.0.0.1:1/x.png",
+    "http://cdn.example/x.png",
+    "https://127.0.0.1:{port}/x.png",
+    "https://cdn..example/x.png",
+    "https://no-such-host.invalid/x.png",
+    "/html",
+    "/redirects",
+]
+
+
+@pytest.fixture
+async def old_host(photo: bytes) -> AsyncIterator[Server]:
+    """Return a host at which most URLs have gone bad, each in its way."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        word = request.path.strip("/")
+        if word == "redirects":
+            return web.Response(status=302, headers={"Location": "https://[::1"})
+        body = b"<Error>ExpiredToken</Error>" if word in {"html", "400"} else photo
+        return web.Response(status=int(word) if word.isdigit() else 200, body=body)
+
+    async with serving(handle) as server:
+        yield server
+
+
+def url_at(server: Server, url: str) -> URL:
+    """Return *url*, or that path of *server*."""
+    text = url.format(port=server.port)
+    return URL(text if "://" in text else f"{str(server.url).rstrip('/')}{text}", encoded=True)
+
+
+@pytest.mark.parametrize("url", BROKEN)
+@pytest.mark.parametrize("how", ["save", "read", "stream"])
+async def test_any_url_that_fails_is_replaced(
+    url: str, how: str, old_host: Server, tmp_path: Path, photo: bytes
+) -> None:
+    """Whatever is wrong with it, the task is asked for a new one, which costs nothing."""
+    renew, asked = renewing(image(old_host.url / "good"))
+    wanted = image(url_at(old_host, url))
+    async with downloading() as downloader:
+        if how == "save":
+            await downloader.save(wanted, tmp_path / "x.png", renew)
+            assert (tmp_path / "x.png").read_bytes() == photo
+        else:
+            assert await in_memory(how, downloader, wanted, renew) == photo
+    assert asked == ["expand 8781"]
+
+
+async def test_same_url_again_is_not_tried_again(old_host: Server, tmp_path: Path) -> None:
+    """A server that has no other URL ends it, with the task's id in the error."""
+    bad = image(old_host.url / "400")
+    renew, asked = renewing(bad)
+    async with downloading() as downloader:
+        with pytest.raises(DownloadError, match="HTTP 400") as caught:
+            await downloader.save(bad, tmp_path / "x.png", renew)
+    assert (caught.value.task_id, len(asked), old_host.paths) == ("8781", 1, ["/400"])
+
+
+async def test_a_foreign_file_is_no_reason_for_a_new_url(old_host: Server, tmp_path: Path) -> None:
+    """Another URL would meet the same disk; the error says which task's image it was."""
+    (tmp_path / "x.png").write_bytes(b"mine")
+    renew, asked = renewing()
+    async with downloading() as downloader:
+        with pytest.raises(SaveError, match="another file") as caught:
+            await downloader.save(image(old_host.url / "good"), tmp_path / "x.png", renew)
+    assert (caught.value.task_id, asked) == ("8781", [])
+    assert (tmp_path / "x.png").read_bytes() == b"mine"
+
+
+# ------------------------------------------------------------------------------ in memory
+
+
+@pytest.mark.parametrize("how", ["read", "stream"])
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [("cut", "cut short"), ("large", "larger than"), ("broken", "broke off"), ("gone", "HTTP 404")],
+)
+async def test_memory_has_the_same_guards(
+    how: str, kind: str, error: str, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broken or endless image is an error; a stream tells at its end."""
+    monkeypatch.setattr(download, "MAX_FILE", 1_000_000)
+    large = web.StreamResponse()
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        if kind == "broken":
+            return await cut(request)
+        if kind == "large":
+            await large.prepare(request)
+            for _ in range(20):
+                await large.write(photo + bytes(100_000))
+            return large
+        return web.Response(body=photo[:-1], status=404 if kind == "gone" else 200)
+
+    async with serving(handle) as server, downloading() as downloader:
+        renew, _ = renewing()
+        with pytest.raises(CometError, match=error) as caught:
+            await in_memory(how, downloader, image(server.url), renew)
+    assert caught.value.task_id == "8781"
+
+
+async def test_a_stream_that_breaks_is_not_begun_again(photo: bytes) -> None:
+    """Bytes that were handed out can't be taken back: no second URL after the first bytes."""
+    renew, asked = renewing()
+    async with serving(answering(web.Response(body=photo[:-1]))) as server:
+        async with downloading() as downloader:
+            with pytest.raises(ConnectionLostError):
+                await in_memory("stream", downloader, image(server.url), renew)
+    assert (len(server.seen), asked) == (1, [])
+
+
+async def test_a_stream_may_be_left_early(photo: bytes) -> None:
+    """Its connection is closed with the block, and other streams are not held up."""
+    data = padded(photo, 3_000_000)
+    async with serving(answering(*[web.Response(body=data)] * 12)) as server:
+        async with downloading() as downloader, contextlib.AsyncExitStack() as stack:
+            renew, _ = renewing()
+            for _ in range(10):
+                opened = downloader.stream(image(server.url), renew)
+                chunks = await stack.enter_async_context(opened)
+                assert (await anext(aiter(chunks))).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("watermarked", [False, True])

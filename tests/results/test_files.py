@@ -11,7 +11,7 @@ import pytest
 
 from comet_async._results import files
 from comet_async._results.files import FsyncBatcher
-from comet_async.errors import DownloadError
+from comet_async.errors import SaveError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,7 +83,7 @@ async def test_one_that_fails_is_no_harm_to_the_others(
     await asyncio.sleep(0)
     gate.set()
     refused, wrong, good = await asyncio.gather(*calls, return_exceptions=True)
-    assert isinstance(refused, DownloadError)
+    assert isinstance(refused, SaveError)
     assert "No space left on device: dog.png" in str(refused)
     assert isinstance(wrong, ZeroDivisionError)
     assert (good, synced, await busy) == (3, [tmp_path], True)
@@ -101,7 +101,7 @@ async def test_a_folder_that_is_not_safe_fails_all_its_names(
     shelf = FsyncBatcher()
     calls = (shelf.do(lambda: 1, folder=tmp_path), shelf.do(lambda: 2, folder=tmp_path))
     results = await asyncio.gather(*calls, shelf.do(lambda: 3), return_exceptions=True)
-    assert [type(result) for result in results] == [DownloadError, DownloadError, int]
+    assert [type(result) for result in results] == [SaveError, SaveError, int]
 
 
 async def test_a_cancelled_caller_waits_for_what_it_began(
