@@ -30,7 +30,7 @@ TOKEN_BACKDATE = 5.0
 SHORTEST_SIGNING_KEY = 32
 """Bytes that a key for HS256 should have at least (RFC 7518, section 3.2)."""
 
-logger = logging.getLogger("comet_async")
+_logger = logging.getLogger("comet_async")
 
 
 class Credentials(Protocol):
@@ -121,7 +121,7 @@ class KlingToken:
     def __attrs_post_init__(self) -> None:
         length = len(self.secret_key.reveal())
         if length < SHORTEST_SIGNING_KEY:
-            logger.warning(
+            _logger.warning(
                 "the secret key has %d characters; Kling's have %d or more: is it complete?",
                 length,
                 SHORTEST_SIGNING_KEY,

@@ -168,7 +168,7 @@ def _refused(field: str, why: str) -> InputError:
     return InputError(f"the callback's {field} {why}", field=field, limit="Standard Webhooks")
 
 
-logger = logging.getLogger("comet_async.callbacks")
+_logger = logging.getLogger("comet_async.callbacks")
 
 MAX_BODY: Final = 256 * 1024
 """Most bytes of a callback. Real ones have about one kilobyte."""
@@ -398,7 +398,7 @@ class CallbackReceiver:
                 return _OK
             notification = _decode(body)
         except InputError as error:
-            logger.warning("callback refused: %s", error.message)
+            _logger.warning("callback refused: %s", error.message)
             return _FORBIDDEN
         except DecodeError:
             return _BAD
@@ -438,7 +438,7 @@ class CallbackReceiver:
             try:
                 listener(notification)
             except Exception:
-                logger.exception("a listener for callbacks raised")
+                _logger.exception("a listener for callbacks raised")
 
     def subscribe(self, listener: Callable[[Notification], object]) -> Callable[[], None]:
         """Call *listener* with each notification from now on; return what ends that.

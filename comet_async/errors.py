@@ -90,16 +90,16 @@ class CometError(Exception):
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = " ".join(message.split())
-        self.hint = None if hint is None else " ".join(hint.split())
-        self.sent = self.default_sent if sent is None else sent
-        self.retryable = self.default_retryable if retryable is None else retryable
+        self.message: str = " ".join(message.split())
+        self.hint: str | None = None if hint is None else " ".join(hint.split())
+        self.sent: bool | None = self.default_sent if sent is None else sent
+        self.retryable: bool = self.default_retryable if retryable is None else retryable
         self.task_id = task_id
         self.external_task_id = external_task_id
         self.status = status
         self.code = code
         self.request_id = request_id
-        self.retry_after = retry_after if self.retryable else None
+        self.retry_after: float | None = retry_after if self.retryable else None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the error as a dictionary for JSON: for an API's answer, a log or a queue.
@@ -149,7 +149,7 @@ class _AboutOneValue:
     ) -> None:
         super().__init__(message, **details)  # type: ignore[call-arg]  # of `CometError`
         self.field = field
-        self.value = None if value is None else _shorten(str(value))
+        self.value: str | None = None if value is None else _shorten(str(value))
         self.limit = limit
 
 
@@ -162,7 +162,7 @@ class ConfigError(_AboutOneValue, CometError):
         limit: The rule that it breaks.
     """
 
-    default_sent = False
+    default_sent: ClassVar[bool | None] = False
 
 
 class MissingExtraError(ConfigError):
@@ -172,7 +172,7 @@ class MissingExtraError(ConfigError):
         extra: The name to install, as in ``pip install 'comet-async[images]'``.
     """
 
-    details = (*ConfigError.details, "extra")
+    details: ClassVar[tuple[str, ...]] = (*ConfigError.details, "extra")
 
     def __init__(self, message: str, *, extra: str = "", **details: Any) -> None:
         if extra and "hint" not in details:
@@ -192,7 +192,7 @@ class ForkedSessionError(ConfigError):
 class SessionClosedError(CometError):
     """The session was closed before the call; nothing was sent."""
 
-    default_sent = False
+    default_sent: ClassVar[bool | None] = False
 
 
 class RunStoppedError(CometError):
@@ -202,14 +202,14 @@ class RunStoppedError(CometError):
     resume it.
     """
 
-    default_sent = False
-    default_retryable = True
+    default_sent: ClassVar[bool | None] = False
+    default_retryable: ClassVar[bool] = True
 
 
 class BudgetExceededError(RunStoppedError):
     """The run's own limit (``max_jobs`` or ``max_spend``) is reached; the rest stays planned."""
 
-    default_retryable = False
+    default_retryable: ClassVar[bool] = False
 
 
 class InputError(_AboutOneValue, CometError, ValueError):
@@ -221,7 +221,7 @@ class InputError(_AboutOneValue, CometError, ValueError):
         limit: The rule that it breaks.
     """
 
-    default_sent = False
+    default_sent: ClassVar[bool | None] = False
 
 
 class IdempotencyConflictError(InputError):
@@ -235,14 +235,14 @@ class TransportError(CometError):
 class NotSentError(TransportError):
     """The request provably never left this machine: trying again is safe."""
 
-    default_sent = False
-    default_retryable = True
+    default_sent: ClassVar[bool | None] = False
+    default_retryable: ClassVar[bool] = True
 
 
 class ConnectionLostError(TransportError):
     """A request that costs nothing (GET) got no complete answer; trying again is safe."""
 
-    default_retryable = True
+    default_retryable: ClassVar[bool] = True
 
 
 class OutcomeUnknownError(TransportError):
@@ -256,7 +256,7 @@ class OutcomeUnknownError(TransportError):
 class ResponseError(CometError):
     """The server answered with an error."""
 
-    default_sent = True
+    default_sent: ClassVar[bool | None] = True
 
 
 class AuthenticationError(ResponseError):
@@ -288,7 +288,7 @@ class DuplicateTaskError(ResponseError):
 class RateLimitError(ResponseError):
     """Too many requests; nothing was accepted and nothing was paid."""
 
-    default_retryable = True
+    default_retryable: ClassVar[bool] = True
 
 
 class ConcurrencyLimitError(RateLimitError):
@@ -302,7 +302,7 @@ class RejectedError(ResponseError):
 class ServerError(ResponseError):
     """The server failed (5xx)."""
 
-    default_retryable = True
+    default_retryable: ClassVar[bool] = True
 
 
 class DecodeError(CometError):
@@ -312,8 +312,8 @@ class DecodeError(CometError):
         path: Where in the answer, such as ``$.data.task_id``.
     """
 
-    default_retryable = True
-    details = ("path",)
+    default_retryable: ClassVar[bool] = True
+    details: ClassVar[tuple[str, ...]] = ("path",)
 
     def __init__(self, message: str, *, path: str = "$", **details: Any) -> None:
         super().__init__(message, **details)
@@ -327,7 +327,7 @@ class TaskFailedError(CometError):
         task: The finished task, as the server described it.
     """
 
-    default_sent = True
+    default_sent: ClassVar[bool | None] = True
 
     def __init__(self, message: str, *, task: Any = None, **details: Any) -> None:
         super().__init__(message, **details)
@@ -343,8 +343,8 @@ class ResultMissingError(CometError):
         task: The newest snapshot of the task, or None.
     """
 
-    default_sent = True
-    default_retryable = True
+    default_sent: ClassVar[bool | None] = True
+    default_retryable: ClassVar[bool] = True
 
     def __init__(self, message: str, *, task: Any = None, **details: Any) -> None:
         super().__init__(message, **details)
@@ -358,8 +358,8 @@ class WaitTimeoutError(CometError, TimeoutError):
         task: The newest snapshot of the task, or None when none was seen.
     """
 
-    default_sent = True
-    default_retryable = True
+    default_sent: ClassVar[bool | None] = True
+    default_retryable: ClassVar[bool] = True
 
     def __init__(self, message: str, *, task: Any = None, **details: Any) -> None:
         super().__init__(message, **details)
@@ -389,7 +389,7 @@ class JournalBusyError(JournalError):
         pid: The holder's process id, when known.
     """
 
-    details = ("pid",)
+    details: ClassVar[tuple[str, ...]] = ("pid",)
 
     def __init__(self, message: str, *, pid: int | None = None, **details: Any) -> None:
         super().__init__(message, **details)
@@ -407,7 +407,7 @@ class JournalLostError(JournalError):
         field: The option that continues: each job is looked up before it is sent.
     """
 
-    default_sent = False
+    default_sent: ClassVar[bool | None] = False
     field = "verify_remote"
 
 

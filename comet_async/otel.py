@@ -33,8 +33,8 @@ from comet_async.events import (
 
 try:
     from opentelemetry import metrics, trace
-except ModuleNotFoundError as error:
-    raise MissingExtraError("OpenTelemetry is not installed", extra="otel") from error
+except ModuleNotFoundError as _error:
+    raise MissingExtraError("OpenTelemetry is not installed", extra="otel") from _error
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

@@ -98,8 +98,8 @@ class DurationHistogram:
     _ENOUGH = 512
 
     def __init__(self) -> None:
-        self.count = 0.0
-        self.total = 0.0
+        self.count: float = 0.0
+        self.total: float = 0.0
         self._ends = [0.0] * BINS
         # Difference array of "how many were seen alive in this bin": two updates a record.
         self._alive = [0.0] * (BINS + 1)
@@ -306,13 +306,14 @@ class LearnedSchedule:
             )
         self._aim = aim
         self._steps = aim - (1.0 - self._FIRST)
-        self._floor, self.ceiling = floor, ceiling
+        self._floor = floor
+        self.ceiling: float = ceiling
         self._rng = rng or random.Random()  # noqa: S311  # spreads polls, guards nothing
         self._durations = DurationHistogram()
         self._scales: dict[int, _Scale] = {}
         self._records = 0
         self._due: tuple[float, float] = (0.0, 0.0)
-        self.version = 0
+        self.version: int = 0
         self._plan = self._past = self._make_plan()
 
     def __repr__(self) -> str:

@@ -256,8 +256,8 @@ class CometSession(TaskReader):
         timeouts = Timeouts.of(request_timeout)
         trusted = frozenset({chosen.root.host or "", *(("localhost",) if chosen.loopback else ())})
         transport = Transport(network=network, timeouts=timeouts, clock=clock, trusted=trusted)
-        self.schedule = as_schedule(schedule)
-        self.backoff = Backoff.of(backoff)
+        self.schedule: ScheduleLike = as_schedule(schedule)
+        self.backoff: Backoff = Backoff.of(backoff)
         self._api = Api(gateway=chosen, credentials=credentials, transport=transport, clock=clock)
         self._waiter = TaskWaiter(self, callbacks=callbacks, on_event=on_event)
         self._runs = RunFactory(

@@ -68,7 +68,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         selector = _JumpingSelector()
         selector.loop = self
-        self.threads = 0
+        self.threads: int = 0
         self._now = 0.0
         self._born = time.time()
         super().__init__(selector)

@@ -225,7 +225,7 @@ class Scan(Iterator[Found]):
     def __init__(
         self, sources: Iterable[str], out: Path, stdin: IO[Any] | None, selection: Selection
     ) -> None:
-        self.skipped = SkipReport()
+        self.skipped: SkipReport = SkipReport()
         self._selection = selection
         self._out = os.path.realpath(out)
         self._inside: tuple[str, ...] = ()  # sources in the output folder

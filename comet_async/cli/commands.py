@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 from comet_async import __version__
 from comet_async.cli.help import COMMANDS, PROGRAM, USAGES
 
-app = App(
+app: App = App(
     name="comet-async",
     help=PROGRAM,
     help_format="rich",

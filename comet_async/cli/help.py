@@ -156,7 +156,7 @@ _OPTIONS = (
 )
 
 # By group: name, place below this package, and what it is for.
-COMMANDS = {
+COMMANDS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "Folders": (
         ("expand", "expand.command:expand", EXPAND),
         ("preview", "preview:preview", PREVIEW),

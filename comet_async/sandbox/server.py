@@ -44,7 +44,7 @@ _LOCAL = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - 
 
 _SHUTDOWN_SECONDS = 1.0  # for answers that are being sent
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class Sandbox:
@@ -328,7 +328,7 @@ class Sandbox:
     def _changed(self, task: SandboxTask) -> None:
         if task.status == "failed":
             self._state.ledger.refunds.append(task.id)
-        logger.debug("task %s is %s", task.id, task.status)
+        _logger.debug("task %s is %s", task.id, task.status)
         self._state.changes.notify()
         if task.order.callback_url:
             self._state.callbacks.tell(task, self._state.voice(task.profile).notification(task))

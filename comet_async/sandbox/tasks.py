@@ -26,7 +26,7 @@ BAD_PIXELS = "Image pixel is invalid"
 UNREACHABLE = "Something went wrong when we tried to get the contents of the file."
 BROKEN = "The task failed for an internal reason"
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class BadImageError(Exception):
@@ -361,7 +361,7 @@ class Tasks:
         except BadImageError as exc:
             return str(exc)
         except Exception:
-            logger.exception("the images of task %s could not be made", task.id)
+            _logger.exception("the images of task %s could not be made", task.id)
             return BROKEN
         task.order = task.order.emptied()
         return ""

@@ -46,7 +46,7 @@ class RefusalError(Exception):
 
     def __init__(self, code: int, message: str = "") -> None:
         self.code = code
-        self.message = message or CODES[code][1]
+        self.message: str = message or CODES[code][1]
         super().__init__(self.message)
 
 

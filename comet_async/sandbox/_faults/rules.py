@@ -256,7 +256,7 @@ class Faults:
     """
 
     def __init__(self, *faults: Fault, seed: int | None = None) -> None:
-        self.seed = random.randrange(2**32) if seed is None else seed  # noqa: S311 - not a secret
+        self.seed: int = random.randrange(2**32) if seed is None else seed  # noqa: S311 - not a secret
         self.injected: list[Injection] = []
         """What happened so far, in order."""
         self._rules: list[_Rule] = []
