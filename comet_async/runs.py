@@ -66,7 +66,8 @@ class RunOptions(TypedDict, total=False):
 
     Attributes:
         concurrency: Most images in flight at a time; the session's by default.
-        prepare: Convert images that the API would refuse. Needs the extra ``images``.
+        prepare: Convert images that the API refuses, and those that it may read in another way
+            than viewers show them (see `CometSession`). Needs the extra ``images``.
         settle: Seconds after a request whose answer was lost during which its task may still
             appear; the session's by default.
         timeout: Seconds from when an image gets its slot until its result must be there; no

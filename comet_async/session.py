@@ -220,7 +220,9 @@ class CometSession(TaskReader):
         on_event: Called in the event loop with each event of `comet_async.events`: what happens
             to jobs, and the polls of the session's own waiter. The same events are logged.
         network: Proxy, certificates, or an ``aiohttp.ClientSession`` of your own.
-        prepare: Convert images that the API would refuse. False by default.
+        prepare: Convert images that the API refuses (WebP, HEIC, TIFF and the like, too large a
+            file, too small an image), and those that it accepts but may read in another way than
+            viewers show them (rotated by EXIF, CMYK, 16 bits). False by default.
         clock: For tests.
 
     Raises:

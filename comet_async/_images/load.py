@@ -220,6 +220,7 @@ class SourceImage:
         height: Pixels down, as a viewer shows it; None where it is not known.
         format: ``"png"`` or ``"jpeg"``; None for a URL.
         notes: How it was converted, one sentence each.
+        file: The open file or stream to read it from; see `from_file`.
         identity: What to recognise the file by, if it was read from one.
         read_at_ns: When the reading began, by the system's clock.
         remembered: True if the file was recognised as unchanged and not read. Good for planning;
@@ -240,7 +241,7 @@ class SourceImage:
     identity: FileIdentity | None = attrs.field(default=None, repr=False, eq=False)
     read_at_ns: int = attrs.field(default=0, repr=False, eq=False)
     remembered: bool = attrs.field(default=False, repr=False, eq=False)
-    _file: ByteSource | None = attrs.field(default=None, repr=False, eq=False, alias="file")
+    file: ByteSource | None = attrs.field(default=None, repr=False, eq=False)
 
     @classmethod
     def from_path(cls, path: str | os.PathLike[str]) -> SourceImage:
@@ -365,8 +366,8 @@ async def load(
     check = ImageRules(field=field, prepare=prepare, hashed=hashed, source=given.source)
     if given.url is not None:
         return _from_url(given.url, check, allow_private=allow_private)
-    if given._file is not None:  # noqa: SLF001 - its own class's
-        data = await read_all(given._file, check)  # noqa: SLF001 - as above
+    if given.file is not None:
+        data = await read_all(given.file, check)
         read = functools.partial(_from_bytes, data, check)
     elif given.data is not None:
         read = functools.partial(_from_bytes, given.data, check)
