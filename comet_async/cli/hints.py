@@ -68,7 +68,11 @@ def _option(found: re.Match[str]) -> str:
 
 def message_of(error: CometError) -> str:
     """Return what happened, for somebody who types commands."""
-    return in_options(error.message)
+    field = error.field if isinstance(error, InputError) else ""
+    text = error.message
+    if field in OPTIONS and text.startswith(f"{field} "):
+        text = OPTIONS[field] + text.removeprefix(field)
+    return in_options(text)
 
 
 def with_option(error: CometError) -> str | None:

@@ -13,6 +13,7 @@ from comet_async.cli.expand.options import (
     OutputOptions,
     RequestOptions,
     RerunOptions,
+    SourceOptions,
     SpendingOptions,
     TimingOptions,
     make_plan,
@@ -29,7 +30,7 @@ from comet_async.cli.options import (
 
 # Frozen, so that all calls can share them.
 _REQUEST, _TIMING, _SPENDING = RequestOptions(), TimingOptions(), SpendingOptions()
-_RERUN, _OUTPUT = RerunOptions(), OutputOptions()
+_RERUN, _OUTPUT, _SOURCES = RerunOptions(), OutputOptions(), SourceOptions()
 
 
 async def expand(  # noqa: PLR0913 - the groups of options, as --help shows them
@@ -51,6 +52,7 @@ async def expand(  # noqa: PLR0913 - the groups of options, as --help shows them
             help="The folder for the results; created if it does not exist.",
         ),
     ],
+    choice: SourceOptions = _SOURCES,
     geometry: Geometry = NO_GEOMETRY,
     request: RequestOptions = _REQUEST,
     connection: Connection = USUAL_CONNECTION,
@@ -70,6 +72,7 @@ async def expand(  # noqa: PLR0913 - the groups of options, as --help shows them
     plan = make_plan(
         sources=sources,
         out=out,
+        choice=choice,
         geometry=geometry,
         request=request,
         timing=timing,

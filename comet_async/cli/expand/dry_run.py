@@ -94,6 +94,7 @@ class _Forecast:
     images: int = 0
     jobs: int = 0
     rows: list[tuple[str, str, str]] = attrs.field(factory=list)
+    left_out: str = ""
     _first: dict[str, str] = attrs.field(factory=dict)
 
     async def step(self, source: str, planned: Planned | CometError, kept: Files) -> Step:
@@ -174,11 +175,13 @@ async def show(plan: ExpandPlan, endpoint: Endpoint, screen: Screen, *, free: bo
         async with CometSession(
             endpoint.credentials, gateway=endpoint.gateway, journal=journal
         ) as comet:
-            async for item, planned in plan.on(comet).plan():
+            run = plan.on(comet)
+            async for item, planned in run.plan():
                 step = await forecast.step(item.source, planned, kept)
                 forecast.add(step)
                 if screen.json:
                     screen.emit(_record(step, plan.price * step.images, screen))
+            forecast.left_out = str(run.skipped)
     _summary(forecast, plan, screen)
     limited = bool(_limits(forecast, plan))
     return NOT_DONE if limited or any(forecast.counts[word] for word in _NOT_DONE) else DONE
@@ -206,6 +209,8 @@ def _summary(forecast: _Forecast, plan: ExpandPlan, screen: Screen) -> None:
             screen.say(f"… and {forecast.counts.total() - len(forecast.rows):,} more")
     counts = [f"{forecast.counts[word]:,} {word}" for word in _MEANINGS if forecast.counts[word]]
     screen.say(f"plan: {', '.join(counts)}; nothing was sent and nothing was written")
+    if forecast.left_out:
+        screen.say(f"left out of folders: {forecast.left_out}")
     screen.say(_cost(forecast, plan.price))
     for line in _limits(forecast, plan):
         screen.say(line)

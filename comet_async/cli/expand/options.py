@@ -19,6 +19,7 @@ from comet_async.cli.options import (
     OUTPUT,
     REQUEST,
     SERVICE,
+    SOURCES,
     Geometry,
     check_seconds,
     whole,
@@ -56,6 +57,33 @@ class RequestOptions:
             "small an image) or may not show as you see them (turned by EXIF, CMYK). Your files "
             "stay as they are."
         ),
+    ] = False
+
+
+@Parameter(name="*", group=SOURCES)
+@attrs.frozen(kw_only=True)
+class SourceOptions:
+    """Which files of folders are taken."""
+
+    include: Annotated[
+        tuple[str, ...],
+        Parameter(
+            metavar="PATTERN",
+            help="Of folders, take only files that match, such as '*.png' or '2024/*'. May be "
+            "given several times.",
+        ),
+    ] = ()
+    exclude: Annotated[
+        tuple[str, ...],
+        Parameter(
+            metavar="PATTERN",
+            help="Of folders, leave out files and subfolders that match. May be given several "
+            "times.",
+        ),
+    ] = ()
+    follow_links: Annotated[
+        bool,
+        Parameter(help="Follow links to other folders, and to files outside the folder."),
     ] = False
 
 
@@ -217,6 +245,7 @@ def make_plan(  # noqa: PLR0913 - the groups of options, by name
     *,
     sources: tuple[str, ...],
     out: Path,
+    choice: SourceOptions,
     geometry: Geometry,
     request: RequestOptions,
     timing: TimingOptions,
@@ -230,7 +259,7 @@ def make_plan(  # noqa: PLR0913 - the groups of options, by name
     """
     from comet_async._validation import check_concurrency
     from comet_async.requests import EXPAND, ExpandRequest
-    from comet_async.runs import limits
+    from comet_async.runs import limits, selected
 
     _check_sources(sources)
     rule = geometry.rule()
@@ -249,8 +278,12 @@ def make_plan(  # noqa: PLR0913 - the groups of options, by name
         "verify_remote": rerun.verify_remote,
         "checksum": rerun.checksum,
         "fresh": rerun.fresh,
+        "include": choice.include,
+        "exclude": choice.exclude,
+        "follow_links": choice.follow_links,
     }
     limits(options)
+    selected(options)
     out = _check_out(out, sources) / check_fresh(rerun.fresh)
     return ExpandPlan(
         sources=sources, out=out, rule=rule, request=request, options=options, price=price

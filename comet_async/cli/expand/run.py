@@ -61,7 +61,7 @@ async def carry_out(plan: ExpandPlan, connection: Connection, output: OutputOpti
         check_requirements()  # before anything is paid
     async with _counting(plan) as counter:
         if counter is not None and not await counter.any():
-            raise _nothing(plan)
+            raise _nothing(plan, str(counter.scan.skipped))
         if output.dry_run:
             endpoint = offline_endpoint(connection)
             free = connection.is_sandbox
@@ -70,9 +70,10 @@ async def carry_out(plan: ExpandPlan, connection: Connection, output: OutputOpti
             return await _run(plan, endpoint, invocation, counter, output)
 
 
-def _nothing(plan: ExpandPlan) -> InputError:
+def _nothing(plan: ExpandPlan, left_out: str) -> InputError:
+    more = f"; left out: {left_out}" if left_out else ""
     return InputError(
-        f"no image was found in {' '.join(plan.sources)}",
+        f"no image was found in {' '.join(plan.sources)}{more}",
         field="sources",
         value=" ".join(plan.sources),
         hint="in a folder, images are the files that end in .jpg, .png and the like; name others "
@@ -106,11 +107,12 @@ class SourceCounter:
 async def _counting(plan: ExpandPlan) -> AsyncGenerator[SourceCounter | None, None]:
     """Give a counter of the sources; None if they can be read only once."""
     from comet_async._images.discovery import scan
+    from comet_async.runs import selected
 
     if "-" in plan.sources:
         yield None
         return
-    scanned = scan(plan.sources, out=plan.out)
+    scanned = scan(plan.sources, out=plan.out, selection=selected(plan.options))
     try:
         yield SourceCounter(scanned)
     finally:
@@ -233,6 +235,7 @@ class _Following:
             interrupted=self.invocation.interrupted,
             free=self.free,
             from_input="-" in self.plan.sources,
+            left_out=str(self.run.skipped),
         )
 
     async def follow(self) -> None:
@@ -325,7 +328,7 @@ class _Following:
         screen, stopped = self.invocation.screen, self.run.stopped
         interrupted = self.invocation.interrupted
         if not self.totals.count and not interrupted and stopped is None:
-            screen.complain(_nothing(self.plan))
+            screen.complain(_nothing(self.plan, str(self.run.skipped)))
             return USAGE
         if self.endpoint.sandbox is not None:
             engines = {task.engine for task in self.endpoint.sandbox.tasks.all() if task.engine}

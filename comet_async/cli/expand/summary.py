@@ -30,6 +30,7 @@ class Ending:
         interrupted: Whether a signal did.
         free: True when nothing is paid.
         from_input: Whether sources came from the standard input.
+        left_out: What of folders was left out, or nothing.
     """
 
     totals: RunTotals
@@ -39,6 +40,7 @@ class Ending:
     interrupted: bool = False
     free: bool = False
     from_input: bool = False
+    left_out: str = ""
 
     def show(self, screen: Screen) -> None:
         """Write the summary."""
@@ -64,6 +66,8 @@ class Ending:
             lines.append(cost_line(totals))
         if totals.ended["done"]:
             lines.append(self._where())
+        if self.left_out:
+            lines.append(f"left out of folders: {self.left_out}")
         return lines
 
     def _where(self) -> str:
