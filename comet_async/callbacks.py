@@ -151,7 +151,7 @@ def verify(
         raise _refused(_TIME, f"is more than {tolerance:g} s off")
     given = [word.encode() for word in known.get(_SIGNATURE, "").split()[:16]]
     right = [secret.sign(message_id, timestamp, body).encode() for secret in secrets]
-    # All are compared: the time taken tells nothing.
+    # All are compared: the time taken gives nothing away.
     matches = [hmac.compare_digest(one, other) for one in given for other in right]
     if not any(matches):
         raise _refused(_SIGNATURE, "does not match")

@@ -1,4 +1,4 @@
-"""Now and sleep, as something that can be handed in."""
+"""The clocks, as an object that can be replaced in tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the library asks about time. All figures are seconds."""
+    """What the library needs of time. All figures are seconds."""
 
     def time(self) -> float:
         """Return the wall clock: seconds since 1970, UTC. It may jump."""

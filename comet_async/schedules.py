@@ -1,4 +1,4 @@
-"""When to ask about a task again: pure arithmetic, all figures in seconds.
+"""When to poll a task again: pure arithmetic, all figures in seconds.
 
 The learned schedule rests on one result. A poll at age *t* is worth the more, the likelier a
 task of that age ends just now, and when the polls are few the mean delay between "finished"
@@ -86,8 +86,8 @@ class DurationHistogram:
     """
 
     # What the neighbourhood and the belief above weigh, in tasks. The belief counts for less the
-    # more tasks were there: one poll then tells about all of them, so each needs fewer. Where 64
-    # of ten minutes are submitted at once, that saves two of twelve polls each.
+    # more tasks were there: one poll then says something about all of them, so each needs fewer.
+    # Where 64 of ten minutes are submitted at once, that saves two of twelve polls each.
     _BELIEF = 2.0
     _CROWD = 0.2
     _NEIGHBOURS = 1.0
@@ -138,7 +138,7 @@ class DurationHistogram:
         """Return for each bin the chance that a task alive at its start ends in it.
 
         Each bin leans on its own record, where that is thin on its neighbourhood's, and where
-        nobody has been yet on what was believed at first. The step in the middle matters for a
+        no task has been yet on what was believed at first. The step in the middle matters for a
         batch: when 64 tasks of the same age have not ended so far, the next bin is not much
         likelier to see an end than the last ones were.
         """
@@ -164,10 +164,10 @@ __all__ = ["SHORTEST", "FixedSchedule", "LearnedSchedule", "Plan", "Schedule"]
 
 
 class Schedule(Protocol):
-    """When to ask about a task; one object serves all tasks of a waiter."""
+    """When to poll a task; one object serves all tasks of a waiter."""
 
     def first(self, n: int = 1) -> float:
-        """Return the age at which a new task of *n* images is asked about first."""
+        """Return the age at which a new task of *n* images is polled first."""
         ...
 
     def next(self, age: float, attempt: int, n: int = 1) -> float:
@@ -201,11 +201,11 @@ class FixedSchedule:
     def __init__(self, seconds: float, *, rng: random.Random | None = None) -> None:
         if not 0 < seconds < math.inf:
             raise InputError(
-                f"schedule={seconds} is no interval",
+                f"schedule={seconds} is not an interval",
                 field="schedule",
                 value=seconds,
                 limit="more than 0 seconds",
-                hint="give the seconds between two questions, more than 0",
+                hint="pass the seconds between two polls, more than 0",
             )
         self._seconds = max(SHORTEST, float(seconds))
         self._rng = rng or random.Random()  # noqa: S311  # spreads polls, guards nothing
@@ -269,7 +269,7 @@ class LearnedSchedule:
 
     Attributes:
         ceiling: As given.
-        version: Counts up when waiting tasks should be planned anew; see `again`.
+        version: Counts up whenever waiting tasks should be rescheduled; see `reschedule`.
 
     Raises:
         InputError: *aim* is under 1, or *floor* and *ceiling* contradict each other.
@@ -280,8 +280,8 @@ class LearnedSchedule:
     # half; later costs so much less, and less delay than it saves: a task has hardly a chance
     # to end before its first poll, and the more chances the older it is.
     _FIRST = 0.7
-    # The most further steps are a few, because nobody replans when thousands wait: the last of
-    # them are asked about first when they are 20 s old.
+    # The most further steps are a few, because nothing is rescheduled when thousands wait: the
+    # last of them are polled first when they are 20 s old.
     _SCOUTS = 32
     _LATER = 3.0
     # Density of the polls while nothing is known, and how many ends it takes to know as much as
@@ -300,7 +300,7 @@ class LearnedSchedule:
     ) -> None:
         if aim < 1 or not SHORTEST <= floor <= ceiling < math.inf:
             raise InputError(
-                f"aim={aim}, floor={floor}, ceiling={ceiling} make no schedule",
+                f"aim={aim}, floor={floor}, ceiling={ceiling} do not make a schedule",
                 field="schedule",
                 limit=f"aim >= 1 and {SHORTEST} <= floor <= ceiling",
             )
@@ -328,7 +328,7 @@ class LearnedSchedule:
         """Return the age of the first poll; tasks of one moment are spread over a step.
 
         While nothing is known the first step is short. So where a *crowd* waits, a few scouts
-        tell about all others, and these are spread over some steps more.
+        speak for all others, and these are spread over some steps more.
         """
         steps = 1.0
         if crowd > self._SCOUTS:

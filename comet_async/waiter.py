@@ -52,7 +52,7 @@ class NotificationSource(Protocol):
     def last_notification(
         self, task_id: str | None, external_task_id: str | None = None
     ) -> Notification | None:
-        """Return and forget the last notification about a task that nobody waited for yet."""
+        """Return and forget the last notification about a task that nothing waited for yet."""
         ...
 
 

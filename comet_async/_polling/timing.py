@@ -316,7 +316,7 @@ class PollTiming:
             if entry.own:
                 return duration, max(0.0, now - entry.created - duration)
             return duration, self.age_of(task.updated_at, now)
-        # Not told: somewhere since the last answer, at half of the way as the best guess.
+        # Not given: somewhere since the last answer, at half of the way as the best guess.
         delay = (now - entry.alive_at) / 2 if entry.seen_alive else 0.0
         return max(0.0, now - delay - entry.created), delay
 

@@ -36,8 +36,8 @@ from comet_async._wire.envelope import (
     unwrap,
 )
 from comet_async._wire.task import (
+    NO_STATUS,
     RESULT_KEYS,
-    UNTOLD,
     external_id,
     first_id,
     first_task_id,
@@ -146,7 +146,7 @@ def _created(
     chain = _single(answer)
     answer_id = partial(header_id, reply.headers)
     task = read_task(
-        chain, answer_id, kind=kind, sent=external_task_id, untold=TaskStatus.SUBMITTED
+        chain, answer_id, kind=kind, sent=external_task_id, default_status=TaskStatus.SUBMITTED
     )
     if task is not None and _ok(reply) and not _refused(chain):
         return task
@@ -162,19 +162,19 @@ def decode_task(
     external_task_id: str | None = None,
     now: float | None = None,
 ) -> Task:
-    """Return the task that was asked for.
+    """Return the task that was requested.
 
     Args:
         reply: The answer to the GET.
         kind: The kind of task.
-        task_id: The server's id that was asked for; the task keeps it, whatever id the
+        task_id: The server's id that was requested; the task keeps it, whatever id the
             gateway's own supplier gave it.
-        external_task_id: Our own id that was asked for. Whether the task carries it is for
-            the caller to compare: some gateways ignore what they were asked.
+        external_task_id: Our own id that was requested. Whether the task carries it is for
+            the caller to compare: some gateways ignore the request.
         now: The wall clock, for a ``Retry-After`` that is a date.
 
     Raises:
-        NotFoundError: The server knows no such task.
+        NotFoundError: The server does not know the task.
         AuthenticationError: The key was refused.
         AccountError: The account can't pay, or may not do this.
         RouteUnavailableError: The gateway does not offer this.
@@ -183,20 +183,20 @@ def decode_task(
         ServerError: The server failed.
         DecodeError: The answer can't be read.
     """
-    return _or_raise(_asked(reply, kind, _Request(task_id, external_task_id, now=now)))
+    return _or_raise(_requested(reply, kind, _Request(task_id, external_task_id, now=now)))
 
 
-def _asked(reply: Reply, kind: str, request: _Request) -> Task | CometError:
+def _requested(reply: Reply, kind: str, request: _Request) -> Task | CometError:
     answer, task_id = parse(reply.body), request.task_id
     if _ok(reply):
         answer_id = partial(header_id, reply.headers)
         data = answer.get("data") if isinstance(answer, dict) else None
-        plain = read_plain(data, answer, answer_id, kind=kind, asked=task_id)
+        plain = read_plain(data, answer, answer_id, kind=kind, requested=task_id)
         if plain is not None:
             return plain
         chain = _single(answer, task_id, request.external_task_id)
-        task = read_task(chain, answer_id, kind=kind, asked=task_id)
-        if task is not None and not (task.status == UNTOLD and _refused(chain)):
+        task = read_task(chain, answer_id, kind=kind, requested=task_id)
+        if task is not None and not (task.status == NO_STATUS and _refused(chain)):
             return task
     return _error(reply, answer, request)
 
@@ -209,8 +209,8 @@ def decode_page(
     Args:
         reply: The answer to the GET.
         kind: The kind of task.
-        number: The page that was asked for, from 1.
-        size: How many tasks were asked for.
+        number: The page that was requested, from 1.
+        size: How many tasks were requested.
         now: The wall clock, for a ``Retry-After`` that is a date.
 
     Raises:
@@ -271,12 +271,12 @@ def _ok(reply: Reply) -> bool:
 def _single(
     answer: JSON, task_id: str | None = None, external_task_id: str | None = None
 ) -> list[Object]:
-    """Return the objects from the outermost down to the one task that was asked for."""
+    """Return the objects from the outermost down to the one task that was requested."""
     chain, rest = unwrap(answer)
     if not isinstance(rest, list):
         return chain
     found = [unwrap(item)[0] for item in rest[:MAX_ITEMS]]
-    # Some gateways answer with a list of one, and some that ignore what they were asked
+    # Some gateways answer with a list of one, and some that ignore the request
     # with a list of all: only ours will do.
     for inner in found:
         if task_id and first_id(inner, "task_id") == task_id:

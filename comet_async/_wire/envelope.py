@@ -246,8 +246,8 @@ def tidy(message: str, *, limit: int = 160) -> str:
 
 # ------------------------------------------------------------------------------ headers
 
-# A server that means it asks for minutes. More than a day is a broken clock or a default
-# gone wrong, and tells nothing.
+# A server that is serious asks for minutes. More than a day is a broken clock or a default
+# gone wrong, and says nothing.
 _ABSURD = 86_400.0
 
 

@@ -3,7 +3,7 @@
 The tables are data; `judge` is the one reader. It looks at the code first, because gateways
 pass Kling's errors on under statuses of their own, and it knows two kinds of request:
 
-* a *question* (GET) costs nothing, so its errors say whether asking again makes sense;
+* a *GET* costs nothing, so its errors say whether another try makes sense;
 * a *paid* request (POST) may have been accepted although an error came back. Whatever does
   not clearly say "not accepted" becomes `OutcomeUnknownError`, never a reason to pay again.
 
@@ -43,7 +43,7 @@ from comet_async.errors import (
 
 @attrs.frozen
 class Verdict:
-    """What an error means for whoever sent the request.
+    """What an error means for the sender of the request.
 
     Attributes:
         error: The class to raise.
@@ -68,13 +68,13 @@ class Verdict:
 
 @attrs.frozen(kw_only=True)
 class Phrase:
-    """A text that tells more than the code or the status beside it.
+    """A text that says more than the code or the status beside it.
 
     Attributes:
         pattern: How the text is known.
         verdict: What it means.
         refines: The errors that it makes more precise; it leaves all others alone.
-        paid: Only after a paid request (True), only after a question (False), or both (None).
+        paid: Only after a paid request (True), only after a GET (False), or both (None).
         coded: True when it may also outvote a known code.
     """
 
@@ -89,7 +89,7 @@ _CHECK_KEY = "check the key, and that it belongs to this gateway and region"
 _CHECK_ACCOUNT = "look at the account in the provider's console"
 _TOP_UP = "add credit, then run again: what was not sent is not lost"
 _CHANGE = "change the request, then send it again"
-_LATER = "ask again later"
+_LATER = "try again later"
 _LOOK_UP = "do not submit it again: look it up by its external_task_id"
 _OTHER_GATEWAY = (
     "CometAPI's own page says that its image expansion answers 404; Kling itself offers it: "
@@ -113,7 +113,7 @@ REDIRECTED = Verdict(
 NO_ROUTE = Verdict(RouteUnavailableError, "the gateway does not offer this route", _OTHER_GATEWAY)
 NOT_FOUND = Verdict(
     NotFoundError,
-    "the server knows no such task",
+    "the server does not know the task",
     "a new task may take some seconds to show; a task of another account never does",
     paid=Verdict(RejectedError, "the server says that something named does not exist", _CHANGE),
 )
@@ -143,7 +143,7 @@ KLING: Mapping[int, Verdict] = MappingProxyType(
             AuthenticationError,
             "the signed token is not valid yet",
             "check this machine's clock: it seems to run ahead",
-            retryable=True,  # once, with a token signed anew
+            retryable=True,  # once, with a token signed again
         ),
         1004: Verdict(
             AuthenticationError,

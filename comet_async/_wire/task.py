@@ -40,7 +40,7 @@ RESULT_KEYS: Mapping[str, str] = MappingProxyType(
 )
 """Where a kind's results stand in ``task_result``; in ``images`` unless named here."""
 
-UNTOLD = "unknown"
+NO_STATUS = "unknown"
 """The status of a task whose answer names none."""
 
 AnswerId: TypeAlias = Callable[[], str | None]
@@ -51,34 +51,34 @@ def read_task(
     answer_id: AnswerId,
     *,
     kind: str,
-    asked: str | None = None,
+    requested: str | None = None,
     sent: str | None = None,
-    untold: str = UNTOLD,
+    default_status: str = NO_STATUS,
 ) -> Task | None:
     """Return the task at the end of *chain*, or None when there is none.
 
     Args:
         chain: The objects from the outermost to the task's own, as `envelope.unwrap` finds
             them.
-        answer_id: Tells the id in the answer's headers, for an answer without one in its body.
+        answer_id: Returns the id in the answer's headers, for an answer without one in its body.
         kind: The task's kind.
-        asked: The id that was asked for; the task keeps it, whatever id the gateway's own
+        requested: The id that was requested; the task keeps it, whatever id the gateway's own
             supplier gave it.
         sent: Our own id that the request carried, which few servers echo at once.
-        untold: The status to give a task whose answer names none.
+        default_status: The status to give a task whose answer names none.
     """
     facts = merge(chain)
     status = read_status(chain, facts)
     task_id = first_task_id(chain)
-    if task_id is None and (asked is None or status is None):
+    if task_id is None and (requested is None or status is None):
         return None
-    task_id = asked or task_id or ""
+    task_id = requested or task_id or ""
     images = _images(facts, kind, task_id)
     if status is TaskStatus.SUCCEED and not images:
         images = _only_url(facts, kind, task_id)
     return Task(
         id=task_id,
-        status=status or untold,
+        status=status or default_status,
         message=_reason(chain) if status is TaskStatus.FAILED else "",
         external_task_id=sent or external_id(facts),
         images=images,
@@ -100,7 +100,7 @@ _PLAIN: Mapping[str, TaskStatus] = {
 
 
 def read_plain(
-    facts: JSON, outer: JSON, answer_id: AnswerId, *, kind: str, asked: str | None = None
+    facts: JSON, outer: JSON, answer_id: AnswerId, *, kind: str, requested: str | None = None
 ) -> Task | None:
     """Return what `read_task` does, in half the time, if *facts* are as Kling documents them.
 
@@ -109,9 +109,9 @@ def read_plain(
     Args:
         facts: What may be the task's own object.
         outer: The object whose ``data`` it is; None if what is around it is not about it.
-        answer_id: Tells the id in the answer's headers, for an answer without one in its body.
+        answer_id: Returns the id in the answer's headers, for an answer without one in its body.
         kind: The task's kind.
-        asked: The id that was asked for; the task keeps it.
+        requested: The id that was requested; the task keeps it.
 
     Returns:
         None at any surprise: then `envelope.unwrap` and `read_task` look closer.
@@ -120,9 +120,9 @@ def read_plain(
     if not isinstance(facts, dict) or "task_id" in outer or "task_status" in outer:
         return None
     get = facts.get
-    told, created, updated = get("task_status"), get("created_at"), get("updated_at")
-    status = _PLAIN.get(told) if isinstance(told, str) else None
-    task_id = asked or task_identifier(get("task_id"))
+    given, created, updated = get("task_status"), get("created_at"), get("updated_at")
+    status = _PLAIN.get(given) if isinstance(given, str) else None
+    task_id = requested or task_identifier(get("task_id"))
     if status is None or task_id is None:
         return None
     if not isinstance(created, int) or not _LEAST_MILLISECONDS <= created < _MOST:
@@ -183,24 +183,24 @@ def external_id(facts: Object) -> str | None:
 
 
 def read_status(chain: list[Object], facts: Object) -> TaskStatus | str | None:
-    """Return the task's state, a new word as it is, or None when none is told."""
-    told = state(facts.get("task_status"))
-    if told and facts is chain[-1]:
-        return told
+    """Return the task's state, a new word as it is, or None when there is none."""
+    given = state(facts.get("task_status"))
+    if given and facts is chain[-1]:
+        return given
     words = (level.get("status") for level in reversed(chain) if "task_id" in level)
     outer = next(filter(None, map(state, words)), None)
     # A gateway that gave the task up goes on showing what it last saw of Kling's object.
-    gave_up = outer is TaskStatus.FAILED and told is not TaskStatus.SUCCEED
-    return outer if gave_up else told or outer
+    gave_up = outer is TaskStatus.FAILED and given is not TaskStatus.SUCCEED
+    return outer if gave_up else given or outer
 
 
 def state(value: JSON) -> TaskStatus | str | None:
     """Return the state that *value* means, a new word as it is, or None for no word."""
-    told = word(value)
-    if not told:
+    given = word(value)
+    if not given:
         return None
-    parsed = TaskStatus.parse(told)
-    return parsed if isinstance(parsed, TaskStatus) else tidy(told, limit=64)
+    parsed = TaskStatus.parse(given)
+    return parsed if isinstance(parsed, TaskStatus) else tidy(given, limit=64)
 
 
 def _reason(chain: list[Object]) -> str:
@@ -208,12 +208,12 @@ def _reason(chain: list[Object]) -> str:
     # says SUCCEED in fail_reason: https://github.com/QuantumNous/new-api/pull/2532
     for level in reversed(chain):
         for key in ("task_status_msg", "fail_reason"):
-            told = text(level.get(key))
-            if told and not says_success(told):
-                return tidy(read_fault(parse(told)).message or told)
+            given = text(level.get(key))
+            if given and not says_success(given):
+                return tidy(read_fault(parse(given)).message or given)
     # Without a reason the word itself is one, unless it says no more than "failed".
     words = (word(level.get(key)) for level in reversed(chain) for key in ("task_status", "status"))
-    failure = next((told for told in words if state(told) is TaskStatus.FAILED), "failed")
+    failure = next((given for given in words if state(given) is TaskStatus.FAILED), "failed")
     plain = failure.lower() in {"failed", "failure"}
     return "" if plain else f"the status is {tidy(failure, limit=64)!r}"
 
@@ -243,8 +243,8 @@ def _result_items(result: JSON, key: str) -> list[JSON]:
 
 def _from_text(value: JSON) -> JSON:
     """Return the JSON in *value* if it is an object or a list written as text."""
-    told = word(value)
-    return parse(told) if told.startswith(("{", "[")) else value
+    given = word(value)
+    return parse(given) if given.startswith(("{", "[")) else value
 
 
 def _as_object(item: JSON) -> Object:
@@ -261,8 +261,8 @@ def _is_address(value: str) -> bool:
 
 def _numbered(items: list[Object], kind: str, task_id: str) -> tuple[ResultImage, ...]:
     """Return the images by their own indexes, or by their places when those are no use."""
-    told = [_index(item.get("index")) for item in items]
-    places = range(len(items)) if -1 in told or len(set(told)) < len(told) else told
+    given = [_index(item.get("index")) for item in items]
+    places = range(len(items)) if -1 in given or len(set(given)) < len(given) else given
     images: list[ResultImage] = []
     for place, item in zip(places, items, strict=True):
         if url := word(item.get("url")):
@@ -297,7 +297,7 @@ def _only_url(facts: Object, kind: str, task_id: str) -> tuple[ResultImage, ...]
 # --------------------------------------------------------------------- times and amounts
 
 # Kling writes milliseconds, gateways write seconds into their wrappers. What is less than
-# seconds since 2001 is a placeholder, and the year 5138 is far enough to tell the two apart.
+# seconds since 2001 is a placeholder, and the year 5138 is far enough to distinguish the two.
 _LEAST_SECONDS, _LEAST_MILLISECONDS, _MOST = 10**9, 10**11, 10**14
 
 
@@ -325,11 +325,11 @@ def _seconds(value: JSON) -> float | None:
 def _units(value: JSON) -> Decimal | None:
     if value is None:
         return None
-    told = str(value) if isinstance(value, float) else text(value)
-    if not 0 < len(told) < 40:  # noqa: PLR2004 - longer than any amount
+    given = str(value) if isinstance(value, float) else text(value)
+    if not 0 < len(given) < 40:  # noqa: PLR2004 - longer than any amount
         return None
     try:
-        units = Decimal(told)
+        units = Decimal(given)
     except InvalidOperation:
         return None
     # 1e999999 is a number of 7 characters and a text of a million.

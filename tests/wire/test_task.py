@@ -55,8 +55,8 @@ def both(
     """Return what the quick reader and the careful one make of an answer, or of a list's item."""
     answer = facts if envelope is None else {**envelope, "data": facts}
     answer_id = partial(header_id, headers)
-    quick = read_plain(facts, envelope, answer_id, kind="expand", asked=asked)
-    return quick, read_task(unwrap(answer)[0], answer_id, kind="expand", asked=asked)
+    quick = read_plain(facts, envelope, answer_id, kind="expand", requested=asked)
+    return quick, read_task(unwrap(answer)[0], answer_id, kind="expand", requested=asked)
 
 
 @given(
