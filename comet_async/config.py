@@ -236,7 +236,7 @@ class Network:
 
     @property
     def proxy_hosts(self) -> frozenset[str]:
-        """The hosts of all proxies: configured, so they may be in a private network."""
+        """Hosts of all proxies. They are configured, so they may be in a private network."""
         own = [URL(self.proxy).host or ""] if self.proxy else []
         return frozenset([*own, *self._proxies.hosts()])
 

@@ -45,7 +45,7 @@ import pytest
 
 @pytest.fixture
 def photo():
-    return Path(__file__).with_name("dog.jpg").read_bytes()
+    return Path(__file__).with_name("dog.jpg")
 """
 
 

@@ -9,7 +9,7 @@ import contextlib
 import importlib.util
 import io
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import attrs
 
@@ -191,9 +191,14 @@ def _font_for(text: str, size: int) -> FreeTypeFont | ImageFont:
 
 def _drawable(text: str, font: FreeTypeFont | ImageFont) -> str:
     """Return *text* with escapes for letters that *font* lacks: they would be boxes."""
+
+    def drawn(letter: str) -> bytes:
+        # A core image has the buffer protocol at run time, though Pillow's types don't say so.
+        return bytes(cast("bytes", font.getmask(letter)))
+
     try:
-        box = bytes(font.getmask(_NO_LETTER))
-        lacks = {letter for letter in set(text) if bytes(font.getmask(letter)) == box}
+        box = drawn(_NO_LETTER)
+        lacks = {letter for letter in set(text) if drawn(letter) == box}
     except UnicodeError:  # Pillow without FreeType: Latin letters only
         lacks = {letter for letter in set(text) if not letter.isascii()}
     return "".join(ascii(letter)[1:-1] if letter in lacks else letter for letter in text)

@@ -600,9 +600,9 @@ async def test_nothing_grows_with_the_tasks_that_were(server: TaskServer) -> Non
 @pytest.mark.parametrize("task", [None, 123, "", b"953"])
 async def test_what_is_no_task_is_told(waiter: TaskWaiter, task: object) -> None:
     """Ids are text; that the task goes on and is paid for would be no help here."""
-    with pytest.raises(InputError, match="is neither a task nor a task's id") as caught:
+    with pytest.raises(InputError, match="is not a task or a task's id") as caught:
         await waiter.wait(task)  # type: ignore[arg-type]  # on purpose
-    assert caught.value.hint == "give a Task, or its id as text"
+    assert caught.value.hint == "pass a Task, or its id as text"
     with pytest.raises(InputError, match="is neither a task"):
         await anext(waiter.transitions(task))  # type: ignore[arg-type]  # on purpose
     with pytest.raises(InputError, match="is neither a task"):

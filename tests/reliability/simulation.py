@@ -404,10 +404,10 @@ class _File:
     def length(self) -> int:
         return len(self.data)
 
-    async def pieces(self, size: int) -> AsyncIterator[bytes]:
-        for begin in range(0, len(self.data), size):
-            await asyncio.sleep(0.01)
-            yield self.data[begin : begin + size]
+    async def read(self, size: int) -> bytes:
+        await asyncio.sleep(0.01)
+        piece, self.data = self.data[:size], self.data[size:]
+        return piece
 
 
 class SimJournal(MemoryJournal):
