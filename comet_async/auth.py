@@ -173,6 +173,8 @@ class KlingToken:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a short key: `__attrs_post_init__` says so
+                if self.secret_key.reveal().startswith("{"):
+                    raise TypeError  # noqa: TRY301 - a JSON Web Key, which old versions sign with
                 token = Secret(
                     jwt.encode(
                         {

@@ -6,6 +6,7 @@ import asyncio
 import io
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -217,7 +218,7 @@ async def test_stub_refuses_bad_images(start: Start, image: str) -> None:
     assert done["task_status_msg"] == "Image pixel is invalid"
 
 
-def test_stub_needs_no_image_library() -> None:
+def test_stub_needs_no_image_library(tmp_path: Path, photo: bytes) -> None:
     """A sandbox with it runs where neither Pillow nor numpy is installed."""
     code = """
 import asyncio, sys
@@ -225,18 +226,20 @@ sys.modules.update({"PIL": None, "numpy": None, "patchmatch": None})
 from comet_async import CometSession, Margins
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 from comet_async.testing import VirtualLoop
-from tests.support.images import make_png
 
 async def main():
     async with Sandbox(engine="stub") as sandbox:
         async with CometSession(DEFAULT_KEY, gateway=sandbox.url) as comet:
-            task = await comet.expand(make_png(300, 300), Margins(left=0.5))
+            task = await comet.expand(sys.argv[1], Margins(left=0.5))
             print(task.status, len(sandbox.ledger.charges))
 
 with asyncio.Runner(loop_factory=VirtualLoop) as runner:
     runner.run(main())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    source = tmp_path / "photo.png"
+    source.write_bytes(photo)
+    command = [sys.executable, "-c", code, str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["succeed", "1"]
 
 
