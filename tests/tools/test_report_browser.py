@@ -110,7 +110,8 @@ def viewport(name: str) -> dict[str, int]:
 
 def names(page: Page) -> list[str]:
     """Return the names of the cards that are shown, in their order."""
-    shown: list[str] = page.locator(".cards > li:visible h3").all_inner_texts()
+    # Not the inner text, which is empty for cards that the browser has not drawn yet.
+    shown: list[str] = page.locator(".cards > li:visible h3").all_text_contents()
     return shown
 
 
