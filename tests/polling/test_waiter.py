@@ -603,9 +603,9 @@ async def test_what_is_no_task_is_told(waiter: TaskWaiter, task: object) -> None
     with pytest.raises(InputError, match="is not a task or a task's id") as caught:
         await waiter.wait(task)  # type: ignore[arg-type]  # on purpose
     assert caught.value.hint == "pass a Task, or its id as text"
-    with pytest.raises(InputError, match="is neither a task"):
+    with pytest.raises(InputError, match="is not a task"):
         await anext(waiter.transitions(task))  # type: ignore[arg-type]  # on purpose
-    with pytest.raises(InputError, match="is neither a task"):
+    with pytest.raises(InputError, match="is not a task"):
         await anext(waiter.as_completed([task]))  # type: ignore[list-item]  # on purpose
     assert idle()
 
