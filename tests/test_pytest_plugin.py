@@ -24,9 +24,8 @@ import pytest
 from comet_async import CometSession, Margins
 from comet_async.sandbox import Fault, Sandbox
 from comet_async.testing import VirtualLoop
-from tests.support.images import make_png
 
-PHOTO = make_png(300, 300)
+PHOTO = {photo}
 
 
 @pytest.mark.virtual_time
@@ -71,7 +70,7 @@ class TestClass:
 
 def test_without_a_loop():
     pass
-"""
+""".replace("{photo}", repr(make_png(300, 300)))
 
 
 def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:

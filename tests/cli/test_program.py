@@ -75,7 +75,7 @@ def test_a_folder_in_the_sandbox(photos: Path) -> None:
 def test_a_signal_and_a_second_run(
     photos: Path, server: dict[str, str], sent: signal.Signals
 ) -> None:
-    """The first run ends with 130 and says how to go on; the second pays nothing twice."""
+    """The first run ends with 130 and says how to resume; the second pays nothing twice."""
     words = ("expand", photos, "--out", photos.parent / "wide", "--to", "16:9")
     first = subprocess.Popen(
         [*PROGRAM, *map(str, words), "--debug"],
@@ -91,7 +91,7 @@ def test_a_signal_and_a_second_run(
     rest = first.stderr.read()
     first.stderr.close()
     assert first.wait(30) == 130
-    assert "to go on, run the same command:" in rest
+    assert "to resume, run the same command again:" in rest
     second = call(*words, **server)
     assert second.returncode == 0, second.stderr
     tasks = call("list", "--json", **server).stdout.splitlines()
