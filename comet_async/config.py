@@ -7,7 +7,7 @@ import functools
 import ipaddress
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from ssl import SSLContext
 from typing import TYPE_CHECKING, cast
@@ -108,10 +108,9 @@ class Proxies:
             return None
         return proxy
 
-    def hosts(self) -> Iterator[str]:
-        """Yield the hosts of the proxies."""
-        for proxy in self._by_scheme.values():
-            yield URL(proxy).host or ""
+    def addresses(self) -> Iterable[str]:
+        """Return the addresses of the proxies; they may hold passwords."""
+        return self._by_scheme.values()
 
 
 def _is_excepted(host: str, port: int | None, entry: str) -> bool:
@@ -237,8 +236,8 @@ class Network:
     @property
     def proxy_hosts(self) -> frozenset[str]:
         """Hosts of all proxies. They are configured, so they may be in a private network."""
-        own = [URL(self.proxy).host or ""] if self.proxy else []
-        return frozenset([*own, *self._proxies.hosts()])
+        addresses = [*([self.proxy] if self.proxy else []), *self._proxies.addresses()]
+        return frozenset(URL(address).host or "" for address in addresses)
 
 
 _PRIVATE_BITS = 0o077
@@ -261,12 +260,14 @@ class Config:
         account: A name for the account, by which a journal recognises its jobs after the key has
             been replaced.
         down_field: Name of the lower margin on that gateway: ``down``, ``bottom``, ``both``.
+        proxy: Address of an HTTP proxy, for the command; a program passes it to `Network`.
     """
 
     gateway: str | None = None
     account: str | None = None
     api_key: str | None = attrs.field(default=None, repr=False)
     down_field: str | None = None
+    proxy: str | None = attrs.field(default=None, repr=False)
 
     @classmethod
     def read(cls, path: Path) -> Config:

@@ -24,6 +24,7 @@ _PATTERNS = (
     (re.compile(r"(?<![A-Za-z0-9])sk-[\w-]{4,}"), "sk-…"),
     (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "jwt-…"),
     (re.compile(r"\bwhsec_[\w+/=-]+"), "whsec_…"),
+    (re.compile(r"(://[^\s/@:]*:)[^\s/@]+@"), r"\1…@"),
     (re.compile(rf"(?i)([?&](?:{_SIGNED})=)[^&\s\"']+"), r"\1…"),
     (re.compile(rf"[A-Za-z0-9+/_-]{{{_LONG},}}={{0,2}}"), "(base64 …)"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -80,3 +81,18 @@ def test_errors_are_hashable(kind: type[CometError]) -> None:
 def test_the_tree_is_drawn(kind: type[CometError]) -> None:
     """The drawing at the top of the file names every error."""
     assert kind.__name__ in (errors.__doc__ or "").split()
+
+
+COMMON = ("type", "message", "hint", "sent", "retryable", "retry_after", "task_id",
+          "external_task_id", "request_id", "status", "code")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TREE)
+def test_every_error_is_json(kind: type[CometError]) -> None:
+    """The keys are the same for all; what a class adds comes after them."""
+    record = kind("It broke", **DETAILS).as_dict()
+    assert tuple(record)[: len(COMMON)] == COMMON
+    assert tuple(record)[len(COMMON) :] == kind.details
+    assert {name: record[name] for name in DETAILS} == DETAILS
+    assert record["type"] == kind.__name__
+    assert json.loads(json.dumps(record)) == record

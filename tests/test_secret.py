@@ -92,6 +92,8 @@ def test_key_that_is_not_text(value: Any) -> None:  # noqa: ANN401 - that is the
         (f"?AWSAccessKeyId={CANARY}", "?AWSAccessKeyId=…"),
         (f"?X-Amz-Credential={CANARY}", "?X-Amz-Credential=…"),
         (f"?sig={CANARY}", "?sig=…"),
+        (f"--proxy http://me:{CANARY}@proxy:3128", "--proxy http://me:…@proxy:3128"),
+        ("http://a.example:80/me@b.example", "http://a.example:80/me@b.example"),
         ("?pageNum=1&pageSize=30", "?pageNum=1&pageSize=30"),
         (f"image={BASE64}.", "image=(base64 …)."),
         ("nothing of the kind", "nothing of the kind"),

@@ -27,7 +27,7 @@ from comet_async._http.transport import Transport
 from comet_async._idempotency import random_key
 from comet_async.auth import Credentials
 from comet_async.clock import SYSTEM_CLOCK, Clock
-from comet_async.config import Network, Timeouts
+from comet_async.config import Network, Proxies, Timeouts
 from comet_async.errors import (
     AccountError,
     AuthenticationError,
@@ -254,14 +254,22 @@ def _problem(name: str, error: CometError, text: str) -> Check:
 # ---------------------------------------------------------------------------- this machine
 
 
-def examine_machine(folder: Path, config: Path) -> list[Check]:
+def examine_machine(folder: Path, config: Path, *, proxy_from: str | None = None) -> list[Check]:
     """Return what can be checked without a key and without a server.
 
     Args:
         folder: Where results would be written.
         config: The program's configuration file.
+        proxy_from: What names the proxy; None if only the environment may.
     """
-    return [_versions(), *_extras(), _config(config), _proxy(), _disk(folder), _terminal()]
+    return [
+        _versions(),
+        *_extras(),
+        _config(config),
+        _proxy(proxy_from),
+        _disk(folder),
+        _terminal(),
+    ]
 
 
 def _versions() -> Check:
@@ -296,7 +304,13 @@ def _config(path: Path) -> Check:
     return Check(name="configuration", verdict="ok", text=f"{shown} is used")
 
 
-def _proxy() -> Check:
+def _proxy(named_by: str | None) -> Check:
+    if named_by is not None:
+        return Check(name="proxy", verdict="ok", text=f"from {named_by}")
+    try:
+        Proxies.from_environment(os.environ)
+    except ConfigError as error:
+        return Check(name="proxy", verdict="problem", text=error.message, hint=error.hint)
     used = [name for name in _PROXIES if os.environ.get(name) or os.environ.get(name.lower())]
     # The values may hold a password.
     text = f"from {', '.join(used)}" if used else "none"

@@ -21,7 +21,7 @@ from comet_async.cli.hints import in_options
 from comet_async.cli.options import OUTPUT, USUAL, USUAL_CONNECTION, Connection, General
 from comet_async.cli.runtime import CURRENT
 from comet_async.cli.settings import own_file
-from comet_async.errors import CometError, ConfigError
+from comet_async.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from comet_async._tools.doctor import Check
@@ -47,7 +47,7 @@ async def doctor(
     if yes and not paid:
         raise ConfigError("--yes confirms --paid, which is missing", hint="give both, or neither")
     visit = _Visit(screen)
-    await visit.machine()
+    await visit.machine(connection)
     bought = False
     try:
         async with open_endpoint(connection, screen) as endpoint:
@@ -55,7 +55,7 @@ async def doctor(
             if paid and not visit.problems and (yes or await _agreed(screen)):
                 bought = True
                 await visit.paid(endpoint)
-    except ConfigError as error:
+    except (ConfigError, InputError) as error:
         visit.refused(error)
     return visit.end(bought=bought)
 
@@ -68,26 +68,33 @@ class _Visit:
     problems: list[Check] = attrs.field(factory=list, init=False)
     _unusable: bool = attrs.field(default=False, init=False)
 
-    async def machine(self) -> None:
+    async def machine(self, connection: Connection) -> None:
         """Check what needs neither a key nor a server."""
         from comet_async._tools.doctor import examine_machine
 
-        loop = asyncio.get_running_loop()
-        for check in await loop.run_in_executor(None, examine_machine, Path.cwd(), own_file()):
+        config = own_file()
+        checks = await asyncio.to_thread(
+            examine_machine, Path.cwd(), config, proxy_from=_proxy_from(connection, config)
+        )
+        for check in checks:
             self._show(check)
 
     async def server(self, endpoint: Endpoint) -> None:
         """Check the key and the server."""
         from comet_async._tools.doctor import examine
 
-        await self._show_all(examine(endpoint.gateway, endpoint.credentials))
+        await self._show_all(
+            examine(endpoint.gateway, endpoint.credentials, network=endpoint.network)
+        )
 
     async def paid(self, endpoint: Endpoint) -> None:
         """Buy one image, and show what it proves."""
         from comet_async._tools.doctor import examine_paid
         from comet_async.session import CometSession
 
-        async with CometSession(endpoint.credentials, gateway=endpoint.gateway) as session:
+        async with CometSession(
+            endpoint.credentials, gateway=endpoint.gateway, network=endpoint.network
+        ) as session:
             await self._show_all(examine_paid(session))
 
     async def _show_all(self, checks: AsyncGenerator[Check, None]) -> None:
@@ -95,12 +102,14 @@ class _Visit:
             async for check in checks:
                 self._show(check)
 
-    def refused(self, error: CometError) -> None:
+    def refused(self, error: ConfigError | InputError) -> None:
         """Show why the server was not contacted at all."""
         from comet_async._tools.doctor import Check
 
         self._unusable = True
-        self._show(Check(name="key", verdict="problem", text=error.message, hint=error.hint))
+        if all(error.message != shown.text for shown in self.problems):
+            name = "key" if error.field in {"", "api_key"} else error.field
+            self._show(Check(name=name, verdict="problem", text=error.message, hint=error.hint))
         text = "not checked without a usable key and gateway"
         self._show(Check(name="server", verdict="note", text=text))
 
@@ -134,6 +143,19 @@ class _Visit:
         if self._unusable:
             return USAGE
         return ACCOUNT if any(check.account_wide for check in self.problems) else NOT_DONE
+
+
+def _proxy_from(connection: Connection, path: Path) -> str | None:
+    """Return what names the proxy, or None if that is left to the environment."""
+    from comet_async.config import Config
+
+    if connection.proxy is not None:
+        return "--proxy"
+    try:
+        named = Config.read(path).proxy is not None
+    except ConfigError:  # shown when the endpoint is looked for
+        return None
+    return "the configuration file" if named else None
 
 
 async def _agreed(screen: Screen) -> bool:

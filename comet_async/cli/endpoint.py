@@ -18,6 +18,7 @@ from comet_async.errors import ConfigError
 
 if TYPE_CHECKING:
     from comet_async.auth import Credentials
+    from comet_async.config import Config, Network
     from comet_async.gateways import Gateway
     from comet_async.sandbox import Sandbox
 
@@ -28,16 +29,18 @@ SPEED = 20.0
 
 @attrs.frozen(kw_only=True)
 class Endpoint:
-    """Where requests go, and what signs them.
+    """Where requests go, how they get there, and what signs them.
 
     Attributes:
         gateway: The API.
         credentials: The key.
+        network: The proxies, if there are any.
         sandbox: The server, if it runs in this process.
     """
 
     gateway: Gateway
     credentials: Credentials = attrs.field(repr=False)
+    network: Network | None = None
     sandbox: Sandbox | None = None
 
 
@@ -54,7 +57,7 @@ async def open_endpoint(connection: Connection, screen: Screen) -> AsyncGenerato
     from comet_async.secret import Secret
 
     if not connection.is_sandbox:
-        endpoint = find_endpoint(connection.gateway)
+        endpoint = find_endpoint(connection.gateway, connection.proxy)
         screen.hide(endpoint.credentials.secrets)
         yield endpoint
         return
@@ -85,15 +88,18 @@ def offline_endpoint(connection: Connection) -> Endpoint:
         return Endpoint(gateway=Gateway.comet("http://127.0.0.1:9"), credentials=unused)
     config = Config.read(config_path(os.environ))
     return Endpoint(
-        gateway=choose_gateway(connection.gateway, os.environ, config), credentials=unused
+        gateway=choose_gateway(connection.gateway, os.environ, config),
+        credentials=unused,
+        network=_network(connection.proxy, config),
     )
 
 
-def find_endpoint(gateway: str | None) -> Endpoint:
-    """Return where *gateway*, the environment and the configuration file say.
+def find_endpoint(gateway: str | None, proxy: str | None) -> Endpoint:
+    """Return where *gateway*, *proxy*, the environment and the configuration file lead.
 
     Raises:
         ConfigError: There is no key, or a setting can't be used.
+        InputError: *proxy* is not the address of a proxy.
     """
     from comet_async.config import Config, choose_credentials, choose_gateway, config_path
 
@@ -105,4 +111,10 @@ def find_endpoint(gateway: str | None) -> Endpoint:
     config = Config.read(config_path(os.environ))
     chosen = choose_gateway(gateway, os.environ, config)
     credentials = choose_credentials(None, chosen, os.environ, config)
-    return Endpoint(gateway=chosen, credentials=credentials)
+    return Endpoint(gateway=chosen, credentials=credentials, network=_network(proxy, config))
+
+
+def _network(proxy: str | None, config: Config) -> Network:
+    from comet_async.config import Network
+
+    return Network(proxy=proxy or config.proxy, trust_env=True)

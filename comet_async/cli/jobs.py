@@ -16,7 +16,7 @@ from cyclopts import Group, Parameter
 from comet_async._journal.states import MEANINGS, JobState, check_move
 from comet_async.cli import journal_files
 from comet_async.cli.console import DONE, Screen, counted
-from comet_async.cli.options import USUAL, General
+from comet_async.cli.options import PROXY, USUAL, General
 from comet_async.cli.runtime import CURRENT
 from comet_async.clock import SYSTEM_CLOCK
 from comet_async.errors import InputError, NotFoundError
@@ -65,6 +65,7 @@ async def jobs(  # noqa: PLR0913 - the arguments and options, as --help shows th
     i_accept_double_charge: Annotated[
         bool, Parameter(group=_DECIDE, help="For resubmit: you know that it may be billed already.")
     ] = False,
+    proxy: Annotated[str | None, PROXY] = None,
     general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs
 ) -> int:
     """Show the jobs of a folder, or decide about one."""
@@ -73,7 +74,7 @@ async def jobs(  # noqa: PLR0913 - the arguments and options, as --help shows th
     path = journal_files.path_of(folder)
     if action is not None:
         _check_words(action, key, task_id)
-        words = _Words(action, key or "", task_id, accepted=i_accept_double_charge)
+        words = _Words(action, key or "", task_id, accepted=i_accept_double_charge, proxy=proxy)
         return await _decide(path, words, screen)
     async with journal_files.reading(path) as (journal, busy):
         if busy:
@@ -201,6 +202,7 @@ class _Words:
     key: str
     task_id: str | None
     accepted: bool = attrs.field(kw_only=True)
+    proxy: str | None = attrs.field(kw_only=True, repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -265,7 +267,7 @@ async def _decide(path: Path, words: _Words, screen: Screen) -> int:
         changes: Changes = {}
         if words.task_id is not None:
             await _check_owner(journal, words.task_id, record)
-            await _check_task(words.task_id, record, screen)
+            await _check_task(words.task_id, record, screen, proxy=words.proxy)
             changes = {"task_id": words.task_id, "message": ""}
         now = SYSTEM_CLOCK.time()
         await journal.move(record, decision.state, now=now, why=decision.why, **changes)
@@ -282,7 +284,9 @@ async def _check_owner(journal: Journal, task_id: str, record: JobRecord) -> Non
         )
 
 
-async def _check_task(task_id: str, record: JobRecord, screen: Screen) -> None:
+async def _check_task(
+    task_id: str, record: JobRecord, screen: Screen, *, proxy: str | None
+) -> None:
     """Look the task up on the server, free of charge: a slip would lose the real one.
 
     Raises:
@@ -292,10 +296,12 @@ async def _check_task(task_id: str, record: JobRecord, screen: Screen) -> None:
     from comet_async.cli.endpoint import find_endpoint
     from comet_async.session import CometSession
 
-    endpoint = find_endpoint(None)
+    endpoint = find_endpoint(None, proxy)
     screen.hide(endpoint.credentials.secrets)
     try:
-        async with CometSession(endpoint.credentials, gateway=endpoint.gateway) as comet:
+        async with CometSession(
+            endpoint.credentials, gateway=endpoint.gateway, network=endpoint.network
+        ) as comet:
             task = await comet.get(task_id, kind=record.kind)
     except NotFoundError:
         task = None

@@ -126,10 +126,18 @@ def _wrong(message: str, hint: str) -> InputError:
     return InputError(message, field="margins", limit="one way to say it", hint=hint)
 
 
+PROXY = Parameter(
+    metavar="URL",
+    group=SERVICE,
+    help="Send everything through this HTTP proxy. By default what the configuration file says, "
+    "else HTTPS_PROXY, ALL_PROXY and NO_PROXY.",
+)
+
+
 @Parameter(name="*", group=SERVICE)
 @attrs.frozen(kw_only=True)
 class Connection:
-    """Where the API is."""
+    """Where the API is, and how it is reached."""
 
     gateway: Annotated[
         str | None,
@@ -146,6 +154,7 @@ class Connection:
             "--gateway sandbox."
         ),
     ] = False
+    proxy: Annotated[str | None, PROXY] = attrs.field(default=None, repr=False)
 
     @property
     def is_sandbox(self) -> bool:

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from comet_async.cli.console import DONE, NOT_DONE, Screen, money
 from comet_async.cli.endpoint import find_endpoint
-from comet_async.cli.options import OUTPUT, SERVICE, USUAL, General, check_seconds, whole
+from comet_async.cli.options import OUTPUT, PROXY, SERVICE, USUAL, General, check_seconds, whole
 from comet_async.cli.runtime import CURRENT
 from comet_async.errors import CometError, InputError, WaitTimeoutError
 
@@ -40,12 +40,13 @@ async def status(
     /,
     *,
     gateway: Annotated[str | None, _GATEWAY] = None,
+    proxy: Annotated[str | None, PROXY] = None,
     json: Annotated[bool, _JSON] = False,
     general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs
 ) -> int:
     """Show one task."""
     screen = _screen(json=json)
-    async with _session(gateway, screen) as comet:
+    async with _session(gateway, proxy, screen) as comet:
         task = await _find(comet, task_id)
     _show(task, screen)
     if task.images and not screen.json:
@@ -53,7 +54,7 @@ async def status(
     return NOT_DONE if task.failed else DONE
 
 
-async def wait(
+async def wait(  # noqa: PLR0913 - the options, as --help shows them
     task_id: Annotated[str, _ID],
     /,
     *,
@@ -71,6 +72,7 @@ async def wait(
         ),
     ] = None,
     gateway: Annotated[str | None, _GATEWAY] = None,
+    proxy: Annotated[str | None, PROXY] = None,
     json: Annotated[bool, _JSON] = False,
     general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs
 ) -> int:
@@ -79,7 +81,7 @@ async def wait(
 
     screen = _screen(json=json)
     seconds = check_seconds("timeout", timeout)
-    async with _session(gateway, screen) as comet:
+    async with _session(gateway, proxy, screen) as comet:
         task = await _find(comet, task_id)
         try:
             async with aclosing(TaskWaiter(comet, timeout=seconds).transitions(task)) as changes:
@@ -108,6 +110,7 @@ async def list_tasks(
         ),
     ] = 1,
     gateway: Annotated[str | None, _GATEWAY] = None,
+    proxy: Annotated[str | None, PROXY] = None,
     json: Annotated[bool, _JSON] = False,
     general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs
 ) -> int:
@@ -123,7 +126,7 @@ async def list_tasks(
         )
     tasks: list[Task] = []
     async with (
-        _session(gateway, screen) as comet,
+        _session(gateway, proxy, screen) as comet,
         aclosing(comet.list_tasks(page_size=_PAGE)) as listed,  # type: ignore[type-var]
     ):
         async for task in listed:
@@ -147,12 +150,16 @@ def _screen(*, json: bool) -> Screen:
 
 
 @asynccontextmanager
-async def _session(gateway: str | None, screen: Screen) -> AsyncGenerator[CometSession, None]:
+async def _session(
+    gateway: str | None, proxy: str | None, screen: Screen
+) -> AsyncGenerator[CometSession, None]:
     from comet_async.session import CometSession
 
-    endpoint = find_endpoint(gateway)
+    endpoint = find_endpoint(gateway, proxy)
     screen.hide(endpoint.credentials.secrets)
-    async with CometSession(endpoint.credentials, gateway=endpoint.gateway) as comet:
+    async with CometSession(
+        endpoint.credentials, gateway=endpoint.gateway, network=endpoint.network
+    ) as comet:
         yield comet
 
 

@@ -10,7 +10,7 @@ from comet_async.cli.commands import app
 from comet_async.cli.hints import OPTIONS, in_options, with_option
 from comet_async.errors import CometError, InputError, OutcomeUnknownError
 
-FUTURE = {"--proxy", "--journal"}
+FUTURE = {"--journal"}
 
 
 @pytest.mark.parametrize(

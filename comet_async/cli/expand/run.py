@@ -191,6 +191,7 @@ def _session(plan: ExpandPlan, endpoint: Endpoint, journal: Journal) -> CometSes
     return CometSession(
         endpoint.credentials,
         gateway=endpoint.gateway,
+        network=endpoint.network,
         journal=journal,
         concurrency=plan.options.get("concurrency", 16),
         # The sandbox is polled often: it is near, and its tasks are short.
