@@ -35,9 +35,6 @@ __version__ = "0.1.0"
 # The one list of public names. Type checkers read it as it is; at run time each name is imported
 # when it is first used, so that importing the package costs almost nothing.
 if TYPE_CHECKING:
-    from comet_async._http.balance import (
-        Balance as Balance,
-    )
     from comet_async._images.discovery import (
         SkipReport as SkipReport,
     )
@@ -110,6 +107,7 @@ if TYPE_CHECKING:
         SqliteJournal as SqliteJournal,
     )
     from comet_async.models import (
+        Balance as Balance,
         ResultImage as ResultImage,
         Task as Task,
         TaskPage as TaskPage,

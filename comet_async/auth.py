@@ -43,7 +43,7 @@ class Credentials(Protocol):
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
-        """What must never be shown: keys, and tokens made of them."""
+        """Keys, and tokens made of them, which must never be shown."""
         ...
 
     def header(self, now: float) -> str:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Self, Unpack, final
@@ -33,14 +33,14 @@ import attrs
 
 from comet_async._journal import sql
 from comet_async._journal.database import Connection, open_journal, trust
-from comet_async._journal.group_commit import GroupCommitWriter, Hook
+from comet_async._journal.group_commit import GroupCommitWriter
 from comet_async._journal.lockfile import absolute
 from comet_async._journal.records import (
     Changes,
     Destination,
-    Event,
     JobRecord,
     Journal,
+    JournalEvent,
     KnownSource,
     Limits,
     NewJob,
@@ -60,10 +60,10 @@ from comet_async.secret import redact
 __all__ = [
     "Changes",
     "Destination",
-    "Event",
     "JobRecord",
     "JobState",
     "Journal",
+    "JournalEvent",
     "KnownSource",
     "Limits",
     "NewJob",
@@ -100,7 +100,7 @@ class SqliteJournal:
         clock: Clock = SYSTEM_CLOCK,
         verify_remote: bool = False,
         boot: str | None = None,
-        hook: Hook | None = None,
+        hook: Callable[[str], None] | None = None,
     ) -> Self:
         """Open the journal at *path*, or begin one there.
 
@@ -237,7 +237,7 @@ class SqliteJournal:
         """Return how many jobs are in each state that has any."""
         return await self._writer.run("", sql.counts)
 
-    async def events(self, key: str | None = None) -> list[Event]:
+    async def events(self, key: str | None = None) -> list[JournalEvent]:
         """Return what happened to a job (or to all), oldest first."""
         return await self._writer.run("", partial(sql.events, key=key))
 

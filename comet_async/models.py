@@ -1,4 +1,4 @@
-"""What the server says about a task, as frozen facts.
+"""What the server says about tasks and the account, as frozen facts.
 
 Nothing here changes under its holder: each answer makes a new snapshot. Words and shapes
 follow Kling's "Image expansion" page,
@@ -193,3 +193,25 @@ class TaskPage:
     def last(self) -> bool:
         """True when no page follows; the server gives no total, so a short page is the last."""
         return len(self.tasks) < self.size
+
+
+@attrs.frozen(kw_only=True)
+class Balance:
+    """What remains in an account.
+
+    Attributes:
+        remaining: The amount; None when there is no limit.
+        unit: ``USD``, or ``units`` (Kling; 8 units are one expanded image).
+    """
+
+    remaining: Decimal | None
+    unit: str
+
+    def __str__(self) -> str:
+        if self.remaining is None:
+            return "no limit"
+        return (
+            f"USD {self.remaining:.2f}"
+            if self.unit == "USD"
+            else f"{self.remaining:.0f} {self.unit}"
+        )

@@ -33,13 +33,14 @@ from comet_async.events import (
 
 try:
     from opentelemetry import metrics, trace
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
 except ModuleNotFoundError as _error:
     raise MissingExtraError("OpenTelemetry is not installed", extra="otel") from _error
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
-    from opentelemetry.metrics import MeterProvider
-    from opentelemetry.trace import Span, TracerProvider
+    from opentelemetry.trace import Span
 
 _NAME = "comet_async"
 _REMEMBERED = 10_000

@@ -14,7 +14,7 @@ import attrs
 
 from comet_async._backoff import Backoff, Gate, WaitStrategy, with_retries
 from comet_async._http.api import MAX_PAGE, MAX_PAGE_SIZE, Api, Submission
-from comet_async._http.balance import Balance, balance
+from comet_async._http.balance import balance
 from comet_async._http.transport import Transport
 from comet_async._images.load import ImageInput
 from comet_async._images.naming import exact
@@ -52,7 +52,7 @@ from comet_async.errors import (
 from comet_async.events import Event, EventSink
 from comet_async.gateways import Gateway
 from comet_async.geometry import MarginRule
-from comet_async.models import ResultImage, Task, TaskPage
+from comet_async.models import Balance, ResultImage, Task, TaskPage
 from comet_async.outcomes import Outcome
 from comet_async.requests import EXPAND, ExpandRequest, TaskRequest, kind_named
 from comet_async.runs import (
@@ -79,112 +79,51 @@ CLOSING = 25.0
 """Seconds that closing takes at most by default: Kubernetes kills after 30."""
 
 
-class TaskReader:
-    """Reads tasks; the half of a session that costs nothing."""
+@attrs.define(eq=False)
+class _SessionTasks:
+    """What a session's waiters poll; see `TaskSource`."""
 
     _api: Api
+    schedule: ScheduleLike
     backoff: Backoff
-    _runs: RunFactory
+    runs: RunFactory = attrs.field(init=False)  # which needs the waiter that polls this
 
     @property
     def clock(self) -> Clock:
-        """The clock that the session uses."""
+        """The session's clock."""
         return self._api.clock
 
-    async def get(self, task_id: str, *, kind: str = EXPAND.name) -> Task:
-        """Return a task by the server's id; transient errors are retried up to three times.
-
-        Args:
-            task_id: The server's id.
-            kind: Which kind of task.
-
-        Raises:
-            NotFoundError: The server knows no such task.
-            CometError: The server can't be asked.
-        """
-        self._runs.check_open()
-        read = functools.partial(self._api.get, task_id, kind=kind_named(kind))
-        task = await with_retries(read, clock=self.clock, backoff=self.backoff)
-        await self._runs.observe(task)
-        return task
-
-    async def find(self, external_task_id: str, *, kind: str = EXPAND.name) -> Task:
-        """Look a task up by your external id, trying each form the gateway may support.
-
-        Args:
-            external_task_id: The id that was sent with the request.
-            kind: Which kind of task.
-
-        Raises:
-            NotFoundError: No answer was about this id. On a gateway that does not pass ids
-                on, that does not mean that there is no task.
-            AuthenticationError: The key was refused.
-            AccountError: The account may not ask.
-        """
-        self._runs.check_open()
-        finding = await TaskLookup(self._api).look(kind_named(kind), external_task_id, known=None)
-        if finding.task is None:
-            raise NotFoundError(
-                f"no task was found under the external id {external_task_id!r}",
-                external_task_id=external_task_id,
-                hint="the gateway may not look tasks up by external id",
-            )
-        await self._runs.observe(finding.task)
-        return finding.task
-
-    async def list_tasks(
-        self, *, kind: str = EXPAND.name, page_size: int = 30
-    ) -> AsyncIterator[Task]:
-        """Yield the account's tasks, page by page, in the server's order.
-
-        Args:
-            kind: Which kind of tasks.
-            page_size: 1 to 500; 30 by default.
-
-        Raises:
-            CometError: A page can't be read. CometAPI documents no list.
-        """
-        for number in range(1, MAX_PAGE + 1):
-            self._runs.check_open()
-            read = functools.partial(self._api.page, number, page_size, kind=kind_named(kind))
-            page = await with_retries(read, clock=self.clock, backoff=self.backoff)
-            for task in page.tasks:
-                await self._runs.observe(task)
-                yield task
-            if page.last:
-                return
-
     def submission(self, task_id: str) -> Submission | None:
-        """Return when this session submitted a task, if it did so lately; for `TaskWaiter`."""
+        """Return when this session submitted a task, if it did so lately."""
         return self._api.submissions.find(task_id)
 
     async def poll(self, task_id: str, *, kind: str, timeout: float | None) -> Task:
-        """Poll a task once, without retries; for `TaskWaiter`.
+        """Poll a task once, without retries.
 
         Raises:
             CometError: There was no good answer.
         """
-        self._runs.check_open()
+        self.runs.check_open()
         task = await self._api.get(task_id, kind=kind_named(kind), timeout=timeout)
         if task.done:
-            await self._runs.observe(task)
+            await self.runs.observe(task)
         return task
 
     async def poll_page(self, number: int, size: int, *, kind: str) -> TaskPage:
-        """Read a page of the list once, without retries; for `TaskWaiter`.
+        """Read a page of the list once, without retries.
 
         Raises:
             CometError: There was no good answer.
         """
-        self._runs.check_open()
+        self.runs.check_open()
         page = await self._api.page(number, min(size, MAX_PAGE_SIZE), kind=kind_named(kind))
         for task in page.tasks:
             if task.done:
-                await self._runs.observe(task)
+                await self.runs.observe(task)
         return page
 
 
-class CometSession(TaskReader):
+class CometSession:
     """A connection to the API for one account.
 
     Use it as an async context manager. One session serves any number of tasks, and several
@@ -258,10 +197,10 @@ class CometSession(TaskReader):
         timeouts = Timeouts.of(request_timeout)
         trusted = frozenset({chosen.root.host or "", *(("localhost",) if chosen.loopback else ())})
         transport = Transport(network=network, timeouts=timeouts, clock=clock, trusted=trusted)
-        self.schedule: ScheduleLike = as_schedule(schedule)
-        self.backoff: Backoff = Backoff.of(backoff)
+        self._backoff = Backoff.of(backoff)
         self._api = Api(gateway=chosen, credentials=credentials, transport=transport, clock=clock)
-        self._waiter = TaskWaiter(self, callbacks=callbacks, on_event=on_event)
+        tasks = _SessionTasks(self._api, as_schedule(schedule), self._backoff)
+        self._waiter = TaskWaiter(tasks, callbacks=callbacks, on_event=on_event)
         self._runs = RunFactory(
             services=Services(
                 api=self._api,
@@ -271,9 +210,9 @@ class CometSession(TaskReader):
                     clock=clock,
                     loopback=chosen.loopback,
                     own_host=chosen.root.host if chosen.allow_http else None,
-                    backoff=self.backoff,
+                    backoff=self._backoff,
                 ),
-                health=ServerHealth(clock, Gate(clock, self.backoff, trusted=False)),
+                health=ServerHealth(clock, Gate(clock, self._backoff, trusted=False)),
                 account=f"{chosen.fingerprint}-{identity}",
                 callbacks=callbacks,
                 events=EventSink(on_event),
@@ -286,6 +225,7 @@ class CometSession(TaskReader):
             },
             given=journal,
         )
+        tasks.runs = self._runs
 
     async def __aenter__(self) -> Self:
         """Open the journal, if there is one, and return the session.
@@ -666,6 +606,71 @@ class CometSession(TaskReader):
         """
         self._runs.check_open()
         return self._waiter.as_completed(tasks, timeout=timeout, kind=kind, n=n)
+
+    # Looking ----------------------------------------------------------------------------
+
+    async def get(self, task_id: str, *, kind: str = EXPAND.name) -> Task:
+        """Return a task by the server's id; transient errors are retried up to three times.
+
+        Args:
+            task_id: The server's id.
+            kind: Which kind of task.
+
+        Raises:
+            NotFoundError: The server knows no such task.
+            CometError: The server can't be asked.
+        """
+        self._runs.check_open()
+        read = functools.partial(self._api.get, task_id, kind=kind_named(kind))
+        task = await with_retries(read, clock=self._api.clock, backoff=self._backoff)
+        await self._runs.observe(task)
+        return task
+
+    async def find(self, external_task_id: str, *, kind: str = EXPAND.name) -> Task:
+        """Look a task up by your external id, trying each form the gateway may support.
+
+        Args:
+            external_task_id: The id that was sent with the request.
+            kind: Which kind of task.
+
+        Raises:
+            NotFoundError: No answer was about this id. On a gateway that does not pass ids
+                on, that does not mean that there is no task.
+            AuthenticationError: The key was refused.
+            AccountError: The account may not ask.
+        """
+        self._runs.check_open()
+        finding = await TaskLookup(self._api).look(kind_named(kind), external_task_id, known=None)
+        if finding.task is None:
+            raise NotFoundError(
+                f"no task was found under the external id {external_task_id!r}",
+                external_task_id=external_task_id,
+                hint="the gateway may not look tasks up by external id",
+            )
+        await self._runs.observe(finding.task)
+        return finding.task
+
+    async def list_tasks(
+        self, *, kind: str = EXPAND.name, page_size: int = 30
+    ) -> AsyncGenerator[Task, None]:
+        """Yield the account's tasks, page by page, in the server's order.
+
+        Args:
+            kind: Which kind of tasks.
+            page_size: 1 to 500; 30 by default.
+
+        Raises:
+            CometError: A page can't be read. CometAPI documents no list.
+        """
+        for number in range(1, MAX_PAGE + 1):
+            self._runs.check_open()
+            read = functools.partial(self._api.page, number, page_size, kind=kind_named(kind))
+            page = await with_retries(read, clock=self._api.clock, backoff=self._backoff)
+            for task in page.tasks:
+                await self._runs.observe(task)
+                yield task
+            if page.last:
+                return
 
     # Saving -----------------------------------------------------------------------------
 

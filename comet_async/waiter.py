@@ -8,7 +8,7 @@ import enum
 import random
 import weakref
 from collections.abc import AsyncIterable, Callable, Iterable
-from typing import Final, Protocol, Self, final
+from typing import Final, Protocol, Self, cast, final
 
 from comet_async._backoff import Backoff
 from comet_async._polling.completion import has_result
@@ -25,16 +25,23 @@ from comet_async.events import Event, EventSink
 from comet_async.models import Task
 from comet_async.schedules import ScheduleLike, as_schedule
 
-__all__ = ["NotificationSource", "TaskSource", "TaskStream", "TaskWaiter"]
+__all__ = [
+    "HasWaiter",
+    "NotificationSource",
+    "TaskSource",
+    "TaskStream",
+    "TaskWaiter",
+    "UseDefault",
+]
 
 
-class _Unset(enum.Enum):
-    """The one value that means "not given": None means "no limit"."""
+class UseDefault(enum.Enum):
+    """Says "the waiter's own" where None says "no limit"."""
 
-    UNSET = enum.auto()
+    DEFAULT = enum.auto()
 
 
-_UNSET: Final = _Unset.UNSET
+_DEFAULT: Final = UseDefault.DEFAULT
 
 
 class NotificationSource(Protocol):
@@ -53,6 +60,15 @@ class NotificationSource(Protocol):
         self, task_id: str | None, external_task_id: str | None = None
     ) -> Notification | None:
         """Return and forget the last notification about a task that nothing waited for yet."""
+        ...
+
+
+class HasWaiter(Protocol):
+    """What has a waiter of its own; `CometSession` is one."""
+
+    @property
+    def waiter(self) -> TaskWaiter:
+        """The waiter."""
         ...
 
 
@@ -103,12 +119,13 @@ class TaskWaiter:
     may be used in several event loops, also at once.
 
     Args:
-        session: What to poll: a `CometSession`.
+        session: What to poll: a `CometSession`. It shares what the session's own waiter has
+            learned.
         timeout: Seconds that one task is waited for; None, the default, for no limit.
         schedule: When to poll: seconds for a fixed interval, a tenacity wait strategy, or a
             `Schedule`. By default the session's, else one that learns.
-        callbacks: A `CallbackReceiver`. Once callbacks have proven to arrive, a schedule that
-            learns polls only as a safety net.
+        callbacks: A `CallbackReceiver`; the session's by default. Once callbacks have proven to
+            arrive, a schedule that learns polls only as a safety net.
         error_budget: Seconds of failed polls in a row that are tolerated for one task. 300 by
             default.
         not_found_grace: Age of a task in seconds up to which "not found" does not count as a
@@ -125,7 +142,7 @@ class TaskWaiter:
 
     def __init__(  # noqa: PLR0913  # what, when and how long; all but one by keyword
         self,
-        session: TaskSource,
+        session: HasWaiter | TaskSource,
         *,
         timeout: float | None = None,
         schedule: ScheduleLike = None,
@@ -142,15 +159,21 @@ class TaskWaiter:
         check_least("not_found_grace", not_found_grace, 0)
         check_least("concurrency", concurrency, 1)
         rng = rng or random.Random()  # noqa: S311  # spreads polls, guards nothing
-        when = as_schedule(session.schedule if schedule is None else schedule, rng=rng)
+        own = getattr(session, "waiter", None)
+        if isinstance(own, TaskWaiter):
+            source = own._shared.source  # noqa: SLF001 - another of this class
+            callbacks = callbacks or own._callbacks  # noqa: SLF001 - the same
+        else:
+            source = cast("TaskSource", session)
+        when = as_schedule(source.schedule if schedule is None else schedule, rng=rng)
         self._timeout = timeout
-        self._shared = Shared(
-            source=session,
-            timing=PollTiming(clock=session.clock, schedule=when, rng=rng),
+        self._shared: Shared = Shared(
+            source=source,
+            timing=PollTiming(clock=source.clock, schedule=when, rng=rng),
             policy=FailurePolicy(
                 error_budget=error_budget,
                 not_found_grace=not_found_grace,
-                backoff=Backoff.of(getattr(session, "backoff", None), rng=rng),
+                backoff=Backoff.of(getattr(source, "backoff", None), rng=rng),
             ),
             sink=EventSink(on_event),
             concurrency=concurrency,
@@ -159,7 +182,7 @@ class TaskWaiter:
         )
         self._counters = self._shared.counters
         self._pollers: dict[asyncio.AbstractEventLoop, Poller] = {}
-        self._callbacks = callbacks
+        self._callbacks: NotificationSource | None = callbacks
         if callbacks is not None:
             weakref.finalize(self, callbacks.subscribe(_listener(weakref.ref(self))))
 
@@ -236,7 +259,7 @@ class TaskWaiter:
         self,
         task: Task | str,
         *,
-        timeout: float | _Unset | None = _UNSET,
+        timeout: float | UseDefault | None = _DEFAULT,
         kind: str | None = None,
         n: int = 1,
     ) -> Task:
@@ -273,7 +296,7 @@ class TaskWaiter:
         self,
         task: Task | str,
         *,
-        timeout: float | _Unset | None = _UNSET,
+        timeout: float | UseDefault | None = _DEFAULT,
         kind: str | None = None,
         n: int = 1,
     ) -> TaskStream:
@@ -300,7 +323,7 @@ class TaskWaiter:
         self,
         tasks: Iterable[Task | str] | AsyncIterable[Task | str],
         *,
-        timeout: float | _Unset | None = _UNSET,
+        timeout: float | UseDefault | None = _DEFAULT,
         kind: str | None = None,
         n: int = 1,
         prefetch: int = 1000,
@@ -331,8 +354,8 @@ class TaskWaiter:
 
     # ------------------------------------------------------------------ loops
 
-    def _limit(self, timeout: float | _Unset | None) -> float | None:
-        if isinstance(timeout, _Unset):
+    def _limit(self, timeout: float | UseDefault | None) -> float | None:
+        if isinstance(timeout, UseDefault):
             return self._timeout
         check_timeout(timeout)
         return timeout

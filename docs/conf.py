@@ -39,40 +39,6 @@ napoleon_use_ivar = True  # "Attributes:" sections describe fields; they are not
 
 default_role = "code"  # `words` in a docstring are code; a link is written as a role
 nitpicky = True
-nitpick_ignore = [
-    ("py:class", "JSON"),  # an alias that names itself; Sphinx can't follow it
-    # Protocols and facts of inner rooms: named by signatures, explained in the text.
-    *(
-        ("py:class", name)
-        for name in (
-            "Clock",
-            "Credentials",
-            "Event",
-            "NotificationSource",
-            "ScheduleLike",
-            "TaskSource",
-            "TracerProvider",
-            "MeterProvider",
-            "EngineChoice",
-            "collections.Counter",
-            "comet_async._backoff.Backoff",
-            "comet_async._images.load.FileIdentity",
-            "comet_async._images.streams.AsyncReadableFile",
-            "comet_async._images.streams.PillowImage",
-            "comet_async._images.streams.ReadableFile",
-            "URL",
-            "comet_async.clock.Clock",
-            "comet_async._journal.records.Changes",
-            "comet_async._journal.records.Destination",
-            "comet_async._journal.records.JobRecord",
-            "comet_async._journal.records.Limits",
-            "comet_async._journal.records.Refusal",
-            "comet_async._journal.states.JobState",
-            "comet_async.waiter._Unset",
-            "comet_async._wire.decode.Notification",
-        )
-    ),
-]
 
 
 def _pack_inventory(table: Path, folder: Path) -> tuple[str, str]:

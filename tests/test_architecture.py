@@ -23,7 +23,7 @@ LAYERS = (
     "events schedules _polling waiter callbacks",
     "_results",
     "outcomes _jobs",
-    "runs session",
+    "runs session types",
     "_tools testing otel sandbox pytest_plugin cli __main__",
 )
 UNITS = [name for layer in LAYERS for name in layer.split()]

@@ -428,21 +428,21 @@ def test_request_timeout_is_seconds_or_limits() -> None:
 
 def test_two_runs_of_asyncio_share_a_session(dog: Path) -> None:
     """The same session works in two loops one after the other, and leaves no warning."""
-    comet: list[CometSession] = []
+    comet: CometSession | None = None
 
     async def once() -> bool:
-        async with Sandbox(engine="pillow", clock=VirtualClock()) as sandbox:
-            if not comet:
-                comet.append(CometSession(DEFAULT_KEY, gateway=sandbox.url))
-            else:
-                assert sandbox.url
-            return (await CometSession(DEFAULT_KEY, gateway=sandbox.url).expand(dog, WIDE)).done
+        nonlocal comet
+        port = comet.gateway.root.port if comet is not None else None
+        async with Sandbox(engine="pillow", clock=VirtualClock(), port=port or 0) as sandbox:
+            comet = comet or CometSession(DEFAULT_KEY, gateway=sandbox.url)
+            return (await comet.expand(dog, WIDE)).done
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(2):
             with asyncio.Runner(loop_factory=VirtualLoop) as runner:
                 assert runner.run(once())
+        comet = None
         gc.collect()
 
 

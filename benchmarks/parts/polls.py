@@ -10,7 +10,7 @@ import importlib
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import aiohttp
 from yarl import URL
@@ -75,7 +75,8 @@ async def _our_page(root: str) -> AsyncIterator[Ask]:
 
         async def ask(_: str) -> object:
             # The benchmark's server has full pages without end: one is enough.
-            return await comet.poll_page(1, PAGE, kind="expand")
+            async with aclosing(comet.list_tasks(page_size=PAGE)) as tasks:
+                return await anext(tasks)
 
         yield ask
 

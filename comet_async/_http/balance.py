@@ -12,11 +12,11 @@ import json
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-import attrs
 from yarl import URL
 
 from comet_async._http.api import Api
 from comet_async.errors import CometError
+from comet_async.models import Balance
 
 UNLIMITED = Decimal(100_000_000)
 """A limit from here on means none, as CometAPI's command line reads it."""
@@ -24,28 +24,6 @@ UNLIMITED = Decimal(100_000_000)
 _OK = 200
 _USAGE_SPAN = 365 * 86400
 _LIVE = {"online", "toBeOnline"}
-
-
-@attrs.frozen(kw_only=True)
-class Balance:
-    """What remains in an account.
-
-    Attributes:
-        remaining: The amount; None when there is no limit.
-        unit: ``USD``, or ``units`` (Kling; 8 units are one expanded image).
-    """
-
-    remaining: Decimal | None
-    unit: str
-
-    def __str__(self) -> str:
-        if self.remaining is None:
-            return "no limit"
-        return (
-            f"USD {self.remaining:.2f}"
-            if self.unit == "USD"
-            else f"{self.remaining:.0f} {self.unit}"
-        )
 
 
 async def balance(api: Api) -> Balance | None:

@@ -16,8 +16,8 @@ import attrs
 from comet_async._journal.records import (
     Changes,
     Destination,
-    Event,
     JobRecord,
+    JournalEvent,
     KnownSource,
     Limits,
     NewJob,
@@ -72,7 +72,7 @@ class MemoryJournal:
     )
     _owners: dict[str, tuple[str, str, int]] = attrs.field(factory=dict, init=False, repr=False)
     _runs: dict[str, _Run] = attrs.field(factory=dict, init=False, repr=False)
-    _events: list[Event] = attrs.field(factory=list, init=False, repr=False)
+    _events: list[JournalEvent] = attrs.field(factory=list, init=False, repr=False)
     _outcomes: dict[str, SourceOutcome] = attrs.field(factory=dict, init=False, repr=False)
     _meta: dict[str, str] = attrs.field(factory=dict, init=False, repr=False)
     _sources: dict[tuple[str, str], KnownSource] = attrs.field(factory=dict, init=False, repr=False)
@@ -101,7 +101,7 @@ class MemoryJournal:
             self._destinations[key] = {}
         for key in changed:
             if key not in self._jobs:
-                self._remember(Event(key, now, None, JobState.PLANNED, ""))
+                self._remember(JournalEvent(key, now, None, JobState.PLANNED, ""))
         self._jobs |= changed
         for job in jobs:
             self._add_destination(job)
@@ -233,7 +233,7 @@ class MemoryJournal:
         self._check_open()
         return dict(Counter(job.state for job in self._jobs.values()))
 
-    async def events(self, key: str | None = None) -> list[Event]:
+    async def events(self, key: str | None = None) -> list[JournalEvent]:
         """Return what happened to a job (or to all), oldest first."""
         self._check_open()
         return [event for event in self._events if key is None or event.key == key]
@@ -292,10 +292,10 @@ class MemoryJournal:
         self._in_flight -= before.n * (before.state in IN_FLIGHT)
         if before.state is not after.state:
             self._remember(
-                Event(after.key, after.updated_at, before.state, after.state, redact(why))
+                JournalEvent(after.key, after.updated_at, before.state, after.state, redact(why))
             )
 
-    def _remember(self, event: Event) -> None:
+    def _remember(self, event: JournalEvent) -> None:
         self._events.append(event)
 
     def _add_destination(self, job: NewJob) -> None:
@@ -334,5 +334,5 @@ class ForgettingJournal(MemoryJournal):
     async def save_outcomes(self, outcomes: Sequence[SourceOutcome]) -> None:
         """Keep no outcomes."""
 
-    def _remember(self, event: Event) -> None:
+    def _remember(self, event: JournalEvent) -> None:
         """Keep no history."""

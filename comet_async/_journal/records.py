@@ -258,7 +258,7 @@ class Changes(TypedDict, total=False):
 
 
 @attrs.frozen
-class Event:
+class JournalEvent:
     """One move of one job; kept for a year.
 
     Attributes:
@@ -481,7 +481,7 @@ class Journal(Protocol):
         """Return how many jobs are in each state that has any."""
         ...
 
-    async def events(self, key: str | None = None) -> list[Event]:
+    async def events(self, key: str | None = None) -> list[JournalEvent]:
         """Return what happened to a job (or to all), oldest first; old events may be gone."""
         ...
 

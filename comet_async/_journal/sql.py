@@ -24,8 +24,8 @@ import attrs
 from comet_async._journal.lockfile import Mark
 from comet_async._journal.records import (
     Destination,
-    Event,
     JobRecord,
+    JournalEvent,
     KnownSource,
     Limits,
     NewJob,
@@ -502,14 +502,14 @@ def owner_of(db: sqlite3.Connection, name: str) -> str | None:
     return row[0] if row else None
 
 
-def events(db: sqlite3.Connection, key: str | None) -> list[Event]:
+def events(db: sqlite3.Connection, key: str | None) -> list[JournalEvent]:
     """Return what happened to a job, or to all, oldest first."""
     sql = "SELECT job.key, at, old, new, event.why FROM event JOIN job ON job.id = event.job"
     if key is None:
         rows = _rows(db, f"{sql} ORDER BY event.id")
     else:
         rows = _rows(db, f"{sql} WHERE job.key = ? ORDER BY event.id", key)
-    return [Event(*row) for row in rows]
+    return [JournalEvent(*row) for row in rows]
 
 
 def save_outcomes(db: sqlite3.Connection, outcomes: Sequence[SourceOutcome]) -> None:

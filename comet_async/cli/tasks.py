@@ -127,7 +127,7 @@ async def list_tasks(
     tasks: list[Task] = []
     async with (
         _session(gateway, proxy, screen) as comet,
-        aclosing(comet.list_tasks(page_size=_PAGE)) as listed,  # type: ignore[type-var]
+        aclosing(comet.list_tasks(page_size=_PAGE)) as listed,
     ):
         async for task in listed:
             tasks.append(task)

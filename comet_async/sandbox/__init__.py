@@ -22,6 +22,7 @@ from comet_async.sandbox._faults.toxics import (
     Timeout,
     Toxic,
 )
+from comet_async.sandbox._painting.images import EngineChoice
 from comet_async.sandbox.callbacks import Delivery
 from comet_async.sandbox.ledger import Charge, Ledger, Post
 from comet_async.sandbox.options import CallbackOptions, Options
@@ -35,6 +36,7 @@ __all__ = [
     "CallbackOptions",
     "Charge",
     "Delivery",
+    "EngineChoice",
     "Fault",
     "FaultProxy",
     "Faults",

@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from comet_async import ApiKey, CometSession, Gateway, Secret
-from comet_async._http.balance import Balance
+from comet_async.models import Balance
 from comet_async.sandbox import DEFAULT_KEY, Fault, Sandbox
 from comet_async.testing import VirtualClock
 

@@ -16,6 +16,7 @@ import attrs
 import pytest
 import tenacity
 
+from comet_async.callbacks import CallbackReceiver
 from comet_async.errors import (
     AuthenticationError,
     InputError,
@@ -26,6 +27,7 @@ from comet_async.errors import (
 from comet_async.events import Changed, Event, Polled, Retried
 from comet_async.models import Task, TaskStatus
 from comet_async.schedules import LearnedSchedule, ScheduleLike
+from comet_async.session import CometSession
 from comet_async.testing import VirtualClock, VirtualLoop
 from comet_async.waiter import TaskWaiter
 from tests.support.task_server import TaskServer
@@ -619,3 +621,16 @@ async def test_a_timeout_that_is_none_is_refused(
         TaskWaiter(server, timeout=timeout)
     with pytest.raises(InputError, match=r"^timeout="):
         await waiter.wait(server.submit(1.0), timeout=timeout)
+
+
+def test_a_waiter_of_ones_own_shares_what_the_session_learned() -> None:
+    """It has the session's schedule and its callbacks, unless it is given others."""
+    receiver, other = CallbackReceiver(), CallbackReceiver()
+    session = CometSession("key", callbacks=receiver)
+    waiter = TaskWaiter(session)
+    assert waiter._shared.timing.schedule is session.waiter._shared.timing.schedule
+    assert waiter._callbacks is receiver
+    assert waiter._shared.by_external_id
+    different = TaskWaiter(session, schedule=5, callbacks=other)
+    assert different._callbacks is other
+    assert repr(different._shared.timing.schedule) == "FixedSchedule(5)"

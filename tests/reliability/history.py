@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from comet_async._journal.records import Event, JobRecord
+from comet_async._journal.records import JobRecord, JournalEvent
 from comet_async._journal.states import JobState, check_move
 from comet_async.errors import JournalError
 
@@ -37,7 +37,7 @@ def problems(
     charges: Sequence[Charge],
     posts: Iterable[str],
     records: Iterable[JobRecord],
-    events: Iterable[Event],
+    events: Iterable[JournalEvent],
 ) -> list[str]:
     """Return what is wrong, one sentence each; an empty list when nothing is.
 
@@ -71,7 +71,7 @@ def _false_claims(charges: Sequence[Charge], known: dict[str, JobRecord]) -> lis
     ]
 
 
-def _lawless(posts: Iterable[str], events: Iterable[Event]) -> list[str]:
+def _lawless(posts: Iterable[str], events: Iterable[JournalEvent]) -> list[str]:
     """Return moves that the protocol does not have, and requests that no `sending` announced."""
     found, states, sendings = [], dict[str, str](), Counter[str]()
     for event in events:

@@ -13,9 +13,9 @@ import pytest
 
 from comet_async._journal.records import (
     Destination,
-    Event,
     JobRecord,
     Journal,
+    JournalEvent,
     KnownSource,
     Limits,
     NewJob,
@@ -336,9 +336,9 @@ class MovingSuite:
         await planned(journal, 1)
         await journal.move(record, S.SUBMITTED, now=NOW + 5, why="accepted")
         story = [
-            Event(record.key, NOW, None, "planned", ""),
-            Event(record.key, NOW + 1, "planned", "sending", ""),
-            Event(record.key, NOW + 5, "sending", "submitted", "accepted"),
+            JournalEvent(record.key, NOW, None, "planned", ""),
+            JournalEvent(record.key, NOW + 1, "planned", "sending", ""),
+            JournalEvent(record.key, NOW + 5, "sending", "submitted", "accepted"),
         ]
         assert await journal.events(record.key) == story
         assert [event.key for event in await journal.events()][2] == new_job(1).key

@@ -1,0 +1,75 @@
+"""Types of public signatures that programs need only to annotate functions of their own."""
+
+from __future__ import annotations
+
+from comet_async._backoff import WaitStrategy
+from comet_async._images.load import FileIdentity, ImageInput
+from comet_async._images.streams import AsyncReadableFile, ByteSource, PillowImage, ReadableFile
+from comet_async._jobs.batch import Item, Planned
+from comet_async._jobs.calls import Busy
+from comet_async._journal.records import (
+    Changes,
+    Destination,
+    JobRecord,
+    JournalEvent,
+    KnownSource,
+    Limits,
+    NewJob,
+    Refusal,
+    SavedFile,
+    SavedJob,
+    SourceOutcome,
+    StoredImage,
+)
+from comet_async._journal.states import JobState
+from comet_async._results.files import Exists
+from comet_async._types import JSON
+from comet_async.auth import Credentials
+from comet_async.clock import Clock
+from comet_async.events import Event, JobEvent, PollEvent
+from comet_async.gateways import DownField, LookupForm
+from comet_async.geometry import Anchor
+from comet_async.schedules import ScheduleLike
+from comet_async.waiter import HasWaiter, NotificationSource, TaskSource, TaskStream, UseDefault
+
+__all__ = [
+    "JSON",
+    "Anchor",
+    "AsyncReadableFile",
+    "Busy",
+    "ByteSource",
+    "Changes",
+    "Clock",
+    "Credentials",
+    "Destination",
+    "DownField",
+    "Event",
+    "Exists",
+    "FileIdentity",
+    "HasWaiter",
+    "ImageInput",
+    "Item",
+    "JobEvent",
+    "JobRecord",
+    "JobState",
+    "JournalEvent",
+    "KnownSource",
+    "Limits",
+    "LookupForm",
+    "NewJob",
+    "NotificationSource",
+    "PillowImage",
+    "Planned",
+    "PollEvent",
+    "ReadableFile",
+    "Refusal",
+    "SavedFile",
+    "SavedJob",
+    "ScheduleLike",
+    "SourceOutcome",
+    "StoredImage",
+    "TaskSource",
+    "TaskStream",
+    "UseDefault",
+    "WaitStrategy",
+]
