@@ -37,6 +37,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
+import itertools
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import TypeVarTuple, Unpack
@@ -129,6 +131,10 @@ class WorkerPool:
         self._queue: deque[WatchedTask] = deque()
         self._workers: set[asyncio.Task[None]] = set()
         self._running = 0
+        # Those of them that have taken nothing from the queue yet: no second one is started for
+        # the same entry.
+        self._starting: set[int] = set()
+        self._numbers = itertools.count()
 
     def add(self, entry: WatchedTask) -> None:
         """Queue a poll; `start_workers` starts a worker for it if one is free."""
@@ -143,18 +149,20 @@ class WorkerPool:
 
         If the loop can't start one, the waits for what is queued end with that error.
         """
-        while self._queue and self._running < self._size:
+        while len(self._queue) > len(self._starting) and self._running < self._size:
             # Counted before: an eager worker may come back here before its start returns.
             self._running += 1
+            self._starting.add(number := next(self._numbers))
             try:
-                worker = self._poller.start_task(self._work())
+                worker = self._poller.start_task(self._work(number))
             except Exception as error:  # noqa: BLE001  # whatever the user's task factory raises
                 self._running -= 1
+                self._starting.discard(number)
                 while (entry := self._next()) is not None:
                     self._poller.give_up(entry, error)
                 return
             self._workers.add(worker)
-            worker.add_done_callback(self._worker_ended)
+            worker.add_done_callback(functools.partial(self._worker_ended, number))
 
     async def finish(self) -> None:
         """Wait until the polls on their way are answered or cancelled."""
@@ -162,8 +170,9 @@ class WorkerPool:
         if workers:
             await asyncio.wait(workers)
 
-    def _worker_ended(self, worker: asyncio.Task[None]) -> None:
+    def _worker_ended(self, number: int, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)
+        self._starting.discard(number)  # it was cancelled before it began
         self._running -= 1
         if worker.cancelled():
             self._poller.call_later(AFTERMATH, self.start_workers)
@@ -178,8 +187,9 @@ class WorkerPool:
                 return entry
         return None
 
-    async def _work(self) -> None:
+    async def _work(self, number: int) -> None:
         me = asyncio.current_task()
+        self._starting.discard(number)
         while (entry := self._next()) is not None:
             entry.worker = me
             try:
