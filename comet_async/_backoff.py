@@ -360,13 +360,17 @@ class Gate:
         return max(0.0, self._opens_at - self.clock.monotonic()) if self.failures else 0.0
 
     @asynccontextmanager
-    async def passage(self) -> AsyncGenerator[None, None]:
+    async def passage(self, ticket: int | None = None) -> AsyncGenerator[None, None]:
         """Wait at the gate, then send; what the body raises decides whether the gate closes.
 
         It closes for errors that the account's other requests would meet as well: too many
         requests, a failing server, a server that can't be reached.
+
+        Args:
+            ticket: From `enter` or `try_enter`, for a caller that has waited already.
         """
-        ticket = await self._enter()
+        if ticket is None:
+            ticket = await self.enter()
         try:
             yield
         except (RateLimitError, ServerError, NotSentError) as error:
@@ -418,14 +422,18 @@ class Gate:
                 self._on_trial = False
                 self._wake()
 
-    async def _enter(self) -> int:
+    def try_enter(self) -> int | None:
+        """Return a ticket for `passage` if a request may be sent now, else None."""
+        with self._lock:
+            return self._ticket()
+
+    async def enter(self) -> int:
+        """Wait until a request may be sent; return its ticket for `passage`, to be used at once."""
         while True:
             with self._lock:
+                if (ticket := self._ticket()) is not None:
+                    return ticket
                 wait = self.remaining
-                alone = self.failures > 0 or not self.trusted
-                if not alone or (wait <= 0 and not self._on_trial):
-                    self._on_trial = alone
-                    return self._closings
                 turn: asyncio.Future[None] | None = None
                 if wait <= 0:
                     turn = asyncio.get_running_loop().create_future()
@@ -434,6 +442,13 @@ class Gate:
                 await self.clock.sleep(wait)
             else:
                 await turn
+
+    def _ticket(self) -> int | None:
+        alone = self.failures > 0 or not self.trusted
+        if alone and (self._on_trial or self.remaining > 0):
+            return None
+        self._on_trial = alone
+        return self._closings
 
     def _wake(self) -> None:
         while self._queue:

@@ -166,23 +166,20 @@ def check_timeout(timeout: object) -> None:
         check_number("timeout", timeout, least=0)
 
 
-def check_event_loop() -> None:
-    """Refuse to work without a running asyncio event loop, as under trio.
+def check_event_loop() -> asyncio.AbstractEventLoop:
+    """Return the running asyncio event loop; refuse to work without one, as under trio.
 
     Raises:
         ConfigError: None is running.
     """
     try:
-        asyncio.get_running_loop()
+        return asyncio.get_running_loop()
     except RuntimeError:
-        pass
-    else:
-        return
-    raise ConfigError(
-        "no asyncio event loop is running",
-        hint="use it in a coroutine that asyncio runs; under anyio choose the asyncio backend: "
-        "trio is not supported",
-    )
+        raise ConfigError(
+            "no asyncio event loop is running",
+            hint="use it in a coroutine that asyncio runs; under anyio choose the asyncio "
+            "backend: trio is not supported",
+        ) from None
 
 
 def check_least(name: str, value: object, least: float) -> None:

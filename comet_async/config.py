@@ -100,6 +100,8 @@ class Proxies:
 
     def for_url(self, url: URL) -> str | None:
         """Return the proxy for *url*, or None to reach it directly."""
+        if not self._by_scheme:
+            return None
         proxy = self._by_scheme.get(url.scheme) or self._by_scheme.get("all")
         host = (url.raw_host or "").rstrip(".").lower()
         if proxy is None or is_loopback(host):

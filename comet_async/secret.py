@@ -115,7 +115,7 @@ def redact(text: str, *secrets: Secret) -> str:
     for secret in secrets:
         if len(secret.reveal()) >= SHORTEST:
             text = text.replace(secret.reveal(), "…")
-    if len(text) < _LONG and text.isalnum():
+    if not text or (len(text) < _LONG and text.isalnum()):
         return text  # every pattern but the last needs a space or a sign
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)

@@ -6,6 +6,7 @@ Nothing here repeats a paid request, waits, or keeps anything but the offset of 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import TypeVar
 
 import attrs
@@ -42,7 +43,7 @@ def _without(secrets: Iterable[Secret], reply: Reply) -> Reply:
             continue
         if key.encode() in reply.body:
             reply = attrs.evolve(reply, body=reply.body.replace(key.encode(), b"\xe2\x80\xa6"))
-        if any(key in value for value in reply.headers.values()):
+        if key in "\n".join(reply.headers.values()):
             headers = {name.lower(): value for name, value in reply.headers.items()}
             headers = {name: value.replace(key, "…") for name, value in headers.items()}
             reply = attrs.evolve(reply, headers=headers)
@@ -119,10 +120,10 @@ class Api:
 
         sent = 0.0
 
-        async def send() -> Reply:
+        def send() -> Awaitable[Reply]:
             nonlocal sent
             sent = self.clock.monotonic()
-            return await self.transport.post(
+            return self.transport.post(
                 url, self.credentials, body, external_task_id=external_task_id
             )
 
@@ -223,13 +224,10 @@ class Api:
         reply = await self.transport.get(url, self.credentials, timeout=limit)
         return _without(self.credentials.secrets, reply)
 
-    async def _get(self, url: URL, decode: Callable[[Reply], T], timeout: float | None) -> T:
+    def _get(self, url: URL, decode: Callable[[Reply], T], timeout: float | None) -> Awaitable[T]:
         limit = timeout if timeout is not None else self.transport.timeouts.request
-
-        async def send() -> Reply:
-            return await self.transport.get(url, self.credentials, timeout=limit)
-
-        return await self._exchange(send, decode)
+        send = partial(self.transport.get, url, self.credentials, timeout=limit)
+        return self._exchange(send, decode)
 
     async def _exchange(
         self, send: Callable[[], Awaitable[Reply]], decode: Callable[[Reply], T]

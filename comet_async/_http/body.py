@@ -118,16 +118,16 @@ class Body:
 
     Attributes:
         parts: JSON text and images, in order; an image stands for its Base64 text.
+        length: Size of the whole body in bytes.
     """
 
     parts: tuple[bytes | SourceImage, ...] = attrs.field(repr=False)
+    length: int = attrs.field(init=False)
 
-    @property
-    def length(self) -> int:
-        """Size of the whole body in bytes."""
-        return sum(
-            len(part) if isinstance(part, bytes) else 4 * -(-part.size // 3) for part in self.parts
-        )
+    @length.default
+    def _size(self) -> int:
+        sizes = [len(p) if isinstance(p, bytes) else 4 * -(-p.size // 3) for p in self.parts]
+        return sum(sizes)
 
     @classmethod
     def build(cls, fields: Mapping[str, JSON], images: Mapping[str, SourceImage]) -> Body:

@@ -166,6 +166,7 @@ class _Pool:
         uploads: Slots for large bodies on the wire.
         downloads: Slots for results on their way.
         keeper: Closes what is ours when the loop ends.
+        closed: True when that has happened.
     """
 
     api: aiohttp.ClientSession
@@ -174,13 +175,10 @@ class _Pool:
     uploads: asyncio.Semaphore
     downloads: asyncio.Semaphore
     keeper: AsyncGenerator[None, None] = attrs.field(init=False)
+    closed: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.keeper = self._keep()
-
-    @property
-    def closed(self) -> bool:
-        return any(session.closed for session in self.owned)
 
     async def _keep(self) -> AsyncGenerator[None, None]:
         """Close our sessions when the loop shuts down: a loop closes its async generators last.
@@ -190,6 +188,7 @@ class _Pool:
         try:
             yield
         finally:
+            self.closed = True
             for session in self.owned:
                 await session.close()
 
@@ -364,8 +363,7 @@ class Transport:
             )
         if self._closed:
             raise SessionClosedError("the session is closed; nothing was sent")
-        check_event_loop()
-        loop = asyncio.get_running_loop()
+        loop = check_event_loop()
         pool = self._pools.get(loop)
         if pool is None or pool.closed:
             pool = self._pools[loop] = self._open()

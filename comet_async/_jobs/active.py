@@ -141,12 +141,13 @@ class ActiveJobs:
 
     @asynccontextmanager
     async def _locked(self, key: str) -> AsyncGenerator[None, None]:
-        async with self.locks.of(key):
-            try:
-                yield
-            finally:
-                self._ended.pop(key, None)
-                self._give_back(key)
+        await self.locks.acquire(key)
+        try:
+            yield
+        finally:
+            self._ended.pop(key, None)
+            self._give_back(key)
+            self.locks.release(key)
         self._tidy(key)
 
     def _give_back(self, key: str) -> None:

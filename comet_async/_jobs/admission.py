@@ -31,13 +31,14 @@ class KeyedLock:
     @asynccontextmanager
     async def of(self, key: str) -> AsyncGenerator[None, None]:
         """Hold the lock of *key*; callers get it in the order in which they asked."""
-        await self._begin(key)
+        await self.acquire(key)
         try:
             yield
         finally:
-            self._pass_on(key)
+            self.release(key)
 
-    async def _begin(self, key: str) -> None:
+    async def acquire(self, key: str) -> None:
+        """Take the lock of *key*, in the order of the calls."""
         with self._lock:
             queue = self._waiting.get(key)
             if queue is None:
@@ -53,10 +54,11 @@ class KeyedLock:
                 if waits:
                     queue.remove(turn)
             if not waits:
-                self._pass_on(key)  # granted and cancelled in the same moment
+                self.release(key)  # granted and cancelled in the same moment
             raise
 
-    def _pass_on(self, key: str) -> None:
+    def release(self, key: str) -> None:
+        """Give the lock of *key* back, or to the next one who waits for it."""
         with self._lock:
             queue = self._waiting[key]
             while queue:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
 
 import attrs
 
@@ -135,8 +133,9 @@ class Sender:
 
     async def _pass(self, call: Call, record: JobRecord, body: Body, begin: float) -> Job:
         """Send once, when the gate that all senders share lets the request through."""
+        ticket = await self._ticket(record, begin)
         try:
-            async with self._gate(record, begin):
+            async with self.active.services.health.gate.passage(ticket):
                 self._check(call, record)
                 return await self._once(record, body)
         except _ShowsNothingError as error:
@@ -156,8 +155,8 @@ class Sender:
             raise _ShowsNothingError(job)
         return job
 
-    @asynccontextmanager
-    async def _gate(self, record: JobRecord, begin: float) -> AsyncGenerator[None, None]:
+    async def _ticket(self, record: JobRecord, begin: float) -> int:
+        """Wait at the gate that all senders share; return the ticket for its passage."""
         health = self.active.services.health
         if self.options.busy == "raise" and health.gate.failures:
             raise ConcurrencyLimitError(
@@ -166,28 +165,26 @@ class Sender:
                 sent=False,
                 external_task_id=record.key,
             )
-        async with AsyncExitStack() as stack:
-            try:
-                await self._enter(stack, begin)
-            except TimeoutError:
-                error = health.unreachable or RateLimitError("the server has been busy for long")
-                raise _not_sent(error, record.key) from None
-            yield
-
-    async def _enter(self, stack: AsyncExitStack, begin: float) -> None:
-        """Wait at the gate; a program's own call does not wait long for a dead server."""
-        health = self.active.services.health
+        if (ticket := health.gate.try_enter()) is not None:
+            return ticket
         if not self.options.single:
-            await stack.enter_async_context(health.gate.passage())
-            return
+            return await health.gate.enter()
+        try:
+            return await self._enter_soon(begin)
+        except TimeoutError:
+            error = health.unreachable or RateLimitError("the server has been busy for long")
+            raise _not_sent(error, record.key) from None
+
+    async def _enter_soon(self, begin: float) -> int:
+        """Wait at the gate, but for a program's own call not long for a dead server."""
+        health = self.active.services.health
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, begin + UNREACHED - self._now())):
-                await stack.enter_async_context(health.gate.passage())
-                return
+                return await health.gate.enter()
         if health.unreachable is not None:
             raise TimeoutError
         async with asyncio.timeout(max(0.0, begin + BUSY - self._now())):
-            await stack.enter_async_context(health.gate.passage())
+            return await health.gate.enter()
 
     async def _shielded(self, record: JobRecord, body: Body) -> Job:
         """Send and record in a task of its own: a cancelled caller does not abort the request."""

@@ -6,6 +6,7 @@ Both journals change records by these functions only, so they can't drift apart.
 from __future__ import annotations
 
 import secrets
+from operator import attrgetter
 from typing import Any
 
 import attrs
@@ -22,6 +23,8 @@ from comet_async.errors import (
 from comet_async.secret import redact
 
 _CHANGES = frozenset(Changes.__annotations__)
+_FIELDS = tuple(field.name for field in attrs.fields(JobRecord))
+_values = attrgetter(*_FIELDS)
 
 
 def planned(job: NewJob, *, now: float) -> JobRecord:
@@ -167,7 +170,9 @@ def _request(job: JobRecord | NewJob) -> tuple[str, int, str, str]:
 
 
 def _next(record: JobRecord, now: float, **changes: Any) -> JobRecord:
-    return attrs.evolve(record, fence=record.fence + 1, updated_at=now, **changes)
+    # As attrs.evolve does, which looks each field up by itself: four times the work.
+    fields = dict(zip(_FIELDS, _values(record), strict=True))
+    return JobRecord(**(fields | changes | {"fence": record.fence + 1, "updated_at": now}))
 
 
 def _cleaned(changes: Changes) -> Changes:

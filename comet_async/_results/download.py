@@ -440,13 +440,9 @@ async def _pieces(incoming: Incoming) -> AsyncIterator[bytes]:
     size, left, loop = 0, DEADLINE, asyncio.get_running_loop()
     while True:
         began = loop.time()  # the time that a stream's reader takes does not count
-        try:
-            async with asyncio.timeout(left):
-                piece = await incoming.read(_PIECE)
-        except TimeoutError:
-            piece = None
+        piece = await incoming.read(_PIECE)  # ends by itself when nothing comes for long
         left -= loop.time() - began
-        if piece is None or left <= 0:
+        if left <= 0:
             raise ConnectionLostError(
                 f"the result did not come within {DEADLINE:.0f} s",
                 hint="fetching it again is free",

@@ -129,7 +129,7 @@ def read_plain(
         return None
     if not isinstance(updated, int) or not _LEAST_MILLISECONDS <= updated < _MOST:
         return None
-    images = _images(facts, kind, task_id)
+    images = _images(facts, kind, task_id) if "task_result" in facts else ()
     if status is TaskStatus.SUCCEED and not images:
         return None
     request_id = identifier(outer.get("request_id")) or identifier(get("request_id"))

@@ -10,7 +10,9 @@ import logging
 import random
 import threading
 import tracemalloc
+from collections.abc import Coroutine
 from datetime import timedelta
+from typing import Any
 
 import attrs
 import pytest
@@ -634,3 +636,42 @@ def test_a_waiter_of_ones_own_shares_what_the_session_learned() -> None:
     different = TaskWaiter(session, schedule=5, callbacks=other)
     assert different._callbacks is other
     assert repr(different._shared.timing.schedule) == "FixedSchedule(5)"
+
+
+async def test_a_poll_starts_one_worker(server: TaskServer, waiter: TaskWaiter) -> None:
+    """Not one for each that could run: a worker costs as much as decoding an answer."""
+    server.lists = "off"
+    loop, started = asyncio.get_running_loop(), list[asyncio.Task[Any]]()
+
+    def factory(
+        loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any
+    ) -> asyncio.Task[Any]:
+        started.append(asyncio.Task(coro, loop=loop, **options))
+        return started[-1]
+
+    waits = [asyncio.create_task(waiter.wait(server.submit(float(n)))) for n in range(20, 40)]
+    loop.set_task_factory(factory)
+    await asyncio.gather(*waits)
+    loop.set_task_factory(None)
+    assert 20 <= len(started) <= waiter.polls + waiter.list_calls
+
+
+async def test_workers_that_are_cancelled_before_they_begin_are_replaced(
+    server: TaskServer, waiter: TaskWaiter
+) -> None:
+    """Somebody who cancels all tasks of the loop in that moment stops no wait for good."""
+    loop = asyncio.get_running_loop()
+    waits = [asyncio.create_task(waiter.wait(server.submit(5.0))) for _ in range(3)]
+
+    def factory(
+        loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any
+    ) -> asyncio.Task[Any]:
+        loop.set_task_factory(None)
+        task = asyncio.Task(coro, loop=loop, **options)
+        task.cancel()
+        return task
+
+    loop.set_task_factory(factory)
+    async with asyncio.timeout(600.0):
+        done = await asyncio.gather(*waits)
+    assert all(task.succeeded for task in done)
