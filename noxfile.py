@@ -216,8 +216,9 @@ def changes(session: nox.Session) -> None:
 
 @nox.session
 def figures(session: nox.Session) -> None:
-    """Draw the documentation's figures and terminal screens anew; not part of plain ``nox``."""
+    """Write the generated parts of the documentation anew, and draw its figures and screens."""
     session.install(ALL_EXTRAS, *group("figures"))
+    session.run("python", "docs/generated.py")
     session.run("python", "docs/figures.py")
 
 

@@ -1,4 +1,4 @@
-"""Every Python block of README.md and the documentation runs, page by page, in page order.
+"""The pages: what they take from the code is current, and their Python blocks run in page order.
 
 A page may set a block up for itself with an invisible block::
 
@@ -14,6 +14,7 @@ import ast
 import asyncio
 import contextlib
 import inspect
+import runpy
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser, SkipParser
 
 import comet_async
+from comet_async import errors
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +38,8 @@ PAGES = [
     ROOT / "README.md",
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
 ]
+
+GENERATED = runpy.run_path(str(ROOT / "docs" / "generated.py"))
 
 PHOTO = """
 from pathlib import Path
@@ -150,3 +154,19 @@ def test_blocks_of_a_page(page: Path, folder: Path) -> None:
         finally:
             runner.run(context.__aexit__(None, None, None))
     assert Path.cwd() == folder
+
+
+CURRENT = dict(GENERATED["contents"]())
+
+
+@pytest.mark.parametrize("path", CURRENT, ids=lambda path: path.name)
+def test_generated_parts_are_current(path: Path) -> None:
+    """`python docs/generated.py` would change nothing."""
+    assert path.read_text("utf-8") == CURRENT[path]
+
+
+def test_every_error_says_what_to_do() -> None:
+    """The tree has advice for each class that is raised, and for no other."""
+    classes = {name for name in vars(errors) if name.endswith("Error") and name != "CometError"}
+    assert classes - set(GENERATED["NEXT"]) == {"TransportError", "ResponseError"}
+    assert set(GENERATED["NEXT"]) < classes

@@ -21,8 +21,13 @@ Command = Callable[..., Awaitable[Any]]  # the fixture `comet`
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
-# Of a page's commands, those that this test can't run, and why.
+# What a line of a page begins with that this test can't run, and why.
 NOT_HERE = {
+    "python3 -m venv": "installs; CI runs README.md's, and `nox -s build` the wheel",
+    "pip install": "installs from the network",
+    "nox": "runs this test",
+    "export ": "the test has a sandbox of its own in the environment",
+    "curl ": "asks the server that the line above started; tests/sandbox/api/test_admin.py",
     "comet-async sandbox": "serves until a signal; tested by itself",
     "comet-async doctor --gateway kling": "would leave this machine",
     "comet-async report wide --open": "opens a browser",
@@ -41,14 +46,15 @@ def help_pages() -> dict[str, list[str]]:
 
 
 def documents() -> dict[str, list[str]]:
-    """Return the commands of each page of the documentation, in order."""
+    """Return the commands of each page of the documentation, in order, with what they print."""
     pages: dict[str, list[str]] = {}
     for path in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))):
+        if "_build" in path.parts:
+            continue
         blocks = re.findall(r"```console\n(.*?)```", path.read_text("utf-8"), re.DOTALL)
-        lines = [
-            line[2:].strip() for block in blocks for line in block.splitlines() if line[:2] == "$ "
-        ]
-        lines = [line for line in lines if line.startswith("comet-async ")]
+        lines = [line for block in blocks for line in re.split(r"^\$ ", block, flags=re.M)[1:]]
+        # A reader's `&& .venv/bin/comet-async …` is our `comet-async …`.
+        lines = [line.split("&& .venv/bin/")[-1].removeprefix(".venv/bin/") for line in lines]
         if lines:
             pages[path.relative_to(REPOSITORY).as_posix()] = lines
     return pages
@@ -86,11 +92,13 @@ async def test_examples(comet: Command, sandbox: Sandbox, page: str) -> None:
     if not any(" expand " in line for line in PAGES[page]):
         await comet("expand", "photos", "--out", "wide", "--to", "16:9")
     ran = 0
-    for line in PAGES[page]:
-        if any(line.startswith(words) for words in NOT_HERE):
+    for example in PAGES[page]:
+        if any(example.startswith(words) for words in NOT_HERE):
             continue
         ran += 1
+        line, _, shown = example.partition("\n")
         command, comment = (line.split(" #")[0], line)
+        assert "comet-async " in command
         if "|" in command:
             piped = run_in_shell(command, sandbox)
             assert piped.returncode == 0, (comment, piped.stderr)
@@ -98,7 +106,22 @@ async def test_examples(comet: Command, sandbox: Sandbox, page: str) -> None:
         words = known(shlex.split(command)[1:], sandbox)
         ended = await comet(*words)
         assert ended.status == 0, (comment, ended.err)
+        assert_shown(shown, ended.out + ended.err)
     assert ran or all(any(line.startswith(w) for w in NOT_HERE) for line in PAGES[page])
+
+
+def assert_shown(shown: str, printed: str) -> None:
+    """Check what a page shows of the output: a line of dots stands for any lines, `…` for any text.
+
+    Columns are as wide as their contents, so blanks count as one.
+    """
+    if not shown.strip():
+        return
+    lines = [re.escape(" ".join(line.split())) for line in shown.strip().splitlines()]
+    pattern = "\n".join("(.*\n)*?.*" if line == "\\.\\.\\." else line for line in lines)
+    pattern = pattern.replace("…", ".*?")
+    text = "\n".join(" ".join(line.split()) for line in printed.splitlines())
+    assert re.search(rf"^{pattern}$", text, re.MULTILINE), f"\n{shown}\n--- printed:\n{printed}"
 
 
 def run_in_shell(command: str, sandbox: Sandbox) -> subprocess.CompletedProcess[str]:

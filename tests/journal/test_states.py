@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import pytest
 
@@ -21,7 +20,6 @@ from comet_async._journal.states import (
 )
 from comet_async.errors import JournalError
 
-PAGE = Path(__file__).parents[2] / "docs" / "guides" / "journal.md"
 PAIRS = tuple(itertools.product((None, *JobState), JobState))
 # What only a person, or proof that nothing was paid, may bring back to where it can be sent.
 BACK_TO_PLANNED = {None, "sending", "unknown", "uncertain", "rejected"}
@@ -69,36 +67,6 @@ def test_tags_are_numbered_without_gaps() -> None:
     """The moves are called T1, T2, … so that each has a place in the documentation."""
     tags = list(dict.fromkeys(move.tag for move in MOVES.values()))
     assert tags == [f"T{number}" for number in range(1, len(tags) + 1)]
-
-
-def state_rows() -> list[str]:
-    """Return the table of states as the documentation prints it."""
-    return [
-        "| state | meaning | the next run |",
-        "|---|---|---|",
-        *(
-            f"| `{state}` | {meaning} | {'continues it' if state in OPEN else 'leaves it'} |"
-            for state, meaning in MEANINGS.items()
-        ),
-    ]
-
-
-def move_rows() -> list[str]:
-    """Return the table of moves as the documentation prints it."""
-    return [
-        "| move | from | to | when |",
-        "|---|---|---|---|",
-        *(
-            f"| {move.tag} | {f'`{move.old}`' if move.old else '–'} | `{move.new}` | {move.why} |"
-            for move in MOVES.values()
-        ),
-    ]
-
-
-@pytest.mark.parametrize("rows", [state_rows(), move_rows()], ids=["states", "moves"])
-def test_the_documentation_prints_the_table(rows: list[str]) -> None:
-    """The tables in the documentation are those of the code."""
-    assert "\n".join(rows) in PAGE.read_text("utf-8")
 
 
 def test_a_left_over_job_is_neither_new_nor_final() -> None:
