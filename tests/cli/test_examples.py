@@ -52,7 +52,9 @@ def documents() -> dict[str, list[str]]:
         if "_build" in path.parts:
             continue
         blocks = re.findall(r"```console\n(.*?)```", path.read_text("utf-8"), re.DOTALL)
-        lines = [line for block in blocks for line in re.split(r"^\$ ", block, flags=re.M)[1:]]
+        lines = [
+            line for block in blocks for line in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
+        ]
         # A reader's `&& .venv/bin/comet-async …` is our `comet-async …`.
         lines = [line.split("&& .venv/bin/")[-1].removeprefix(".venv/bin/") for line in lines]
         if lines:
