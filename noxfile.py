@@ -77,11 +77,13 @@ def group(name: str) -> list[str]:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and spelling."""
+    """Check style, spelling, and the prose of the pages."""
     session.install(*group("lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("codespell")
+    pages = [*HERE.glob("*.md"), *HERE.glob("changes/*.md"), *HERE.glob("docs/**/*.md")]
+    session.run("proselint", "check", *map(str, sorted(pages)))
 
 
 @nox.session
@@ -130,9 +132,11 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation; a broken link is an error. Needs no network."""
-    session.install(ALL_EXTRAS, *group("docs"))
+    """Build the documentation and test the pages. A broken link is an error; needs no network."""
+    session.install(ALL_EXTRAS, *group("docs"), *group("test"))
     session.run("sphinx-build", "-n", "-W", "--keep-going", "-q", "-E", "docs", "docs/_build/html")
+    # Links, search, and each page in a browser, if there is one: tests that other sessions skip.
+    session.run("pytest", "-q", "-m", "", "tests/test_documentation_site.py")
     session.log("docs/_build/html/index.html")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 import zlib
 from pathlib import Path
+
+from sphinx.application import Sphinx
 
 import comet_async
 
@@ -21,11 +24,15 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
+    "sphinx_copybutton",
 ]
 exclude_patterns = ["_build", "_inventories", "examples"]
 html_theme = "furo"
 html_title = f"comet_async {release}"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
+copybutton_prompt_text = "$ "  # what a command prints is not copied with it
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -59,6 +66,45 @@ def _pack_inventory(table: Path, folder: Path) -> tuple[str, str]:
     packed = folder / f"{table.stem}.inv"
     packed.write_bytes(header.encode() + zlib.compress(entries.encode()))
     return address.removeprefix("# "), str(packed)
+
+
+LONG_CODE = re.compile(r'(?<=<span class="pre">)[^<]{15,}')
+
+
+def let_code_wrap(cell: re.Match[str]) -> str:
+    """Return a cell of a table in which long code may be broken behind punctuation."""
+    return LONG_CODE.sub(lambda code: re.sub(r"(?<=[/._(,=-])(?=\w)", "<wbr>", code[0]), cell[0])
+
+
+def make_accessible(app: Sphinx, failed: Exception | None) -> None:
+    """Complete what Sphinx and Furo leave out for screen readers and keyboards."""
+    if failed is not None or app.builder.name != "html":
+        return
+    for path in Path(app.outdir).rglob("*.html"):
+        page = path.read_text("utf-8")
+        # Captions of the table of contents are headings without a level.
+        page = page.replace('role="heading">', 'role="heading" aria-level="2">')
+        # What scrolls must be reachable with the keyboard.
+        page = page.replace("<pre>", '<pre tabindex="0">')
+        page = page.replace('<div class="table-wrapper ', '<div tabindex="0" class="table-wrapper ')
+        # Two parts of the page have the same role: name them.
+        page = page.replace(
+            '<aside class="sidebar-drawer">', '<aside class="sidebar-drawer" aria-label="Pages">'
+        )
+        page = re.sub(
+            r'<aside class="toc-drawer([^"]*)">',
+            r'<aside class="toc-drawer\1" aria-label="On this page">',
+            page,
+        )
+        # A corner of a table without a word is no heading.
+        page = page.replace('<th class="head"><p></p></th>', "<td></td>")
+        page = re.sub(r"<td>.*?</td>", let_code_wrap, page, flags=re.DOTALL)
+        path.write_text(page, "utf-8")
+
+
+def setup(app: Sphinx) -> None:
+    """Register it."""
+    app.connect("build-finished", make_accessible)
 
 
 _folder = HERE / "_build" / "inventories"

@@ -162,7 +162,7 @@ CURRENT = dict(GENERATED["contents"]())
 @pytest.mark.parametrize("path", CURRENT, ids=lambda path: path.name)
 def test_generated_parts_are_current(path: Path) -> None:
     """`python docs/generated.py` would change nothing."""
-    assert path.read_text("utf-8") == CURRENT[path]
+    assert path.read_text("utf-8") == CURRENT[path], "run: python docs/generated.py"
 
 
 def test_every_error_says_what_to_do() -> None:

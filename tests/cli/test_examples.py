@@ -67,12 +67,11 @@ PAGES = {**help_pages(), **documents()}
 
 @pytest.fixture
 def place(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the current folder of a reader: photos and a dog."""
-    shutil.copy(photos / "dog.png", tmp_path / "dog.png")
-    (tmp_path / "examples").mkdir()
+    """Return the current folder of a reader: the photos of the repository, and a dog."""
+    shutil.move(photos / "dog.png", tmp_path / "dog.png")
+    shutil.rmtree(photos)
+    shutil.copytree(REPOSITORY / "examples" / "photos", photos)
     shutil.copytree(photos, tmp_path / "examples" / "photos")
-    image = (photos / "dog.png").read_bytes()
-    (photos / "owl.jpg").write_bytes(image)  # the content decides
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -120,10 +119,10 @@ def assert_shown(shown: str, printed: str) -> None:
     if not shown.strip():
         return
     lines = [re.escape(" ".join(line.split())) for line in shown.strip().splitlines()]
-    pattern = "\n".join("(.*\n)*?.*" if line == "\\.\\.\\." else line for line in lines)
+    pattern = "".join("(?:.*\n)*" if line == r"\.\.\." else f"{line}\n" for line in lines)
     pattern = pattern.replace("…", ".*?")
-    text = "\n".join(" ".join(line.split()) for line in printed.splitlines())
-    assert re.search(rf"^{pattern}$", text, re.MULTILINE), f"\n{shown}\n--- printed:\n{printed}"
+    text = "".join(" ".join(line.split()) + "\n" for line in printed.splitlines())
+    assert re.search(rf"^{pattern}", text, re.MULTILINE), f"\n{shown}\n--- printed:\n{printed}"
 
 
 def run_in_shell(command: str, sandbox: Sandbox) -> subprocess.CompletedProcess[str]:

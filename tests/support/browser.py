@@ -24,7 +24,8 @@ _ARGUMENTS = (
     "--disable-sync",
 )
 
-_PATIENCE = 300_000  # ms; a machine may be busy, and a failed assertion does not wait for it
+PATIENCE = 300_000
+"""Milliseconds: a machine may be busy, and a failed assertion does not wait for it."""
 
 SIZES = {"phone": (390, 844), "desktop": (1280, 800)}
 """Widths and heights of windows, by name."""
@@ -42,7 +43,7 @@ def chromium() -> Iterator[Browser]:
         pytest.skip("there is no Chromium on this machine")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=path, args=list(_ARGUMENTS), timeout=_PATIENCE
+            executable_path=path, args=list(_ARGUMENTS), timeout=PATIENCE
         )
         yield browser
         browser.close()
