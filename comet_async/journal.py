@@ -90,7 +90,7 @@ class SqliteJournal:
 
     path: Path
     boot: str
-    _writer: GroupCommitWriter = attrs.field(repr=False, alias="writer")
+    _writer: GroupCommitWriter[Connection] = attrs.field(repr=False, alias="writer")
 
     @classmethod
     async def open(
@@ -127,7 +127,7 @@ class SqliteJournal:
             ResourceWarning: when it is never closed.
         """
         place, boot = absolute(path), boot or new_boot()
-        writer = GroupCommitWriter(place, hook)
+        writer = GroupCommitWriter[Connection](place, hook)
         await writer.open(
             partial(open_journal, place, boot, clock.time(), verify_remote=verify_remote)
         )

@@ -35,6 +35,7 @@ from comet_async._journal.memory import ForgettingJournal, MemoryJournal
 from comet_async._journal.records import Journal, Limits
 from comet_async._results.save import ResultSaver
 from comet_async._validation import check_concurrency, check_timeout
+from comet_async.clock import Clock
 from comet_async.errors import CometError, InputError, SessionClosedError
 from comet_async.journal import SqliteJournal
 from comet_async.models import Task
@@ -43,6 +44,9 @@ from comet_async.requests import EXPAND, ExpandRequest, TaskRequest
 
 JOURNAL_NAME = Path(OURS) / "journal.sqlite3"
 """Where a folder's journal lies, below the folder."""
+
+POSTGRES = ("postgresql://", "postgres://")
+"""How the address of a journal in PostgreSQL begins."""
 
 CONCURRENCY = 16
 """Default for the most images in flight at a time; Kling's packs allow 20 and more."""
@@ -107,6 +111,8 @@ class RunOptions(TypedDict, total=False):
 def is_of(journal: JournalLike, folder: Path) -> bool:
     """Return True if *journal* is *folder*'s own, and so can move with it."""
     path = journal if isinstance(journal, str | os.PathLike) else getattr(journal, "path", None)
+    if isinstance(path, str) and path.startswith(POSTGRES):
+        return False
     return path is not None and os.path.realpath(path) == os.path.realpath(folder / JOURNAL_NAME)
 
 
@@ -324,6 +330,8 @@ class RunFactory:
         journal = given
         if journal is None:
             journal = MemoryJournal()
+        elif isinstance(journal, str) and journal.startswith(POSTGRES):
+            journal = await _open_postgres(journal, self.services.clock, settings)
         elif isinstance(journal, str | os.PathLike):
             journal = await SqliteJournal.open(
                 Path(journal),
@@ -384,6 +392,13 @@ class RunFactory:
             await own.aclose(0.0)
             if own.journal is not self.given:
                 await own.journal.aclose()
+
+
+async def _open_postgres(url: str, clock: Clock, settings: RunOptions) -> Journal:
+    from comet_async.postgres import PostgresJournal  # noqa: PLC0415 - an extra
+
+    verify_remote = settings.get("verify_remote", False)
+    return await PostgresJournal.open(url, clock=clock, verify_remote=verify_remote)
 
 
 def closed_error() -> SessionClosedError:

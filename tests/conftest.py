@@ -34,8 +34,12 @@ settings.register_profile("quick", settings.get_profile("ci"), max_examples=10)
 settings.load_profile("plain")
 
 
-def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], VirtualLoop]]:
-    """Run async tests on a loop where waiting costs no time."""
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run async tests on a loop where waiting costs no time; on a real one if they ask for it."""
+    if item.get_closest_marker("real_loop"):
+        return {"real": asyncio.SelectorEventLoop}
     return {"virtual": _eager_loop if os.environ.get("COMET_TEST_EAGER_TASKS") else VirtualLoop}
 
 

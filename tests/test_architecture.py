@@ -19,7 +19,7 @@ LAYERS = (
     "models _validation geometry secret _idempotency _wire",
     "_images requests",
     "auth gateways config _http",
-    "_journal journal",
+    "_journal journal _postgres postgres",
     "events schedules _polling waiter callbacks",
     "_results",
     "outcomes _jobs",
@@ -38,6 +38,7 @@ OWNERS = {
     "aiohttp": {"_http", "sandbox"},
     "tenacity": {"_backoff"},
     "sqlite3": {"_journal"},
+    "psycopg": {"_postgres"},
 }
 
 LONGEST_FILE = 1000  # lines; a reason to look, not to cut

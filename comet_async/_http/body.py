@@ -63,8 +63,10 @@ class Upload:
         Raises:
             InputError: A file changed since it was loaded.
         """
-        if self.body.length <= GATED:
+        if self.body.length <= GATED and self.body.check is None:
             return self._whole()
+        if self.body.length <= GATED:
+            return self._checked()
         await self.gate.acquire()
         self._placed = True
         return self._pieces()
@@ -89,9 +91,24 @@ class Upload:
                     encoded.append(_encode(file.read()))
         return b"".join(encoded)
 
+    async def _checked(self) -> AsyncGenerator[bytes, None]:
+        """Yield all of a small body, if it may still be sent at the last moment."""
+        whole = self._whole()
+        try:
+            self._check()
+        except CometError as problem:
+            self.problem = problem
+            raise
+        yield whole
+
+    def _check(self) -> None:
+        if self.body.check is not None:
+            self.body.check()
+
     async def _pieces(self) -> AsyncGenerator[bytes, None]:
         try:
             for part in self.body.parts:
+                self._check()
                 if isinstance(part, bytes):
                     yield part
                     continue
@@ -99,6 +116,7 @@ class Upload:
                 # comes from memory, and a thread for each piece would cost more than the read.
                 with part.open() as self._file:
                     while piece := self._file.read(PIECE):
+                        self._check()
                         yield _encode(piece)
                         await asyncio.sleep(0)
         except CometError as problem:
@@ -119,9 +137,12 @@ class Body:
     Attributes:
         parts: JSON text and images, in order; an image stands for its Base64 text.
         length: Size of the whole body in bytes.
+        check: Called immediately before each piece is handed to the connection; raises an error
+            if the request may not be completed any more. The server acts on whole requests only.
     """
 
     parts: tuple[bytes | SourceImage, ...] = attrs.field(repr=False)
+    check: Callable[[], None] | None = attrs.field(default=None, repr=False)
     length: int = attrs.field(init=False)
 
     @length.default

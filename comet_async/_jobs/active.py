@@ -14,25 +14,33 @@ import attrs
 from comet_async._jobs.admission import ConcurrencyLimiter, KeyedLock
 from comet_async._jobs.reconcile import Reconciler, TaskLookup
 from comet_async._jobs.services import Services
+from comet_async._jobs.shared_slots import SharedSlots
 from comet_async._journal.memory import ForgettingJournal
 from comet_async._journal.records import Changes, JobRecord, Journal, NewJob, StoredImage
+from comet_async._journal.shared import SharedJournal
 from comet_async._journal.states import ON_SERVER, JobState
 from comet_async.errors import (
     CometError,
     ConcurrencyLimitError,
     JournalError,
+    NotFoundError,
     StaleRecordError,
     TaskFailedError,
 )
 from comet_async.events import JobEvent, SlotAwaited
 from comet_async.models import ResultImage, Task
+from comet_async.requests import kind_named
 
 logger = logging.getLogger("comet_async")
 
 SLOT_PATIENCE = 5.0
 """Seconds of waiting for a slot after which the log says who holds them."""
 
+LOOK = 5.0
+"""Seconds after which a worker looks again for what it waits to be told by another one."""
+
 _RECORD_TRIES = 5
+_POLLED = 20  # jobs that nobody has, polled while a slot is waited for
 _NAMED = 5  # jobs that a log line names
 
 
@@ -78,6 +86,8 @@ class ActiveJobs:
         sends: Requests in the air, by key.
         duplicates: Keys that the server knew from an earlier request, until their task is found.
         reconciler: Finds out what became of requests whose answers were lost.
+        shared: The journal, if several processes use it.
+        shared_slots: Images in flight over all of them, in that case.
     """
 
     journal: Journal
@@ -87,14 +97,24 @@ class ActiveJobs:
     sends: dict[str, asyncio.Task[Job]] = attrs.field(factory=dict, init=False)
     duplicates: set[str] = attrs.field(factory=set, init=False)
     reconciler: Reconciler = attrs.field(init=False)
+    shared: SharedJournal | None = attrs.field(init=False, default=None)
+    shared_slots: SharedSlots | None = attrs.field(init=False, default=None)
     # By task id: jobs whose task has not been seen to end. The keys of the same jobs.
     _running: dict[str, JobRecord] = attrs.field(factory=dict, init=False)
     _running_keys: set[str] = attrs.field(factory=set, init=False)
+    # Jobs of a shared journal that a caller here works on.
+    _owners: set[str] = attrs.field(factory=set, init=False)
+    _releases: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
     # Ends that were seen while a runner has the job: it takes them from here.
     _ended: dict[str, Job] = attrs.field(factory=dict, init=False)
     _watches: dict[asyncio.AbstractEventLoop, _LoopWatch] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
+        if isinstance(self.journal, SharedJournal):
+            self.shared = self.journal
+            self.shared_slots = SharedSlots(
+                self.journal, self.services.account, self.slots.most, self._poll_unclaimed
+            )
         self.reconciler = Reconciler(
             lookup=TaskLookup(self.services.api, self.services.callbacks),
             journal=self.journal,
@@ -104,7 +124,10 @@ class ActiveJobs:
     async def seed(self) -> None:
         """Count the jobs that earlier sessions left running."""
         after = ""
-        while page := await self.journal.find({JobState.SUBMITTED}, after=after):
+        # Where several processes use a journal, those may be anybody's, and it counts them itself.
+        while self.shared is None and (
+            page := await self.journal.find({JobState.SUBMITTED}, after=after)
+        ):
             for record in page:
                 if record.account == self.services.account:
                     self.slots.hold(record.key, record.n)
@@ -128,16 +151,38 @@ class ActiveJobs:
             await self.journal.plan([job], now=self.services.clock.time())
         async with self._locked(job.key):
             (record,) = await self.journal.plan([job], now=self.services.clock.time())
-            yield record
+            async with self._owned(record) as current:
+                yield current
 
     @asynccontextmanager
     async def alone(self, record: JobRecord) -> AsyncGenerator[JobRecord, None]:
-        """Work on a job alone in this process; a second caller waits, then sees the result.
+        """Work on a job alone; a second caller waits, then sees the result.
 
         Yields the record as it is then.
         """
         async with self._locked(record.key):
-            yield await self.journal.get(record.key) or record
+            if self.shared is None:
+                record = await self.journal.get(record.key) or record
+            async with self._owned(record) as current:
+                yield current
+
+    @asynccontextmanager
+    async def _owned(self, record: JobRecord) -> AsyncGenerator[JobRecord, None]:
+        """Own a job among the workers of a shared journal; it must be there."""
+        if self.shared is None:
+            yield record
+            return
+        key = record.key
+        with self.shared.listening_for_job(key) as released:
+            while (current := await self.shared.claim(key)) is None:
+                await released.wait(LOOK)
+        self._owners.add(key)
+        try:
+            yield current
+        finally:
+            self._owners.discard(key)
+            if key not in self.sends:  # else when its answer has been recorded
+                await self.shared.release(key)
 
     @asynccontextmanager
     async def _locked(self, key: str) -> AsyncGenerator[None, None]:
@@ -255,6 +300,35 @@ class ActiveJobs:
         if record.key in self._running_keys:  # else it was recorded when the poll came
             await self.ended(record, task)
 
+    async def _poll_unclaimed(self) -> None:
+        """Poll running jobs that no worker has, once: they may have ended, and hold slots."""
+        if self.shared is None:
+            return
+        for record in await self.shared.unclaimed(self.services.account, limit=_POLLED):
+            if self.locks.taken(record.key):
+                continue
+            async with self.locks.of(record.key):
+                claimed = await self.shared.claim(record.key)
+                if claimed is None:
+                    continue
+                try:
+                    await self._poll_once(claimed)
+                finally:
+                    await self.shared.release(record.key)
+
+    async def _poll_once(self, record: JobRecord) -> None:
+        if record.state is not JobState.SUBMITTED or record.task_id is None:
+            return
+        try:
+            task = await self.services.api.get(record.task_id, kind=kind_named(record.kind))
+        except NotFoundError as error:
+            await self.strand(record, error)
+        except CometError as error:
+            logger.info("task %s could not be polled: %s", record.task_id, error.message)
+        else:
+            if task.done:
+                await self.ended(record, task)
+
     # Sending ------------------------------------------------------------------------------
 
     def send(self, record: JobRecord, task: asyncio.Task[Job]) -> None:
@@ -269,6 +343,16 @@ class ActiveJobs:
         if not self.locks.taken(key):
             self._give_back(key)
             self._tidy(key)
+        if self.shared is not None and key not in self._owners:
+            release = asyncio.ensure_future(self._release(self.shared, key))
+            self._releases.add(release)
+            release.add_done_callback(self._releases.discard)
+
+    async def _release(self, journal: SharedJournal, key: str) -> None:
+        try:
+            await journal.release(key)
+        except JournalError as error:  # its lease ends by itself
+            logger.warning("%s could not be released: %s", key, error.message)
 
     async def settle(self, timeout: float | None = None) -> None:
         """Wait until every request in the air has been answered and recorded.
@@ -281,6 +365,8 @@ class ActiveJobs:
         for task in left:
             _cancel(task)
         await _finished(left, None)
+        if self._releases:
+            await asyncio.wait(self._releases)
 
     async def aclose(self, timeout: float | None = None) -> None:
         """Settle, and stop polling."""
@@ -354,6 +440,14 @@ class ActiveJobs:
                     task_id=task.id,
                     request_id=task.request_id,
                 )
+            except StaleRecordError:
+                # Another worker took the job over: it looks it up, and this helps.
+                logger.warning(
+                    "task %s of %s is billed; another worker has it", task.id, record.key
+                )
+                if self.shared is not None:
+                    await self.shared.send_hint(task.id, record.key)
+                raise
             except JournalError as error:
                 logger.error(  # noqa: TRY400 - the traceback says nothing; the id must be seen
                     "task %s of %s is billed and could not be recorded: %s",
@@ -398,6 +492,22 @@ class ActiveJobs:
             await self.ended(record, task)
         except JournalError as error:
             logger.warning("the end of task %s could not be recorded: %s", task.id, error.message)
+
+    # Slots of all workers -----------------------------------------------------------------
+
+    async def refused_for_concurrency(self) -> None:
+        """Allow fewer images in flight: the server has just refused one."""
+        if self.shared_slots is None:
+            self.slots.shrink()
+        else:
+            await self.shared_slots.shrink()
+
+    async def accepted(self) -> None:
+        """Count an accepted request; enough of them allow one more image in flight."""
+        if self.shared_slots is None:
+            self.slots.accepted()
+        else:
+            await self.shared_slots.accepted()
 
     async def ended(self, record: JobRecord, task: Task) -> Job:
         """Record the end of a job's task, unless that has been done; return the job."""

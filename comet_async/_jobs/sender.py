@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from functools import partial
 
 import attrs
 
 from comet_async._http.body import Body
 from comet_async._jobs.active import ActiveJobs, Job
 from comet_async._jobs.calls import Call, JobOptions
-from comet_async._journal.records import JobRecord, Refusal
+from comet_async._journal.records import JobRecord, Limits, Refusal
+from comet_async._journal.shared import SharedJournal
 from comet_async._journal.states import JobState
 from comet_async.errors import (
     BudgetExceededError,
@@ -27,6 +29,7 @@ from comet_async.errors import (
     RejectedError,
     RunStoppedError,
     ServerError,
+    StaleRecordError,
 )
 from comet_async.events import AnswerLost, Submitted
 from comet_async.requests import kind_named
@@ -39,6 +42,10 @@ UNREACHED = 10.0
 BUSY = 300.0
 """Seconds of waiting for a busy server before a program's own call is given up. Three quick tries
 do not outlast a full account, https://github.com/Comfy-Org/ComfyUI_frontend/issues/4117."""
+
+
+class _NoSlotError(ConcurrencyLimitError):
+    """All slots of the quota that the workers of a journal share are in use."""
 
 
 class _ShowsNothingError(Exception):
@@ -87,7 +94,7 @@ class Sender:
             )
             call.deadline.start()
             try:
-                return await self._pass(call, record, body, begin)
+                return await self._with_slot(call, record, body, begin)
             except (NotSentError, RateLimitError, ServerError) as error:
                 self.active.slots.release(record.key)
                 self._give_up(error, begin)
@@ -104,7 +111,10 @@ class Sender:
         fields["external_task_id"] = record.key
         if callback := call.callback_url or services.callback_url:
             fields["callback_url"] = callback
-        return Body.build(services.api.gateway.adapt(fields), call.images or {})
+        body = Body.build(services.api.gateway.adapt(fields), call.images or {})
+        if self.active.shared is None:
+            return body
+        return attrs.evolve(body, check=partial(_check_lease, self.active.shared, record.key))
 
     def _check(self, call: Call, record: JobRecord) -> None:
         """Refuse to send when the batch has stopped or the caller's time is over."""
@@ -131,6 +141,38 @@ class Sender:
             self.stop(reason)
             raise error
 
+    async def _with_slot(self, call: Call, record: JobRecord, body: Body, begin: float) -> Job:
+        """Send once, when the journal's workers together have a slot left."""
+        slots = self.active.shared_slots
+        if slots is None:
+            return await self._pass(call, record, body, begin)
+        if not slots.crowded:
+            with contextlib.suppress(_NoSlotError):
+                return await self._pass(call, record, body, begin)
+        self._check_patience(record, begin)
+        async with slots.turn(record.key):
+            while True:
+                async with slots.freed() as wait:
+                    with contextlib.suppress(_NoSlotError):
+                        return await self._pass(call, record, body, begin)
+                    self._check_patience(record, begin)
+                    await wait()
+
+    def _check_patience(self, record: JobRecord, begin: float) -> None:
+        """Refuse to wait for a slot, or to wait longer for it.
+
+        Raises:
+            ConcurrencyLimitError: The caller does not wait, or has waited for long.
+        """
+        if self.options.busy == "wait" and not (self.options.single and self._now() - begin > BUSY):
+            return
+        raise ConcurrencyLimitError(
+            f"all {self.active.slots.most} slots are in use by this journal's workers",
+            hint="nothing was sent: try again later",
+            sent=False,
+            external_task_id=record.key,
+        )
+
     async def _pass(self, call: Call, record: JobRecord, body: Body, begin: float) -> Job:
         """Send once, when the gate that all senders share lets the request through."""
         ticket = await self._ticket(record, begin)
@@ -148,7 +190,9 @@ class Sender:
         try:
             job = await self._shielded(record, body)
         except ConcurrencyLimitError as error:
-            if self.active.slots.used > record.n:  # one of ours will end, and make room
+            if (
+                isinstance(error, _NoSlotError) or self.active.slots.used > record.n
+            ):  # one of ours will end, and make room
                 raise _ShowsNothingError(error) from None
             raise
         if job.record.state is not JobState.SUBMITTED:
@@ -203,9 +247,13 @@ class Sender:
             record,
             now=now,
             post_deadline=now + services.api.transport.timeouts.post(body.length),
-            limits=self.options.limits,
+            limits=self._limits(),
             run=self.options.run,
         )
+        if sending is Refusal.IN_FLIGHT:
+            raise _NoSlotError("all slots are in use", sent=False, external_task_id=record.key)
+        if self.active.shared_slots is not None:
+            await self.active.shared_slots.started(record.key)
         if isinstance(sending, Refusal):
             what = "max_jobs" if sending is Refusal.JOBS else "max_spend"
             raise BudgetExceededError(
@@ -223,12 +271,19 @@ class Sender:
             await self.active.move(sending, JobState.UNKNOWN, "closed before the answer came")
             raise
         else:
-            self.active.slots.accepted()
             seconds = self._now() - began
-            return await self.active.adopt(
+            job = await self.active.adopt(
                 sending, task, "accepted", Submitted, n=record.n, seconds=seconds
             )
+            await self.active.accepted()
+            return job
         return await self._refused(sending, error)
+
+    def _limits(self) -> Limits:
+        """Return what is checked when the request starts."""
+        if self.active.shared is None:
+            return self.options.limits
+        return attrs.evolve(self.options.limits, in_flight=self.active.slots.most)
 
     async def _refused(self, record: JobRecord, error: CometError) -> Job:
         """Record what an unaccepted request means, then raise unless it is to be looked up."""
@@ -255,14 +310,31 @@ class Sender:
             health.answered()
             await self.active.move(record, JobState.REJECTED, error.message, error)
             raise error
+        if isinstance(error, StaleRecordError):  # the lease ended; the server was not asked
+            await self.active.move(record, JobState.PLANNED, error.message, error)
+            raise error
         # Nothing was accepted: the server or the network said so, or the file changed.
         await self.active.move(record, JobState.PLANNED, error.message, error)
         health.failed(error)
         if isinstance(error, ConcurrencyLimitError):
-            self.active.slots.shrink()
+            await self.active.refused_for_concurrency()
         if error.account_wide or isinstance(error, ConfigError):
             self.stop(error)
         raise error
+
+
+def _check_lease(journal: SharedJournal, key: str) -> None:
+    """Refuse to complete a request once others may have taken its job over.
+
+    Raises:
+        StaleRecordError: This worker's lease may have ended.
+    """
+    if journal.lease_left <= 0:
+        raise StaleRecordError(
+            f"this worker's lease ended before the request for {key} was complete",
+            hint="nothing was accepted: another worker continues the job, or run it again",
+            external_task_id=key,
+        )
 
 
 def _not_sent(reason: CometError, key: str) -> CometError:

@@ -18,6 +18,7 @@ from comet_async._journal.lockfile import (
     make_folder,
     on_network,
 )
+from comet_async._journal.rows import RECOVER
 from comet_async.errors import JournalCorruptError, JournalError
 
 # How long a commit waits for a tool of the user's that holds the file, seconds. (SQLite's own
@@ -47,16 +48,24 @@ class Connection(sqlite3.Connection):
     """A connection that owns the lock on its file and notices when the file is lost.
 
     Attributes:
-        watch: Watches the files; None for a copy that nothing else can reach.
+        path: The file; None for a copy that nothing else can reach.
+        watch: Watches the files; None for such a copy.
         gap: How many sends of the journal this database lacks, because it is an older copy.
     """
 
+    path: Path | None = None
     watch: FileWatch | None = None
     gap: int = 0
     _changes_before: int = -1
 
-    def begin(self) -> None:
-        """Begin a transaction."""
+    @property
+    def writes(self) -> int:
+        """Rows written so far."""
+        return self.total_changes
+
+    def begin(self, *, writing: bool = True) -> None:
+        """Begin a transaction; nobody else writes, so one that only reads is no different."""
+        del writing
         if self.watch is not None:
             self.watch.look()
         self.execute("BEGIN IMMEDIATE")
@@ -79,6 +88,19 @@ class Connection(sqlite3.Connection):
         mark = sql.read_mark(self)
         self.execute("COMMIT")
         self.watch.record(attrs.evolve(mark, sends=mark.sends + self.gap))
+
+    def rollback(self) -> None:
+        """Undo the transaction, if it was not ended by SQLite itself, as a full disk may."""
+        if self.in_transaction:
+            self.execute("ROLLBACK")
+
+    def again(self, error: Exception) -> bool:  # noqa: ARG002 - of the protocol
+        """Return False: what failed once fails again."""
+        return False
+
+    def translated(self, error: Exception) -> Exception:
+        """Return what the caller sees of *error*."""
+        return error if self.path is None else translated(self.path, error)
 
     def close(self) -> None:
         """Close the database and release the lock."""
@@ -122,7 +144,7 @@ def open_journal(path: Path, boot: str, now: float, *, verify_remote: bool) -> C
             _take_over(db, lock.mark, boot, now)
             undo.pop_all()
             undo.callback(db.close)
-            db.watch = FileWatch(lock)
+            db.path, db.watch = path, FileWatch(lock)
             db.finish()
         except sqlite3.Error as error:
             raise translated(path, error) from error
@@ -212,4 +234,4 @@ def _version(db: sqlite3.Connection) -> int:
 
 
 def _corrupt(path: Path, what: str) -> JournalCorruptError:
-    return JournalCorruptError(f"the journal {path} is damaged: {what}", hint=sql.RECOVER)
+    return JournalCorruptError(f"the journal {path} is damaged: {what}", hint=RECOVER)

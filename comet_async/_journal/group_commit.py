@@ -23,16 +23,49 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import attrs
 
-from comet_async._journal.database import Connection, translated
 from comet_async._journal.transitions import closed
 from comet_async.errors import CometError, ForkedSessionError
 
+
+class Connection(Protocol):
+    """What a database gives the thread. All of it is called there only."""
+
+    @property
+    def writes(self) -> int:
+        """Rows written so far."""
+        ...
+
+    def begin(self, *, writing: bool) -> None:
+        """Begin a transaction, which only reads unless *writing*."""
+        ...
+
+    def finish(self) -> None:
+        """Commit; an error means that nothing was written."""
+        ...
+
+    def rollback(self) -> None:
+        """Undo the transaction, if one is open."""
+        ...
+
+    def again(self, error: Exception) -> bool:
+        """Return True if the transaction that met *error* is undone and may well pass now."""
+        ...
+
+    def translated(self, error: Exception) -> Exception:
+        """Return what the caller sees of *error*."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
 _T = TypeVar("_T")
+C = TypeVar("C", bound=Connection)
 Hook = Callable[[str], None]
 
 logger = logging.getLogger("comet_async.journal")
@@ -51,30 +84,30 @@ class _Request:
     """One queued operation and who waits for it."""
 
     tag: str
-    work: Callable[[Connection], Any]
+    work: Callable[[Any], Any]
     future: asyncio.Future[Any]
     result: Any = None
     error: Exception | None = None
 
 
 @attrs.define(eq=False)
-class GroupCommitWriter:
+class GroupCommitWriter(Generic[C]):
     """One thread with one connection, for any number of tasks.
 
     Nothing here belongs to an event loop, so several loops may use it, one after the other
     or at once.
 
     Args:
-        path: What is opened; for texts.
+        name: What is opened; for texts.
         hook: Called in the thread before and after the commit of each tagged operation.
 
     Warns:
         ResourceWarning: when it is never closed.
     """
 
-    path: Path
+    name: object
     _hook: Hook | None = None
-    _connection: Connection | None = attrs.field(default=None, init=False)
+    _connection: C | None = attrs.field(default=None, init=False)
     _thread: ThreadPoolExecutor = attrs.field(init=False)
     _mutex: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _queue: deque[_Request] = attrs.field(factory=deque, init=False)
@@ -91,7 +124,7 @@ class GroupCommitWriter:
 
     # On the event loop ------------------------------------------------------------------
 
-    async def open(self, connect: Callable[[], Connection]) -> None:
+    async def open(self, connect: Callable[[], C]) -> None:
         """Have the thread call *connect*; what fails leaves nothing open."""
         try:
             await self._in_thread(partial(self._open, connect))
@@ -99,7 +132,7 @@ class GroupCommitWriter:
             await self.aclose()
             raise
 
-    async def run(self, tag: str, work: Callable[[Connection], _T]) -> _T:
+    async def run(self, tag: str, work: Callable[[C], _T]) -> _T:
         """Have *work* done and committed, then return its result.
 
         *tag* names what is written to the hook, in one word or several; reading has none. A
@@ -107,7 +140,7 @@ class GroupCommitWriter:
         """
         if os.getpid() != self._pid:
             raise ForkedSessionError(
-                f"the journal {self.path} was opened by process {self._pid}",
+                f"the journal {self.name} was opened by process {self._pid}",
                 hint="open it in the process that uses it",
             )
         loop = asyncio.get_running_loop()
@@ -139,14 +172,14 @@ class GroupCommitWriter:
 
     def __del__(self) -> None:
         if not self._closed and os.getpid() == self._pid:
-            text = f"unclosed journal {self.path}"
+            text = f"unclosed journal {self.name}"
             warnings.warn(text, ResourceWarning, stacklevel=2, source=self)
             with contextlib.suppress(RuntimeError):  # the interpreter is ending
                 self._thread.submit(_shut, self._connection)
 
     # In the thread ----------------------------------------------------------------------
 
-    def _open(self, connect: Callable[[], Connection]) -> None:
+    def _open(self, connect: Callable[[], C]) -> None:
         self._connection = connect()
 
     def _close(self) -> None:
@@ -184,31 +217,34 @@ class GroupCommitWriter:
 
     def _commit(self, batch: list[_Request]) -> None:
         """Do *batch* in one transaction; if that fails, each operation in one of its own."""
-        db = cast("Connection", self._connection)
-        try:
-            db.begin()
-        except Exception as error:  # noqa: BLE001 - it is raised where the callers wait
-            for request in batch:
-                request.error = translated(self.path, error)
-            return
-        try:
-            self._finish(db, batch)
-        except Exception as error:  # noqa: BLE001 - as above
-            if len(batch) == 1:
-                batch[0].error = translated(self.path, error)
-            else:
+        db = cast("C", self._connection)
+        while True:
+            try:
+                db.begin(writing=any(request.tag for request in batch))
+            except Exception as error:  # noqa: BLE001 - it is raised where the callers wait
                 for request in batch:
-                    self._commit([request])
+                    request.error = db.translated(error)
+                return
+            try:
+                self._finish(db, batch)
+            except Exception as error:  # noqa: BLE001 - as above
+                if db.again(error):
+                    continue
+                if len(batch) == 1:
+                    batch[0].error = db.translated(error)
+                else:
+                    for request in batch:
+                        self._commit([request])
+            return
 
-    def _finish(self, db: Connection, batch: list[_Request]) -> None:
+    def _finish(self, db: C, batch: list[_Request]) -> None:
         try:
             for request in batch:
                 _apply(db, request)
             self._tell("before", batch)
             db.finish()
         finally:
-            if db.in_transaction:  # not committed, nor ended by SQLite, as a full disk may
-                db.execute("ROLLBACK")
+            db.rollback()  # if it was not committed
         self._tell("after", batch)
 
     def _tell(self, moment: str, batch: list[_Request]) -> None:
@@ -231,11 +267,11 @@ class GroupCommitWriter:
 
 def _apply(db: Connection, request: _Request) -> None:
     """Run one operation inside the transaction of all."""
-    before = db.total_changes
+    before = db.writes
     try:
         request.result, request.error = request.work(db), None
     except CometError as error:
-        if db.total_changes != before:
+        if db.writes != before:
             raise  # it is undone with the whole transaction, and alone the second time
         request.error = error
 

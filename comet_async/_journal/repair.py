@@ -27,7 +27,8 @@ from comet_async._fs import sync_folder
 from comet_async._idempotency import PATTERN
 from comet_async._journal.database import connect, migrate
 from comet_async._journal.lockfile import FileLock, Mark, absolute, beside, make_file, unused
-from comet_async._journal.sql import TABLES, Row, get, read_mark, write_mark
+from comet_async._journal.rows import Row
+from comet_async._journal.sql import TABLES, get, read_mark, write_mark
 from comet_async._journal.states import JobState
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.errors import JournalCorruptError, JournalError

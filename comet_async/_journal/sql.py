@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from itertools import compress
 from operator import attrgetter, is_not
-from types import MappingProxyType
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import attrs
 
@@ -33,8 +32,8 @@ from comet_async._journal.records import (
     SavedFile,
     SavedJob,
     SourceOutcome,
-    StoredImage,
 )
+from comet_async._journal.rows import FIELDS, Row, decoded, encoded
 from comet_async._journal.states import IN_FLIGHT, JobState
 from comet_async._journal.transitions import (
     planned,
@@ -45,7 +44,6 @@ from comet_async._journal.transitions import (
     unknown_key,
 )
 from comet_async._types import JSON
-from comet_async.errors import JournalCorruptError
 
 APPLICATION_ID = 0x63653161  # "ce1a": tells a journal from any other SQLite file
 
@@ -188,13 +186,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 TABLES = ("job", "destination", "file", "run", "meta", "event", "source", "outcome")
 
 
-RECOVER = "keep the file; comet_async.journal.recover(path) copies what is readable"
-
-# The columns of a job are the fields of `JobRecord`, by the same names.
-_FIELDS = tuple(field.name for field in attrs.fields(JobRecord))
-_SELECT = f"SELECT {', '.join(_FIELDS)} FROM job"
+_SELECT = f"SELECT {', '.join(FIELDS)} FROM job"
 _INSERT = (
-    f"INSERT INTO job ({', '.join(_FIELDS)}) VALUES ({', '.join('?' * len(_FIELDS))})"
+    f"INSERT INTO job ({', '.join(FIELDS)}) VALUES ({', '.join('?' * len(FIELDS))})"
     " ON CONFLICT (key) DO NOTHING"
 )
 _JOB_ID = "(SELECT id FROM job WHERE key = ?)"
@@ -222,10 +216,7 @@ _SAVE_OUTCOME = (
     f" at = excluded.at WHERE {' OR '.join(f'{c} IS NOT excluded.{c}' for c in _OUTCOME)}"
 )
 _FLYING = f"state IN ({', '.join(repr(state.value) for state in sorted(IN_FLIGHT))})"
-
-
-Row: TypeAlias = tuple[Any, ...]
-_values = attrgetter(*_FIELDS)
+_values = attrgetter(*FIELDS)
 
 
 def plan(db: sqlite3.Connection, jobs: Sequence[NewJob], now: float) -> list[JobRecord]:
@@ -248,7 +239,7 @@ def plan(db: sqlite3.Connection, jobs: Sequence[NewJob], now: float) -> list[Job
 
 def _plan(db: sqlite3.Connection, job: NewJob, now: float) -> JobRecord:
     record = planned(job, now=now)
-    if _run(db, _INSERT, *_encoded(record, _FIELDS)).rowcount == 1:
+    if _run(db, _INSERT, *encoded(record, FIELDS)).rowcount == 1:
         return record
     known = cast("JobRecord", get(db, job.key))
     record = replanned(known, job, now=now)
@@ -279,7 +270,7 @@ def find(
         start = row[0]
     if states is None:
         rows = _rows(db, f"{_SELECT} WHERE id > ? ORDER BY id LIMIT ?", start, limit)
-        return [_decoded(row) for row in rows]
+        return [decoded(row) for row in rows]
     # A page of each state from its index, then the first of all: one IN (…) over the states
     # would sort all that match for every page.
     pages = " UNION ALL ".join(
@@ -288,7 +279,7 @@ def find(
     )
     bounds = [bound for state in states for bound in (state, start, limit)]
     sql = f"{_SELECT} WHERE id IN ({pages or 'NULL'}) ORDER BY id LIMIT ?"
-    return [_decoded(row) for row in _rows(db, sql, *bounds, limit)]
+    return [decoded(row) for row in _rows(db, sql, *bounds, limit)]
 
 
 def swap(db: sqlite3.Connection, before: JobRecord, after: JobRecord, why: str = "") -> None:
@@ -297,8 +288,8 @@ def swap(db: sqlite3.Connection, before: JobRecord, after: JobRecord, why: str =
     Raises:
         StaleRecordError: It is not; nothing was written.
     """
-    changed = tuple(compress(_FIELDS, map(is_not, _values(before), _values(after))))
-    values = (*_encoded(after, changed), why, before.key, before.state, before.fence)
+    changed = tuple(compress(FIELDS, map(is_not, _values(before), _values(after))))
+    values = (*encoded(after, changed), why, before.key, before.state, before.fence)
     if _run(db, _update(changed), *values).rowcount != 1:
         _check_current(db, before)
 
@@ -445,7 +436,7 @@ def saved(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, SavedJob]:
     places: dict[str, dict[str, Destination]] = {}
     for key, *row in _rows(db, f"{_PLACES} WHERE j.key IN ({marks}) {_IN_ORDER}", *keys):
         _add_place(places.setdefault(key, {}), row)
-    records = map(_decoded, rows)
+    records = map(decoded, rows)
     return {
         record.key: SavedJob(record, tuple(places.get(record.key, {}).values()))
         for record in records
@@ -596,43 +587,5 @@ def _text(value: object) -> object:
     return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
 
 
-def _encode_images(images: tuple[StoredImage, ...]) -> str:
-    return json.dumps([attrs.astuple(image) for image in images]) if images else "[]"
-
-
-def _decode_images(text: str) -> tuple[StoredImage, ...]:
-    return tuple(
-        StoredImage(index=index, url=url, watermark_url=watermark_url)
-        for index, url, watermark_url in json.loads(text)
-    )
-
-
-_ENCODERS: Mapping[str, Callable[[Any], object]] = {
-    "params": lambda params: json.dumps(dict(params)),
-    "images": _encode_images,
-}
-
-
-def _encoded(record: JobRecord, names: Sequence[str]) -> list[object]:
-    values = [getattr(record, name) for name in names]
-    for position, name in enumerate(names):
-        if name in _ENCODERS:
-            values[position] = _ENCODERS[name](values[position])
-    return values
-
-
 def _job(row: Row | None) -> JobRecord | None:
-    return _decoded(row) if row else None
-
-
-def _decoded(row: Row) -> JobRecord:
-    values = dict(zip(_FIELDS, row, strict=True))
-    try:
-        values["state"] = JobState(values["state"])
-        values["params"] = MappingProxyType(json.loads(values["params"]))
-        values["images"] = _decode_images(values["images"])
-    except (TypeError, ValueError) as error:
-        raise JournalCorruptError(
-            f"job {values['key']} can't be read: {error}", hint=RECOVER
-        ) from None
-    return JobRecord(**values)
+    return decoded(row) if row else None

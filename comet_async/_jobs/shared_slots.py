@@ -1,0 +1,83 @@
+"""Slots of a journal that several processes use: it counts them when a request starts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import attrs
+
+from comet_async._jobs.admission import CLEAN_RUN, KeyedLock
+from comet_async._journal.shared import SharedJournal
+
+_LOOK = 2.0
+"""Seconds after which the journal is asked again, should no message come."""
+
+
+@attrs.define(eq=False)
+class SharedSlots:
+    """Waits for a slot in the quota that all workers share.
+
+    Of the jobs of this process, one at a time asks the journal; the others wait behind it.
+
+    Attributes:
+        journal: The journal.
+        account: Whose quota.
+        most: The configured limit: most images of the account in flight, over all workers.
+        poll_unclaimed: Called while the wait is long: a job that nobody has may hold a slot.
+    """
+
+    journal: SharedJournal
+    account: str
+    most: int
+    poll_unclaimed: Callable[[], Awaitable[None]]
+    _turns: KeyedLock = attrs.field(factory=KeyedLock, init=False)
+    _asking: dict[str, AsyncExitStack] = attrs.field(factory=dict, init=False)
+    # Whether the server is known to take fewer; None before anybody looked.
+    _shrunk: bool | None = attrs.field(default=None, init=False)
+
+    @property
+    def crowded(self) -> bool:
+        """True while jobs of this process wait for a slot."""
+        return self._turns.taken("")
+
+    @asynccontextmanager
+    async def turn(self, key: str) -> AsyncGenerator[None, None]:
+        """Be the one that asks for a slot, in the order of coming, until `started`."""
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._turns.of(""))
+            self._asking[key] = stack
+            try:
+                yield
+            finally:
+                self._asking.pop(key, None)
+
+    async def started(self, key: str) -> None:
+        """Let the next one ask: the job *key* has its slot."""
+        stack = self._asking.pop(key, None)
+        if stack is not None:
+            await stack.aclose()
+
+    @asynccontextmanager
+    async def freed(self) -> AsyncGenerator[Callable[[], Awaitable[None]], None]:
+        """Give what waits until a slot may be free; open it before asking for one."""
+        with self.journal.listening_for_slot(self.account) as signal:
+
+            async def wait() -> None:
+                if not await signal.wait(_LOOK):
+                    await self.poll_unclaimed()
+
+            yield wait
+
+    async def shrink(self) -> None:
+        """Allow fewer images in flight: the server has just refused one."""
+        self._shrunk = True
+        await self.journal.shrink(self.account)
+
+    async def accepted(self) -> None:
+        """Count an accepted request, while the server is known to take fewer than configured."""
+        if self._shrunk is None:
+            self._shrunk = await self.journal.quota(self.account) is not None
+        if self._shrunk:
+            left = await self.journal.grow(self.account, self.most, CLEAN_RUN)
+            self._shrunk = left is not None

@@ -1,0 +1,392 @@
+"""The connection that a journal writes through: it survives the loss of its server.
+
+A connection may break at any moment. Before a commit, nothing was written, and the whole
+transaction is done again. During a commit, nobody knows; so each transaction has its number fetched
+at its beginning, and the server is asked afterwards what became of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+import attrs
+
+try:
+    import psycopg
+    from psycopg import conninfo, pq, sql as names
+except ImportError as _error:
+    from comet_async.errors import MissingExtraError
+
+    raise MissingExtraError("a journal in PostgreSQL needs psycopg", extra="postgres") from _error
+
+from comet_async._postgres.schema import MIGRATIONS
+from comet_async._postgres.text import decode, encode
+from comet_async.clock import Clock
+from comet_async.errors import JournalError, JournalLostError
+
+Row: TypeAlias = tuple[Any, ...]
+T = TypeVar("T")
+
+_SLACK = 5.0
+"""Seconds by which a machine's clock may differ from the database's without being corrected."""
+
+_CONNECT = 10  # seconds for one attempt
+_PAUSE = 0.2  # seconds between two attempts
+
+# A transaction that met another one; PostgreSQL has undone it, and it can be done again.
+_COLLISIONS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+_IDENTITY = "identity"
+
+
+@attrs.frozen(kw_only=True)
+class Target:
+    """Which journal, and how it is reached.
+
+    Attributes:
+        url: libpq's connection string; may hold a password.
+        schema: The schema with the journal's tables.
+        patience: Seconds to wait for a server that can't be reached.
+        stall: Seconds after which the server gives up a client that stops within a transaction.
+    """
+
+    url: str = attrs.field(repr=False)
+    schema: str
+    patience: float
+    stall: float
+
+    def __str__(self) -> str:
+        try:
+            known = conninfo.conninfo_to_dict(self.url)
+        except psycopg.Error:
+            return "PostgreSQL"
+        host, port = known.get("host") or "local socket", known.get("port")
+        return f"{known.get('dbname') or 'postgres'} at {host}{f':{port}' if port else ''}"
+
+    def connect(self) -> psycopg.Connection[Row]:
+        """Return a new connection; transactions begin and end only where we say so."""
+        db = psycopg.connect(
+            self.url,
+            autocommit=True,
+            connect_timeout=_CONNECT,
+            application_name="comet_async",
+            # A server that vanished is noticed in seconds, not hours.
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=10_000,
+        )
+        try:
+            db.execute(
+                names.SQL("SET search_path = {}, pg_temp").format(names.Identifier(self.schema))
+            )
+            db.execute("SET client_encoding = 'UTF8'")
+            # A commit that is not on the disk is no record of a payment.
+            db.execute(
+                "SELECT set_config('synchronous_commit', 'on', false)"
+                " WHERE current_setting('synchronous_commit') IN ('off', 'local')"
+            )
+            # Whoever stops in the middle of a transaction must not hold its locks for long.
+            stall = f"SET idle_in_transaction_session_timeout = {int(self.stall * 1000)}"
+            db.execute(stall.encode())
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+
+def is_lost(error: BaseException) -> bool:
+    """Return True if *error* means that the connection is gone, or the server is not ready."""
+    if isinstance(error, psycopg.errors.QueryCanceled):
+        return False
+    if isinstance(error, psycopg.OperationalError):
+        state = error.sqlstate or ""
+        # 53300 is "too many connections"; without a state, libpq itself could not connect.
+        return not state or state[:2] in {"08", "57", "25"} or state == "53300"
+    return isinstance(error, psycopg.InterfaceError)
+
+
+@attrs.define(eq=False)
+class PostgresConnection:
+    """What operations run on; belongs to one thread.
+
+    Attributes:
+        target: Where it leads.
+        clock: The machine's clock, which is compared with the database's.
+        verify_remote: Use a database although it was restored.
+        opened: True once the journal is open: a new connection may lead to another server then.
+        shift: Seconds by which the database's clock is ahead of the machine's; 0 if they agree.
+        writes: Rows written in this transaction.
+    """
+
+    target: Target
+    clock: Clock
+    verify_remote: bool
+    opened: bool = attrs.field(default=False, init=False)
+    shift: float = attrs.field(default=0.0, init=False)
+    writes: int = attrs.field(default=0, init=False)
+    round_trips: int = attrs.field(default=0, init=False)
+    _db: psycopg.Connection[Row] | None = attrs.field(default=None, init=False)
+    _number: str | None = attrs.field(default=None, init=False)
+    _impatient: bool = attrs.field(default=False, init=False)
+
+    # Transactions -----------------------------------------------------------------------
+
+    def begin(self, *, writing: bool) -> None:
+        """Begin a transaction; wait for a server that can't be reached at present.
+
+        Raises:
+            JournalError: It could not be reached for long.
+        """
+        self.writes, self._number = 0, None
+        number = "pg_current_xact_id()::text" if writing else "NULL"
+        query = f"BEGIN; SELECT {number}, extract(epoch FROM clock_timestamp())::float8"  # noqa: S608
+        self._number, now = self._patiently(lambda: self._last_row(query))
+        try:
+            shift = now - self.clock.time()
+        except RuntimeError:  # a test's clock that exists in an event loop only
+            shift = 0.0
+        self.shift = shift if abs(shift) > _SLACK else 0.0
+
+    def _last_row(self, query: str) -> Row:
+        self.round_trips += 1
+        cursor = self._connected().execute(query.encode())
+        while cursor.nextset():
+            pass
+        row = cursor.fetchone()
+        if row is None:
+            raise AssertionError
+        return row
+
+    def finish(self) -> None:
+        """Commit.
+
+        Raises:
+            psycopg.Error: It was not committed.
+        """
+        db = self._connected()
+        self.round_trips += 1
+        try:
+            db.execute("COMMIT")
+        except psycopg.Error as error:
+            if not is_lost(error) or self._number is None or not self._was_committed():
+                raise
+
+    def _was_committed(self) -> bool:
+        """Return whether the transaction whose commit got no answer took place."""
+        number = self._number
+
+        def ask() -> str | None:
+            row = self._connected().execute("SELECT pg_xact_status(%s::xid8)", (number,)).fetchone()
+            return row[0] if row else None
+
+        while (status := self._patiently(ask)) == "in progress":
+            time.sleep(_PAUSE)  # the server has not noticed yet that the client is gone
+        return status == "committed"
+
+    def rollback(self) -> None:
+        """Undo the transaction, if one is open."""
+        db = self._db
+        if db is None or db.closed:
+            return
+        if db.info.transaction_status == pq.TransactionStatus.IDLE:
+            return
+        try:
+            db.execute("ROLLBACK")
+        except psycopg.Error:
+            db.close()
+
+    def again(self, error: Exception) -> bool:
+        """Return True if the transaction that met *error* was undone and can be done again."""
+        return is_lost(error) or isinstance(error, _COLLISIONS)
+
+    def translated(self, error: Exception) -> Exception:
+        """Return what the caller sees of *error*: nothing that may hold a password."""
+        if not isinstance(error, psycopg.Error):
+            return error
+        text = error.diag.message_primary or str(error).partition("\n")[0]
+        hint = "nothing was lost: what was written stays; look at the server's log"
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            hint = "grant this role the rights on the journal's schema"
+        return JournalError(
+            f"the journal {self.target} can't be used: {text}", retryable=is_lost(error), hint=hint
+        )
+
+    def close(self) -> None:
+        """Close it."""
+        if self._db is not None:
+            self._db.close()
+
+    def hurry(self) -> None:
+        """Wait no longer for a server that can't be reached."""
+        self._impatient = True
+
+    # The server -------------------------------------------------------------------------
+
+    def _connected(self) -> psycopg.Connection[Row]:
+        if self._db is None or self._db.closed:
+            self._db = self.target.connect()
+            if self.opened:
+                check_identity(self, verify_remote=self.verify_remote)
+        return self._db
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Do *work*, which does nothing twice, until the server answers.
+
+        Raises:
+            psycopg.Error: It refused, or could not be reached for long.
+        """
+        until = time.monotonic() + self.target.patience
+        while True:
+            try:
+                return work()
+            except psycopg.Error as error:
+                if self._db is not None:
+                    self._db.close()
+                lasting = time.monotonic() > until or self._impatient
+                if lasting or not is_lost(error):
+                    raise
+            time.sleep(_PAUSE)
+
+    # Statements -------------------------------------------------------------------------
+
+    def run(self, query: str, *values: object) -> int:
+        """Write; return the number of rows."""
+        self.round_trips += 1
+        cursor = self._connected().execute(query.encode(), _encoded(values))
+        self.writes += max(0, cursor.rowcount)
+        return cursor.rowcount
+
+    def rows(self, query: str, *values: object, writing: bool = False) -> list[Row]:
+        """Return the rows of a query."""
+        self.round_trips += 1
+        cursor = self._connected().execute(query.encode(), _encoded(values))
+        found = [tuple(map(_decoded, row)) for row in cursor.fetchall()]
+        if writing:
+            self.writes += len(found)
+        return found
+
+    def row(self, query: str, *values: object, writing: bool = False) -> Row | None:
+        """Return the first row of a query, or None."""
+        return next(iter(self.rows(query, *values, writing=writing)), None)
+
+
+def _encoded(values: Sequence[object]) -> list[object]:
+    return [_encode(value) for value in values]
+
+
+def _encode(value: object) -> object:
+    if isinstance(value, str):
+        return encode(value)
+    return [_encode(each) for each in value] if isinstance(value, list) else value
+
+
+def _decoded(value: object) -> object:
+    return decode(value) if isinstance(value, str) else value
+
+
+def migrate(db: PostgresConnection) -> None:
+    """Make the schema, or bring it up to date; runs inside a transaction.
+
+    Raises:
+        JournalError: It is of a newer version.
+    """
+    schema = names.Identifier(db.target.schema).as_string()
+    # One at a time, also when many workers start at once.
+    db.rows("SELECT pg_advisory_xact_lock(hashtext(%s))", f"comet_async {schema}")
+    version = _version(db)
+    _check_not_newer(db, version)
+    if version < 0:  # an administrator may have made it, for a role that must not
+        db.run(f"CREATE SCHEMA {schema}")
+        version = 0
+    for step in MIGRATIONS[version:]:
+        for statement in step:
+            db.run(statement)
+    if version < len(MIGRATIONS):
+        text = str(len(MIGRATIONS))
+        db.run(
+            "INSERT INTO meta (name, value) VALUES ('version', %s)"
+            " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            text,
+        )
+
+
+def check_version(db: PostgresConnection) -> None:
+    """Check that the tables are there and up to date, for a role that must not change them.
+
+    Raises:
+        JournalError: They are not.
+    """
+    version = _version(db)
+    _check_not_newer(db, version)
+    if version < len(MIGRATIONS):
+        raise JournalError(
+            f"the journal {db.target} is not there, or of an older version",
+            hint="open it once as a role that may change its schema",
+        )
+
+
+def _check_not_newer(db: PostgresConnection, version: int) -> None:
+    if version > len(MIGRATIONS):
+        raise JournalError(
+            f"the journal {db.target} was written by a newer comet_async",
+            hint="upgrade comet_async here",
+        )
+
+
+def _version(db: PostgresConnection) -> int:
+    """Return the schema's version: 0 while it is empty, -1 if it is not there."""
+    schema = db.target.schema
+    if db.row("SELECT 1 FROM pg_namespace WHERE nspname = %s", schema) is None:
+        return -1
+    if db.row("SELECT to_regclass(%s) IS NOT NULL", f"{schema}.meta") != (True,):
+        return 0
+    row = db.row("SELECT value FROM meta WHERE name = 'version'")
+    return int(row[0]) if row else 0
+
+
+def check_identity(db: PostgresConnection, *, verify_remote: bool) -> None:
+    """Notice a database that was restored: what was sent since the backup is missing from it.
+
+    A restore, and a switch to a replica that may have lagged, begins another timeline; a dump that
+    was loaded lies in another cluster.
+
+    Raises:
+        JournalLostError: It was, and *verify_remote* is not set.
+    """
+    found = identity(db)
+    row = db.row("SELECT value FROM meta WHERE name = %s", _IDENTITY)
+    if row is None:
+        remember_identity(db)
+    elif found is not None and row[0] != found and not verify_remote:
+        raise JournalLostError(
+            f"the journal {db.target} is in another cluster or on another timeline than before: it"
+            " was restored, or a replica has taken over; what was sent last may be missing from it",
+            hint="nothing more is sent; use verify_remote=True, so that each job is looked up on "
+            "the server before it is sent",
+        )
+
+
+def identity(db: PostgresConnection) -> str | None:
+    """Return the cluster and the timeline that the database is on; None where that is secret."""
+    allowed = db.row("SELECT has_function_privilege('pg_control_system()', 'execute')")
+    if allowed != (True,):
+        return None
+    row = db.row(
+        "SELECT system_identifier || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+        " FROM pg_control_system()"
+    )
+    return None if row is None else str(row[0])
+
+
+def remember_identity(db: PostgresConnection) -> None:
+    """Declare that nothing is missing from the database as it is now."""
+    found = identity(db)
+    if found is not None:
+        db.run(
+            "INSERT INTO meta (name, value) VALUES (%s, %s)"
+            " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            _IDENTITY,
+            found,
+        )

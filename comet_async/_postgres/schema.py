@@ -1,0 +1,182 @@
+"""The tables of a journal in PostgreSQL, and how they come to be.
+
+All of them are in one schema, so that rights are granted once, and several journals fit in one
+database. Names in the statements are unqualified: each connection's ``search_path`` is the schema.
+"""
+
+# ruff: noqa: S608  (what is put into SQL text are constants of ours)
+
+from __future__ import annotations
+
+from comet_async._journal.states import IN_FLIGHT
+
+# The states whose images count as in flight, as SQL text: constants of ours, not data.
+FLYING = ", ".join(f"'{state}'" for state in sorted(IN_FLIGHT))
+
+# One tuple of statements for each step from one version to the next. A step that was released is
+# never changed; a new one is appended. A step must leave the previous release able to work: workers
+# are upgraded one after the other.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """
+        CREATE TABLE job (
+            id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            key text NOT NULL UNIQUE,
+            kind text NOT NULL,
+            account text NOT NULL,
+            state text NOT NULL,
+            fence integer NOT NULL DEFAULT 0,
+            boot text,
+            run text,
+            attempt integer NOT NULL DEFAULT 0,
+            absent integer NOT NULL DEFAULT 0,
+            sent_at double precision,
+            post_deadline double precision,
+            params text NOT NULL,
+            n integer NOT NULL,
+            source text NOT NULL,
+            image_sha text NOT NULL,
+            task_id text,
+            images text NOT NULL DEFAULT '[]',
+            images_seen_at double precision,
+            message text NOT NULL DEFAULT '',
+            units text,
+            status integer,
+            code text,
+            request_id text,
+            note text NOT NULL DEFAULT '',
+            created_at double precision NOT NULL,
+            updated_at double precision NOT NULL,
+            why text NOT NULL DEFAULT '',
+            owner text
+        )
+        """,
+        # A row changes some seven times; without room on its page, each change would move it to
+        # another one and touch every index.
+        "ALTER TABLE job SET (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02)",
+        # Pages of `find`: the jobs of some states in the order of planning. Jobs that are done are
+        # not in it, so that it stays small and a finished job costs one entry less.
+        "CREATE INDEX job_open ON job (state, id) WHERE state <> 'done'",
+        # `find` of finished jobs, and controls for lookups, without reading the whole table.
+        "CREATE INDEX job_done ON job (id) WHERE state = 'done'",
+        "CREATE INDEX job_by_task ON job (task_id) WHERE task_id IS NOT NULL",
+        # The sum that decides whether a request may be sent: a few hundred entries.
+        f"CREATE INDEX job_flying ON job (account, n) WHERE state IN ({FLYING})",
+        # What a worker that was lost leaves behind, and nothing else.
+        "CREATE INDEX job_owned ON job (owner) WHERE owner IS NOT NULL",
+        """
+        CREATE TABLE destination (
+            id bigint GENERATED ALWAYS AS IDENTITY,
+            job bigint NOT NULL REFERENCES job,
+            dest text NOT NULL,
+            source text NOT NULL,
+            PRIMARY KEY (job, dest)
+        )
+        """,
+        """
+        CREATE TABLE file (
+            job bigint NOT NULL,
+            dest text NOT NULL,
+            number integer NOT NULL,
+            name text NOT NULL UNIQUE,
+            sha256 text NOT NULL,
+            size bigint NOT NULL,
+            kept boolean NOT NULL,
+            PRIMARY KEY (job, dest, number),
+            FOREIGN KEY (job, dest) REFERENCES destination
+        )
+        """,
+        "CREATE TABLE run (id text PRIMARY KEY, jobs integer NOT NULL, images integer NOT NULL)",
+        "CREATE TABLE meta (name text PRIMARY KEY, value text NOT NULL)",
+        """
+        CREATE TABLE event (
+            id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            job bigint NOT NULL,
+            at double precision NOT NULL,
+            old text,
+            new text NOT NULL,
+            why text NOT NULL
+        )
+        """,
+        "CREATE INDEX event_by_job ON event (job)",
+        """
+        CREATE TABLE source (
+            path text NOT NULL,
+            variant text NOT NULL,
+            size bigint NOT NULL,
+            mtime_ns bigint NOT NULL,
+            ctime_ns bigint NOT NULL,
+            inode bigint NOT NULL,
+            read_at_ns bigint NOT NULL,
+            facts text NOT NULL,
+            PRIMARY KEY (path, variant)
+        )
+        """,
+        """
+        CREATE TABLE outcome (
+            source text PRIMARY KEY,
+            outcome text NOT NULL,
+            key text,
+            files text NOT NULL,
+            reason text NOT NULL,
+            hint text NOT NULL,
+            notes text NOT NULL,
+            copied boolean NOT NULL,
+            billed boolean NOT NULL,
+            at double precision NOT NULL
+        )
+        """,
+        """
+        CREATE TABLE worker (
+            boot text PRIMARY KEY,
+            name text NOT NULL,
+            started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+            lease_until timestamptz NOT NULL,
+            lost boolean NOT NULL DEFAULT false
+        )
+        """,
+        # How many images of an account the server takes at a time, once it has refused one.
+        """
+        CREATE TABLE quota (
+            account text PRIMARY KEY,
+            most integer,
+            clean integer NOT NULL DEFAULT 0
+        )
+        """,
+        # By triggers, so that no change of state can come without its event.
+        """
+        CREATE FUNCTION jobs_planned() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO event (job, at, old, new, why)
+            SELECT id, updated_at, NULL, state, why FROM added ORDER BY id;
+            RETURN NULL;
+        END $$
+        """,
+        """
+        CREATE TRIGGER jobs_planned AFTER INSERT ON job
+        REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION jobs_planned()
+        """,
+        # Who waits for a slot or for the end of another worker's work listens on the channel that
+        # is named like the schema.
+        f"""
+        CREATE FUNCTION job_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF OLD.state IS DISTINCT FROM NEW.state THEN
+                INSERT INTO event (job, at, old, new, why)
+                VALUES (NEW.id, NEW.updated_at, OLD.state, NEW.state, NEW.why);
+                IF OLD.state IN ({FLYING}) AND NEW.state NOT IN ({FLYING}) THEN
+                    PERFORM pg_notify(TG_TABLE_SCHEMA, 'slot ' || NEW.account);
+                END IF;
+            END IF;
+            IF OLD.owner IS NOT NULL AND NEW.owner IS NULL THEN
+                PERFORM pg_notify(TG_TABLE_SCHEMA, 'job ' || md5(NEW.key));
+            END IF;
+            RETURN NULL;
+        END $$
+        """,
+        """
+        CREATE TRIGGER job_changed AFTER UPDATE OF state, owner ON job
+        FOR EACH ROW EXECUTE FUNCTION job_changed()
+        """,
+    ),
+)

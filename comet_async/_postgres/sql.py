@@ -1,0 +1,664 @@
+"""Each operation of the journal in PostgreSQL, as SQL.
+
+As in `comet_async._journal.sql`, every function takes an open transaction and leaves it open, and
+checks before it writes, so that a refusal leaves nothing behind. Here other processes write, too:
+
+* A change of a job names the state and the fence that it was based on. Of two that are based on the
+  same record, the second one waits for the first, and changes nothing.
+* What must hold for several rows is read under a lock, and by a statement of its own after the one
+  that took it: a statement sees what was committed when it began, not when its lock was granted.
+* Locks are taken in one order: quota, run, job.
+"""
+
+# ruff: noqa: S608  (what is put into SQL text are names and constants of ours; values are always
+# bound)
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+from itertools import compress
+from operator import attrgetter, is_not
+from typing import cast
+
+import attrs
+
+from comet_async._journal.records import (
+    Destination,
+    Event,
+    JobRecord,
+    KnownSource,
+    Limits,
+    NewJob,
+    Refusal,
+    SavedFile,
+    SavedJob,
+    SourceOutcome,
+)
+from comet_async._journal.rows import FIELDS, decoded, encoded
+from comet_async._journal.states import JobState
+from comet_async._journal.transitions import (
+    planned,
+    replanned,
+    stale,
+    taken,
+    unknown_destination,
+    unknown_key,
+)
+from comet_async._postgres.connection import PostgresConnection, Row
+from comet_async._postgres.schema import FLYING
+from comet_async._types import JSON
+from comet_async.errors import StaleRecordError
+
+_COLUMNS = ", ".join(FIELDS)
+_SELECT = f"SELECT {_COLUMNS} FROM job"
+_values = attrgetter(*FIELDS)
+
+_INSERT = """
+INSERT INTO job
+    (key, kind, account, state, params, n, source, image_sha, created_at, updated_at)
+SELECT key, kind, account, 'planned', params, n, source, image_sha, at, at
+FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::int[], %s::text[], %s::text[],
+            %s::float8[])
+    WITH ORDINALITY AS new (key, kind, account, params, n, source, image_sha, at, place)
+ORDER BY place
+ON CONFLICT (key) DO NOTHING
+RETURNING key
+"""
+_INSERT_DESTINATIONS = """
+INSERT INTO destination (job, dest, source)
+SELECT job.id, new.dest, new.source
+FROM unnest(%s::text[], %s::text[], %s::text[]) WITH ORDINALITY AS new (key, dest, source, place)
+JOIN job ON job.key = new.key
+ORDER BY place
+ON CONFLICT (job, dest) DO UPDATE SET source = excluded.source
+    WHERE destination.source IS DISTINCT FROM excluded.source
+"""
+_PLACES = """
+SELECT j.key, d.source, d.dest, f.number, f.name, f.sha256, f.size, f.kept
+FROM job j JOIN destination d ON d.job = j.id
+LEFT JOIN file f ON f.job = d.job AND f.dest = d.dest
+"""
+_IN_ORDER = "ORDER BY d.id, f.number"
+_SOURCE = tuple(field.name for field in attrs.fields(KnownSource))
+_source_values = attrgetter(*_SOURCE)
+_OUTCOME = ("outcome", "key", "files", "reason", "hint", "notes", "copied", "billed")
+# What is as before is not written: a run over finished work writes nothing.
+_SAVE_OUTCOME = (
+    f"INSERT INTO outcome (source, {', '.join(_OUTCOME)}, at) VALUES (%s{', %s' * 9})"
+    f" ON CONFLICT (source) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _OUTCOME)},"
+    " at = excluded.at WHERE "
+    + " OR ".join(f"outcome.{c} IS DISTINCT FROM excluded.{c}" for c in _OUTCOME)
+)
+_LIVING = "SELECT boot FROM worker WHERE NOT lost"
+
+
+# Planning -------------------------------------------------------------------------------
+
+
+def plan(db: PostgresConnection, jobs: Sequence[NewJob], now: float) -> list[JobRecord]:
+    """Insert or find *jobs*; see `Journal.plan`."""
+    if not jobs:
+        return []
+    first = {job.key: job for job in reversed(jobs)}
+    new = [job for job in jobs if first[job.key] is job]
+    records = {job.key: planned(job, now=now) for job in new}
+    inserted = _insert(db, list(records.values()))
+    known = {record.key: record for record in _by_keys(db, records.keys() - inserted)}
+    records |= known
+    for job in jobs:
+        before = records[job.key]
+        if job.key not in known and job is first[job.key]:
+            continue
+        records[job.key] = after = replanned(before, job, now=now)
+        if after is not before:
+            swap(db, before, after)
+    wanted = {(job.key, job.dest): job.source for job in jobs if job.dest is not None}
+    if wanted:
+        places = (
+            [key for key, _ in wanted],
+            [dest for _, dest in wanted],
+            list(wanted.values()),
+        )
+        db.run(_INSERT_DESTINATIONS, *places)
+    return [records[job.key] for job in jobs]
+
+
+def _insert(db: PostgresConnection, records: list[JobRecord]) -> set[str]:
+    """Insert those of *records* that are new, in their order; return their keys."""
+    columns = ("key", "kind", "account", "params", "n", "source", "image_sha", "created_at")
+    rows = [encoded(record, columns) for record in records]
+    values = [list(column) for column in zip(*rows, strict=True)]
+    return {row[0] for row in db.rows(_INSERT, *values, writing=True)}
+
+
+def _by_keys(db: PostgresConnection, keys: Iterable[str]) -> list[JobRecord]:
+    wanted = list(keys)
+    if not wanted:
+        return []
+    return list(map(decoded, db.rows(f"{_SELECT} WHERE key = ANY(%s::text[])", wanted)))
+
+
+# Finding --------------------------------------------------------------------------------
+
+
+def get(db: PostgresConnection, key: str) -> JobRecord | None:
+    """Return the job of this key."""
+    return _job(db.row(f"{_SELECT} WHERE key = %s", key))
+
+
+def by_task(db: PostgresConnection, task_id: str) -> JobRecord | None:
+    """Return the job of this task."""
+    return _job(db.row(f"{_SELECT} WHERE task_id = %s ORDER BY id LIMIT 1", task_id))
+
+
+def find(
+    db: PostgresConnection, states: Collection[JobState] | None, after: str, limit: int
+) -> list[JobRecord]:
+    """Return a page of jobs; see `Journal.find`."""
+    start = 0
+    if after:
+        row = db.row("SELECT id FROM job WHERE key = %s", after)
+        if row is None:
+            raise unknown_key(after)
+        start = row[0]
+    if states is None:
+        rows = db.rows(f"{_SELECT} WHERE id > %s ORDER BY id LIMIT %s", start, limit)
+        return [decoded(row) for row in rows]
+    # A page of each state from its index, then the first of all: one IN (…) over the states
+    # would sort all that match for every page. A literal, so that the index on its state is used.
+    pages = " UNION ALL ".join(
+        f"(SELECT id FROM job WHERE state = '{JobState(state)}' AND id > %s ORDER BY id LIMIT %s)"
+        for state in states
+    )
+    bounds = [bound for _ in states for bound in (start, limit)]
+    query = f"{_SELECT} WHERE id IN ({pages or 'NULL'}) ORDER BY id LIMIT %s"
+    return [decoded(row) for row in db.rows(query, *bounds, limit)]
+
+
+def in_flight(db: PostgresConnection) -> int:
+    """Return how many images are in flight, over all accounts."""
+    (row,) = db.rows(f"SELECT coalesce(sum(n), 0)::bigint FROM job WHERE state IN ({FLYING})")
+    return cast("int", row[0])
+
+
+def counts(db: PostgresConnection) -> dict[JobState, int]:
+    """Return how many jobs are in each state."""
+    rows = db.rows("SELECT state, count(*) FROM job GROUP BY state")
+    return {JobState(state): number for state, number in rows}
+
+
+# Moving ---------------------------------------------------------------------------------
+
+
+def swap(db: PostgresConnection, before: JobRecord, after: JobRecord, why: str = "") -> None:
+    """Replace *before* by *after*, if *before* is how the job stands.
+
+    Raises:
+        StaleRecordError: It is not; nothing was written.
+    """
+    changed = _changed(before, after)
+    values = (*encoded(after, changed), why, before.key, before.state, before.fence)
+    if db.run(_update(changed), *values) != 1:
+        _check_current(db, before)
+
+
+def _changed(before: JobRecord, after: JobRecord) -> tuple[str, ...]:
+    return tuple(compress(FIELDS, map(is_not, _values(before), _values(after))))
+
+
+@lru_cache
+def _update(changed: tuple[str, ...]) -> str:
+    columns = ", ".join(f"{name} = %s" for name in (*changed, "why"))
+    return f"UPDATE job SET {columns} WHERE key = %s AND state = %s AND fence = %s"
+
+
+def _check_current(db: PostgresConnection, record: JobRecord) -> None:
+    actual = get(db, record.key)
+    if actual is None or (actual.state, actual.fence) != (record.state, record.fence):
+        raise stale(record, actual)
+
+
+def move(
+    db: PostgresConnection,
+    before: JobRecord,
+    after: JobRecord,
+    why: str,
+    *,
+    unpaid: bool,
+    place: Destination | None = None,
+) -> None:
+    """Move a job and write down the files of *place*; *unpaid* takes it out of its run's count."""
+    job = None if place is None else _job_at(db, before, place)
+    if unpaid and before.run is not None:
+        _check_current(db, before)  # nothing may be written before a refusal
+        _lock_quota(db, before.account, 0)  # the order of locks
+        db.run(
+            "UPDATE run SET jobs = jobs - 1, images = images - %s WHERE id = %s",
+            before.n,
+            before.run,
+        )
+    swap(db, before, after, why)
+    if place is not None and place.files:
+        _replace_files(db, cast("int", job), place.dest, place.files)
+
+
+def send(
+    db: PostgresConnection,
+    before: JobRecord,
+    after: JobRecord,
+    run: str,
+    limits: Limits,
+) -> Refusal | None:
+    """Enter ``sending`` unless a limit is reached; see `Journal.send`."""
+    flying, most = 0, None
+    if limits.in_flight is not None:
+        most = _lock_quota(db, before.account, limits.in_flight)
+        flying = _in_flight_of(db, before.account)
+    jobs, images = 0, 0
+    if limits.jobs is not None or limits.images is not None:
+        jobs, images = _lock_run(db, run)
+    allowed = attrs.evolve(limits, in_flight=most)
+    refusal = allowed.refusal(before.n, jobs=jobs, images=images, in_flight=flying)
+    if refusal:
+        _check_current(db, before)
+        return refusal
+    changed = _changed(before, after)
+    values = (*encoded(after, changed), after.boot, before.key, before.state, before.fence)
+    if db.run(_send(changed), *values, after.boot, run, before.n) != 1:
+        _check_current(db, before)
+        raise StaleRecordError(
+            f"this worker's lease ended before {before.key} was sent",
+            hint="nothing was sent: another worker continues the job, or run it again",
+            external_task_id=before.key,
+        )
+    return None
+
+
+@lru_cache
+def _send(changed: tuple[str, ...]) -> str:
+    columns = ", ".join(f"{name} = %s" for name in (*changed, "owner"))
+    return (
+        f"WITH sent AS (UPDATE job SET {columns}, why = ''"
+        " WHERE key = %s AND state = %s AND fence = %s AND EXISTS (SELECT 1 FROM worker"
+        " WHERE boot = %s AND NOT lost AND lease_until > clock_timestamp()) RETURNING id)"
+        " INSERT INTO run (id, jobs, images) SELECT %s, 1, %s FROM sent"
+        " ON CONFLICT (id) DO UPDATE SET jobs = run.jobs + 1, images = run.images + excluded.images"
+    )
+
+
+def _lock_quota(db: PostgresConnection, account: str, most: int) -> int:
+    """Lock the account's quota until the commit; return how many images may be in flight."""
+    query = "SELECT most FROM quota WHERE account = %s FOR UPDATE"
+    row = db.row(query, account)
+    if row is None:
+        db.run("INSERT INTO quota (account) VALUES (%s) ON CONFLICT DO NOTHING", account)
+        db.writes -= 1  # it says nothing, so it may stay when the request is refused
+        row = db.row(query, account)
+    return most if row is None or row[0] is None else min(most, row[0])
+
+
+def _in_flight_of(db: PostgresConnection, account: str) -> int:
+    """Return how many images of an account are in flight; to be called under the lock."""
+    (row,) = db.rows(
+        f"SELECT coalesce(sum(n), 0)::bigint FROM job WHERE account = %s AND state IN ({FLYING})",
+        account,
+    )
+    return cast("int", row[0])
+
+
+def _lock_run(db: PostgresConnection, run: str) -> tuple[int, int]:
+    """Lock a run's sums until the commit; return them."""
+    query = "SELECT jobs, images FROM run WHERE id = %s FOR UPDATE"
+    row = db.row(query, run)
+    if row is None:
+        db.run("INSERT INTO run (id, jobs, images) VALUES (%s, 0, 0) ON CONFLICT DO NOTHING", run)
+        db.writes -= 1  # as above
+        row = db.row(query, run)
+    jobs, images = row or (0, 0)
+    return jobs, images
+
+
+def shrink_quota(db: PostgresConnection, account: str) -> int:
+    """Allow one image less than are in flight; return how many."""
+    _lock_quota(db, account, 0)
+    flying = _in_flight_of(db, account)
+    row = db.row(
+        "UPDATE quota SET most = greatest(1, least(coalesce(most, %s), %s) - 1), clean = 0"
+        " WHERE account = %s RETURNING most",
+        flying,
+        flying,
+        account,
+        writing=True,
+    )
+    return 1 if row is None else row[0]
+
+
+def grow_quota(db: PostgresConnection, account: str, most: int, clean: int) -> int | None:
+    """Count an accepted request; each *clean* in a row allow one image more, up to *most*.
+
+    Returns:
+        How many may be in flight; None if the server's limit is not known to be below *most*.
+    """
+    row = db.row(
+        "UPDATE quota SET clean = (clean + 1) %% %s, most = CASE"
+        " WHEN clean + 1 < %s THEN most WHEN most + 1 >= %s THEN NULL ELSE most + 1 END"
+        " WHERE account = %s AND most IS NOT NULL RETURNING most",
+        clean,
+        clean,
+        most,
+        account,
+        writing=True,
+    )
+    return None if row is None else row[0]
+
+
+def read_quota(db: PostgresConnection, account: str) -> int | None:
+    """Return how many images of an account the server is known to take; None if it refused none."""
+    row = db.row("SELECT most FROM quota WHERE account = %s", account)
+    return None if row is None else row[0]
+
+
+# Leases ---------------------------------------------------------------------------------
+
+
+def register(db: PostgresConnection, boot: str, name: str, lease: float) -> None:
+    """Write a worker down, with a lease of *lease* seconds."""
+    db.run(
+        "INSERT INTO worker (boot, name, lease_until)"
+        " VALUES (%s, %s, clock_timestamp() + make_interval(secs => %s))"
+        " ON CONFLICT (boot) DO UPDATE SET lease_until = excluded.lease_until, lost = false",
+        boot,
+        name,
+        lease,
+    )
+
+
+RENEW = (
+    "UPDATE worker SET lease_until = clock_timestamp() + make_interval(secs => %s)"
+    " WHERE boot = %s AND NOT lost"
+)
+"""Renew a lease; no row means that it was lost."""
+
+MARK_LOST = """
+UPDATE worker SET lost = true WHERE boot IN (
+    SELECT boot FROM worker
+    WHERE NOT lost AND lease_until < clock_timestamp()
+        AND clock_timestamp() > pg_postmaster_start_time() + make_interval(secs => %s)
+    FOR UPDATE SKIP LOCKED)
+"""
+"""Mark workers whose lease has ended; after a restart of the server each has time to come back."""
+
+_TAKE_OVER = """
+UPDATE job SET owner = NULL, fence = fence + 1,
+    state = CASE state WHEN 'sending' THEN 'unknown' ELSE state END,
+    why = CASE state WHEN 'sending' THEN %s ELSE why END,
+    updated_at = extract(epoch FROM clock_timestamp())
+"""
+TAKE_OVER = f"{_TAKE_OVER} WHERE owner IS NOT NULL AND owner NOT IN ({_LIVING})"
+"""Free the jobs of all lost workers; what they were sending is ``unknown`` (T6)."""
+
+FORGET_WORKERS = (
+    "DELETE FROM worker WHERE lost AND lease_until < clock_timestamp() - interval '1 day'"
+)
+
+ENDED = "the process that sent it ended"
+"""Why a job is unknown."""
+
+
+def leave(db: PostgresConnection, boot: str) -> None:
+    """Let go of all jobs of a worker that ends, and of the worker."""
+    db.run(f"{_TAKE_OVER} WHERE owner = %s", ENDED, boot)
+    db.run("DELETE FROM worker WHERE boot = %s", boot)
+
+
+def claim(db: PostgresConnection, key: str, boot: str) -> JobRecord | None:
+    """Make the worker *boot* the owner of a job, unless another one is or it is not there."""
+    # One that has it already is not written again.
+    row = db.row(
+        f"UPDATE job SET owner = %s WHERE key = %s AND owner IS NULL"
+        f" AND EXISTS (SELECT 1 FROM worker WHERE boot = %s AND NOT lost) RETURNING {_COLUMNS}",
+        boot,
+        key,
+        boot,
+        writing=True,
+    )
+    return _job(row or db.row(f"{_SELECT} WHERE key = %s AND owner = %s", key, boot))
+
+
+def unclaimed(db: PostgresConnection, account: str, limit: int) -> list[JobRecord]:
+    """Return jobs of an account that are running at the server and that no worker has."""
+    rows = db.rows(
+        f"{_SELECT} WHERE account = %s AND state = 'submitted' AND owner IS NULL LIMIT %s",
+        account,
+        limit,
+    )
+    return list(map(decoded, rows))
+
+
+def release(db: PostgresConnection, key: str, boot: str) -> None:
+    """Let go of a job."""
+    db.run("UPDATE job SET owner = NULL WHERE key = %s AND owner = %s", key, boot)
+
+
+def notify(db: PostgresConnection, text: str) -> None:
+    """Tell all who listen on the journal's channel."""
+    db.run("SELECT pg_notify(%s, %s)", db.target.schema, text)
+
+
+# Destinations and files -----------------------------------------------------------------
+
+
+def destinations(db: PostgresConnection, key: str) -> tuple[Destination, ...]:
+    """Return where the job's images belong, with what is there."""
+    places: dict[str, Destination] = {}
+    for _key, *row in db.rows(f"{_PLACES} WHERE j.key = %s {_IN_ORDER}", key):
+        _add_place(places, row)
+    return tuple(places.values())
+
+
+def _add_place(places: dict[str, Destination], row: list[object]) -> None:
+    source, dest, number, name, sha256, size, kept = cast(
+        "tuple[str, str, int, str | None, str, int, bool]", row
+    )
+    place = places.setdefault(dest, Destination(source=source, dest=dest))
+    if name is not None:
+        file = SavedFile(index=number, name=name, sha256=sha256, size=size, kept=kept)
+        places[dest] = attrs.evolve(place, files=(*place.files, file))
+
+
+def saved(db: PostgresConnection, keys: Sequence[str]) -> dict[str, SavedJob]:
+    """Return those of the jobs that are done, with their destinations; see `Journal.saved`."""
+    wanted = list(keys)
+    where = "key = ANY(%s::text[])"
+    rows = db.rows(f"{_SELECT} WHERE {where} AND state = 'done'", wanted)
+    places: dict[str, dict[str, Destination]] = {}
+    for key, *row in db.rows(f"{_PLACES} WHERE j.{where} {_IN_ORDER}", wanted):
+        _add_place(places.setdefault(key, {}), row)
+    return {
+        record.key: SavedJob(record, tuple(places.get(record.key, {}).values()))
+        for record in map(decoded, rows)
+    }
+
+
+def save_file(
+    db: PostgresConnection, key: str, dest: str, file: SavedFile, boot: str
+) -> str | None:
+    """Write down a file; it replaces those of its place and of its name.
+
+    Returns:
+        None, or the worker that has the job: only its owner may write its files.
+    """
+    row = db.row(
+        "SELECT d.job, j.owner FROM job j JOIN destination d ON d.job = j.id"
+        " WHERE j.key = %s AND d.dest = %s FOR SHARE OF j",
+        key,
+        dest,
+    )
+    if row is None:
+        raise unknown_destination(key, dest)
+    job, owner = row
+    if owner is not None and owner != boot:
+        return cast("str", owner)
+    _replace_files(db, job, dest, (file,))
+    return None
+
+
+def _job_at(db: PostgresConnection, record: JobRecord, place: Destination) -> int:
+    """Return the number of the job, if its files may be written down at *place*."""
+    names = [file.name for file in place.files]
+    row = db.row(
+        "SELECT d.job, (SELECT min(f.name) FROM file f WHERE f.name = ANY(%s::text[])"
+        " AND f.job <> d.job) FROM job j JOIN destination d ON d.job = j.id"
+        " WHERE j.key = %s AND d.dest = %s",
+        names,
+        record.key,
+        place.dest,
+    )
+    if row is not None and row[1] is None:
+        return cast("int", row[0])
+    _check_current(db, record)  # that it is out of date says more
+    raise taken(record, row[1]) if row else unknown_destination(record.key, place.dest)
+
+
+def _replace_files(db: PostgresConnection, job: int, dest: str, files: Sequence[SavedFile]) -> None:
+    for file in files:
+        place, facts = (job, dest, file.index), (file.sha256, file.size, file.kept)
+        update = (
+            "UPDATE file SET sha256 = %s, size = %s, kept = %s"
+            " WHERE job = %s AND dest = %s AND number = %s AND name = %s"
+        )
+        if db.run(update, *facts, *place, file.name):
+            continue
+        gone = "DELETE FROM file WHERE name = %s OR (job = %s AND dest = %s AND number = %s)"
+        db.run(gone, file.name, *place)
+        db.run(
+            "INSERT INTO file (job, dest, number, name, sha256, size, kept)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+            *place,
+            file.name,
+            *facts,
+        )
+
+
+def owner_of(db: PostgresConnection, name: str) -> str | None:
+    """Return the key of the job that saved a file as *name*."""
+    row = db.row(
+        "SELECT job.key FROM file JOIN job ON job.id = file.job WHERE file.name = %s", name
+    )
+    return row[0] if row else None
+
+
+# What else is kept ----------------------------------------------------------------------
+
+
+def known_sources(
+    db: PostgresConnection, paths: Sequence[str], variant: str
+) -> dict[str, KnownSource]:
+    """Return what is known of source files, by path; see `Journal.known_sources`."""
+    query = f"SELECT {', '.join(_SOURCE)} FROM source WHERE variant = %s AND path = ANY(%s::text[])"
+    rows = db.rows(query, variant, list(paths))
+    return {row[0]: KnownSource(**dict(zip(_SOURCE, row, strict=True))) for row in rows}
+
+
+def remember_sources(db: PostgresConnection, sources: Sequence[KnownSource]) -> None:
+    """Keep what was found in source files; see `Journal.remember_sources`."""
+    marks = ", ".join(["%s"] * len(_SOURCE))
+    updates = ", ".join(f"{name} = excluded.{name}" for name in _SOURCE)
+    query = (
+        f"INSERT INTO source ({', '.join(_SOURCE)}) VALUES ({marks})"
+        f" ON CONFLICT (path, variant) DO UPDATE SET {updates}"
+    )
+    # In one order, so that two workers never wait for each other.
+    for source in sorted(sources, key=attrgetter("path", "variant")):
+        db.run(query, *_source_values(source))
+
+
+def events(db: PostgresConnection, key: str | None) -> list[Event]:
+    """Return what happened to a job, or to all, oldest first."""
+    query = "SELECT job.key, at, old, new, event.why FROM event JOIN job ON job.id = event.job"
+    if key is None:
+        rows = db.rows(f"{query} ORDER BY event.id")
+    else:
+        rows = db.rows(f"{query} WHERE job.key = %s ORDER BY event.id", key)
+    return [Event(*row) for row in rows]
+
+
+def drop_events(db: PostgresConnection, *, kept: float) -> None:
+    """Delete events that are *kept* seconds older than the newest one; some of them each time."""
+    db.run(
+        "DELETE FROM event WHERE id IN (SELECT id FROM event ORDER BY id LIMIT 20000)"
+        " AND at < (SELECT at FROM event ORDER BY id DESC LIMIT 1) - %s::float8",
+        kept,
+    )
+
+
+def forget_attempts(db: PostgresConnection) -> None:
+    """Mark what could be sent again as never sent, so that it is looked up on the server first.
+
+    In an older copy of a journal, a job may be ``planned`` that has been accepted since.
+    """
+    db.run(
+        "UPDATE job SET attempt = 0, fence = fence + 1"
+        " WHERE attempt > 0 AND state IN ('planned', 'rejected')"
+    )
+
+
+def save_outcomes(db: PostgresConnection, outcomes: Sequence[SourceOutcome]) -> None:
+    """Write down how sources ended; each replaces what was known of its source."""
+    for each in sorted(outcomes, key=attrgetter("source")):
+        db.run(
+            _SAVE_OUTCOME,
+            each.source,
+            each.outcome,
+            each.key,
+            json.dumps(each.files),
+            each.reason,
+            each.hint,
+            json.dumps(each.notes),
+            each.copied,
+            each.billed,
+            each.at,
+        )
+
+
+def outcomes(db: PostgresConnection) -> list[SourceOutcome]:
+    """Return the last outcome of each source, in the order of their names."""
+    rows = db.rows(f"SELECT source, {', '.join(_OUTCOME)}, at FROM outcome")
+    found = [
+        SourceOutcome(
+            source=source,
+            outcome=outcome,
+            key=key,
+            files=tuple(json.loads(files)),
+            reason=reason,
+            hint=hint,
+            notes=tuple(json.loads(notes)),
+            copied=copied,
+            billed=billed,
+            at=at,
+        )
+        for source, outcome, key, files, reason, hint, notes, copied, billed, at in rows
+    ]
+    return sorted(found, key=attrgetter("source"))
+
+
+def read_meta(db: PostgresConnection, name: str) -> JSON:
+    """Return what was written under *name*, or None."""
+    row = db.row("SELECT value FROM meta WHERE name = %s", f"fact {name}")
+    return cast("JSON", json.loads(row[0])) if row else None
+
+
+def write_meta(db: PostgresConnection, name: str, text: str) -> None:
+    """Write *text*, which is JSON, under *name*."""
+    db.run(
+        "INSERT INTO meta (name, value) VALUES (%s, %s)"
+        " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        f"fact {name}",
+        text,
+    )
+
+
+def _job(row: Row | None) -> JobRecord | None:
+    return decoded(row) if row else None

@@ -1,0 +1,209 @@
+"""A process among others: its lease, and what it hears from them.
+
+One thread with a connection of its own renews the lease, takes over what lost workers had, and
+listens. Nothing here is needed for correctness but the lease: whoever waits also looks from time to
+time, so a message that is lost costs only time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import attrs
+import psycopg
+from psycopg import sql as names
+
+from comet_async._journal.transitions import new_boot
+from comet_async._postgres import sql
+from comet_async._postgres.connection import Row, Target
+
+logger = logging.getLogger("comet_async.journal")
+
+LEASE = 1.5
+"""How long a lease lasts, in heartbeats."""
+
+TICK = 0.5
+"""How often it is renewed, in heartbeats. Then a lost worker's jobs are free after two at most."""
+
+_RECONNECT = 0.2  # seconds
+
+
+def since_boot() -> float:
+    """Return a clock that also counts the time while the machine sleeps, if there is one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+@attrs.define(eq=False)
+class Signal:
+    """Set by another thread, awaited in an event loop."""
+
+    _loop: asyncio.AbstractEventLoop
+    _event: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
+
+    def set(self) -> None:
+        """Wake who waits; from any thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    async def wait(self, timeout: float) -> bool:
+        """Wait for the next `set`, at most *timeout* seconds; return whether it came."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        self._event.clear()
+        return True
+
+
+@attrs.define(eq=False)
+class Worker:
+    """This process as the others see it.
+
+    Attributes:
+        target: The journal.
+        heartbeat: Seconds; see `LEASE` and `TICK`.
+        boot: The name of its lease; another one after a lease was lost.
+        on_hint: Gives what is called with each hint, or None if it is gone.
+    """
+
+    target: Target
+    heartbeat: float
+    boot: str = attrs.field(factory=new_boot)
+    on_hint: Callable[[], Callable[[str], None] | None] = attrs.field(
+        default=lambda: None, init=False
+    )
+    # When the lease surely ends, by `since_boot`. Counted from before the renewal was asked for.
+    _until: float = attrs.field(default=0.0, init=False)
+    _signals: dict[str, set[Signal]] = attrs.field(factory=dict, init=False)
+    _mutex: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _stop: threading.Event = attrs.field(factory=threading.Event, init=False)
+    _thread: threading.Thread | None = attrs.field(default=None, init=False)
+
+    @property
+    def lease(self) -> float:
+        """Seconds that a lease lasts."""
+        return LEASE * self.heartbeat
+
+    @property
+    def name(self) -> str:
+        """What operators call it: host and process."""
+        return f"{socket.gethostname()}:{os.getpid()}"
+
+    @property
+    def left(self) -> float:
+        """Seconds until the lease ends, at the earliest; negative if it has."""
+        return self._until - since_boot()
+
+    # Waiting ----------------------------------------------------------------------------
+
+    @contextmanager
+    def listening(self, topic: str) -> Generator[Signal, None, None]:
+        """Give a signal for messages on *topic*; open it before the look that it may make stale."""
+        signal = Signal(asyncio.get_running_loop())
+        with self._mutex:
+            self._signals.setdefault(topic, set()).add(signal)
+        try:
+            yield signal
+        finally:
+            with self._mutex:
+                signals = self._signals[topic]
+                signals.discard(signal)
+                if not signals:
+                    del self._signals[topic]
+
+    def _wake(self, topic: str | None = None) -> None:
+        """Wake who listens on *topic*, or everybody."""
+        with self._mutex:
+            chosen = self._signals.values() if topic is None else [self._signals.get(topic, set())]
+            woken = [signal for signals in chosen for signal in signals]
+        for signal in woken:
+            signal.set()
+
+    # The thread -------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread; the lease is registered already."""
+        self._until = since_boot() + self.lease
+        name = "comet_async lease"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def stop_soon(self) -> None:
+        """Have the thread end at its next step."""
+        self._stop.set()
+
+    def stop(self) -> None:
+        """Stop the thread and wait for it; may be called again."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                db = self.target.connect()
+            except psycopg.Error as error:
+                logger.debug("no connection for the lease: %s", type(error).__name__)
+                self._stop.wait(_RECONNECT)
+                continue
+            try:
+                with db:
+                    self._serve(db)
+            except psycopg.Error as error:
+                logger.warning("the lease's connection was lost: %s", type(error).__name__)
+            except Exception:
+                logger.exception("a bug in the lease's thread")
+                self._stop.wait(self.heartbeat)
+
+    def _serve(self, db: psycopg.Connection[Row]) -> None:
+        # The lease is renewed in time or not at all: nothing may hang longer than a lease.
+        db.execute(f"SET statement_timeout = {int(self.lease * 1000)}".encode())
+        db.execute(names.SQL("LISTEN {}").format(names.Identifier(self.target.schema)))
+        self._wake()  # messages may have been missed
+        while not self._stop.is_set():
+            self.beat(db)
+            until = time.monotonic() + TICK * self.heartbeat
+            while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
+                # In short waits, so that stopping does not take long.
+                for note in db.notifies(timeout=min(left, 0.2), stop_after=1):
+                    self._heard(note.payload)
+
+    def beat(self, db: psycopg.Connection[Row]) -> None:
+        """Renew the lease and take over what lost workers had."""
+        before = since_boot()
+        if db.execute(sql.RENEW.encode(), [self.lease, self.boot]).rowcount:
+            self._until = before + self.lease
+        else:
+            self._register_anew(db)
+        lost = db.execute(sql.MARK_LOST.encode(), [self.lease]).rowcount
+        freed = db.execute(sql.TAKE_OVER.encode(), [sql.ENDED]).rowcount
+        if lost or freed:
+            logger.warning("%d workers were lost; %d of their jobs are free", lost, freed)
+            db.execute(sql.FORGET_WORKERS.encode())
+
+    def _register_anew(self, db: psycopg.Connection[Row]) -> None:
+        """Get a lease under another name: the old one was lost, and its jobs belong to others."""
+        logger.warning("the lease of %s was lost: others continue its jobs", self.name)
+        boot, before = new_boot(), since_boot()
+        db.execute(
+            b"INSERT INTO worker (boot, name, lease_until)"
+            b" VALUES (%s, %s, clock_timestamp() + make_interval(secs => %s))",
+            [boot, self.name, self.lease],
+        )
+        self.boot, self._until = boot, before + self.lease
+        self._wake()
+
+    def _heard(self, payload: str) -> None:
+        topic, _, text = payload.partition(" ")
+        if topic != "hint":
+            self._wake(payload)
+        elif (handler := self.on_hint()) is not None:
+            handler(text)

@@ -1,0 +1,478 @@
+"""A journal in PostgreSQL, for any number of processes on any number of machines.
+
+Needs the extra ``postgres``: ``pip install 'comet-async[postgres]'``.
+
+Theory of operation
+-------------------
+
+It keeps the same promises as the journal on disk (`comet_async.journal`), with the same states and
+moves. One process and one file lock become many workers and leases:
+
+* **Who works on a job** stands in its row. A worker *claims* a job before it works on it, and
+  *releases* it afterwards. Another one that wants it waits until then.
+* **Until when** stands in the worker's own row: one lease for all its jobs, renewed by a thread
+  twice per heartbeat, by the database's clock. Jobs of a worker whose lease has ended are free for
+  the others; what it was sending becomes ``unknown``, and is looked up like every request whose
+  answer was lost.
+* **The fence** keeps out a worker that was stopped and wakes up. Each row has a number that grows
+  with every change, takeovers included, and each write names the number that it is based on.
+* **The last look**: a worker sends no byte of a paid request's body once its lease may have ended,
+  counted from before its last renewal. So whoever takes over may rely on the settle time, which
+  begins when the lease has ended.
+* **The quota** is counted in the transaction that starts a request, under a lock: images in flight
+  of the account at this gateway, over all workers.
+
+Each process has two connections, however many tasks it has: one writes, and commits once for all
+tasks that wait, as the journal on disk does; the other one belongs to the lease, and listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import weakref
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Self, TypeVar, Unpack, final
+
+import attrs
+
+from comet_async._journal.group_commit import GroupCommitWriter, Hook
+from comet_async._journal.records import (
+    Changes,
+    Destination,
+    Event,
+    JobRecord,
+    KnownSource,
+    Limits,
+    NewJob,
+    Refusal,
+    SavedFile,
+    SavedJob,
+    SourceOutcome,
+)
+from comet_async._journal.states import JobState
+from comet_async._journal.transitions import is_refunded, moved, noted, sending
+from comet_async._postgres import sql
+from comet_async._postgres.connection import (
+    PostgresConnection,
+    Target,
+    check_identity,
+    check_version,
+    migrate,
+    remember_identity,
+)
+from comet_async._postgres.worker import Signal, Worker
+from comet_async._types import JSON
+from comet_async._validation import check_number
+from comet_async.clock import SYSTEM_CLOCK, Clock
+from comet_async.errors import InputError, JournalError, StaleRecordError
+from comet_async.secret import redact
+
+__all__ = ["PostgresConnection", "PostgresJournal"]
+
+T = TypeVar("T")
+
+HEARTBEAT = 10.0
+"""Seconds. A worker that dies is replaced after twice as long at most."""
+
+PATIENCE = 60.0
+"""Seconds that an operation waits for a server that can't be reached: longer than a restart."""
+
+_EVENTS_KEPT = 365 * 86400.0  # seconds
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
+
+@final
+@attrs.define(eq=False, kw_only=True)
+class PostgresJournal:
+    """A `Journal` in PostgreSQL; made by `PostgresJournal.open`.
+
+    Attributes:
+        heartbeat: Seconds; a lost worker's jobs are free after twice as long at most.
+    """
+
+    heartbeat: float
+    _target: Target = attrs.field(repr=False, alias="target")
+    _worker: Worker = attrs.field(repr=False, alias="worker")
+    _writer: GroupCommitWriter[PostgresConnection] = attrs.field(repr=False, alias="writer")
+    _connection: PostgresConnection = attrs.field(repr=False, alias="connection")
+    _hint_handlers: list[Callable[[str, str], object]] = attrs.field(
+        factory=list, init=False, repr=False
+    )
+    _closed: bool = attrs.field(default=False, init=False, repr=False)
+
+    @classmethod
+    async def open(  # noqa: PLR0913 - how it is reached, and how it behaves; all but one by keyword
+        cls,
+        url: str,
+        *,
+        schema: str = "comet_async",
+        heartbeat: float = HEARTBEAT,
+        patience: float = PATIENCE,
+        migrate: bool = True,
+        clock: Clock = SYSTEM_CLOCK,
+        verify_remote: bool = False,
+        hook: Hook | None = None,
+    ) -> Self:
+        """Open the journal in the database *url*, or begin one there.
+
+        Args:
+            url: A connection string of libpq's, such as ``postgresql://host/database``. A password
+                belongs in ``PGPASSFILE`` or ``PGPASSWORD`` rather than here.
+            schema: The schema that its tables are in; ``comet_async`` by default.
+            heartbeat: Seconds; a lost worker's jobs are free after twice as long at most. All
+                workers should have the same. 10 by default.
+            patience: Seconds that each operation waits for a server that can't be reached. 60 by
+                default, which is longer than a restart takes.
+            migrate: Make missing tables, or bring them up to date. False for a role that must not.
+            clock: The machine's clock. Where it differs from the database's, that one counts.
+            verify_remote: Open it although the database was restored. Then each new job must be
+                looked up on the server before it is sent, until `trust` is called.
+            hook: For tests; see `comet_async.journal.SqliteJournal.open`.
+
+        Raises:
+            JournalLostError: The database was restored from a backup, or a replica took over, so
+                that jobs which were sent may be missing.
+            JournalError: It can't be reached or used, or is of a newer version.
+            InputError: A value can't be used.
+            MissingExtraError: psycopg is not installed.
+
+        Warns:
+            ResourceWarning: when it is never closed.
+        """
+        check_number("heartbeat", heartbeat, above=0)
+        check_number("patience", patience, above=0)
+        if not _SCHEMA.fullmatch(schema):
+            raise InputError(
+                f"schema={schema!r} is not the plain name of a schema",
+                field="schema",
+                value=schema,
+                limit="small letters, digits and '_', at most 63",
+            )
+        target = Target(url=url, schema=schema, patience=patience, stall=heartbeat)
+        worker = Worker(target, heartbeat)
+        connection = PostgresConnection(target, clock, verify_remote)
+        writer = GroupCommitWriter[PostgresConnection](target, hook)
+        await writer.open(lambda: connection)
+        journal = cls(
+            heartbeat=heartbeat,
+            target=target,
+            worker=worker,
+            writer=writer,
+            connection=connection,
+        )
+        worker.on_hint = weakref.WeakMethod(journal._on_hint)
+        try:
+            await writer.run("open", partial(_begin, worker=worker, migrated=migrate))
+        except BaseException:
+            await writer.aclose()
+            raise
+        worker.start()
+        return journal
+
+    def __del__(self) -> None:
+        self._worker.stop_soon()
+
+    async def __aenter__(self) -> Self:
+        """Return the journal itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it."""
+        await self.aclose()
+
+    @property
+    def boot(self) -> str:
+        """A random name of this opening; another one after its lease was lost."""
+        return self._worker.boot
+
+    @property
+    def lease_left(self) -> float:
+        """Seconds until this worker's lease ends at the earliest; negative if it has ended."""
+        return self._worker.left
+
+    # Jobs -------------------------------------------------------------------------------
+
+    async def plan(self, jobs: Sequence[NewJob], *, now: float) -> list[JobRecord]:
+        """Write *jobs* down, or find those that are known; see `Journal.plan`."""
+        return await self._run("T1", partial(sql.plan, jobs=jobs, now=self._time(now)))
+
+    async def plan_with(
+        self,
+        jobs: Sequence[NewJob],
+        also: Callable[[PostgresConnection, list[JobRecord]], T],
+        *,
+        now: float,
+    ) -> tuple[list[JobRecord], T]:
+        """Write *jobs* down as `plan` does, and do something else in the same transaction.
+
+        Args:
+            jobs: The jobs.
+            also: Called with the connection and the records, in the writing thread, perhaps
+                several times if the transaction has to be repeated: what a queue's own statements
+                add is there if, and only if, the jobs are.
+            now: Seconds since 1970.
+
+        Returns:
+            The records, and what *also* returned.
+
+        Raises:
+            IdempotencyConflictError: A key is known for another request.
+        """
+        at = self._time(now)
+
+        def work(db: PostgresConnection) -> tuple[list[JobRecord], T]:
+            records = sql.plan(db, jobs, at)
+            return records, also(db, records)
+
+        return await self._run("T1", work)
+
+    async def get(self, key: str) -> JobRecord | None:
+        """Return the job of this key."""
+        return await self._run("", partial(sql.get, key=key))
+
+    async def find(
+        self, states: Collection[JobState] | None = None, *, after: str = "", limit: int = 500
+    ) -> list[JobRecord]:
+        """Return a page of jobs; see `Journal.find`."""
+        return await self._run("", partial(sql.find, states=states, after=after, limit=limit))
+
+    async def by_task(self, task_id: str) -> JobRecord | None:
+        """Return the job that the server knows by *task_id*."""
+        return await self._run("", partial(sql.by_task, task_id=task_id))
+
+    async def move(
+        self,
+        record: JobRecord,
+        new: JobState,
+        *,
+        now: float,
+        why: str = "",
+        place: Destination | None = None,
+        **changes: Unpack[Changes],
+    ) -> JobRecord:
+        """Move a job to another state; see `Journal.move`."""
+        move, after = moved(record, new, now=self._time(now), changes=changes)
+        work = partial(
+            sql.move,
+            before=record,
+            after=after,
+            why=redact(why),
+            unpaid=is_refunded(move, record, after),
+            place=place,
+        )
+        await self._run(move.tag if place is None else f"file {move.tag}", work)
+        return after
+
+    async def send(
+        self, record: JobRecord, *, now: float, post_deadline: float, limits: Limits, run: str
+    ) -> JobRecord | Refusal:
+        """Enter ``sending`` if the limits let it; see `Journal.send`.
+
+        ``limits.in_flight`` counts the images of the record's account, over all workers. If the
+        server takes fewer, as `shrink` recorded, that many count.
+        """
+        after = sending(
+            record,
+            now=self._time(now),
+            post_deadline=self._time(post_deadline),
+            boot=self.boot,
+            run=run,
+        )
+        work = partial(sql.send, before=record, after=after, run=run, limits=limits)
+        return await self._run("T2", work) or after
+
+    async def note(self, record: JobRecord, *, now: float, **changes: Unpack[Changes]) -> JobRecord:
+        """Write details of a job that stays in its state; see `Journal.note`."""
+        after = noted(record, now=self._time(now), changes=changes)
+        await self._run("note", partial(sql.swap, before=record, after=after))
+        return after
+
+    async def destinations(self, key: str) -> tuple[Destination, ...]:
+        """Return where the job's images belong."""
+        return await self._run("", partial(sql.destinations, key=key))
+
+    async def save_file(self, key: str, dest: str, file: SavedFile) -> None:
+        """Write down a file at a destination; see `Journal.save_file`.
+
+        Raises:
+            StaleRecordError: Another worker has the job.
+            JournalError: The job has no such destination.
+        """
+        work = partial(sql.save_file, key=key, dest=dest, file=file, boot=self.boot)
+        owner = await self._run("file", work)
+        if owner is not None:
+            raise StaleRecordError(
+                f"job {key} belongs to another worker now ({owner})", external_task_id=key
+            )
+
+    async def owner_of(self, name: str) -> str | None:
+        """Return the key of the job that saved a file as *name*."""
+        return await self._run("", partial(sql.owner_of, name=name))
+
+    async def saved(self, keys: Collection[str]) -> dict[str, SavedJob]:
+        """Return those of the jobs *keys* that are done, with their destinations."""
+        return await self._run("", partial(sql.saved, keys=tuple(keys)))
+
+    async def known_sources(
+        self, paths: Collection[str], *, variant: str = ""
+    ) -> dict[str, KnownSource]:
+        """Return what is known of the files *paths*, by path."""
+        work = partial(sql.known_sources, paths=tuple(paths), variant=variant)
+        return await self._run("", work)
+
+    async def remember_sources(self, sources: Sequence[KnownSource]) -> None:
+        """Keep what was found in source files; see `Journal.remember_sources`."""
+        await self._run("source", partial(sql.remember_sources, sources=sources))
+
+    async def in_flight(self) -> int:
+        """Return how many images are in flight, over all accounts and workers."""
+        return await self._run("", sql.in_flight)
+
+    async def counts(self) -> dict[JobState, int]:
+        """Return how many jobs are in each state that has any."""
+        return await self._run("", sql.counts)
+
+    async def events(self, key: str | None = None) -> list[Event]:
+        """Return what happened to a job (or to all), oldest first."""
+        return await self._run("", partial(sql.events, key=key))
+
+    async def save_outcomes(self, outcomes: Sequence[SourceOutcome]) -> None:
+        """Write down how sources ended; see `Journal.save_outcomes`."""
+        await self._run("outcomes", partial(sql.save_outcomes, outcomes=outcomes))
+
+    async def outcomes(self) -> list[SourceOutcome]:
+        """Return the last outcome of each source, in the order of their names."""
+        return await self._run("", sql.outcomes)
+
+    async def read_meta(self, name: str) -> JSON:
+        """Return what was written under *name*, or None."""
+        return await self._run("", partial(sql.read_meta, name=name))
+
+    async def write_meta(self, name: str, value: JSON) -> None:
+        """Keep a fact about the account or the gateway. Never a key."""
+        await self._run("meta", partial(sql.write_meta, name=name, text=json.dumps(value)))
+
+    async def trust(self) -> None:
+        """Declare that nothing is missing: a database that was restored is complete again.
+
+        To be called after a run with ``verify_remote`` went through all images whose jobs may
+        have been lost, or after a replica that had everything took over.
+        """
+        await self._run("trust", remember_identity)
+
+    async def aclose(self) -> None:
+        """Finish all writes, let go of all jobs, and close. May be called again."""
+        if self._closed:
+            await self._writer.aclose()
+            return
+        self._closed = True
+        self._connection.hurry()
+        try:
+            await self._writer.run("leave", partial(sql.leave, boot=self.boot))
+        except JournalError:
+            pass  # it can't be reached; the lease ends by itself
+        finally:
+            await asyncio.shield(
+                asyncio.get_running_loop().run_in_executor(None, self._worker.stop)
+            )
+            await self._writer.aclose()
+
+    # Working together -------------------------------------------------------------------
+
+    async def claim(self, key: str) -> JobRecord | None:
+        """Begin to work on a job: until `release`, or the end of the lease, nobody else does.
+
+        Returns:
+            The job as it is now; None while another worker has it, or if there is no such job.
+        """
+        return await self._run("claim", partial(sql.claim, key=key, boot=self.boot))
+
+    async def release(self, key: str) -> None:
+        """Let go of a job, and wake who waits for it in other processes."""
+        await self._run("release", partial(sql.release, key=key, boot=self.boot))
+
+    async def unclaimed(self, account: str, *, limit: int) -> list[JobRecord]:
+        """Return jobs of *account* that are running at the server and that no worker has."""
+        return await self._run("", partial(sql.unclaimed, account=account, limit=limit))
+
+    def listening_for_job(self, key: str) -> AbstractContextManager[Signal]:
+        """Give a signal that is set when another worker lets go of a job."""
+        digest = hashlib.md5(key.encode(errors="replace"), usedforsecurity=False).hexdigest()
+        return self._worker.listening(f"job {digest}")
+
+    def listening_for_slot(self, account: str) -> AbstractContextManager[Signal]:
+        """Give a signal that is set when images of *account* are no longer in flight."""
+        return self._worker.listening(f"slot {account}")
+
+    async def shrink(self, account: str) -> int:
+        """Record that the server takes no more images of *account* at present; return how many."""
+        return await self._run("quota", partial(sql.shrink_quota, account=account))
+
+    async def grow(self, account: str, most: int, clean: int) -> int | None:
+        """Count an accepted request while the server takes fewer than *most* images.
+
+        Args:
+            account: The account.
+            most: The configured limit.
+            clean: How many accepted requests in a row allow one image more.
+
+        Returns:
+            How many may be in flight; None when nothing limits them any more.
+        """
+        work = partial(sql.grow_quota, account=account, most=most, clean=clean)
+        return await self._run("quota", work)
+
+    async def quota(self, account: str) -> int | None:
+        """Return how many images of *account* the server takes; None if it never refused one."""
+        return await self._run("", partial(sql.read_quota, account=account))
+
+    async def send_hint(self, task_id: str, key: str) -> None:
+        """Tell all workers that a task may have changed, as a callback says."""
+        text = json.dumps([self.boot, task_id, key])
+        await self._run("hint", partial(sql.notify, text=f"hint {text}"))
+
+    def on_hint(self, handler: Callable[[str, str], object]) -> Callable[[], None]:
+        """Call *handler*, in a thread, with task id and key when another worker sends a hint.
+
+        Returns:
+            What ends that.
+        """
+        self._hint_handlers.append(handler)
+        return partial(self._hint_handlers.remove, handler)
+
+    def _on_hint(self, text: str) -> None:
+        try:
+            sender, task_id, key = json.loads(text)
+        except ValueError:
+            return  # somebody else's words
+        if sender != self.boot:
+            for handler in list(self._hint_handlers):
+                handler(str(task_id), str(key))
+
+    def _time(self, now: float) -> float:
+        """Return *now* by the database's clock, if this machine's is wrong."""
+        return now + self._connection.shift
+
+    async def _run(self, tag: str, work: Callable[[PostgresConnection], T]) -> T:
+        return await self._writer.run(tag, work)
+
+
+def _begin(db: PostgresConnection, worker: Worker, *, migrated: bool) -> None:
+    """Check the database, and register as a worker.
+
+    Raises:
+        JournalError: It can't be used; the subclass says why.
+    """
+    if migrated:
+        migrate(db)
+    else:
+        check_version(db)
+    check_identity(db, verify_remote=db.verify_remote)
+    sql.drop_events(db, kept=_EVENTS_KEPT)
+    sql.register(db, worker.boot, worker.name, worker.lease)
+    db.opened = True

@@ -1,0 +1,42 @@
+"""A real PostgreSQL server, and journals in it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from comet_async.postgres import PostgresJournal
+from tests.support import postgres
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the address of a database of our own."""
+    base = tmp_path_factory.getbasetemp()
+    # All workers of pytest-xdist share the folder above theirs, and so the server.
+    shared = base.parent if base.name.startswith("popen-") else base
+    # Not below it: root runs the server as another user, who can't go there.
+    name = hashlib.sha256(os.fsencode(shared)).hexdigest()[:12]
+    with postgres.server(Path(tempfile.gettempdir()) / f"comet-async-{name}") as server:
+        yield server.get_uri()
+
+
+@pytest.fixture
+def schema(database: str) -> Iterator[str]:
+    """Return the name of a schema that is not there yet."""
+    with postgres.new_schema(database) as name:
+        yield name
+
+
+@pytest.fixture
+async def journal(database: str, schema: str) -> AsyncIterator[PostgresJournal]:
+    """Return an empty journal."""
+    async with await PostgresJournal.open(database, schema=schema) as opened:
+        yield opened
+    await asyncio.sleep(0)
