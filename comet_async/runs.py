@@ -65,7 +65,16 @@ Recall = Callable[[Sequence[Item]], Awaitable[list[Item]]]
 JournalLike = str | os.PathLike[str] | Journal | None
 
 
-class RunOptions(TypedDict, total=False):
+class Budget(TypedDict, total=False):
+    """What may be bought; see `RunOptions`."""
+
+    max_jobs: int | None
+    max_spend: Decimal | float | str | None
+    price: Decimal | float | str | None
+    budget: str
+
+
+class RunOptions(Budget, total=False):
     """Options of a run over many images; all are optional.
 
     Attributes:
@@ -78,6 +87,9 @@ class RunOptions(TypedDict, total=False):
             limit by default. What was sent continues and is recorded.
         max_jobs: Most jobs that this run may buy.
         max_spend: Most money in USD that this run may spend, by ``price``.
+        budget: A name under which ``max_jobs`` and ``max_spend`` count together with all runs that
+            have the same one, over all processes that use the journal. By default each run counts
+            for itself.
         price: USD for one image; the list price by default.
         retry_failed: Buy tasks that failed in an earlier run once more.
         verify_remote: Look for each new job on the server before sending it: for a folder
@@ -96,9 +108,6 @@ class RunOptions(TypedDict, total=False):
     prepare: bool
     settle: float
     timeout: float | None
-    max_jobs: int | None
-    max_spend: Decimal | float | str | None
-    price: Decimal | float | str | None
     retry_failed: bool
     verify_remote: bool
     checksum: bool
@@ -265,7 +274,8 @@ class RunFactory:
         active = await self.own()
         if prepare is None:
             prepare = self.defaults.get("prepare", False)
-        batch = self._batch(active, attrs.evolve(options, run=self._run), prepare, root, 1)
+        options = attrs.evolve(options, run=options.run or self._run)
+        batch = self._batch(active, options, prepare, root, 1)
         self._batches.add(batch)
         try:
             yield batch
@@ -322,7 +332,7 @@ class RunFactory:
             settle=settings.get("settle", SETTLE),
             timeout=settings.get("timeout"),
             limits=limits(settings),
-            run=secrets.token_hex(8),
+            run=settings.get("budget") or secrets.token_hex(8),
             verify_remote=settings.get("verify_remote", False),
         )
 
@@ -340,6 +350,7 @@ class RunFactory:
             )
         concurrency = check_concurrency(settings.get("concurrency", CONCURRENCY))
         active = ActiveJobs(journal, ConcurrencyLimiter(concurrency), self.services)
+        active.share_notifications()
         await active.seed()
         self._opened.add(active)
         return active
@@ -412,7 +423,7 @@ def _folder_journal(root: Path | None, *, dry: bool) -> Path | None:
     return None if path is None or (dry and not path.exists()) else path
 
 
-def limits(options: RunOptions) -> Limits:
+def limits(options: Budget) -> Limits:
     """Return what a run may buy.
 
     Raises:

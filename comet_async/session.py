@@ -58,11 +58,13 @@ from comet_async.requests import EXPAND, ExpandRequest, TaskRequest, kind_named
 from comet_async.runs import (
     CONCURRENCY,
     SETTLE,
+    Budget,
     FolderItems,
     RequestItems,
     Run,
     RunFactory,
     RunOptions,
+    limits,
     name_of,
     root_of,
     selected,
@@ -489,7 +491,9 @@ class CometSession:
         )
         return self._runs.run(items, folder, options)
 
-    async def run_job(self, key: str, *, timeout: float | None = WAIT) -> Outcome:
+    async def run_job(
+        self, key: str, *, timeout: float | None = WAIT, **budget: Unpack[Budget]
+    ) -> Outcome:
         """Continue with one job of the session's journal, from wherever it stands.
 
         Safe to call at any time, by any process that holds the journal, and twice at once. The
@@ -499,10 +503,13 @@ class CometSession:
         Args:
             key: The job's key: the ``external_task_id`` of outcomes and errors.
             timeout: Seconds for all of it; None for no limit. 900 by default.
+            **budget: What may be bought under one name, over all calls and all processes that use
+                the journal; see `RunOptions`.
 
         Raises:
             JournalRequiredError: The session has no journal.
             NotFoundError: The journal has no such job.
+            BudgetExceededError: The budget does not allow it; nothing was sent.
             InputError: It was not sent yet, and its image is not to be had.
             WaitTimeoutError: The time is over; the error says whether anything was sent.
             CometError: It can't continue now; the journal says how far it came.
@@ -513,7 +520,9 @@ class CometSession:
         if record is None:
             msg = f"the journal has no job {key!r}"
             raise NotFoundError(msg, external_task_id=key, sent=False)
-        options = self._options(timeout)
+        options = attrs.evolve(
+            self._options(timeout), limits=limits({**budget}), run=budget.get("budget", "")
+        )
         async with self._runs.single(options, root=root_of(active.journal)) as batch:
             return await batch.resume(record)
 

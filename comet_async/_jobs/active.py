@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncGenerator, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import attrs
 
 from comet_async._jobs.admission import ConcurrencyLimiter, KeyedLock
+from comet_async._jobs.notification_relay import NotificationRelay
 from comet_async._jobs.reconcile import Reconciler, TaskLookup
 from comet_async._jobs.services import Services
 from comet_async._jobs.shared_slots import SharedSlots
@@ -55,6 +56,10 @@ class Job:
 
     record: JobRecord
     task: Task | None = None
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def readable(task: Task, n: int) -> tuple[ResultImage, ...]:
@@ -105,6 +110,7 @@ class ActiveJobs:
     # Jobs of a shared journal that a caller here works on.
     _owners: set[str] = attrs.field(factory=set, init=False)
     _releases: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
+    _unsubscribe: Callable[[], None] = attrs.field(default=_nothing, init=False)
     # Ends that were seen while a runner has the job: it takes them from here.
     _ended: dict[str, Job] = attrs.field(factory=dict, init=False)
     _watches: dict[asyncio.AbstractEventLoop, _LoopWatch] = attrs.field(factory=dict, init=False)
@@ -120,6 +126,14 @@ class ActiveJobs:
             journal=self.journal,
             clock=self.services.clock,
         )
+
+    def share_notifications(self) -> None:
+        """Pass callbacks on to the journal's other workers, and take theirs."""
+        receiver = self.services.callbacks
+        if self.shared is None or receiver is None:
+            return
+        relay = NotificationRelay(self.shared, receiver)
+        self._unsubscribe = relay.start()
 
     async def seed(self) -> None:
         """Count the jobs that earlier sessions left running."""
@@ -370,6 +384,7 @@ class ActiveJobs:
 
     async def aclose(self, timeout: float | None = None) -> None:
         """Settle, and stop polling."""
+        self._unsubscribe()
         await self.settle(timeout)
         watch = self._watches.pop(asyncio.get_running_loop(), _LoopWatch())
         for task in list(watch.tasks.values()):

