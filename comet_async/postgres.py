@@ -44,8 +44,8 @@ from comet_async._journal.group_commit import GroupCommitWriter, Hook
 from comet_async._journal.records import (
     Changes,
     Destination,
-    Event,
     JobRecord,
+    JournalEvent,
     KnownSource,
     Limits,
     NewJob,
@@ -337,7 +337,7 @@ class PostgresJournal:
         """Return how many jobs are in each state that has any."""
         return await self._run("", sql.counts)
 
-    async def events(self, key: str | None = None) -> list[Event]:
+    async def events(self, key: str | None = None) -> list[JournalEvent]:
         """Return what happened to a job (or to all), oldest first."""
         return await self._run("", partial(sql.events, key=key))
 

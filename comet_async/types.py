@@ -29,6 +29,7 @@ from comet_async.clock import Clock
 from comet_async.events import Event, JobEvent, PollEvent
 from comet_async.gateways import DownField, LookupForm
 from comet_async.geometry import Anchor
+from comet_async.runs import Budget
 from comet_async.schedules import ScheduleLike
 from comet_async.waiter import HasWaiter, NotificationSource, TaskSource, TaskStream, UseDefault
 
@@ -36,6 +37,7 @@ __all__ = [
     "JSON",
     "Anchor",
     "AsyncReadableFile",
+    "Budget",
     "Busy",
     "ByteSource",
     "Changes",

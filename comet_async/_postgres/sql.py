@@ -26,8 +26,8 @@ import attrs
 
 from comet_async._journal.records import (
     Destination,
-    Event,
     JobRecord,
+    JournalEvent,
     KnownSource,
     Limits,
     NewJob,
@@ -575,14 +575,14 @@ def remember_sources(db: PostgresConnection, sources: Sequence[KnownSource]) -> 
         db.run(query, *_source_values(source))
 
 
-def events(db: PostgresConnection, key: str | None) -> list[Event]:
+def events(db: PostgresConnection, key: str | None) -> list[JournalEvent]:
     """Return what happened to a job, or to all, oldest first."""
     query = "SELECT job.key, at, old, new, event.why FROM event JOIN job ON job.id = event.job"
     if key is None:
         rows = db.rows(f"{query} ORDER BY event.id")
     else:
         rows = db.rows(f"{query} WHERE job.key = %s ORDER BY event.id", key)
-    return [Event(*row) for row in rows]
+    return [JournalEvent(*row) for row in rows]
 
 
 def drop_events(db: PostgresConnection, *, kept: float) -> None:

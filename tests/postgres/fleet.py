@@ -44,6 +44,7 @@ class Cable:
     broken: bool = False
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = attrs.field(factory=set)
+    _serving: set[asyncio.Task[None]] = attrs.field(factory=set)
 
     async def start(self) -> None:
         """Listen."""
@@ -55,8 +56,7 @@ class Cable:
         if self._server is not None:
             self._server.close()
         self.cut()
-        while self._writers:
-            await asyncio.sleep(0.01)
+        await asyncio.gather(*self._serving)
 
     def cut(self) -> None:
         """Cut all connections, and let no new one through."""
@@ -66,6 +66,10 @@ class Cable:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers = [writer]
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         self._writers.add(writer)
         try:
             with contextlib.suppress(OSError):
