@@ -172,6 +172,7 @@ class PostgresJournal:
             await writer.aclose()
             raise
         worker.start()
+        await asyncio.get_running_loop().run_in_executor(None, worker.wait_until_it_listens)
         return journal
 
     def __del__(self) -> None:

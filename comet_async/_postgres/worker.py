@@ -85,6 +85,7 @@ class Worker:
     _signals: dict[str, set[Signal]] = attrs.field(factory=dict, init=False)
     _mutex: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _stop: threading.Event = attrs.field(factory=threading.Event, init=False)
+    _listens: threading.Event = attrs.field(factory=threading.Event, init=False)
     _thread: threading.Thread | None = attrs.field(default=None, init=False)
 
     @property
@@ -136,6 +137,10 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
+    def wait_until_it_listens(self) -> None:
+        """Wait for the thread's connection, but not for long: the journal works without it."""
+        self._listens.wait(self.lease)
+
     def stop_soon(self) -> None:
         """Have the thread end at its next step."""
         self._stop.set()
@@ -167,6 +172,7 @@ class Worker:
         # The lease is renewed in time or not at all: nothing may hang longer than a lease.
         db.execute(f"SET statement_timeout = {int(self.lease * 1000)}".encode())
         db.execute(names.SQL("LISTEN {}").format(names.Identifier(self.target.schema)))
+        self._listens.set()
         self._wake()  # messages may have been missed
         while not self._stop.is_set():
             self.beat(db)

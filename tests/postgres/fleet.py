@@ -221,7 +221,7 @@ async def new_job(folder: Path, number: int, n: int, account: str) -> NewJob:
     """Return a job for an image of its own."""
     path = folder / "photos" / f"{number:04d}.png"
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(make_png(320, 300, number))
+    path.write_bytes(make_png(300 + number // 250, 300, number % 250))
     image = await load(str(path), field="image")
     request = ExpandRequest(image=str(path), margins=MARGINS, n=n)
     fields = request.fields({"image": image})

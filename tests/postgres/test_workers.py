@@ -1,0 +1,353 @@
+"""Several workers over one journal: leases, fences, quota, budgets and messages."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+from PIL import Image
+
+from comet_async import CallbackReceiver, CometSession, Margins
+from comet_async._journal.records import JobRecord, Limits, Refusal
+from comet_async._journal.states import JobState
+from comet_async._wire.decode import Notification
+from comet_async.errors import BudgetExceededError, StaleRecordError
+from comet_async.postgres import PostgresJournal
+from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
+from comet_async.testing import VirtualClock
+from tests.support.images import make_png
+
+pytest.register_assert_rewrite("tests.support.journal_contract")
+
+from tests.support.journal_contract import (  # noqa: E402 - after its asserts are prepared
+    NOW,
+    new_job,
+    planned,
+    saved,
+    step,
+    walked,
+)
+
+pytestmark = pytest.mark.real_loop
+
+S = JobState
+ACCOUNT = "5f1e"
+MARGINS = Margins(left=0.25, right=0.25)
+OpenJournal: TypeAlias = Callable[..., Any]
+
+
+@pytest.fixture
+async def open_journal(database: str, schema: str) -> AsyncIterator[OpenJournal]:
+    """Return what opens the journal once more, as another process would."""
+    async with AsyncExitStack() as stack:
+
+        async def opened(**options: Any) -> PostgresJournal:
+            journal = await PostgresJournal.open(database, schema=schema, **options)
+            return await stack.enter_async_context(journal)
+
+        yield opened
+
+
+def noise() -> bytes:
+    """Return an image that is hardly compressed, so that its body goes out in pieces."""
+    pixels = random.Random(1).randbytes(3 * 600 * 600)  # noqa: S311 - not a secret
+    file = BytesIO()
+    Image.frombytes("RGB", (600, 600), pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+async def until(true: Callable[[], Any]) -> None:
+    """Wait until the coroutine of *true* returns something true."""
+    async with asyncio.timeout(60):
+        while not await true():  # noqa: ASYNC110 - in a database
+            await asyncio.sleep(0.02)
+
+
+def die(journal: PostgresJournal) -> None:
+    """Have a worker renew its lease no more, as if its process had ended or stood still."""
+    journal._worker.stop()
+
+
+# Leases -------------------------------------------------------------------------------------
+
+
+@pytest.mark.failure("F70", "F71", "F74")
+async def test_what_a_lost_worker_was_sending_is_unknown(open_journal: OpenJournal) -> None:
+    """Another worker takes it over, its slot stays taken, and the lost one can't record more."""
+    lost, other = await open_journal(heartbeat=0.2), await open_journal(heartbeat=0.2)
+    job = await planned(lost)
+    claimed = await lost.claim(job.key)
+    sent = await step(lost, claimed, S.SENDING)
+    assert await other.claim(job.key) is None
+    die(lost)
+
+    async def taken_over() -> JobRecord | None:
+        record: JobRecord | None = await other.claim(job.key)
+        return record
+
+    await until(taken_over)
+    record = await other.get(job.key)
+    assert (record.state, record.fence) == (S.UNKNOWN, sent.fence + 1)
+    assert (await other.events(job.key))[-1].why == "the process that sent it ended"
+    assert await other.in_flight() == 1
+    with pytest.raises(StaleRecordError):
+        await lost.move(sent, S.SUBMITTED, now=NOW, task_id="t")
+    with pytest.raises(StaleRecordError, match="belongs to another worker"):
+        await lost.save_file(job.key, "photos/0", saved())
+    assert await other.get(job.key) == record
+
+
+@pytest.mark.failure("F71")
+async def test_a_lost_worker_sends_nothing(open_journal: OpenJournal) -> None:
+    """Its lease is checked in the transaction that starts a request."""
+    lost = await open_journal(heartbeat=0.1)
+    job = await planned(lost)
+    die(lost)
+    await asyncio.sleep(0.2)  # longer than its lease, which nobody has taken over
+    with pytest.raises(StaleRecordError, match="lease ended"):
+        await step(lost, job, S.SENDING)
+    assert await lost.get(job.key) == job
+
+
+@pytest.mark.failure("F71")
+async def test_a_worker_that_wakes_up_gets_a_new_lease(open_journal: OpenJournal) -> None:
+    """It goes on under another name; what it had belongs to others."""
+    sleeper, other = await open_journal(heartbeat=0.2), await open_journal(heartbeat=0.2)
+    boot, job = sleeper.boot, await planned(sleeper)
+    await sleeper.claim(job.key)
+    await other._run(
+        "test", lambda db: db.run("UPDATE worker SET lost = true WHERE boot = %s", boot)
+    )
+
+    async def has_a_new_name() -> bool:
+        return bool(sleeper.boot != boot)
+
+    await until(has_a_new_name)
+    await until(lambda: other.claim(job.key))
+    fresh = await planned(sleeper, 1)
+    assert (await step(sleeper, fresh, S.SENDING)).boot == sleeper.boot
+
+
+@pytest.mark.failure("F71")
+@pytest.mark.parametrize("make", [lambda: make_png(320, 300), noise], ids=["small", "in pieces"])
+async def test_no_byte_of_a_body_leaves_after_the_lease(
+    open_journal: OpenJournal, make: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that stood still between its record and the first byte does not send it."""
+    journal, send = await open_journal(heartbeat=600), PostgresJournal.send
+
+    async def stand_still(self: PostgresJournal, *args: Any, **more: Any) -> Any:  # noqa: ANN401
+        sent = await send(self, *args, **more)
+        self._worker._until = 0.0
+        return sent
+
+    monkeypatch.setattr(PostgresJournal, "send", stand_still)
+    async with Sandbox(engine="stub") as sandbox:
+        async with CometSession(DEFAULT_KEY, gateway=sandbox.url, journal=journal) as comet:
+            with pytest.raises(StaleRecordError, match="lease ended") as caught:
+                await comet.expand(make(), MARGINS)
+        assert sandbox.ledger.posts == []
+    record = await journal.get(caught.value.external_task_id)
+    assert record.state is S.PLANNED
+
+
+async def test_who_waits_for_a_job_is_woken(open_journal: OpenJournal) -> None:
+    """A job belongs to one worker at a time; when it is released, the others hear of it."""
+    one, two = await open_journal(), await open_journal()
+    job = await planned(one)
+    assert await one.claim(job.key) == job
+    assert await one.claim(job.key) == job  # again is no error
+    with two.listening_for_job(job.key) as released:
+        assert await two.claim(job.key) is None
+        await one.release(job.key)
+        assert await released.wait(30)
+        assert await two.claim(job.key) == job
+
+
+async def test_closing_lets_go(open_journal: OpenJournal) -> None:
+    """A worker that ends in order leaves its jobs to the others at once."""
+    one, two = await open_journal(), await open_journal()
+    job = await planned(one)
+    claimed = await one.claim(job.key)
+    await step(one, claimed, S.SENDING)
+    await one.aclose()
+    record = await two.claim(job.key)
+    assert record.state is S.UNKNOWN
+    assert await two.claim("ce1-nothing") is None
+
+
+# Quota and budgets --------------------------------------------------------------------------
+
+
+@pytest.mark.failure("F73")
+async def test_the_quota_is_exact(open_journal: OpenJournal) -> None:
+    """However many workers ask at once, no more images start than may be in flight."""
+    journals = [await open_journal() for _ in range(3)]
+    jobs = [await planned(journals[0], number, n=1 + number % 3, dest=None) for number in range(15)]
+    limits: dict[str, Any] = {"limits": Limits(in_flight=7), "run": "r", "post_deadline": NOW}
+    sends = [journals[number % 3].send(job, now=NOW, **limits) for number, job in enumerate(jobs)]
+    results = await asyncio.gather(*sends)
+    sent = [result for result in results if isinstance(result, JobRecord)]
+    assert sum(record.n for record in sent) == await journals[0].in_flight()
+    assert 5 <= sum(record.n for record in sent) <= 7
+
+
+async def test_each_account_has_its_own_quota(open_journal: OpenJournal) -> None:
+    """Images of another account, or at another gateway, take no slot."""
+    journal = await open_journal()
+    await walked(journal, S.SENDING, 0)
+    other = await planned(journal, 1, account="beef")
+    sent = await step(journal, other, S.SENDING, limits=Limits(in_flight=1))
+    assert isinstance(sent, JobRecord)
+
+
+async def test_the_quota_shrinks_and_grows_for_all(open_journal: OpenJournal) -> None:
+    """What the server refused one worker, the others need not find out."""
+    one, two = await open_journal(), await open_journal()
+    for number in range(4):
+        await walked(one, S.SUBMITTED, number)
+    assert await one.quota(ACCOUNT) is None
+    assert await one.shrink(ACCOUNT) == 3
+    assert await two.quota(ACCOUNT) == 3
+    job = await planned(two, 4)
+    refused = await two.send(job, now=NOW, post_deadline=NOW, limits=Limits(in_flight=9), run="r")
+    assert refused is Refusal.IN_FLIGHT
+    assert [await two.grow(ACCOUNT, 5, 2) for _ in range(4)] == [3, 4, 4, None]
+    assert await one.quota(ACCOUNT) is None
+
+
+async def test_a_free_slot_wakes_who_waits(open_journal: OpenJournal) -> None:
+    """The end of another worker's image is heard of."""
+    one, two = await open_journal(), await open_journal()
+    record = await walked(one, S.SUBMITTED)
+    with two.listening_for_slot(ACCOUNT) as freed:
+        await one.move(record, S.FAILED, now=NOW)
+        assert await freed.wait(30)
+
+
+@pytest.mark.parametrize("limits", [Limits(jobs=5), Limits(images=5)], ids=str)
+async def test_a_budget_holds_for_all(open_journal: OpenJournal, limits: Limits) -> None:
+    """Workers that spend from one budget stop at its end together."""
+    journals = [await open_journal() for _ in range(3)]
+    jobs = [await planned(journals[0], number, dest=None) for number in range(9)]
+    answers = await asyncio.gather(
+        *(
+            journals[number % 3].send(
+                job, now=NOW, post_deadline=NOW, limits=limits, run="campaign"
+            )
+            for number, job in enumerate(jobs)
+        )
+    )
+    assert sum(isinstance(answer, JobRecord) for answer in answers) == 5
+
+
+async def test_sessions_share_slots_and_budget(
+    open_journal: OpenJournal, make_photo: Callable[..., bytes], tmp_path: Path
+) -> None:
+    """Two sessions with more to do than one slot and the budget allow: never two at once."""
+    async with AsyncExitStack() as stack:
+        options = Options(submitted_seconds=(0, 0), task_seconds=(0.05, 0.1))
+        sandbox = await stack.enter_async_context(
+            Sandbox(engine="stub", limit=1, options=options, seed=1)
+        )
+        journals = [await open_journal() for _ in range(2)]
+        sessions = []
+        for journal in journals:
+            session = CometSession(
+                DEFAULT_KEY,
+                gateway=sandbox.url,
+                journal=journal,
+                concurrency=1,
+                schedule=0.05,
+            )
+            sessions.append(await stack.enter_async_context(session))
+        images = [make_photo(320, 300, tint) for tint in range(6)]
+        await asyncio.gather(
+            *(sessions[i % 2].expand(image, MARGINS) for i, image in enumerate(images))
+        )
+        assert len(sandbox.ledger.charges) == len(sandbox.ledger.posts) == 6
+        image = tmp_path / "photo.png"
+        image.write_bytes(make_photo(320, 300, 7))
+        account = (await sessions[0]._runs.own()).services.account
+        job = new_job(
+            account=account, source=str(image), image_sha=sha256(image.read_bytes()).hexdigest()
+        )
+        (record,) = await journals[0].plan([job], now=time.time())
+        with pytest.raises(BudgetExceededError, match="max_jobs"):
+            await sessions[0].run_job(record.key, max_jobs=0, budget="none")
+
+
+# Messages, clocks ---------------------------------------------------------------------------
+
+
+async def test_a_callback_reaches_the_worker_that_waits(open_journal: OpenJournal) -> None:
+    """Whichever worker is notified, the receivers of the others hear of it, once."""
+    async with AsyncExitStack() as stack:
+        sandbox = await stack.enter_async_context(Sandbox(engine="stub"))
+        receivers, heard = [], asyncio.Queue[Notification]()
+        for _ in range(2):
+            receiver = await stack.enter_async_context(CallbackReceiver())
+            session = CometSession(
+                DEFAULT_KEY, gateway=sandbox.url, journal=await open_journal(), callbacks=receiver
+            )
+            await stack.enter_async_context(session)
+            receivers.append(receiver)
+        loop = asyncio.get_running_loop()
+        receivers[1].subscribe(lambda seen: loop.call_soon_threadsafe(heard.put_nowait, seen))
+        receivers[0].notify(Notification(task_id="t1", external_task_id="ce1-a"))
+        receivers[0].notify(Notification(task_id="t2"))
+        async with asyncio.timeout(30):
+            names = [(await heard.get()).task_id, (await heard.get()).task_id]
+        assert names == ["t1", "t2"]
+        assert heard.empty()
+
+
+@pytest.mark.failure("F75")
+async def test_a_wrong_clock_counts_for_nothing(open_journal: OpenJournal) -> None:
+    """Moments are the database's: by a worker's own, lists would be read too far or not enough."""
+
+    class Ahead(VirtualClock):
+        def time(self) -> float:
+            return time.time() + 3600
+
+    journal = await open_journal(clock=Ahead())
+    now = time.time() + 3600
+    (job,) = await journal.plan([new_job()], now=now)
+    sent = await journal.send(job, now=now, post_deadline=now + 9, limits=Limits(), run="r")
+    assert abs(sent.sent_at - time.time()) < 600
+    assert abs(sent.post_deadline - sent.sent_at - 9) < 1
+
+
+@pytest.mark.failure("F70")
+async def test_a_lost_reply_of_a_lost_worker_is_looked_up(
+    open_journal: OpenJournal, make_photo: Callable[..., bytes]
+) -> None:
+    """The request was charged, its worker is gone: the next one finds the task and pays nothing."""
+    async with Sandbox(engine="stub", speed=100) as sandbox:
+        lost, other = await open_journal(heartbeat=0.2), await open_journal(heartbeat=0.2)
+        options: dict[str, Any] = {"gateway": sandbox.url, "settle": 1.0, "schedule": 0.1}
+        async with CometSession(DEFAULT_KEY, journal=other, **options) as comet:
+            await comet.expand(make_photo(320, 300, 1), MARGINS)  # a control for lookups
+            sandbox.faults.add(Fault("hang_after_charge"))
+            victim = CometSession(DEFAULT_KEY, journal=lost, **options)
+            async with victim:
+                call = asyncio.ensure_future(victim.expand(make_photo(320, 300, 2), MARGINS))
+                async with asyncio.timeout(30):
+                    while len(sandbox.ledger.charges) < 2:  # noqa: ASYNC110 - the sandbox's
+                        await asyncio.sleep(0.01)
+                die(lost)
+                key = sandbox.ledger.charges[1].external_task_id
+                outcome = await comet.run_job(key)
+                assert outcome.status == "done"
+                call.cancel()
+                await asyncio.wait([call])
+                await victim.aclose(timeout=0)
+        assert len(sandbox.ledger.posts) == len(sandbox.ledger.charges) == 2
