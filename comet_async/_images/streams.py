@@ -60,8 +60,9 @@ ByteSource: TypeAlias = ReadableFile | AsyncReadableFile | AsyncIterable[bytes]
 
 def is_pillow(image: object) -> TypeGuard[PillowImage]:
     """Return True for an image of Pillow's; Pillow is not imported for this."""
-    module = sys.modules.get("PIL.Image")
-    return module is not None and isinstance(image, module.Image)
+    # Without the class, another thread is just importing the module: *image* is none of its.
+    kind = getattr(sys.modules.get("PIL.Image"), "Image", None)
+    return kind is not None and isinstance(image, kind)
 
 
 def is_file(image: object) -> TypeGuard[ByteSource]:

@@ -207,7 +207,7 @@ class ActiveJobs:
             self._ended.pop(key, None)
             self._give_back(key)
             self.locks.release(key)
-        self._tidy(key)
+            self._tidy(key)  # also after a timeout: somebody may wait for this job's slot
 
     def _give_back(self, key: str) -> None:
         """Release the slots of a job that is neither being sent nor running."""

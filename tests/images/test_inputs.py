@@ -8,8 +8,10 @@ import asyncio
 import base64
 import hashlib
 import io
+import sys
 import tempfile
 import threading
+import types
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +19,7 @@ from yarl import URL
 
 from comet_async._images.load import SourceImage, load, name_of_input
 from comet_async._images.rules import MAX_BYTES
-from comet_async._images.streams import MAX_HEADER, measure
+from comet_async._images.streams import MAX_HEADER, is_pillow, measure
 from comet_async.errors import InputError
 
 if TYPE_CHECKING:
@@ -294,6 +296,12 @@ async def test_pillow_images(mode: str) -> None:
     assert (await load(image)).sha256 == loaded.sha256
     image.paste(image.crop((300, 200, 350, 250)), (0, 0))
     assert (await load(image)).sha256 != loaded.sha256
+
+
+def test_pillow_while_another_thread_imports_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module is known by then, and has no content yet."""
+    monkeypatch.setitem(sys.modules, "PIL.Image", types.ModuleType("PIL.Image"))
+    assert not is_pillow("dog.png")
 
 
 async def test_pillow_images_that_break_a_rule() -> None:

@@ -223,6 +223,16 @@ class SessionSuite:
         assert first[0].external_task_id is not None
         assert first[0].external_task_id in text[0]
 
+    async def test_a_task_that_was_given_up_frees_its_slot(self, session: CometSession) -> None:
+        """Who waits for the slot polls it, though the time of its own caller is over."""
+        run = asyncio.create_task(session.run(request(9), timeout=1))
+        other = asyncio.create_task(session.run(request(8), timeout=1))
+        await asyncio.sleep(0.5)  # the third waits before the other two give up
+        third = await session.run(request(7), timeout=600)
+        assert third.succeeded
+        for given_up in (run, other):
+            assert isinstance(given_up.exception(), WaitTimeoutError)
+
     async def test_most_in_flight(self, open_session: OpenSession, sandbox: Sandbox) -> None:
         """The limit holds for all verbs together."""
         async with open_session(concurrency=3) as session:
