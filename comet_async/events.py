@@ -154,6 +154,21 @@ class Submitted(JobEvent):
 
 
 @attrs.frozen(kw_only=True)
+class NotAccepted(JobEvent):
+    """The request did not reach the server, or was turned away for now: it is sent again.
+
+    Nothing was billed for it.
+
+    Attributes:
+        error: Name of the error's class.
+        message: What happened.
+    """
+
+    error: str
+    message: str
+
+
+@attrs.frozen(kw_only=True)
 class Duplicate(JobEvent):
     """The server knew the job's key from an earlier request: nothing is billed again."""
 
@@ -232,6 +247,7 @@ Event: TypeAlias = PollEvent | JobEvent
 
 _LEVELS: dict[type[Event], int] = {
     SlotAwaited: logging.INFO,
+    NotAccepted: logging.INFO,
     Submitted: logging.INFO,
     Duplicate: logging.INFO,
     AnswerLost: logging.WARNING,
@@ -317,7 +333,7 @@ def _poll_text(event: PollEvent) -> str:
             return f"task {event.task_id}: a notification arrived; polling now"
 
 
-def _job_text(event: JobEvent) -> str:  # noqa: PLR0911 - one line for each event
+def _job_text(event: JobEvent) -> str:  # noqa: C901, PLR0911 - one line for each event
     job = f"{event.key} (task {event.task_id})" if event.task_id else event.key
     match event:
         case SlotAwaited():
@@ -325,6 +341,8 @@ def _job_text(event: JobEvent) -> str:  # noqa: PLR0911 - one line for each even
             return f"{job} has been waiting for a slot for {event.seconds:.0f} s: {held}"
         case Submitted():
             return f"{job} was accepted and is billed"
+        case NotAccepted():
+            return f"{job} was not accepted ({event.message}); trying again"
         case Duplicate():
             return f"{job} was accepted earlier; nothing is billed again"
         case AnswerLost():

@@ -21,6 +21,7 @@ from comet_async.events import (
     Event,
     Failed,
     JobEvent,
+    NotAccepted,
     Notified,
     Polled,
     Recovered,
@@ -132,6 +133,8 @@ class OpenTelemetry:
             case AnswerLost():
                 self._lost.add(1, {"comet_async.kind": event.kind})
                 job.span.add_event("answer lost", {"error.type": event.error})
+            case NotAccepted():
+                job.span.add_event("not accepted", {"error.type": event.error})
             case SlotAwaited():
                 job.span.add_event("waiting for a slot", {"seconds": event.seconds})
             case Duplicate() | Recovered() | Resubmitted():

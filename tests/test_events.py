@@ -16,6 +16,7 @@ from comet_async.events import (
     JobEvent,
     ListPolled,
     LookedUp,
+    NotAccepted,
     Notified,
     Polled,
     Recovered,
@@ -59,6 +60,11 @@ EVENTS: list[tuple[Event, str, int]] = [
     (
         Duplicate(**KNOWN),
         "ce1-a (task 878) was accepted earlier; nothing is billed again",
+        logging.INFO,
+    ),
+    (
+        NotAccepted(**JOB, error="NotSentError", message="can't connect"),
+        "ce1-a was not accepted (can't connect); trying again",
         logging.INFO,
     ),
     (

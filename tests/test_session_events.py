@@ -20,6 +20,7 @@ from comet_async.events import (
     Failed,
     JobEvent,
     LookedUp,
+    NotAccepted,
     Recovered,
     Resubmitted,
     Saved,
@@ -88,6 +89,16 @@ async def test_a_request_that_never_arrived_is_sent_again(
         sandbox.faults.add(Fault("drop"))
         await comet.expand(photo, Margins(right=0.5))
     assert of_jobs(seen) == [AnswerLost, LookedUp, Resubmitted, Submitted]
+
+
+async def test_what_was_not_accepted_is_sent_again(
+    open_session: Open, seen: list[Event], sandbox: Sandbox, photo: bytes
+) -> None:
+    """A busy server is asked again, and nothing is billed meanwhile."""
+    sandbox.faults.add(Fault("1302", times=2))
+    async with open_session() as comet:
+        await comet.expand(photo, WIDE)
+    assert of_jobs(seen) == [NotAccepted, NotAccepted, Submitted]
 
 
 async def test_a_known_id_is_a_duplicate(

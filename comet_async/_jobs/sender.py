@@ -31,7 +31,7 @@ from comet_async.errors import (
     ServerError,
     StaleRecordError,
 )
-from comet_async.events import AnswerLost, Submitted
+from comet_async.events import AnswerLost, NotAccepted, Submitted
 from comet_async.requests import kind_named
 
 logger = logging.getLogger("comet_async")
@@ -99,7 +99,8 @@ class Sender:
                 self.active.slots.release(record.key)
                 self._give_up(error, begin)
                 record = await self.active.current(record)
-                logger.info("%s was not accepted (%s); trying again", record.key, error.message)
+                facts = {"error": type(error).__name__, "message": error.message}
+                self.active.emit(NotAccepted, record, **facts)
         return Job(record)
 
     def _now(self) -> float:

@@ -228,6 +228,8 @@ class _Messages(logging.Handler):
         self._screen = screen
 
     def emit(self, record: logging.LogRecord) -> None:
+        if vars(record).get("comet_event") == "failed" and not self._screen.verbose:
+            return  # the outcome says it
         text = " ".join(record.getMessage().split())
         self._screen.say(
             text,

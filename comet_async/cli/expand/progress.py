@@ -13,7 +13,7 @@ from comet_async._images.rules import shorten, show
 from comet_async.cli.console import STYLES, Screen, duration, money
 from comet_async.cli.expand.totals import RunTotals, Unfinished
 from comet_async.cli.hints import message_of, with_option
-from comet_async.errors import RunStoppedError
+from comet_async.errors import RunStoppedError, WaitTimeoutError
 
 if TYPE_CHECKING:
     from comet_async.outcomes import Outcome
@@ -149,6 +149,7 @@ class RunProgress:
             (0, f"{totals.count:,} of {total}"),
             (3, f"{totals.uploading:,} uploading" if totals.uploading else ""),
             (3, f"{totals.waiting:,} waiting" if totals.waiting else ""),
+            (3, f"{totals.retrying:,} retrying" if totals.retrying else ""),
             (5, f"{totals.saving:,} saving" if totals.saving else ""),
             (6, f"{totals.in_flight:,}/{totals.slots:,} slots" if totals.in_flight else ""),
             (7, f"{totals.retries:,} retries" if totals.retries else ""),
@@ -172,6 +173,7 @@ class RunProgress:
             "waiting": totals.waiting,
             "saving": totals.saving,
             "slots": totals.slots,
+            "retrying": totals.retrying,
             "retries": totals.retries,
             "billed_images": totals.bought,
             "estimate_usd": "0" if self.free else str(totals.cost),
@@ -196,6 +198,10 @@ def unfinished(outcome: Outcome) -> Unfinished:
     if key:
         reason = reason.replace(f"{key} ", "").replace(key, "")
     hint = with_option(outcome.error)
+    if hint is not None and key:
+        hint = hint.replace(key, "it")
+    if isinstance(outcome.error, WaitTimeoutError) and outcome.error.sent:
+        reason, hint = "its time was over: accepted and billed", None
     if isinstance(outcome.error, RunStoppedError):
         accepted = outcome.task is not None
         reason, hint = reason + (": accepted and billed" if accepted else ""), None

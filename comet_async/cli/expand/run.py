@@ -361,13 +361,20 @@ def _line(source: str) -> bytes:
 
 @contextmanager
 def _counting_retries(totals: RunTotals) -> Generator[None, None, None]:
-    """Count the polls that fail and are repeated, as the waiter logs them."""
+    """Count what fails and is repeated, as the library logs it."""
 
     class Counter(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            totals.retries += getattr(record, "comet_event", "") == "retried"
+            facts = vars(record)
+            match facts.get("comet_event"):
+                case "retried":  # a poll
+                    totals.retries += 1
+                case "notaccepted":
+                    totals.resend(facts["comet_key"])
+                case _:
+                    pass
 
-    logger, handler = logging.getLogger("comet_async.waiter"), Counter(logging.INFO)
+    logger, handler = logging.getLogger("comet_async"), Counter(logging.INFO)
     level = logger.level
     logger.addHandler(handler)
     if logger.getEffectiveLevel() > logging.INFO:

@@ -16,6 +16,7 @@ from comet_async.cli.hints import OPTIONS, message_of, with_option
 from comet_async.errors import BudgetExceededError, CometError, JournalLostError
 
 _NAMED = 3  # sources of one reason that are named
+_CORRECTABLE = frozenset({"invalid", "rejected", "failed"})
 
 
 @attrs.frozen(kw_only=True)
@@ -101,12 +102,23 @@ class Ending:
             rest = f" and {len(sources) - _NAMED:,} more" if len(sources) > _NAMED else ""
             reason = f"{why.reason}: " if why.reason else ""
             lines.append(f"  {len(sources):,} {why.status}: {reason}{named}{rest}")
+            if why.hint and self._to_be_said(why):
+                lines.append(f"      {why.hint}")
         if lines:
             lines.insert(0, "not done:")
         if not self.free and self.totals.accepted:  # a sandbox of this command forgets them
             which = f"{self.totals.accepted:,} of {self.totals.ended['pending']:,} pending"
             lines.append(f"accepted and billed: {which}; the next run does not pay for that again")
         return lines
+
+    def _to_be_said(self, why: Unfinished) -> bool:
+        """Return True for advice about one reason that the next step does not give for all."""
+        alone = {each.status for each in self.totals.unfinished} == {"failed"}
+        return why.status in _CORRECTABLE and not alone and why.hint not in self._step
+
+    @property
+    def _step(self) -> str:
+        return " ".join(self.next_step())
 
     def next_step(self) -> list[str]:
         """Return the one thing to do about what is not done."""
@@ -150,8 +162,7 @@ class Ending:
         hints = {why.hint for why in reasons}
         if len(hints) == 1 and (hint := hints.pop()) and _is_a_step(hint):
             return [f"next: {hint}, and run again"]
-        lines = ["next: fix the invalid or rejected images and rerun; finished ones are left alone"]
-        return lines + [f"  {hint}" for hint in sorted(filter(None, hints))]
+        return ["next: fix the problems above and run again; finished images are left alone"]
 
 
 def _is_a_step(hint: str) -> bool:

@@ -80,7 +80,8 @@ class RunTotals:
         uploading: Requests on their way.
         waiting: Images that the server is working on.
         saving: Results that are being saved.
-        retries: Polls that failed and are repeated.
+        retrying: Images whose request was not accepted, and will be sent again.
+        retries: Requests and polls that failed and were repeated.
         ended: Outcomes by their status.
         earlier: Sources that were done before the run began.
         copied: Sources that needed no expansion.
@@ -99,6 +100,7 @@ class RunTotals:
     uploading: int = 0
     waiting: int = 0
     saving: int = 0
+    retrying: int = 0
     retries: int = 0
     ended: Counter[str] = attrs.field(factory=Counter, init=False)
     earlier: int = attrs.field(default=0, init=False)
@@ -112,6 +114,7 @@ class RunTotals:
     _bought: dict[str, int] = attrs.field(factory=dict, init=False)
     _first: dict[str, str] = attrs.field(factory=dict, init=False)
     _doubted: set[str] = attrs.field(factory=set, init=False)
+    _resent: dict[str, int] = attrs.field(factory=dict, init=False)
     _moments: deque[float] = attrs.field(factory=lambda: deque(maxlen=_RECENT), init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -119,13 +122,23 @@ class RunTotals:
 
     def look(self, records: Iterable[JobRecord]) -> None:
         """Take in the jobs that are being worked on."""
-        uploading = waiting = saving = 0
+        uploading = waiting = saving = again = 0
         for record in records:
+            if record.state is JobState.SENDING:
+                again += self._resent.get(record.key, 0)
+            else:
+                self._resent.pop(record.key, None)
             uploading += record.n * (record.state is JobState.SENDING)
             waiting += record.n * (record.state in {JobState.SUBMITTED, JobState.UNKNOWN})
             saving += record.n * (record.state in {JobState.SUCCEEDED, JobState.SAVING})
             self._count(record)
         self.uploading, self.waiting, self.saving = uploading, waiting, saving
+        self.retrying = sum(self._resent.values()) - again
+
+    def resend(self, key: str) -> None:
+        """Count a request that was not accepted, and will be sent again."""
+        self.retries += 1
+        self._resent[key] = 1
 
     def _count(self, record: JobRecord) -> bool | None:
         bought = billed(record, self.since)
@@ -140,6 +153,7 @@ class RunTotals:
             The source that the outcome's image equals, or None.
         """
         self.ended[outcome.status] += 1
+        self._resent.pop(outcome.external_task_id or "", None)
         bought = self._count(record) if record is not None else False
         first = outcome.source
         if record is None:

@@ -13,7 +13,13 @@ from comet_async._journal.states import JobState
 from comet_async.cli.console import Screen
 from comet_async.cli.expand.progress import RunProgress
 from comet_async.cli.expand.totals import RunTotals, billed
-from comet_async.errors import AuthenticationError, InputError, RunStoppedError
+from comet_async.errors import (
+    AuthenticationError,
+    InputError,
+    OutcomeUnknownError,
+    RunStoppedError,
+    WaitTimeoutError,
+)
 from comet_async.outcomes import Outcome, OutcomeStatus
 
 START = 1_000.0
@@ -168,6 +174,21 @@ def test_plain_progress_speaks_every_ten_seconds(capfd: pytest.CaptureFixture[st
     )
 
 
+def test_what_is_sent_again_is_counted() -> None:
+    """From the refusal until the request is accepted, or its image has ended."""
+    counts = totals(total=3)
+    for name in ("a", "b", "c"):
+        counts.resend(f"ce1-{name}")
+    counts.look([job("a", JobState.SENDING)])
+    assert (counts.retrying, counts.uploading, counts.retries) == (2, 1, 3)
+    counts.look([job("a", JobState.SUBMITTED)])
+    counts.add(done("b"), job("b"))
+    counts.look([])
+    assert counts.retrying == 1
+    facts = RunProgress(Screen(), counts).facts(width=None)
+    assert "1 retrying" in facts
+
+
 def test_what_does_not_fit_is_left_out() -> None:
     """In a narrow window how many, for how long and what it costs remain."""
     counts = totals(total=24)
@@ -187,6 +208,29 @@ def test_equal_problems_are_written_once(capfd: pytest.CaptureFixture[str]) -> N
     err = capfd.readouterr().err
     assert err == "invalid   a.png: is text, no image\n          the content decides\n"
     assert [len(sources) for sources in counts.unfinished.values()] == [3]
+
+
+def test_ids_do_not_tell_reasons_apart(capfd: pytest.CaptureFixture[str]) -> None:
+    """Two answers that were lost are one problem, and so are two waits that were too short."""
+    counts = totals()
+    with RunProgress(Screen(), counts) as progress:
+        for name in ("a", "b"):
+            key = f"ce1-{name}"
+            lost = OutcomeUnknownError(f"{key} may be billed", hint=f"look {key} up later")
+            late = WaitTimeoutError(f"task {name} is processing after 0.9{name} s", task_id=name)
+            for error, status in ((lost, "uncertain"), (late, "pending")):
+                outcome = Outcome(
+                    source=name,
+                    status=OutcomeStatus(status),
+                    external_task_id=key,
+                    error=error,
+                )
+                progress.ended(outcome)
+    assert [(why.reason, why.hint) for why in counts.unfinished] == [
+        ("may be billed", "look it up later"),
+        ("its time was over: accepted and billed", None),
+    ]
+    capfd.readouterr()
 
 
 def test_what_a_stop_leaves_is_not_listed(capfd: pytest.CaptureFixture[str]) -> None:

@@ -98,7 +98,7 @@ async def test_a_bad_image_stops_nothing(comet: Command, sandbox: Sandbox, photo
     (error,) = [line["error"] for line in ended.lines if line["outcome"] == "invalid"]
     assert set(error) == {"type", "message", "code", "hint"}
     assert error["type"] == "InputError"
-    assert "fix the invalid or rejected images and rerun" in ended.err
+    assert "fix the problems above and run again" in ended.err
     assert len(sandbox.ledger.posts) == 3
 
 

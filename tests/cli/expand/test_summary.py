@@ -78,13 +78,25 @@ def test_a_hundred_equal_reasons_are_one_line() -> None:
         unfinished={
             ("failed", "risk control", "change it"): 1,
             ("invalid", "is GIF", "--prepare converts it"): 100,
+            ("uncertain", "its answer was lost", "look it up later"): 2,
         }
     )
     assert end.not_done() == [
         "not done:",
         "  100 invalid: is GIF: 0.png, 1.png, 2.png and 97 more",
+        "      --prepare converts it",
+        "  2 uncertain: its answer was lost: 0.png, 1.png",
         "  1 failed: risk control: 0.png",
+        "      change it",
     ]
+
+
+def test_the_next_step_is_not_said_twice() -> None:
+    """Advice that helps with all of them comes at the end only."""
+    end = ending(ended={"invalid": 2}, unfinished={("invalid", "is GIF", "--prepare fixes it"): 2})
+    assert end.not_done() == ["not done:", "  2 invalid: is GIF: 0.png, 1.png"]
+    end = ending(ended={"failed": 1}, unfinished={("failed", "no", "change it"): 1})
+    assert end.not_done() == ["not done:", "  1 failed: no: 0.png"]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +121,7 @@ def test_a_hundred_equal_reasons_are_one_line() -> None:
         ),
         (
             ending(ended={"invalid": 1}, unfinished={("invalid", "is text", "look at it"): 1}),
-            "next: fix the invalid or rejected images and rerun; finished ones are left alone",
+            "next: fix the problems above and run again; finished images are left alone",
         ),
         (ending(ended={"uncertain": 1}), "comet-async jobs wide --uncertain"),
         (ending(ended={"pending": 1}), COMMAND),
