@@ -1,5 +1,6 @@
 // Behaviour of the components in compare.html. Events are handled on the document, so cards may
-// be added and replaced at any time; dispatch "cards-changed" on the document afterwards.
+// be added and replaced at any time; dispatch "cards-changed" on the document afterwards. The
+// script may stand before the cards: they can be used while the rest is still being read.
 "use strict";
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
@@ -25,6 +26,19 @@
 
   function watch() {
     for (const item of all(".cards > li")) near.observe(item);
+  }
+
+  // The images of a long page take seconds to read; those at its top are shown at once.
+  let newest = null;
+  function watchWhileReading() {
+    const done = document.readyState !== "loading";
+    let item = newest ? newest.nextElementSibling : one(".cards > li");
+    // The last card may still be incomplete.
+    while (item && (done || item.nextElementSibling)) {
+      near.observe(item);
+      [newest, item] = [item, item.nextElementSibling];
+    }
+    if (!done) setTimeout(watchWhileReading, 50);
   }
 
   addEventListener("beforeprint", () => all(".cards > li").forEach(load));
@@ -140,9 +154,7 @@
 
   // Filters, search and order -------------------------------------------------------------------
 
-  const list = one(".cards");
   const status = one("[data-status]");
-  const empty = one("[data-empty]");
   const search = one("[data-search]");
   const sort = one("[data-sort]");
   const texts = new WeakMap();
@@ -169,6 +181,7 @@
     const outcomes = pressed("outcome");
     const properties = pressed("property");
     const words = (search?.value ?? "").toLowerCase().split(/\s+/).filter(Boolean);
+    const list = one(".cards");
     const items = all(".cards > li");
     let count = 0;
     // Hiding a thousand cards one by one is slow while they are laid out.
@@ -186,17 +199,53 @@
     list.hidden = false;
     if (status) {
       const total = items.length.toLocaleString("en");
+      const here = one(".pages") ? "on this page" : "shown";
       status.textContent =
-        count === items.length ? `${total} shown` : `${count.toLocaleString("en")} of ${total} shown`;
+        count === items.length ? `${total} ${here}` : `${count.toLocaleString("en")} of ${total} ${here}`;
     }
+    const empty = one("[data-empty]");
     if (empty) empty.hidden = count > 0;
+    linkPages(outcomes, properties, words);
+  }
+
+  // Links to further pages take the filters with them, and say how many images fit there.
+  function linkPages(outcomes, properties, words) {
+    const links = all(".pages a[data-counts]");
+    if (!links.length) return;
+    const state = new URLSearchParams();
+    for (const each of outcomes) state.append("outcome", each);
+    for (const each of properties) state.append("property", each);
+    if (words.length) state.set("q", search.value);
+    if (sort && sort.value !== "name") state.set("sort", sort.value);
+    const filtered = (outcomes.length || properties.length) && !words.length;
+    for (const link of links) {
+      let fit = 0;
+      for (const [outcome, has, many] of JSON.parse(link.dataset.counts)) {
+        const fits = (!outcomes.length || outcomes.includes(outcome)) &&
+          properties.every((property) => has.includes(property));
+        if (fits) fit += many;
+      }
+      one(".count", link).textContent = filtered ? fit.toLocaleString("en") : "";
+      link.hash = state.toString();
+    }
+  }
+
+  function restore() {
+    const state = new URLSearchParams(location.hash.slice(1));
+    for (const name of ["outcome", "property"]) {
+      for (const chip of all(`.chip[data-${name}]`)) {
+        if (state.getAll(name).includes(chip.dataset[name])) chip.setAttribute("aria-pressed", "true");
+      }
+    }
+    if (search && state.has("q")) search.value = state.get("q");
+    if (sort && state.get("sort") in ORDERS) sort.value = state.get("sort");
   }
 
   function order() {
     const items = all(".cards > li");
     const by = ORDERS[sort?.value] ?? ORDERS.name;
     items.sort((a, b) => by(a, b) || ORDERS.name(a, b));
-    list.append(...items);
+    one(".cards").append(...items);
   }
 
   function clear() {
@@ -206,7 +255,7 @@
   }
 
   search?.addEventListener("input", filter);
-  sort?.addEventListener("change", order);
+  sort?.addEventListener("change", () => { order(); filter(); });
   document.addEventListener("cards-changed", () => { watch(); filter(); });
 
   // Buttons ----------------------------------------------------------------------------------------
@@ -236,10 +285,14 @@
     if (item) open(item);
   });
 
-  // Browsers keep what was typed when a page is loaded again.
-  if (list) {
-    if (sort && sort.value !== "name") order();
+  function begin() {
+    if (!one(".cards")) return;
+    if (sort && sort.value !== "name") order(); // browsers keep what was chosen
     filter();
-    watch();
   }
+
+  restore();
+  watchWhileReading();
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
+  else begin();
 })();

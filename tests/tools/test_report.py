@@ -181,6 +181,18 @@ async def test_last_outcomes() -> None:
     assert found[4].already_there
 
 
+async def test_what_is_under_way_needs_another_run() -> None:
+    """The advice is not that of the error which ended the wait."""
+    journal = MemoryJournal()
+    await journal.plan([new_job("k", "photos/1.png")], now=NOW)
+    last = SourceOutcome(
+        source="photos/1.png", outcome="pending", key="k", hint="look k up", at=NOW + 1
+    )
+    await journal.save_outcomes([last])
+    (found,) = await read_entries(journal)
+    assert found.hint == "run the same command again to resume"
+
+
 async def test_one_entry_for_a_file_that_was_named_in_two_ways() -> None:
     """The last outcome counts."""
     journal = MemoryJournal()
@@ -234,7 +246,7 @@ def test_a_card(tmp_path: Path) -> None:
         )
     )
     assert (made.name, made.properties) == ("dog.png", ("billed",))
-    assert made.summary == "400 × 400 → 800 × 400 · left 50%, right 50%"
+    assert made.summary == "400\xa0×\xa0400 → 800\xa0×\xa0400 · left\xa050%, right\xa050%"
     facts = {fact.name: fact.value for fact in made.facts}
     assert facts["Time taken"] == "1 min 15 s"
     assert (facts["Units"], facts["Cost"]) == ("8", "about $0.028")
@@ -242,6 +254,21 @@ def test_a_card(tmp_path: Path) -> None:
     assert made.view.box == Box(left=25, top=0, width=50, height=100)
     assert made.view.before is not None
     assert made.view.before.width == 360  # half of the canvas
+    links = {fact.name: fact.address for fact in made.facts if fact.address}
+    assert links == {"Original": "../dog.png", "Result": "dog.png"}
+
+
+def test_a_card_has_no_key_in_its_sentences(tmp_path: Path) -> None:
+    """The key is a line of its own, to be copied."""
+    made = CardMaker(folder=tmp_path).make(
+        entry(
+            "dog.png",
+            reason="request ce1-1 may have been accepted",
+            hint="do not submit it again: look ce1-1 up later",
+        )
+    )
+    assert made.reason == "request may have been accepted"
+    assert made.remedy == "do not submit it again: look it up later"
 
 
 def test_a_relative_source_is_found_from_anywhere(tmp_path: Path) -> None:
@@ -284,8 +311,9 @@ def test_further_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert files == ["report-2.html", "report-3.html", "report.html"]
     second = (tmp_path / "report-2.html").read_text()
     assert re.findall(r'data-name="(.*?)"', second) == ["2.png", "3.png"]
-    assert '<a href="report-2.html" aria-current="page">2</a>' in second
+    assert re.findall(r'<a href="(.*?)".*? aria-current="page"', second) == ["report-2.html"] * 2
     assert "<dd>5</dd>" in second  # totals count all pages
+    assert 'data-outcome="done">done <span class="count">5<' in second  # and so do the chips
     write_pages(maker, everything[:1])
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 

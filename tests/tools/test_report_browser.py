@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -263,7 +266,7 @@ def test_sort(page: Page) -> None:
 def test_failures_show_reason_and_remedy(page: Page) -> None:
     """A failed image has its original, its reason and what to do."""
     failed = page.locator("li[data-outcome=failed]")
-    assert failed.locator(".before img").count() == 1
+    failed.locator(".before img").wait_for(state="attached")
     assert failed.locator(".badge").inner_text() == "failed"
     assert failed.locator(".reason").inner_text() == "the task failed"
     assert failed.locator(".remedy").inner_text() == "add --retry-failed"
@@ -371,6 +374,67 @@ def test_without_scripts(browser: Browser, address: str) -> None:
         page = context.new_page()
         page.goto(address)
         side_by_side(page)
+
+
+def test_filters_on_several_pages(browser: Browser, tmp_path: Path) -> None:
+    """Chips count all pages; links to other pages take filters along, and say what fits there."""
+    maker = CardMaker(folder=tmp_path)
+    parts = [CARDS[:5], CARDS[5:]]
+    counts = [Counter((each.outcome, each.properties) for each in part) for part in parts]
+    files = ["report.html", "report-2.html"]
+    for number, part in enumerate(parts, start=1):
+        text = render(part, maker=maker, counts=counts, names=files, number=number)
+        (tmp_path / files[number - 1]).write_text(text)
+    page = browser.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    assert texts(page, ".chip[data-outcome]")[:2] == ["done 4", "failed 1"]
+    page.get_by_role("button", name="failed 1").click()
+    assert names(page) == []
+    assert page.get_by_text("Nothing matches on this page").is_visible()
+    above = page.get_by_role("navigation", name="Pages", exact=True)
+    assert " ".join(above.inner_text().split()) == "1 0 2 1"
+    above.get_by_role("link").last.click()
+    page.wait_for_url("**/report-2.html*")
+    assert names(page) == ["fail.png"]
+    assert page.get_by_role("status").inner_text() == "1 of 4 on this page"
+    page.get_by_role("searchbox").fill("risk of nothing")
+    assert " ".join(above.inner_text().split()) == "1 2"  # words are looked for on this page only
+    page.close()
+
+
+def test_a_page_can_be_used_while_it_is_read(browser: Browser, tmp_path: Path) -> None:
+    """A thousand images are many megabytes: the first ones are there before the last."""
+    write(tmp_path, [card(f"{number}.png") for number in range(50)])
+    data = (tmp_path / "report.html").read_bytes()
+    rest = threading.Event()
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            half = data.index(b'data-name="20.png"')
+            self.wfile.write(data[:half])
+            rest.wait(60)
+            self.wfile.write(data[half:])
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/", wait_until="commit")
+        page.locator(".cards li:first-child img.after").wait_for()
+        page.get_by_role("button", name="1.png", exact=True).click()
+        assert page.get_by_role("dialog", name="1.png").is_visible()
+        page.keyboard.press("Escape")
+        page.get_by_role("searchbox").fill("3.png")
+        rest.set()
+        page.wait_for_load_state()
+        assert names(page) == ["3.png", "13.png", "23.png", "33.png", "43.png"]
+        page.close()
+        server.shutdown()
 
 
 def test_a_thousand_images(browser: Browser, tmp_path: Path) -> None:

@@ -165,8 +165,8 @@ class CardMaker:
             properties=self.properties(entry),
             summary=" · ".join(filter(None, (_sizes(view), margins, *self._marks(entry)))),
             prompt=entry.prompt,
-            reason=self.words(_without_source(entry.reason, entry.source)),
-            remedy=self.words(entry.hint),
+            reason=self.words(_without_names(entry.reason, entry)),
+            remedy=self.words(_without_names(entry.hint, entry)),
             facts=tuple(self._facts(entry, view, margins)),
             seconds=entry.seconds,
             when=entry.at,
@@ -208,12 +208,15 @@ class CardMaker:
         return View(canvas=canvas, box=box, before=before, after=tuple(results))
 
     def _before(self, source: str, longest: int) -> Shot | None:
+        path = self._find(source)
+        return None if path is None else self._shot(path, longest)
+
+    def _find(self, source: str) -> Path | None:
+        """Return where the file of *source* is, or None when there is none."""
         if "://" in source:
             return None
-        for path in (Path(source), self.folder.absolute().parent / source):
-            if path.is_file():
-                return self._shot(path, longest)
-        return None
+        places = (Path(source), self.folder.absolute().parent / source)
+        return next(filter(Path.is_file, places), None)
 
     def _shot(self, path: Path, longest: int) -> Shot | None:
         shot = self._linked(path) if self.link else None
@@ -248,9 +251,11 @@ class CardMaker:
         yield from self._billing(entry)
         if entry.at is not None:
             yield Fact(name="When", value=moment(entry.at))
+        if (path := self._find(entry.source)) is not None:
+            yield Fact(name="Original", value=show(path.name), address=self._address(path))
         for index, name in sorted(entry.files.items()):
-            label = "File" if len(entry.files) == 1 else f"File {index}"
-            address = self._address(self.folder / name) if self.link else ""
+            label = "Result" if len(entry.files) == 1 else f"Result {index}"
+            address = self._address(self.folder / name)
             yield Fact(name=label, value=show(name), address=address)
         if entry.prompt:
             yield Fact(name="Prompt", value=entry.prompt, wide=True)
@@ -299,11 +304,19 @@ def _canvas(results: Sequence[Shot], before: Shot | None, margins: Margins) -> S
 
 def _sizes(view: View) -> str:
     shots = [shot for shot in (view.before, *view.after[:1]) if shot is not None]
-    return " → ".join(f"{shot.full[0]} × {shot.full[1]}" for shot in shots)
+    return " → ".join(f"{shot.full[0]}\xa0×\xa0{shot.full[1]}" for shot in shots)
+
+
+def _without_names(text: str, entry: Entry) -> str:
+    """Return *text* without the name and the key of what it is about, which stand beside it."""
+    text = _without_source(text, entry.source)
+    if entry.record is None:
+        return text
+    key = entry.record.key
+    return text.removeprefix(f"{key} ").replace(f" {key} may", " may").replace(key, "it")
 
 
 def _without_source(reason: str, source: str) -> str:
-    """Return *reason* without the name of the source, which stands above it."""
     for name in (source, show(source), Path(source).name):  # messages shorten long names
         for prefix in (f"image: {name} ", f"{name}: ", f"{name} "):
             if name and reason.startswith(prefix):
@@ -312,11 +325,14 @@ def _without_source(reason: str, source: str) -> str:
 
 
 def _in_words(margins: Margins | None) -> str:
-    """Return "left 50%, right 50%", without the sides where nothing was added."""
+    """Return "left 50%, right 50%", without the sides where nothing was added.
+
+    Spaces inside sizes and shares don't break.
+    """
     if margins is None:
         return ""
     shares = attrs.asdict(margins).items()
-    return ", ".join(f"{side} {percent(share)}" for side, share in shares if share)
+    return ", ".join(f"{side}\xa0{percent(share)}" for side, share in shares if share)
 
 
 def percent(share: float) -> str:

@@ -40,6 +40,8 @@ _PENDING = frozenset(
     }
 )
 _ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED})
+RESUME = "run the same command again to resume"
+
 _SIDES = ("up", "down", "left", "right")
 
 
@@ -146,12 +148,19 @@ def _with_outcome(job: Entry | None, last: SourceOutcome) -> Entry:
         source=last.source,
         outcome=OutcomeStatus(last.outcome),
         reason=last.reason,
-        hint=last.hint,
+        hint=_advice(job.record, last),
         notes=last.notes,
         files=job.files or dict(enumerate(last.files)),
         copied=last.copied,
         already_there=last.outcome == OutcomeStatus.DONE and not (last.copied or last.billed),
     )
+
+
+def _advice(record: JobRecord | None, last: SourceOutcome) -> str:
+    """Return what to do about an outcome: a job that is under way only needs another run."""
+    if last.outcome != OutcomeStatus.PENDING or record is None or record.state not in _PENDING:
+        return last.hint
+    return RESUME + ("; what is billed is not billed again" if record.state in BILLED else "")
 
 
 def _billed_once(entries: Sequence[Entry]) -> list[Entry]:
@@ -199,8 +208,7 @@ def _of_job(record: JobRecord, places: Sequence[Destination], seconds: float | N
 def _standing(record: JobRecord) -> tuple[OutcomeStatus, str, str]:
     """Return the outcome of a job as its record says, its reason and its remedy."""
     if record.state in _PENDING:
-        again = "run the same command again to resume"
-        return OutcomeStatus.PENDING, MEANINGS[record.state].rstrip("."), again
+        return OutcomeStatus.PENDING, MEANINGS[record.state].rstrip("."), RESUME
     if record.state is JobState.REJECTED:
         return OutcomeStatus.REJECTED, record.message, ""
     ended = from_record(record.source, record, (), ())

@@ -7,11 +7,11 @@ import functools
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from comet_async import _assets
 from comet_async._tools.report.cards import Card, CardMaker, duration, moment, money
@@ -26,6 +26,9 @@ NAME = "report.html"
 
 CARDS = 1000
 """Images of one page; further ones are on further pages."""
+
+Counts: TypeAlias = Mapping[tuple[OutcomeStatus, tuple[str, ...]], int]
+"""How many images have an outcome and certain properties."""
 
 _MARK = b'<meta name="generator" content="comet_async">'
 _MARKED = 4096  # bytes at the start of a page that hold the mark
@@ -46,9 +49,10 @@ def write_pages(maker: CardMaker, entries: Sequence[Entry]) -> Path:
     for path in paths:
         _check_ours(path)
     totals = _totals(maker, entries)
+    counts = [Counter((each.outcome, maker.properties(each)) for each in part) for part in parts]
     for number, part in enumerate(parts, start=1):
         cards = list(maker.make_all(part))
-        text = render(cards, maker=maker, totals=totals, names=names, number=number)
+        text = render(cards, maker=maker, totals=totals, counts=counts, names=names, number=number)
         _save(paths[number - 1], text)
     _remove_further(maker.folder, len(parts) + 1)
     return paths[0]
@@ -64,6 +68,7 @@ def render(
     *,
     maker: CardMaker,
     totals: Sequence[tuple[str, str]] = (),
+    counts: Sequence[Counts] = (),
     names: Sequence[str] = (NAME,),
     number: int = 1,
 ) -> str:
@@ -73,14 +78,20 @@ def render(
         cards: What to show.
         maker: What made the cards; it knows the folder and whether results were simulated.
         totals: Names and values for the head of the page.
+        counts: How many images of each page have which outcome and properties; by default those
+            of *cards*, which are all.
         names: File names of all pages.
         number: Which of them this one is, from 1.
 
     Raises:
         MissingExtraError: Jinja2 is not installed.
     """
-    outcomes = Counter(card.outcome for card in cards)
-    properties = Counter(name for card in cards for name in card.properties)
+    counts = counts or [Counter((card.outcome, card.properties) for card in cards)]
+    outcomes: Counter[OutcomeStatus] = Counter()
+    properties: Counter[str] = Counter()
+    for (outcome, names_of), many in (pair for page in counts for pair in page.items()):
+        outcomes[outcome] += many
+        properties.update(dict.fromkeys(names_of, many))
     prompts = {card.prompt for card in cards if card.view.after or card.prompt}
     return _template().render(
         cards=cards,
@@ -92,6 +103,7 @@ def render(
         prompt=prompts.pop() if len(prompts) == 1 else "",
         outcomes=[(word, outcomes[word]) for word in OutcomeStatus if outcomes[word]],
         properties=[(word, properties[word]) for word in _PROPERTIES if properties[word]],
+        counts=[[(*kind, many) for kind, many in page.items()] for page in counts],
         stage=_stage(cards),
         pages=len(names),
         addresses=names,
