@@ -22,6 +22,8 @@
       const reply = await fetch(location.href);
       const page = new DOMParser().parseFromString(await reply.text(), "text/html");
       for (const id of PARTS) document.getElementById(id).replaceWith(page.getElementById(id));
+      const stage = page.getElementById("page").style.getPropertyValue("--stage");
+      document.getElementById("page").style.setProperty("--stage", stage);
       replaceCards(document.getElementById("cards"), page.getElementById("cards"));
       document.dispatchEvent(new Event("cards-changed"));
     } catch { /* the sandbox has stopped; keep what is shown */ }

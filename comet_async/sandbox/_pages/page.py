@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -94,9 +95,16 @@ def render(facts: Facts, query: Query) -> str:
         query=escape(query.words),
         status=status if query.status else "",
         shown=_shown(facts, len(found)),
+        stage=_stage(shown),
         cards="\n".join(_card(facts, task) for task in shown),
         pages="".join(_pages(query, last)),
     )
+
+
+def _stage(tasks: Sequence[SandboxTask]) -> str:
+    """Return the shape of all frames: that of most images, within reason."""
+    shapes = [width / height for task in tasks if task.done for width, height in [task.size]]
+    return f"{min(max(statistics.median(shapes or [1.5]), 0.8), 2.2):.3f}"
 
 
 @cache
