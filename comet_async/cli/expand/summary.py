@@ -102,8 +102,8 @@ class Ending:
             rest = f" and {len(sources) - _NAMED:,} more" if len(sources) > _NAMED else ""
             reason = f"{why.reason}: " if why.reason else ""
             lines.append(f"  {len(sources):,} {why.status}: {reason}{named}{rest}")
-            if why.hint and self._to_be_said(why):
-                lines.append(f"      {why.hint}")
+            if hint := self._advice(why):
+                lines.append(f"      {hint}")
         if lines:
             lines.insert(0, "not done:")
         if not self.free and self.totals.accepted:  # a sandbox of this command forgets them
@@ -111,14 +111,12 @@ class Ending:
             lines.append(f"accepted and billed: {which}; the next run does not pay for that again")
         return lines
 
-    def _to_be_said(self, why: Unfinished) -> bool:
-        """Return True for advice about one reason that the next step does not give for all."""
+    def _advice(self, why: Unfinished) -> str:
+        """Return the advice about one reason, unless the next step gives it for all."""
         alone = {each.status for each in self.totals.unfinished} == {"failed"}
-        return why.status in _CORRECTABLE and not alone and why.hint not in self._step
-
-    @property
-    def _step(self) -> str:
-        return " ".join(self.next_step())
+        if why.hint is None or why.status not in _CORRECTABLE or alone:
+            return ""
+        return "" if why.hint in " ".join(self.next_step()) else why.hint
 
     def next_step(self) -> list[str]:
         """Return the one thing to do about what is not done."""
