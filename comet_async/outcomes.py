@@ -137,8 +137,7 @@ def _ending(record: JobRecord, task: Task | None) -> tuple[OutcomeStatus, CometE
                 task=task,
                 task_id=task_id,
                 external_task_id=key,
-                hint="it is not bought again by itself; change the image, or use "
-                "retry_failed=True (on the command line --retry-failed)",
+                hint="it is not bought again by itself; change the image, or use retry_failed=True",
             )
         case JobState.UNKNOWN | JobState.UNCERTAIN:
             return OutcomeStatus.UNCERTAIN, OutcomeUnknownError(

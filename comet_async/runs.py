@@ -54,9 +54,6 @@ CONCURRENCY = 16
 SETTLE = 60.0
 """Seconds after a request whose answer was lost during which its task may still appear."""
 
-PRICE = "give it by price= (on the command line --price)"
-"""How to name a price, as error messages say it."""
-
 # Images that are looked for at once: a thread for each would cost more than finding it.
 _PAGE = 32
 
@@ -438,7 +435,8 @@ def limits(options: Budget) -> Limits:
         price = _money("price", options.get("price") or EXPAND.price or 0)
         if price <= 0:
             msg = "max_spend needs a price above 0"
-            raise InputError(msg, field="price", value=price, limit="above 0", hint=PRICE)
+            hint = "set it with price="
+            raise InputError(msg, field="price", value=price, limit="above 0", hint=hint)
         images = int(_money("max_spend", spend) / price)
     return Limits(jobs=jobs, images=images)
 

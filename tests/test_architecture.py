@@ -112,6 +112,19 @@ def test_one_module_imports(package: str, owners: set[str]) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=by_path)
+def test_only_the_command_line_names_options(path: Path) -> None:
+    """The library speaks of arguments; `cli/hints.py` turns them into options."""
+    if unit_of(path) == "cli":
+        return
+    strings = [
+        node.value
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value
+    ]
+    assert [text for text in strings if re.search(r"(^|[\s(])--[a-z]{2,}", text)] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=by_path)
 def test_files_stay_short(path: Path) -> None:
     """A file this long deserves a look: it may hold two concepts."""
     lines = path.read_text("utf-8").count("\n")

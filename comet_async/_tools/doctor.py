@@ -328,7 +328,7 @@ def _disk(folder: Path) -> Check:
             name="disk",
             verdict="warning",
             text=f"{shown} can't be written to: {error.strerror}",
-            hint="choose an --out elsewhere, or change the folder's permissions",
+            hint="choose an output folder elsewhere, or change this one's permissions",
         )
     text = f"{shown} can be written to; {free / 1e9:,.1f} GB free"
     if free < _LEAST_SPACE:

@@ -45,7 +45,7 @@ OPTIONS: Mapping[str, str] = {
 _ADDRESSED = re.compile(r"Margins\(([a-z]+)=([0-9.]+)\)")
 _ASSIGNED = re.compile(
     rf"\b({'|'.join(sorted(OPTIONS, key=len, reverse=True))})="
-    r"(?:(True)\b|(?='?[\w.-]))?(?: \(on the command line --[a-z-]+\))?"
+    r"(?:(True)\b|(?='?[\w.-]))?"
 )
 _NAMED = re.compile(rf"\b({'|'.join(name for name in OPTIONS if '_' in name)})\b")
 _FOUND = re.compile(r"find\('([^']+)'\)")

@@ -17,10 +17,9 @@ FUTURE = {"--journal"}
     ("text", "expected"),
     [
         ("is GIF; prepare=True converts it", "is GIF; --prepare converts it"),
-        ("prepare=True (on the command line --prepare) converts it", "--prepare converts it"),
         ("max_jobs=-1 must not be negative", "--max-jobs -1 must not be negative"),
         ("max_spend needs a price above 0", "--max-spend needs a price above 0"),
-        ("give it by price=", "give it by --price"),
+        ("set it with price=", "set it with --price"),
         ("use retry_failed=True", "use --retry-failed"),
         ("the limit is reached (max_jobs)", "the limit is reached (--max-jobs)"),
         ("give shares, like Margins(up=0.5)", "give shares, like --up 0.5"),
