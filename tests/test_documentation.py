@@ -14,6 +14,7 @@ import ast
 import asyncio
 import contextlib
 import inspect
+import re
 import runpy
 import shutil
 import subprocess
@@ -170,3 +171,24 @@ def test_every_error_says_what_to_do() -> None:
     classes = {name for name in vars(errors) if name.endswith("Error") and name != "CometError"}
     assert classes - set(GENERATED["NEXT"]) == {"TransportError", "ResponseError"}
     assert set(GENERATED["NEXT"]) < classes
+
+
+# Words of no use to a reader: the field has better ones.
+WORDS = {
+    "door": "gateway",
+    "mend": "fix, or convert",
+    "picture": "image",
+    "question": "poll, or request",
+    "wish": "parameter, or setting",
+}
+DRAWINGS = "This picture|pages and pictures|one picture"  # what is drawn of the code
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_pages_use_the_words_of_the_field(page: Path) -> None:
+    """One thing has one name, and it is the usual one."""
+    prose = re.sub(rf"```.*?```|`[^`]*`|{DRAWINGS}", "", page.read_text("utf-8"), flags=re.DOTALL)
+    found = {
+        w: use for w, use in WORDS.items() if re.search(rf"\b{w}(s|es|ed)?\b", prose, re.IGNORECASE)
+    }
+    assert found == {}

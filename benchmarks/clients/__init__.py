@@ -1,4 +1,4 @@
-"""The clients that are compared: one job is upload, three questions, download, for each alike.
+"""The clients that are compared: one job is upload, three polls, download, for each alike.
 
 A client is opened with `open_client` and then has `Jobs.run`. Its module is imported only then,
 so that a process pays for one client alone.
@@ -16,7 +16,7 @@ from typing import Protocol
 import attrs
 
 INTERVAL = 0.05
-"""Seconds between two questions about a task, for every client; our shortest."""
+"""Seconds between two polls about a task, for every client; our shortest."""
 
 
 @attrs.frozen(kw_only=True)

@@ -28,7 +28,7 @@ class Tasks:
     """The tasks of the server: how often each was asked about.
 
     Attributes:
-        polls: Which question is answered with "finished".
+        polls: Which poll is answered with "finished".
         root: Address of the server.
         finished: Whether any task has finished.
     """
@@ -45,7 +45,7 @@ class Tasks:
         return f"{860_000_000_000 + self._made}"
 
     def ask(self, task_id: str) -> bool:
-        """Count one question, and tell whether the task has finished."""
+        """Count one poll, and tell whether the task has finished."""
         if task_id.startswith(NEVER):
             return False
         asked = self._asked[task_id] = self._asked.get(task_id, 0) + 1

@@ -43,7 +43,7 @@ POLLS = (
     *("drop", "hang", "500", "502 + HTML", "503", "524", "429", "404"),
     *("200 + HTML", "half a JSON", "new state"),
 )
-"""Faults of the third question about a task."""
+"""Faults of the third poll about a task."""
 
 _PATIENCE = 1.0
 _LIMIT = 40.0
@@ -58,7 +58,7 @@ class Case:
     Attributes:
         client: The client.
         fault: The fault.
-        where: ``submit`` (each POST), ``once`` (the first POST) or ``poll`` (the third question).
+        where: ``submit`` (each POST), ``once`` (the first POST) or ``poll`` (the third poll).
     """
 
     client: str
@@ -257,7 +257,7 @@ def faults(bench: Bench) -> Section:
         tables=[
             _grid(always, clients, submits, posts),
             _grid("Only the first POST is: tasks paid, image got", clients, submits, once),
-            _grid("The third question about a task is: image got?", clients, polls, survives),
+            _grid("The third poll about a task is: image got?", clients, polls, survives),
         ],
     )
 

@@ -140,7 +140,7 @@ def small(bench: Bench) -> Section:
     return Section(
         name="small",
         title="Small images",
-        words=f"Whole jobs: {load.words}, each 1 upload, 3 questions and 1 download into a file. "
+        words=f"Whole jobs: {load.words}, each 1 upload, 3 polls and 1 download into a file. "
         "Ours also hashes, checks both images and puts results safely on the disk; "
         "*journal* is `expand` and `download` with a journal at full durability, *folder* is "
         "`expand_folder`, which also scans, names, and records every file.",

@@ -1,4 +1,4 @@
-"""What one question costs, and one page of the list.
+"""What one poll costs, and one page of the list.
 
 As a program, ``python -m benchmarks.parts.polls NAME ROOT CALLS``, it measures one client.
 """
@@ -158,7 +158,7 @@ def _table(found: dict[str, dict[int, float]], base: str, unit: str, scale: floa
 
 
 def polls(bench: Bench) -> Section:
-    """Measure single questions and whole pages."""
+    """Measure single polls and whole pages."""
     result = bench.scratch / "result.png"
     result.write_bytes(images.png(20_000))
     calls, pages, rounds = bench.count(3000, 100), bench.count(100, 40), bench.count(5, 1)
@@ -168,7 +168,7 @@ def polls(bench: Bench) -> Section:
             names,
             lambda name: _in_process(name, server.root, calls),
             rounds=rounds,
-            what=f"{calls} questions",
+            what=f"{calls} polls",
         )
         page = in_rounds(
             list(_PAGES),
@@ -178,11 +178,11 @@ def polls(bench: Bench) -> Section:
         )
     return Section(
         name="polls",
-        title="Questions and lists",
-        words="CPU of one question about a task, 32 at a time, connections kept: sent, "
+        title="Polls and lists",
+        words="CPU of one poll about a task, 32 at a time, connections kept: sent, "
         f"answered, decoded. Below, one page of the list with {PAGE} finished tasks, decoded.",
         tables=[
-            _table(one, BASE, "CPU µs a question"),
+            _table(one, BASE, "CPU µs a poll"),
             _table(page, "raw aiohttp, page", "CPU µs a task", 1 / PAGE),
         ],
     )

@@ -67,7 +67,7 @@ class Tasks:
         lists: True for one whose list works.
         url: Where it would call back.
         lives: All tasks by id, oldest first.
-        moments: When questions arrived: single ones, and pages.
+        moments: When polls arrived: single ones, and pages.
     """
 
     clock: VirtualClock = attrs.field(factory=VirtualClock)
@@ -135,7 +135,7 @@ class Tasks:
         return TaskPage(tasks=tuple(tasks), number=number, size=size)
 
     async def _exchange(self) -> float:
-        """Spend the time of an exchange; return when the question arrives."""
+        """Spend the time of an exchange; return when the poll arrives."""
         arrives = self.clock.monotonic() + self.round_trip / 2
         self.moments.append(arrives)
         await asyncio.sleep(self.round_trip)

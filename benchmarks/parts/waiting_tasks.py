@@ -211,13 +211,13 @@ class _Meter:
     _done: int = 0
 
     def begin(self, done: int = 0) -> None:
-        """Begin to measure; *done* questions were asked before."""
+        """Begin to measure; *done* polls were asked before."""
         self.taking = self.lag.worst()
         self.lag.late.clear()
         self._cpu, self._done = cpu_seconds(), done
 
     def end(self, done: int) -> Asked:
-        """Return what the questions since then cost."""
+        """Return what the polls since then cost."""
         cpu = 1e6 * (cpu_seconds() - self._cpu) / (done - self._done)
         worst, p99 = self.lag.worst(), self.lag.p99()
         return Asked(cpu=cpu, worst=worst, p99=p99, taking=self.taking)
@@ -225,7 +225,7 @@ class _Meter:
 
 @attrs.frozen(kw_only=True)
 class Asked:
-    """What one question costs while many tasks wait.
+    """What one poll costs while many tasks wait.
 
     Attributes:
         cpu: CPU time, µs.
@@ -317,7 +317,7 @@ def _ask_table(bench: Bench, root: str, *, ends: bool) -> Table:
         facts = [median([getattr(s, key) for s in samples.values()]) for key in keys]
         lags = ["–" if name == BASE else f"{facts[1]:.0f}", f"{facts[2]:.0f}", f"{facts[3]:.1f}"]
         rows.append([name, f"{facts[0]:.0f}", f"{times:.2f}", *lags])
-    head = ("client", "CPU µs a question", "× raw", "worst ms, taken in", "worst ms", "p99 ms")
+    head = ("client", "CPU µs a poll", "× raw", "worst ms, taken in", "worst ms", "p99 ms")
     return table(what, head, rows)
 
 
@@ -331,7 +331,7 @@ def waiting_tasks(bench: Bench) -> Section:
         name="waiting_tasks",
         title="Many tasks waiting",
         words="What each of them holds: growth of the process, and what Python's allocator gave "
-        "out; tenacity with a tenth of the tasks. Then questions about all of them, 32 at a time, "
+        "out; tenacity with a tenth of the tasks. Then polls about all of them, 32 at a time, "
         "through one `as_completed()`; *raw aiohttp* asks the same from 32 workers and knows "
         "nothing of waiting. The delays are those of another task in the loop, which sleeps for "
         "5 ms again and again; *taken in* is while the tasks are handed over, when the longest is "

@@ -218,7 +218,7 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     if version > len(sql.MIGRATIONS):
         raise JournalError(
             f"the journal {path} was written by a newer comet_async",
-            hint="upgrade comet_async, or choose another output folder",
+            hint="upgrade comet_async, or choose another file",
         )
     size = path.stat().st_size
     for check, limit in _CHECKS.items():

@@ -127,7 +127,7 @@ def decode_created(
         now: The wall clock, for a ``Retry-After`` that is a date.
 
     Raises:
-        OutcomeUnknownError: The answer leaves open whether the request was accepted.
+        OutcomeUnknownError: The answer does not say whether the request was accepted.
         DuplicateTaskError: The request was accepted, and paid, earlier.
         RateLimitError: Not accepted: too fast, or (`ConcurrencyLimitError`) too many.
         ServerError: Not accepted: out of service.

@@ -97,7 +97,7 @@ _OTHER_GATEWAY = (
 )
 
 UNKNOWN = Verdict(
-    OutcomeUnknownError, "the answer leaves open whether the request was accepted", _LOOK_UP
+    OutcomeUnknownError, "the answer does not say whether the request was accepted", _LOOK_UP
 )
 UNREADABLE = Verdict(DecodeError, "the answer can't be read", _LATER, paid=UNKNOWN)
 REDIRECTED = Verdict(
@@ -106,7 +106,7 @@ REDIRECTED = Verdict(
     "check the API root",
     paid=Verdict(
         OutcomeUnknownError,
-        "the address redirects, which leaves open whether the request was accepted",
+        "the address redirects, and does not say whether the request was accepted",
         f"check the API root; {_LOOK_UP}",
     ),
 )

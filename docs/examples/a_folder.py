@@ -1,4 +1,4 @@
-"""Expand a folder; run it again and it goes on where it ended."""
+"""Expand a folder; run it again to resume."""
 
 import asyncio
 
