@@ -7,6 +7,7 @@ https://klingai.com/document-api/api/get-started/authentication (Kling).
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Literal
 from urllib.parse import quote
@@ -17,9 +18,9 @@ from yarl import URL
 from comet_async._addresses import is_loopback
 from comet_async._types import JSON
 from comet_async._validation import check_text, flag, instance_of, text, wrong
-from comet_async.errors import ConfigError
+from comet_async.errors import ConfigError, InputError
 from comet_async.requests import TaskKind
-from comet_async.secret import redact
+from comet_async.secret import Secret, redact
 
 LookupForm = Literal["path", "query", "flag"]
 """How to look a task up by our own id: as the last part of the path (Kling's page), as
@@ -93,6 +94,46 @@ def _check_forms(_owner: object, _field: object, value: object) -> None:
         raise wrong("lookup_forms", value, "a tuple of path, query and flag")
 
 
+# What the library sets itself, and what would change how much of a request is sent.
+_OUR_HEADERS = {
+    *("accept", "accept-encoding", "authorization", "connection", "content-encoding"),
+    *("content-length", "content-type", "cookie", "expect", "host", "idempotency-key"),
+    *("te", "trailer", "transfer-encoding", "upgrade"),
+}
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
+
+
+def _is_text(value: object, pattern: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _as_headers(given: Mapping[str, str]) -> Mapping[str, str]:
+    """Return a copy of *given*.
+
+    Raises:
+        InputError: A header can't be sent, or is one of ours. Its value is not shown.
+    """
+    for name, value in dict(given).items():
+        if not _is_text(name, _HEADER_NAME):
+            raise wrong("headers", name, "the name of a header")
+        if name.lower() in _OUR_HEADERS:
+            raise InputError(
+                f"headers: {name} is set by the library",
+                field="headers",
+                value=name,
+                limit="other headers",
+                hint="pass the key as api_key" if name.lower() == "authorization" else None,
+            )
+        if not _is_text(value, _HEADER_VALUE):
+            raise InputError(
+                f"headers: the value of {name} can't be sent",
+                field="headers",
+                limit="printable ASCII without blanks around it",
+            )
+    return dict(given)
+
+
 @attrs.frozen(kw_only=True)
 class Gateway:
     """A gateway to the API.
@@ -103,6 +144,8 @@ class Gateway:
         prefix: What stands before ``/images/…`` on this gateway.
         down_field: Name of the lower margin: ``down``, ``bottom`` or both with equal values.
         lookup_forms: Ways to look a task up by our own id, in the order to try them.
+        headers: Headers to send with each call to this gateway, such as the token of an access
+            proxy in front of it. Not sent to the hosts of results, and not shown in ``repr``.
         identity: What a journal knows this gateway by, if its address may change; the address
             by default.
         allow_http: Allow plain http to other machines, for the API and for results on its
@@ -121,6 +164,9 @@ class Gateway:
     prefix: str = attrs.field(default="/v1", validator=_check_prefix)
     down_field: DownField = "down"
     lookup_forms: tuple[LookupForm, ...] = attrs.field(default=_FORMS, validator=_check_forms)
+    headers: Mapping[str, str] = attrs.field(
+        factory=dict, converter=_as_headers, repr=False, hash=False
+    )
     identity: str | None = attrs.field(default=None, validator=instance_of(str, None))
     _collections: dict[str, URL] = attrs.field(factory=dict, init=False, eq=False, repr=False)
 
@@ -200,6 +246,11 @@ class Gateway:
         """A short name of the gateway for the journal."""
         what = self.identity or f"{self.root}{self.prefix}"
         return hashlib.sha256(what.encode()).hexdigest()[:16]
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """What of the headers must never be shown: of ``Basic …``, for example, what follows."""
+        return tuple(Secret(value.split()[-1]) for value in self.headers.values())
 
     def collection(self, kind: TaskKind) -> URL:
         """Return the address that creates and lists tasks of *kind*."""

@@ -198,7 +198,13 @@ class CometSession:
         network = network or Network(connections=max(concurrency, 32) + 1)
         timeouts = Timeouts.of(request_timeout)
         trusted = frozenset({chosen.root.host or "", *(("localhost",) if chosen.loopback else ())})
-        transport = Transport(network=network, timeouts=timeouts, clock=clock, trusted=trusted)
+        transport = Transport(
+            network=network,
+            timeouts=timeouts,
+            clock=clock,
+            trusted=trusted,
+            headers=chosen.headers,
+        )
         self._backoff = Backoff.of(backoff)
         self._api = Api(gateway=chosen, credentials=credentials, transport=transport, clock=clock)
         tasks = _SessionTasks(self._api, as_schedule(schedule), self._backoff)
@@ -271,6 +277,7 @@ class CometSession:
         if runs is not None and not runs.closed and self._api.transport.unclosed:
             message = f"unclosed {self!r}: use 'async with' or await aclose()"
             warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
+            self._api.transport.abandon(message)  # Python hides the warning by default
 
     def __repr__(self) -> str:
         return f"<CometSession {self._api.gateway.name} at {self._api.gateway.root}>"

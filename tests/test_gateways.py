@@ -6,9 +6,10 @@ import attrs
 import pytest
 from yarl import URL
 
-from comet_async.errors import ConfigError
+from comet_async.errors import ConfigError, InputError
 from comet_async.gateways import Gateway, LookupForm
 from comet_async.requests import EXPAND
+from comet_async.session import CometSession
 
 COMET = "https://api.cometapi.com/kling/v1/images/editing/expand"
 
@@ -203,3 +204,27 @@ def test_fingerprint_tells_gateways_apart() -> None:
     ]
     assert len({gateway.fingerprint for gateway in gateways}) == len(gateways)
     assert attrs.evolve(gateways[0], name="other").fingerprint == gateways[0].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"Authorization": "Bearer hidden-value"}, "Authorization is set by the library"),
+        ({"content-length": "17"}, "content-length is set by the library"),
+        ({"X Tenant": "hidden-value"}, "is not the name of a header"),
+        ({"X-Tenant": "hidden-value\r\nHost: other"}, "the value of X-Tenant can't be sent"),
+        ({"X-Tenant": 17}, "the value of X-Tenant can't be sent"),
+    ],
+)
+def test_headers_that_cannot_be_sent(headers: dict[str, str], said: str) -> None:
+    """A header that would change the request is refused, and its value is not shown."""
+    with pytest.raises(InputError, match=said) as caught:
+        Gateway(name="mine", root="https://gate.example", headers=headers)
+    assert "hidden-value" not in f"{caught.value!r}{caught.value.as_dict()}"
+
+
+def test_headers_reach_the_session_and_no_repr() -> None:
+    """They are the gateway's, so that every session on it sends them; and may be secret."""
+    gateway = Gateway(name="mine", root="https://gate.example", headers={"X-Token": "hidden"})
+    assert "hidden" not in repr(gateway)
+    assert CometSession("key", gateway=gateway)._api.transport.headers == {"X-Token": "hidden"}

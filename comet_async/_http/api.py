@@ -102,6 +102,10 @@ class Api:
     submissions: Submissions = attrs.field(factory=Submissions, init=False, repr=False)
 
     @property
+    def _secrets(self) -> tuple[Secret, ...]:
+        return (*self.credentials.secrets, *self.gateway.secrets)
+
+    @property
     def account(self) -> str:
         """Fingerprint of the gateway and the account, for the journal; never the key."""
         return f"{self.gateway.fingerprint}-{self.credentials.account}"
@@ -222,7 +226,7 @@ class Api:
         """
         limit = timeout if timeout is not None else self.transport.timeouts.request
         reply = await self.transport.get(url, self.credentials, timeout=limit)
-        return _without(self.credentials.secrets, reply)
+        return _without(self._secrets, reply)
 
     def _get(self, url: URL, decode: Callable[[Reply], T], timeout: float | None) -> Awaitable[T]:
         limit = timeout if timeout is not None else self.transport.timeouts.request
@@ -247,10 +251,10 @@ class Api:
         An error loses its traceback: the variables in it hold what the server wrote.
         """
         try:
-            return decode(_without(self.credentials.secrets, reply))
+            return decode(_without(self._secrets, reply))
         except CometError as caught:
             error = caught.with_traceback(None)
-        _redact_fields(error, self.credentials.secrets)
+        _redact_fields(error, self._secrets)
         error.__context__ = error.__cause__ = None
         return error
 

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import socket
@@ -180,6 +181,14 @@ class _Pool:
     def __attrs_post_init__(self) -> None:
         self.keeper = self._keep()
 
+    def detach(self) -> list[aiohttp.BaseConnector]:
+        """Close our sessions, and return what is left to close: their connections."""
+        self.closed = True
+        connectors = {session.connector for session in self.owned}
+        for session in self.owned:
+            session.detach()
+        return [connector for connector in connectors if connector is not None]
+
     async def _keep(self) -> AsyncGenerator[None, None]:
         """Close our sessions when the loop shuts down: a loop closes its async generators last.
 
@@ -193,6 +202,21 @@ class _Pool:
                 await session.close()
 
 
+_closing: set[asyncio.Future[None]] = set()
+
+
+def _close_soon(connectors: list[aiohttp.BaseConnector]) -> None:
+    """Close *connectors*; called in their event loop."""
+
+    async def close() -> None:
+        for connector in connectors:
+            await connector.close()
+
+    task = asyncio.ensure_future(close())
+    _closing.add(task)  # a loop holds its tasks weakly
+    task.add_done_callback(_closing.discard)
+
+
 @attrs.define(eq=False)
 class Transport:
     """Sends requests; one pool of connections for each event loop that uses it.
@@ -202,12 +226,14 @@ class Transport:
         timeouts: Time limits.
         clock: The wall clock, for signed tokens.
         trusted: Hosts that may have private addresses, because the caller configured them.
+        headers: Sent with each call to the API, besides our own.
     """
 
     network: Network
     timeouts: Timeouts
     clock: Clock
     trusted: frozenset[str] = frozenset()
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = attrs.field(
         factory=weakref.WeakKeyDictionary, init=False
     )
@@ -342,11 +368,27 @@ class Transport:
         """True while connections of ours are open."""
         return any(not pool.closed and not loop.is_closed() for loop, pool in self._pools.items())
 
+    def abandon(self, message: str) -> None:
+        """Report each event loop's open connections with *message*, and close them there.
+
+        For a session that was dropped without `aclose`: aiohttp would report each connection
+        pool by itself, in words that don't name the session.
+        """
+        pools, self._pools = dict(self._pools), weakref.WeakKeyDictionary()
+        for loop, pool in pools.items():
+            if pool.closed or loop.is_closed():
+                continue
+            loop.call_exception_handler({"message": message})
+            connectors = pool.detach()
+            with contextlib.suppress(RuntimeError):  # the loop was closed just now
+                loop.call_soon_threadsafe(_close_soon, connectors)
+
     def _headers(
         self, credentials: Credentials | None, *, body: Body | None = None, own_id: str = ""
     ) -> dict[str, str]:
         # Kling lists the type as required, also where there is no body.
-        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        ours = {"Accept": "application/json", "Content-Type": "application/json"}
+        headers = {**self.headers, **ours}
         if credentials is not None:
             headers["Authorization"] = credentials.header(self.clock.time())
         if body is not None:

@@ -109,6 +109,7 @@ async def examine(
         timeouts=Timeouts(),
         clock=clock,
         trusted=frozenset(trusted),
+        headers=gateway.headers,
     )
     doctor = _Doctor(
         Api(gateway=gateway, credentials=credentials, transport=transport, clock=clock)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -70,13 +70,15 @@ def refusal(status: int, code: int | str, message: str = "no") -> web.Response:
 
 @asynccontextmanager
 async def api_on(
-    handler: Handler, *, credentials: Credentials = KEY
+    handler: Handler, *, credentials: Credentials = KEY, headers: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[Api, Server]]:
     """An account on a server that answers with *handler*."""
     clock = VirtualClock()
     async with serving(handler) as server:
-        gateway = Gateway.comet(server.url)
-        transport = Transport(network=Network(), timeouts=Timeouts(), clock=clock)
+        gateway = attrs.evolve(Gateway.comet(server.url), headers=headers or {})
+        transport = Transport(
+            network=Network(), timeouts=Timeouts(), clock=clock, headers=gateway.headers
+        )
         try:
             yield Api(gateway, credentials, transport, clock), server
         finally:
@@ -362,3 +364,24 @@ async def test_account_is_the_gateway_and_the_key() -> None:
         ]
         assert len({api.account, *(other.account for other in others)}) == 3
         assert "canary" not in f"{api.account} {api!r}"
+
+
+@pytest.mark.parametrize("call", [CREATE, GET, FIND, PAGE], ids=["create", "get", "find", "page"])
+async def test_headers_of_the_gateway_go_with_each_call(call: Call) -> None:
+    """Besides ours; and an answer that echoes one does not bring it into an error."""
+    headers = {"X-Gateway-Auth": "Basic dXNlcjpwYXNzd29yZA"}
+    refused = refusal(400, 1201, "no dXNlcjpwYXNzd29yZA here")
+    async with api_on(answering(refused), headers=headers) as (api, server):
+        with pytest.raises(CometError) as caught:
+            await call(api)
+    assert server.seen[0].headers["x-gateway-auth"] == headers["X-Gateway-Auth"]
+    assert server.seen[0].headers["authorization"].startswith("Bearer ")
+    assert "dXNlcjpwYXNzd29yZA" not in f"{caught.value}{caught.value.as_dict()}"
+
+
+async def test_hosts_of_results_see_no_header_of_the_gateway() -> None:
+    """They are named by the server, and belong to others."""
+    async with api_on(answering({}), headers={"X-Tenant": "t-17"}) as (api, server):
+        async with api.transport.fetch(server.url / "image.png"):
+            pass
+    assert "x-tenant" not in server.seen[0].headers
