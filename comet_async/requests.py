@@ -28,6 +28,9 @@ MAX_N = 9
 class TaskKind:
     """A kind of task: where it lives and what it costs.
 
+    ``EXPAND`` is image expansion, ``GENERATION`` makes images from text, and ``TRY_ON`` puts a
+    garment on a person.
+
     Attributes:
         name: Our word for it, as kept in the journal.
         path: The route below the gateway's prefix; create, query and list share it.
@@ -258,7 +261,7 @@ class ExpandRequest:
             field="margins",
             value=self.margins,
             limit="Margins with numbers, for a URL",
-            hint="give shares, such as 0.5 of its height; or download the image first",
+            hint="give shares, such as 0.5 of its height; or use CometSession.measure()",
         )
 
     def already_satisfied(self, images: Mapping[str, SourceImage]) -> bool:

@@ -34,7 +34,7 @@ from comet_async._jobs.services import Services
 from comet_async._journal.memory import ForgettingJournal, MemoryJournal
 from comet_async._journal.records import Journal, Limits
 from comet_async._results.save import ResultSaver
-from comet_async._validation import check_concurrency, check_timeout
+from comet_async._validation import check_concurrency, check_event_loop, check_timeout
 from comet_async.clock import Clock
 from comet_async.errors import CometError, InputError, SessionClosedError
 from comet_async.journal import SqliteJournal
@@ -267,6 +267,7 @@ class RunFactory:
         self, options: JobOptions, *, prepare: bool | None = None, root: Path | None = None
     ) -> AsyncGenerator[Batch, None]:
         """Give a batch for one call of a program's, over the session's own journal."""
+        check_event_loop()
         self.check_open()
         active = await self.own()
         if prepare is None:
@@ -291,6 +292,7 @@ class RunFactory:
             dry: Make nothing that is not there yet.
             resume: Save results where the session's own journal says.
         """
+        check_event_loop()
         self.check_open()
         settings: RunOptions = {**self.defaults, **options}
         active = await self.own() if self.given is not None else None

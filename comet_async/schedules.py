@@ -11,6 +11,7 @@ places its polls at equal steps of the integral of sqrt(h).
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import math
 import random
@@ -257,6 +258,11 @@ LATE = 120.0
 """What counts as a long life of a task, seconds, where nothing shorter was learned."""
 
 
+# Density of the polls while nothing is known. `benchmarks/waiting.py` prints what that means for
+# tasks of half a second to ten minutes.
+_PRICE = 6.0 / 5.5
+
+
 class LearnedSchedule:
     """Places polls where they are worth most, and learns how long tasks take.
 
@@ -284,10 +290,7 @@ class LearnedSchedule:
     # last of them are polled first when they are 20 s old.
     _SCOUTS = 32
     _LATER = 3.0
-    # Density of the polls while nothing is known, and how many ends it takes to know as much as
-    # was believed. `benchmarks/waiting.py` prints what that means for tasks of half a second to
-    # ten minutes.
-    _PRICE = 6.0 / 5.5
+    # How many ends it takes to know as much as was believed.
     _YOUNG = 64
 
     def __init__(
@@ -314,7 +317,7 @@ class LearnedSchedule:
         self._records = 0
         self._due: tuple[float, float] = (0.0, 0.0)
         self.version: int = 0
-        self._plan = self._past = self._make_plan()
+        self._plan = self._past = _first_plan(self._steps, floor, ceiling)
 
     def __repr__(self) -> str:
         return f"LearnedSchedule(aim={self._aim:g}, learned={self.learned})"
@@ -405,28 +408,37 @@ class LearnedSchedule:
         ends, records = self._due
         if self._records < records and self._durations.count < ends:
             return
-        self._past, self._plan = self._plan, self._make_plan()
+        plan = _plan(self._durations, self._steps, self._floor, self.ceiling)
+        self._past, self._plan = self._plan, plan
         self._due = (self._durations.count * 1.1 + 1e-9, self._records * 1.1)
         if self._durations.count <= self._YOUNG:
             self.version += 1
 
-    def _make_plan(self) -> Plan:
-        known, polls = self._durations, 0.0
-        weights: list[float] = []
-        survivors = [1.0]
-        for k, chance in enumerate(known.chances()):
-            # While the scale is unknown a second counts for a short task more than for a long.
-            scale = (MIDDLES[k] + known.total) / (1.0 + known.count)
-            hazard = -math.log1p(-chance) / WIDTHS[k]
-            weights.append(math.sqrt(hazard / scale))
-            polls += survivors[-1] * (1.0 - chance / 2) * weights[-1] * WIDTHS[k]
-            survivors.append(survivors[-1] * (1.0 - chance))
-        price = self._steps * polls**-known.trust * self._PRICE ** (1.0 - known.trust)
-        most, least = 1.0 / self._floor, 1.0 / self.ceiling
-        rates = [min(most, max(least, price * weight)) for weight in weights]
-        sums = itertools.accumulate(map(float.__mul__, rates, WIDTHS), initial=0.0)
-        late = bisect.bisect_left([-value for value in survivors], -0.1)
-        return Plan(rates, tuple(sums)[:-1], EDGES[min(late, BINS)])
+
+def _plan(known: DurationHistogram, steps: float, floor: float, ceiling: float) -> Plan:
+    """Return the densities that make *steps* polls notice the ends soonest."""
+    polls = 0.0
+    weights: list[float] = []
+    survivors = [1.0]
+    for k, chance in enumerate(known.chances()):
+        # While the scale is unknown a second counts for a short task more than for a long.
+        scale = (MIDDLES[k] + known.total) / (1.0 + known.count)
+        hazard = -math.log1p(-chance) / WIDTHS[k]
+        weights.append(math.sqrt(hazard / scale))
+        polls += survivors[-1] * (1.0 - chance / 2) * weights[-1] * WIDTHS[k]
+        survivors.append(survivors[-1] * (1.0 - chance))
+    price = steps * polls**-known.trust * _PRICE ** (1.0 - known.trust)
+    most, least = 1.0 / floor, 1.0 / ceiling
+    rates = [min(most, max(least, price * weight)) for weight in weights]
+    sums = itertools.accumulate(map(float.__mul__, rates, WIDTHS), initial=0.0)
+    late = bisect.bisect_left([-value for value in survivors], -0.1)
+    return Plan(rates, tuple(sums)[:-1], EDGES[min(late, BINS)])
+
+
+@functools.lru_cache(maxsize=8)
+def _first_plan(steps: float, floor: float, ceiling: float) -> Plan:
+    """Return the plan while nothing is known: the same for each session, and slow to make."""
+    return _plan(DurationHistogram(), steps, floor, ceiling)
 
 
 class _Scale:

@@ -16,8 +16,9 @@ from comet_async._backoff import Backoff, Gate, WaitStrategy, with_retries
 from comet_async._http.api import MAX_PAGE, MAX_PAGE_SIZE, Api, Submission
 from comet_async._http.balance import balance
 from comet_async._http.transport import Transport
-from comet_async._images.load import ImageInput
+from comet_async._images.load import ImageInput, SourceImage, load
 from comet_async._images.naming import exact
+from comet_async._images.rules import show
 from comet_async._jobs.batch import Item
 from comet_async._jobs.calls import Busy, JobOptions
 from comet_async._jobs.reconcile import TaskLookup
@@ -43,11 +44,13 @@ from comet_async.config import (
     config_path,
 )
 from comet_async.errors import (
+    DownloadError,
     InputError,
     JournalError,
     JournalRequiredError,
     NotFoundError,
     TaskFailedError,
+    TransportError,
 )
 from comet_async.events import Event, EventSink
 from comet_async.gateways import Gateway
@@ -295,6 +298,40 @@ class CometSession:
     def waiter(self) -> TaskWaiter:
         """The session's own waiter, with its counters."""
         return self._waiter
+
+    # Images -----------------------------------------------------------------------------
+
+    async def measure(self, image: ImageInput) -> SourceImage:
+        """Check an image as `expand` does, and return it with its width and height.
+
+        Of an image at a URL the beginning is fetched, which nothing else does: the provider
+        fetches it itself. Pass what is returned to `expand`, so that a rule such as ``"16:9"``
+        can be used.
+
+        Args:
+            image: Whatever `expand` takes.
+
+        Raises:
+            InputError: A rule of the API is broken, or the image can't be read.
+            SessionClosedError: The session was closed.
+        """
+        self._runs.check_open()
+        loaded = await load(image, allow_private=self.gateway.loopback)
+        if loaded.url is None or loaded.width is not None:
+            return loaded
+        try:
+            header = await self._runs.services.downloader.header(loaded.url)
+            reason = "it is not a PNG or JPEG image"
+        except (DownloadError, TransportError) as error:
+            header, reason = None, error.message.replace("the result's URL", "it")
+        if header is None:
+            raise InputError(
+                f"the size of the image at {show(loaded.url)} can't be read: {reason}",
+                field="image",
+                value=show(loaded.url),
+                limit="a public https URL of a PNG or JPEG image",
+            )
+        return attrs.evolve(loaded, width=header.width, height=header.height)
 
     # Buying -----------------------------------------------------------------------------
 

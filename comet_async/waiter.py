@@ -18,7 +18,7 @@ from comet_async._polling.source import TaskSource
 from comet_async._polling.streams import AsCompleted, TaskStream, Transitions, kind_of
 from comet_async._polling.timing import PollTiming
 from comet_async._polling.watch import NEVER, Watch, WatchedTask
-from comet_async._validation import check_least, check_task, check_timeout
+from comet_async._validation import check_event_loop, check_least, check_task, check_timeout
 from comet_async._wire.decode import Notification
 from comet_async.errors import TaskFailedError
 from comet_async.events import Event, EventSink
@@ -363,7 +363,7 @@ class TaskWaiter:
     def _watch(self, watch: Watch, task: Task | str, kind: str, n: int) -> Poller:
         """Add *watch* in the running loop; return that loop's poller."""
         check_task(task)
-        loop = asyncio.get_running_loop()
+        loop = check_event_loop()
         poller = self._pollers.get(loop)
         if poller is None:
             for other in [other for other in self._pollers if other.is_closed()]:

@@ -271,6 +271,7 @@ async def test_a_journal_tells_what_was_charged(
 def test_another_event_loop_is_told() -> None:
     """Under trio no asyncio loop runs; the error says so, and nothing is sent."""
     comet = CometSession("sk-x", gateway="http://127.0.0.1:9")
-    for call in (comet.__aenter__(), comet.get("1")):
+    calls = (comet.__aenter__(), comet.get("1"), comet.wait("1"), comet.expand(b"", WIDE))
+    for call in calls:
         with pytest.raises(ConfigError, match="no asyncio event loop"):
             call.send(None)  # as another kind of loop would drive it

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from aiohttp import web
 
 from comet_async import (
     AuthenticationError,
@@ -41,6 +42,7 @@ from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
 from comet_async.testing import VirtualClock, VirtualLoop
 from tests.support.images import make_png
+from tests.support.servers import answering, serving
 
 WIDE = Margins(left=0.5, right=0.5)
 
@@ -96,6 +98,47 @@ async def test_images_come_as_paths_text_or_bytes(
     """An image may be a path, text, or bytes."""
     task = await comet.expand(make(dog), WIDE)  # type: ignore[arg-type]
     assert task.succeeded
+
+
+async def test_a_rule_for_an_image_at_a_url(
+    comet: CometSession, sandbox: Sandbox, photo: bytes
+) -> None:
+    """The size is read from the image's beginning, when the program asks for it."""
+    async with serving(answering(web.Response(body=photo))) as server:
+        url = str(server.url / "dog.png")
+        with pytest.raises(InputError, match=r"use CometSession\.measure"):
+            await comet.expand(url, "2:1")
+        image = await comet.measure(url)
+        assert (image.width, image.height) == (400, 300)
+        task = await comet.expand(image, "2:1")
+    assert task.succeeded
+    body = sandbox.ledger.posts[0].body
+    assert body["image"] == url
+    assert body["left_expansion_ratio"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (web.Response(body=b"words" * 100), "it is not a PNG or JPEG image"),
+        (web.Response(status=404), "it is no longer valid"),
+    ],
+    ids=["text", "404"],
+)
+async def test_a_url_without_a_readable_image(
+    comet: CometSession, answer: web.Response, reason: str
+) -> None:
+    """The error says what came, and its text is about the user's URL."""
+    async with serving(answering(answer)) as server:
+        with pytest.raises(InputError, match=reason) as caught:
+            await comet.measure(str(server.url / "dog.png"))
+    assert "result" not in str(caught.value)
+
+
+async def test_files_are_measured_too(comet: CometSession, dog: Path) -> None:
+    """The same call serves every kind of input."""
+    image = await comet.measure(dog)
+    assert (image.width, image.height, image.path) == (400, 300, dog)
 
 
 async def test_find_and_get_show_the_same_task(comet: CometSession, dog: Path) -> None:

@@ -27,6 +27,8 @@ from yarl import URL
 from comet_async._addresses import is_literal, is_loopback, is_public
 from comet_async._backoff import DEFAULT_BACKOFF, Backoff, with_retries
 from comet_async._http.transport import Incoming, Transport
+from comet_async._images.formats import ImageInfo
+from comet_async._images.streams import measure
 from comet_async._results.files import (
     Exists,
     ImageCheck,
@@ -273,6 +275,17 @@ class Downloader:
 
             async with contextlib.aclosing(chunks()) as iterator:
                 yield iterator
+
+    async def header(self, url: str) -> ImageInfo | None:
+        """Return what the header of the image at *url* says, or None if it can't be read.
+
+        No more is fetched than that.
+
+        Raises:
+            CometError: As `fetch` says.
+        """
+        async with await self.transport.download_gate(), self._opened(url) as incoming:
+            return await measure(_pieces(incoming))
 
     async def fetch(
         self,
