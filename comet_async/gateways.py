@@ -98,7 +98,7 @@ def _check_forms(_owner: object, _field: object, value: object) -> None:
 _OUR_HEADERS = {
     *("accept", "accept-encoding", "authorization", "connection", "content-encoding"),
     *("content-length", "content-type", "cookie", "expect", "host", "idempotency-key"),
-    *("te", "trailer", "transfer-encoding", "upgrade"),
+    *("trailer", "transfer-encoding", "upgrade"),
 }
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
