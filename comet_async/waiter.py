@@ -82,8 +82,8 @@ class _Wait(asyncio.Future[Task]):
 
     follows = False
 
-    def __init__(self, timeout: float | None) -> None:
-        super().__init__()
+    def __init__(self, timeout: float | None, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
         self.entry: WatchedTask | None = None
         self.timeout = timeout
         self.deadline = NEVER
@@ -285,7 +285,7 @@ class TaskWaiter:
         """
         if isinstance(task, Task) and has_result(task):
             return _succeeded(task)
-        watch = _Wait(self._limit(timeout))
+        watch = _Wait(self._limit(timeout), check_event_loop())
         poller = self._watch(watch, task, kind_of(task, kind), n)
         try:
             return _succeeded(await watch)
