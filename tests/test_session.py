@@ -38,6 +38,7 @@ from comet_async import (
     WaitTimeoutError,
 )
 from comet_async._images.formats import read_info
+from comet_async.events import Changed, Event
 from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
 from comet_async.testing import VirtualClock, VirtualLoop
@@ -351,6 +352,29 @@ async def test_download_gets_a_fresh_link(clock: VirtualClock, dog: Path, tmp_pa
             task = await comet.expand(dog, WIDE)
             await asyncio.sleep(3600)
             assert (await comet.download(task.images[0], tmp_path / "late.png")).is_file()
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "folder"])
+async def test_a_link_that_expired_before_it_was_used(
+    clock: VirtualClock, dog: Path, tmp_path: Path, *, many: bool
+) -> None:
+    """The task is got again, and the job goes on with the new link, whatever records it."""
+
+    def expire(event: Event) -> None:
+        if isinstance(event, Changed) and event.task.succeeded:
+            clock.shift(11)
+
+    async with (
+        Sandbox(clock=clock, engine="stub", options=Options(url_lifetime=10)) as sandbox,
+        CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, on_event=expire) as comet,
+    ):
+        if many:
+            out = tmp_path / "out"
+            outcomes = [each async for each in comet.expand_folder(dog, out, WIDE)]
+            assert [(each.status, each.error) for each in outcomes] == [("done", None)]
+        else:
+            await comet.expand(dog, WIDE, out=tmp_path / "wide.png")
+        assert len(sandbox.ledger.charges) == 1
 
 
 async def test_result_that_is_gone_is_told(clock: VirtualClock, dog: Path, tmp_path: Path) -> None:

@@ -315,13 +315,15 @@ class ResultSaver:
         try:
             # Another image of the task may have brought new URLs.
             url = _url_of(record, image.index)
-            return record, await self.downloader.with_renewals(url, renew, use)
+            part = await self.downloader.with_renewals(url, renew, use)
         except ResultExpiredError as error:
             expired = error
         except CometError as error:
             error.task_id = error.task_id or record.task_id
             error.external_task_id = error.external_task_id or record.key
             raise
+        else:
+            return record, part  # not before: `renew` may have got another record
         return await self._expired(record, expired)
 
     async def _refresh(self, record: JobRecord, kind: TaskKind) -> JobRecord:

@@ -77,7 +77,8 @@ class Results:
         """Return the address of an image; it stays the same until it expires."""
         name = f"{index}-watermark.png" if watermark else f"{index}.png"
         born, lifetime = task.updated_ms / 1000, self.options.url_lifetime
-        spans = math.floor((self.clock.time() - born) / lifetime) + 1
+        # Not below 0: the moment of the last change is rounded to milliseconds.
+        spans = max(0, math.floor((self.clock.time() - born) / lifetime)) + 1
         expires = math.ceil((born + spans * lifetime) * 1000)
         token = self._sign(task.id, name, str(expires))
         root = self.options.results_root or REACHED_AT.get() or self.root
