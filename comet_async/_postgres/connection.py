@@ -70,7 +70,7 @@ class Target:
             self.url,
             autocommit=True,
             connect_timeout=_CONNECT,
-            application_name="comet_async",
+            application_name=f"comet_async {self.schema}",
             # A server that vanished is noticed in seconds, not hours.
             keepalives_idle=5,
             keepalives_interval=2,
@@ -227,8 +227,12 @@ class PostgresConnection:
     def _connected(self) -> psycopg.Connection[Row]:
         if self._db is None or self._db.closed:
             self._db = self.target.connect()
-            if self.opened:
-                check_identity(self, verify_remote=self.verify_remote)
+            try:
+                if self.opened:
+                    check_identity(self, verify_remote=self.verify_remote)
+            except BaseException:
+                self._db.close()
+                raise
         return self._db
 
     def _patiently(self, work: Callable[[], T]) -> T:

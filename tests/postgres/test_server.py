@@ -1,0 +1,262 @@
+"""The journal and its server: connections that break, databases that were restored, rights."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import given, strategies as st
+from psycopg import sql
+
+from comet_async._journal.states import JobState
+from comet_async._postgres import connection, text
+from comet_async.errors import (
+    IdempotencyConflictError,
+    InputError,
+    JournalError,
+    JournalLostError,
+)
+from comet_async.postgres import PostgresConnection, PostgresJournal
+
+pytest.register_assert_rewrite("tests.support.journal_contract")
+
+from tests.support.journal_contract import (  # noqa: E402 - after its asserts are prepared
+    NOW,
+    new_job,
+    planned,
+    step,
+    walked,
+)
+
+pytestmark = pytest.mark.real_loop
+
+S = JobState
+# Where nothing listens.
+NOWHERE = "postgresql://user:canary-password@127.0.0.1:1/database"
+
+
+@pytest.fixture
+def admin(database: str) -> Iterator[psycopg.Connection[Any]]:
+    """Return a connection of an administrator's."""
+    with psycopg.connect(database, autocommit=True) as db:
+        yield db
+
+
+def run(db: psycopg.Connection[Any], statement: str, **names: str) -> None:
+    """Run a statement with names in it."""
+    identifiers = {name: sql.Identifier(value) for name, value in names.items()}
+    db.execute(sql.SQL(statement).format(**identifiers))  # type: ignore[arg-type]  # our own text
+
+
+def cut_connections(db: psycopg.Connection[Any], schema: str) -> None:
+    """Cut all connections of a journal."""
+    db.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s",
+        (f"comet_async {schema}",),
+    )
+
+
+# Connections --------------------------------------------------------------------------------
+
+
+@pytest.mark.failure("F72")
+@pytest.mark.parametrize("committed", [True, False])
+async def test_a_commit_without_an_answer(
+    journal: PostgresJournal, monkeypatch: pytest.MonkeyPatch, *, committed: bool
+) -> None:
+    """The server is asked what became of it: nothing is done twice, and nothing is left out."""
+    job = await planned(journal)
+    execute, broken = psycopg.Connection.execute, []
+
+    def breaks(self: psycopg.Connection[Any], query: Any, *args: Any, **more: Any) -> Any:  # noqa: ANN401
+        if query == "COMMIT" and not broken:
+            broken.append(self)
+            if committed:
+                execute(self, query, *args, **more)
+            self.close()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return execute(self, query, *args, **more)
+
+    monkeypatch.setattr(psycopg.Connection, "execute", breaks)
+    sent = await step(journal, job, S.SENDING)
+    assert broken
+    assert await journal.get(job.key) == sent
+    assert [event.new for event in await journal.events(job.key)] == ["planned", "sending"]
+
+
+@pytest.mark.failure("F72")
+@pytest.mark.parametrize("moment", ["before:T3", "before:T1"])
+async def test_a_connection_that_is_cut(database: str, schema: str, moment: str) -> None:
+    """What was not committed is done again on a new connection."""
+    left = [moment]
+
+    def cut(seen: str) -> None:
+        if seen in left:
+            left.remove(seen)
+            with psycopg.connect(database, autocommit=True) as db:
+                cut_connections(db, schema)
+
+    async with await PostgresJournal.open(database, schema=schema, hook=cut) as journal:
+        record = await walked(journal, S.SUBMITTED)
+        assert not left
+        assert await journal.get(record.key) == record
+        assert record.state is S.SUBMITTED
+
+
+async def test_a_server_that_is_not_there() -> None:
+    """The error comes when patience ends, and holds no password."""
+    with pytest.raises(JournalError, match=r"database at 127\.0\.0\.1:1") as caught:
+        await PostgresJournal.open(NOWHERE, patience=0.1)
+    assert caught.value.retryable
+    assert "canary" not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+async def test_no_password_is_shown(database: str, schema: str) -> None:
+    """Neither by the journal nor by what it is made of."""
+    url = f"{database}&password=canary" if "?" in database else f"{database}?password=canary"
+    async with await PostgresJournal.open(url, schema=schema) as journal:
+        shown = f"{journal!r} {journal._target!r} {journal._target} {journal._connection!r}"
+    assert "canary" not in shown
+
+
+async def test_a_journal_that_is_never_closed(database: str, schema: str) -> None:
+    """A warning says so, and its thread ends."""
+    journals = [await PostgresJournal.open(database, schema=schema)]
+    thread = journals[0]._worker._thread
+    with pytest.warns(ResourceWarning, match="unclosed journal"):
+        journals.clear()
+    assert thread is not None
+    await asyncio.to_thread(thread.join, 30)
+    assert not thread.is_alive()
+
+
+# Databases ----------------------------------------------------------------------------------
+
+
+async def test_many_open_a_new_one_at_once(database: str, schema: str) -> None:
+    """The tables are made once."""
+    openings = (PostgresJournal.open(database, schema=schema) for _ in range(4))
+    journals = await asyncio.gather(*openings)
+    job = await planned(journals[0])
+    assert [await journal.get(job.key) for journal in journals] == [job] * 4
+    for journal in journals:
+        await journal.aclose()
+
+
+async def test_a_newer_one_is_left_alone(
+    database: str, schema: str, admin: psycopg.Connection[Any]
+) -> None:
+    """A later release may have changed what the tables mean."""
+    await (await PostgresJournal.open(database, schema=schema)).aclose()
+    run(admin, "UPDATE {schema}.meta SET value = '99' WHERE name = 'version'", schema=schema)
+    with pytest.raises(JournalError, match="newer comet_async"):
+        await PostgresJournal.open(database, schema=schema)
+
+
+async def test_a_database_that_was_restored(
+    database: str, schema: str, admin: psycopg.Connection[Any]
+) -> None:
+    """Jobs may be missing from it: it is opened to look each one up first, until it is trusted."""
+    async with await PostgresJournal.open(database, schema=schema) as journal:
+        await planned(journal)
+    run(
+        admin,
+        "UPDATE {schema}.meta SET value = '1/00000001' WHERE name = 'identity'",
+        schema=schema,
+    )
+    with pytest.raises(JournalLostError, match="restored") as caught:
+        await PostgresJournal.open(database, schema=schema)
+    assert caught.value.field == "verify_remote"
+    async with await PostgresJournal.open(database, schema=schema, verify_remote=True) as journal:
+        assert await journal.counts() == {S.PLANNED: 1}
+        await journal.trust()
+    await (await PostgresJournal.open(database, schema=schema)).aclose()
+
+
+async def test_a_replica_takes_over_meanwhile(
+    journal: PostgresJournal, admin: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new connection that leads to another server is noticed as well."""
+    job = await planned(journal)
+    monkeypatch.setattr(connection, "identity", lambda _db: "1/00000002")
+    cut_connections(admin, journal._target.schema)
+    for _ in range(2):
+        with pytest.raises(JournalLostError):
+            await step(journal, job, S.SENDING)
+
+
+async def test_a_role_that_may_only_work(
+    database: str, schema: str, admin: psycopg.Connection[Any]
+) -> None:
+    """The rights that the guide grants are enough for a worker, and none to change the tables."""
+    role = f"worker_{schema}"
+    with pytest.raises(JournalError, match="not there"):
+        await PostgresJournal.open(database, schema=schema, migrate=False)
+    await (await PostgresJournal.open(database, schema=schema)).aclose()
+    run(admin, "CREATE ROLE {role} LOGIN", role=role)
+    try:
+        for statement in GRANTS:
+            run(admin, statement, schema=schema, role=role)
+        url = database.replace("postgres:@", f"{role}:@").replace("postgres@", f"{role}@")
+        assert role in url
+        async with await PostgresJournal.open(url, schema=schema, migrate=False) as journal:
+            record = await walked(journal, S.DONE)
+            assert await journal.claim(record.key) == record
+            with pytest.raises(JournalError, match=r"permission denied|must be owner"):
+                await journal._run("test", lambda db: db.run("DROP TABLE job"))
+    finally:
+        for statement in ("DROP OWNED BY {role}", "DROP ROLE {role}"):
+            run(admin, statement, role=role)
+
+
+GRANTS = (
+    "GRANT USAGE ON SCHEMA {schema} TO {role}",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}",
+)
+
+
+@pytest.mark.parametrize(
+    "options", [{"schema": "a b"}, {"schema": ""}, {"heartbeat": 0}, {"patience": -1}], ids=str
+)
+async def test_what_can_not_be_used(database: str, options: dict[str, Any]) -> None:
+    """Wrong settings are refused before anything is opened."""
+    with pytest.raises(InputError, match=next(iter(options))):
+        await PostgresJournal.open(database, **options)
+
+
+# Planning with a queue ----------------------------------------------------------------------
+
+
+async def test_jobs_and_a_queue_are_written_together(journal: PostgresJournal) -> None:
+    """What is put into a queue is there if, and only if, the jobs are."""
+
+    def enqueue(db: PostgresConnection, keys: list[str]) -> int:
+        return sum(db.run("INSERT INTO queue (key) VALUES (%s)", key) for key in keys)
+
+    await journal._run("test", lambda db: db.run("CREATE TABLE queue (key text UNIQUE)"))
+    records, count = await journal.plan_with(
+        [new_job(0), new_job(1)],
+        lambda db, planned: enqueue(db, [record.key for record in planned]),
+        now=NOW,
+    )
+    assert (len(records), count) == (2, 2)
+    with pytest.raises(JournalError, match="duplicate key"):
+        await journal.plan_with([new_job(2)], lambda db, _: enqueue(db, [records[0].key]), now=NOW)
+    with pytest.raises(IdempotencyConflictError):
+        await journal.plan_with([new_job(3), new_job(0, n=2)], lambda _db, _records: None, now=NOW)
+    assert [record.key for record in await journal.find()] == [r.key for r in records]
+
+
+# Texts --------------------------------------------------------------------------------------
+
+
+@given(st.text(st.characters() | st.sampled_from("\0\ue000\udce9"), max_size=8))
+def test_every_text_can_be_held(given_text: str) -> None:
+    """What comes back is what was given, and holds nothing that PostgreSQL refuses."""
+    held = text.encode(given_text)
+    held.encode("utf-8")
+    assert "\0" not in held
+    assert text.decode(held) == given_text
