@@ -40,6 +40,10 @@ _COLLISIONS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFail
 _IDENTITY = "identity"
 
 
+class NotMigratedError(JournalError):
+    """The tables are not there, or of an older version, and may not be changed."""
+
+
 @attrs.frozen(kw_only=True)
 class Target:
     """Which journal, and how it is reached.
@@ -325,7 +329,7 @@ def check_version(db: PostgresConnection) -> None:
     version = _version(db)
     _check_not_newer(db, version)
     if version < len(MIGRATIONS):
-        raise JournalError(
+        raise NotMigratedError(
             f"the journal {db.target} is not there, or of an older version",
             hint="open it once as a role that may change its schema",
         )

@@ -62,11 +62,49 @@ async def reading(path: Path) -> AsyncGenerator[tuple[Journal, bool], None]:
 
 
 @asynccontextmanager
-async def copied(path: Path) -> AsyncGenerator[Journal, None]:
-    """Open a copy of the journal at *path*; an empty one if there is none. Changes nothing."""
+async def opened(place: Path | str, *, verify_remote: bool) -> AsyncGenerator[Journal, None]:
+    """Open the journal in a file, or in the database whose address *place* is."""
+    if isinstance(place, str):
+        from comet_async.postgres import PostgresJournal
+
+        async with await PostgresJournal.open(place, verify_remote=verify_remote) as shared:
+            yield shared
+        return
+    from comet_async.journal import SqliteJournal
+
+    async with await SqliteJournal.open(place, verify_remote=verify_remote) as journal:
+        yield journal
+
+
+@asynccontextmanager
+async def _looked_at(url: str) -> AsyncGenerator[Journal, None]:
+    """Open the journal in a database to read it; an empty one if its tables are not there."""
+    from comet_async._journal.memory import MemoryJournal
+    from comet_async._postgres.connection import NotMigratedError
+    from comet_async.postgres import PostgresJournal
+
+    try:
+        shared = await PostgresJournal.open(url, verify_remote=True, migrate=False)
+    except NotMigratedError:
+        yield MemoryJournal()
+        return
+    async with shared:
+        yield shared
+
+
+@asynccontextmanager
+async def copied(path: Path | str) -> AsyncGenerator[Journal, None]:
+    """Open a copy of the journal at *path*; an empty one if there is none. Changes nothing.
+
+    One in a database is used as it is.
+    """
     from comet_async._journal.memory import MemoryJournal
     from comet_async.journal import SqliteJournal
 
+    if isinstance(path, str):
+        async with _looked_at(path) as shared:
+            yield shared
+        return
     there = await asyncio.get_running_loop().run_in_executor(None, path.exists)
     if not there:
         yield MemoryJournal()

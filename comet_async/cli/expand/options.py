@@ -142,6 +142,15 @@ class SpendingOptions:
 class RerunOptions:
     """What a further run does differently."""
 
+    journal: Annotated[
+        str | None,
+        Parameter(
+            metavar="PATH|URL",
+            help="Keep the journal there and not in --out: a file for several folders, or a "
+            "database (postgresql://…) that runs on several machines share; --concurrency counts "
+            "the images of all of them then.",
+        ),
+    ] = None
     retry_failed: Annotated[
         bool, Parameter(help="Buy images again whose task failed in an earlier run.")
     ] = False
@@ -225,13 +234,14 @@ class ExpandPlan:
     request: RequestOptions
     options: RunOptions
     price: Decimal
+    own_journal: Path | str | None = attrs.field(default=None, repr=False)
 
     @property
-    def journal(self) -> Path:
-        """Where the journal is."""
+    def journal(self) -> Path | str:
+        """Where the journal is: a file, or the address of a database."""
         from comet_async.runs import JOURNAL_NAME
 
-        return self.out / JOURNAL_NAME
+        return self.own_journal or self.out / JOURNAL_NAME
 
     def on(self, comet: CometSession) -> Run:
         """Return the run of this plan in the session *comet*."""
@@ -286,7 +296,13 @@ def make_plan(  # noqa: PLR0913 - the groups of options, by name
     selected(options)
     out = _check_out(out, sources) / check_fresh(rerun.fresh)
     return ExpandPlan(
-        sources=sources, out=out, rule=rule, request=request, options=options, price=price
+        sources=sources,
+        out=out,
+        rule=rule,
+        request=request,
+        options=options,
+        price=price,
+        own_journal=None if rerun.journal is None else check_journal(rerun.journal),
     )
 
 
@@ -329,6 +345,39 @@ def _check_out(out: Path, sources: tuple[str, ...]) -> Path:
             hint="choose another folder with --out",
         )
     return out
+
+
+def check_journal(text: str) -> Path | str:
+    """Return where the journal is that *text* names.
+
+    Raises:
+        InputError: It can't be used.
+    """
+    from yarl import URL
+
+    from comet_async.runs import POSTGRES
+
+    if not text.startswith(POSTGRES):
+        if "://" in text or not text:
+            raise InputError(
+                f"--journal {text!r} is neither a file nor a PostgreSQL database",
+                field="journal",
+                value=text,
+                limit="a path, or postgresql://…",
+                hint="write it like --journal postgresql://host/database",
+            )
+        return Path(text)
+    try:
+        password = URL(text).password
+    except ValueError:
+        password = None
+    if password or "password=" in text:
+        raise InputError(
+            "--journal holds a password, which other users of this machine could see",
+            field="journal",
+            hint="put it into ~/.pgpass, or into the environment variable PGPASSWORD",
+        )
+    return text
 
 
 def check_fresh(name: str) -> str:

@@ -55,6 +55,12 @@ _LAST = 1.0  # seconds that the end of a run waits for the number of sources
 async def carry_out(plan: ExpandPlan, connection: Connection, output: OutputOptions) -> int:
     """Expand the images of *plan*, or show what that would do; return the exit status."""
     invocation = CURRENT.get()
+    if isinstance(plan.journal, str) and connection.is_sandbox:
+        raise InputError(
+            "--sandbox is this run's own, and the journal is shared by several",
+            field="journal",
+            hint="start one with 'comet-async sandbox', and give its address as --gateway",
+        )
     if output.report:
         from comet_async._tools.report import check_requirements
 
@@ -129,8 +135,6 @@ async def _run(
     counter: SourceCounter | None,
     output: OutputOptions,
 ) -> int:
-    from comet_async.journal import SqliteJournal
-
     screen, free = invocation.screen, endpoint.sandbox is not None
     if free:
         screen.say(
@@ -139,7 +143,7 @@ async def _run(
             style="dim",
         )
     verified = plan.options.get("verify_remote", False)
-    async with await SqliteJournal.open(plan.journal, verify_remote=verified) as journal:
+    async with journal_files.opened(plan.journal, verify_remote=verified) as journal:
         await journal_files.check_purpose(journal, sandbox=free)
         if free:
             await journal_files.abandon_ended_sandbox_jobs(journal, now=SYSTEM_CLOCK.time())
