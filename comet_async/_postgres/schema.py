@@ -143,9 +143,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             clean integer NOT NULL DEFAULT 0
         )
         """,
-        # By triggers, so that no change of state can come without its event.
+        # By triggers, so that no change of state can come without its event; whoever makes it, with
+        # whatever search_path.
         """
-        CREATE FUNCTION jobs_planned() RETURNS trigger LANGUAGE plpgsql AS $$
+        CREATE FUNCTION jobs_planned() RETURNS trigger LANGUAGE plpgsql
+        SET search_path FROM CURRENT AS $$
         BEGIN
             INSERT INTO event (job, at, old, new, why)
             SELECT id, updated_at, NULL, state, why FROM added ORDER BY id;
@@ -159,7 +161,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # Who waits for a slot or for the end of another worker's work listens on the channel that
         # is named like the schema.
         f"""
-        CREATE FUNCTION job_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+        CREATE FUNCTION job_changed() RETURNS trigger LANGUAGE plpgsql
+        SET search_path FROM CURRENT AS $$
         BEGIN
             IF OLD.state IS DISTINCT FROM NEW.state THEN
                 INSERT INTO event (job, at, old, new, why)

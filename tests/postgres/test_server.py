@@ -227,6 +227,20 @@ async def test_what_can_not_be_used(database: str, options: dict[str, Any]) -> N
         await PostgresJournal.open(database, **options)
 
 
+async def test_an_operator_changes_a_row(
+    journal: PostgresJournal, admin: psycopg.Connection[Any]
+) -> None:
+    """The history is complete whoever writes, from any search path."""
+    record = await walked(journal, S.UNCERTAIN)
+    run(
+        admin,
+        "UPDATE {schema}.job SET state = 'abandoned', fence = fence + 1",
+        schema=journal._target.schema,
+    )
+    last = (await journal.events(record.key))[-1]
+    assert (last.old, last.new) == (S.UNCERTAIN, S.ABANDONED)
+
+
 # Planning with a queue ----------------------------------------------------------------------
 
 
