@@ -43,6 +43,7 @@ TOUCHING_DEPENDENCIES = [
     "tests/tools",
     "tests/cli",
     "tests/sandbox",
+    "tests/postgres",
     "tests/test_auth.py",
     "tests/test_callbacks.py",
     "tests/test_exports.py",
@@ -120,6 +121,14 @@ def eager(session: nox.Session) -> None:
     session.install(ALL_EXTRAS, *group("test"))
     env = {"COMET_TEST_EAGER_TASKS": "1", **WHEEL}
     session.run("pytest", "-q", *(session.posargs or ["tests/test_session_contract.py"]), env=env)
+
+
+@nox.session(python=OLDEST)
+def fleet(session: nox.Session) -> None:
+    """Hurt a fleet of workers in 20 ways, drawn by chance; takes half an hour, not in plain nox."""
+    session.install(ALL_EXTRAS, *group("test"))
+    env = {"FLEET_SEEDS": "20", **WHEEL}
+    session.run("pytest", "-q", "-m", "", *(session.posargs or ["tests/postgres"]), env=env)
 
 
 @nox.session

@@ -52,7 +52,7 @@ async def test_a_fleet_at_random(seed: int, tmp_path: Path) -> None:
     """Whatever happens to whom: each image is charged once and saved, never over quota."""
     dice = random.Random(seed)  # noqa: S311 - not a secret
     async with fleet(
-        tmp_path, faults=weather(seed), options=OPTIONS, heartbeat=1.0, settle=1.5
+        tmp_path, faults=weather(seed), options=OPTIONS, heartbeat=2.0, settle=1.5
     ) as running:
         jobs = await running.plan(IMAGES)
         for place in range(running.workers):
@@ -60,5 +60,5 @@ async def test_a_fleet_at_random(seed: int, tmp_path: Path) -> None:
         for _ in range(8):
             await asyncio.sleep(dice.uniform(0.5, 3))
             await hurt(running, dice)
-        await running.finished(180)
+        await running.finished(600)
         await running.check(jobs)
