@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import math
 import numbers
-from collections.abc import Callable
+import os
+import random
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from comet_async.errors import ConfigError, InputError
@@ -28,7 +30,7 @@ class Field(Protocol):
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Return *value* for a message: short, and nothing of a large or foreign object."""
     if isinstance(value, _PLAIN):
         text = repr(value)
@@ -40,7 +42,7 @@ def wrong(field: str, value: object, limit: str, *, hint: str | None = None) -> 
     """Return the error for a *value* that is not *limit* (such as "a positive number")."""
     plain = value if isinstance(value, _PLAIN) else f"<{type(value).__name__}>"
     return InputError(
-        f"{field}={_shown(value)} is not {limit}", field=field, value=plain, limit=limit, hint=hint
+        f"{field}={shown(value)} is not {limit}", field=field, value=plain, limit=limit, hint=hint
     )
 
 
@@ -97,6 +99,107 @@ def check_flag(field: str, value: object) -> None:
     """
     if not isinstance(value, bool):
         raise wrong(field, value, "True or False")
+
+
+def check_choice(field: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse a *value* that is not one of some words.
+
+    Raises:
+        InputError: It is not.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise wrong(field, value, "one of " + ", ".join(choices))
+
+
+def check_instance(
+    field: str,
+    value: object,
+    kinds: type | tuple[type, ...],
+    limit: str,
+    *,
+    hint: str | None = None,
+) -> None:
+    """Refuse a *value* that is of none of the *kinds*, and so is not *limit*.
+
+    Raises:
+        InputError: It is not.
+    """
+    if not isinstance(value, kinds):
+        raise wrong(field, value, limit, hint=hint)
+
+
+def check_several(field: str, value: object, limit: str) -> None:
+    """Refuse a *value* that can't be iterated over; text is one thing, not its letters.
+
+    Raises:
+        InputError: It can't.
+    """
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable | AsyncIterable):
+        raise wrong(field, value, limit)
+
+
+def check_call(field: str, value: object) -> None:
+    """Refuse a *value* that can't be called; None is for nothing to call.
+
+    Raises:
+        InputError: It can't.
+    """
+    if value is not None and not callable(value):
+        raise wrong(field, value, "a function")
+
+
+def check_path(field: str, value: object) -> None:
+    """Refuse a *value* that can't be the path of a file or a folder.
+
+    Raises:
+        InputError: It is not text or an object with a path, is empty, or holds a NUL.
+    """
+    limit = "a path: text that is not empty, or a Path"
+    if not isinstance(value, str | os.PathLike):
+        raise wrong(field, value, limit)
+    text: object = os.fspath(value)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise wrong(field, text, limit)
+
+
+def check_offers(field: str, value: object, names: Sequence[str], limit: str) -> None:
+    """Refuse a *value* that lacks one of the attributes in *names*, and so is not *limit*.
+
+    Raises:
+        InputError: It lacks one.
+    """
+    if not all(hasattr(value, name) for name in names):
+        raise wrong(field, value, limit)
+
+
+def check_callbacks(value: object) -> None:
+    """Refuse what can't say when callbacks come; None is for none.
+
+    Raises:
+        InputError: It can't.
+    """
+    if value is not None:
+        names = ("subscribe", "last_notification")
+        check_offers("callbacks", value, names, "a CallbackReceiver")
+
+
+def check_clock(value: object) -> None:
+    """Refuse what is not a clock.
+
+    Raises:
+        InputError: It is not.
+    """
+    check_offers("clock", value, ("time", "monotonic", "sleep"), "a clock")
+
+
+def check_rng(value: object) -> None:
+    """Refuse what is not a source of randomness; None is for the usual one.
+
+    Raises:
+        InputError: It is not.
+    """
+    if value is not None and not isinstance(value, random.Random):
+        raise wrong("rng", value, "a random.Random")
 
 
 def check_text(field: str, value: object, *, empty: bool = False) -> None:

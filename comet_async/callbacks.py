@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeVar, final
 import attrs
 from yarl import URL
 
+from comet_async._validation import check_clock, check_flag, check_several
 from comet_async._wire.decode import Notification, decode_notification
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.errors import ConfigError, DecodeError, InputError
@@ -48,6 +49,16 @@ _OTHER_PREFIX = "svix-"
 _COPY_SECRET = "copy it from the console as it is: whsec_…"  # noqa: S105  # advice
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str | Secret)
+
+
+def _bad_secret(why: str) -> ConfigError:
+    return ConfigError(
+        f"the webhook secret {why}", field="secret", limit="whsec_ and Base64", hint=_COPY_SECRET
+    )
+
+
 @final
 class WebhookSecret:
     """A secret that callbacks are signed with; it does not show itself.
@@ -62,20 +73,19 @@ class WebhookSecret:
     __slots__ = ("__key",)
 
     def __init__(self, value: str | Secret) -> None:
+        if not _is_text(value):
+            raise _bad_secret(f"is {type(value).__name__}, not text")
         text = (value.reveal() if isinstance(value, Secret) else value).strip(" \t\ufeff")
         if not text:
-            raise ConfigError("the webhook secret is empty", hint=_COPY_SECRET)
+            raise _bad_secret("is empty")
         if not all("!" <= character <= "~" for character in text):
-            raise ConfigError(
-                "the webhook secret holds a space, a line break or a character outside ASCII",
-                hint=_COPY_SECRET,
-            )
+            raise _bad_secret("holds a space, a line break or a character outside ASCII")
         try:
             key = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
         except binascii.Error:
             key = b""
         if not key:
-            raise ConfigError("the webhook secret is not Base64 text", hint=_COPY_SECRET)
+            raise _bad_secret("is not Base64 text")
         self.__key = key
 
     def __repr__(self) -> str:
@@ -239,6 +249,8 @@ class CallbackReceiver:
         allow_http: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        check_flag("allow_http", allow_http)
+        check_clock(clock)
         self._host = _checked_host(host)
         self._port = _checked_port(port)
         self._secrets = _secrets(secret)
@@ -522,10 +534,16 @@ def _secrets(given: str | Secret | Iterable[str | Secret] | None) -> tuple[Webho
         return ()
     if isinstance(given, str | Secret):
         given = (given,)
+    check_several("secret", given, "one webhook secret, or several")
     secrets = tuple(map(WebhookSecret, given))
     if not secrets:
         # An empty list is more likely a mistake than the wish to let everything in.
-        raise ConfigError("secret= holds no webhook secret", hint="leave it out for none")
+        raise ConfigError(
+            "secret= holds no webhook secret",
+            field="secret",
+            limit="one webhook secret, or several",
+            hint="leave it out for none",
+        )
     return secrets
 
 
@@ -549,6 +567,8 @@ def _checked_token(token: object) -> str:
     ):
         raise ConfigError(
             f"token= is not {_SHORTEST_TOKEN} to 200 letters, digits, '-' or '_'",
+            field="token",
+            limit=f"{_SHORTEST_TOKEN} to 200 letters, digits, '-' or '_'",
             hint="create one with secrets.token_urlsafe(32), and keep it in your settings",
         )
     return value
@@ -564,8 +584,14 @@ def _checked_url(given: object, *, allow_http: bool) -> str:
     if not url.host or not (url.scheme == "https" or plain):
         raise ConfigError(
             "public_url is not an https URL",
+            field="public_url",
+            limit="an https URL",
             hint="pass allow_http=True if plain http is meant",
         )
     if url.user or url.password or url.query_string or url.fragment:
-        raise ConfigError("public_url holds more than scheme, host, port and path")
+        raise ConfigError(
+            "public_url holds more than scheme, host, port and path",
+            field="public_url",
+            limit="scheme, host, port and path",
+        )
     return str(url).rstrip("/")

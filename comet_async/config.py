@@ -16,7 +16,15 @@ import attrs
 from yarl import URL
 
 from comet_async._addresses import is_loopback
-from comet_async._validation import Field, Validator, check_number, flag, instance_of, number
+from comet_async._validation import (
+    Field,
+    Validator,
+    check_instance,
+    check_number,
+    flag,
+    instance_of,
+    number,
+)
 from comet_async.auth import ApiKey, Credentials, KlingToken
 from comet_async.errors import ConfigError, InputError
 from comet_async.gateways import DownField, Gateway
@@ -465,6 +473,7 @@ def choose_account(given: str | None, env: Mapping[str, str], config: Config) ->
     if name is None:
         return None
     limit = f"printable text of 1 to {_LONGEST_NAME} characters"
+    check_instance("account", name, str, limit)
     if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
         raise ConfigError(
             "account is not a usable name", field="account", limit=limit, hint=f"use {limit}"

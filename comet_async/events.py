@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 import attrs
 
+from comet_async._validation import check_call
 from comet_async.models import Task, TaskStatus
 
 _jobs = logging.getLogger("comet_async")
@@ -267,9 +268,13 @@ class EventSink:
 
     Args:
         hook: Called with each event, in the event loop; None for nothing.
+
+    Raises:
+        InputError: It can't be called.
     """
 
     def __init__(self, hook: Callable[[Event], object] | None = None) -> None:
+        check_call("on_event", hook)
         self._hook = hook
 
     @property

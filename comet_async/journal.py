@@ -54,6 +54,7 @@ from comet_async._journal.repair import Recovered, recover
 from comet_async._journal.states import JobState
 from comet_async._journal.transitions import is_refunded, moved, new_boot, noted, sending
 from comet_async._types import JSON
+from comet_async._validation import check_call, check_clock, check_flag, check_path, check_text
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.secret import redact
 
@@ -116,6 +117,7 @@ class SqliteJournal:
                 like around the commit of each write. It may end the process; not raise.
 
         Raises:
+            InputError: An argument can't be used.
             JournalBusyError: Another process, or another place in this one, has it open.
             JournalLostError: Jobs that were sent are missing: the file was removed, or replaced
                 by an older copy.
@@ -126,6 +128,12 @@ class SqliteJournal:
         Warns:
             ResourceWarning: when it is never closed.
         """
+        check_path("path", path)
+        check_clock(clock)
+        check_flag("verify_remote", verify_remote)
+        check_call("hook", hook)
+        if boot is not None:
+            check_text("boot", boot)
         place, boot = absolute(path), boot or new_boot()
         writer = GroupCommitWriter[Connection](place, hook)
         await writer.open(

@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import attrs
 
-from comet_async._images.load import ImageInput, SourceImage
+from comet_async._images.load import ImageInput, SourceImage, check_input
 from comet_async._types import JSON
+from comet_async._validation import Field, check_choice, check_instance, text, wrong
 from comet_async.errors import InputError
 from comet_async.geometry import MarginRule, Margins, as_rule, check_pixels
 
@@ -22,6 +23,16 @@ MAX_PROMPT = 2500
 
 MAX_N = 9
 """The most images that one task makes."""
+
+
+def _check_route(_owner: object, _field: object, value: Any) -> None:  # noqa: ANN401 - any field's
+    if not isinstance(value, str) or not value or value.startswith("/"):
+        raise wrong("path", value, "a route such as images/generations")
+
+
+def _check_list_price(_owner: object, _field: object, value: Any) -> None:  # noqa: ANN401 - as above
+    if value is not None and not (isinstance(value, Decimal) and value.is_finite() and value >= 0):
+        raise wrong("price", value, "a Decimal of at least 0, or None")
 
 
 @attrs.frozen(kw_only=True)
@@ -35,11 +46,14 @@ class TaskKind:
         name: Our word for it, as kept in the journal.
         path: The route below the gateway's prefix; create, query and list share it.
         price: List price in USD for one image, if published; an estimate, never a bill.
+
+    Raises:
+        InputError: A value can't be used.
     """
 
-    name: str
-    path: str
-    price: Decimal | None = None
+    name: str = attrs.field(validator=text)
+    path: str = attrs.field(validator=_check_route)
+    price: Decimal | None = attrs.field(default=None, validator=_check_list_price)
 
 
 class TaskRequest(Protocol):
@@ -92,6 +106,10 @@ def checked(check: Callable[[object], object]) -> Callable[[Any, Any, Any], None
         check(value)
 
     return validate
+
+
+def _is_image(_request: object, field: Field, value: Any) -> None:  # noqa: ANN401 - as above
+    check_input(value, field.name)
 
 
 def check_n(n: object) -> int:
@@ -225,7 +243,9 @@ class ExpandRequest:
         InputError: A field breaks a rule of the API; nothing was sent.
     """
 
-    image: ImageInput = attrs.field(repr=lambda image: f"<{type(image).__name__}>")
+    image: ImageInput = attrs.field(
+        repr=lambda image: f"<{type(image).__name__}>", validator=_is_image
+    )
     margins: MarginRule | str = attrs.field(validator=checked(as_rule))
     prompt: str | None = attrs.field(default=None, validator=checked(check_prompt))
     n: int = attrs.field(default=1, validator=checked(check_n))
@@ -310,6 +330,11 @@ def _check_aspect(aspect: object) -> None:
         raise InputError(what, field="aspect_ratio", value=aspect, limit=limit, hint=limit)
 
 
+def _check_reference(value: object) -> None:
+    if value is not None:
+        check_choice("image_reference", value, ("subject", "face"))
+
+
 def _check_negative(prompt: object) -> None:
     check_prompt(prompt, field="negative_prompt")
 
@@ -344,10 +369,14 @@ class GenerationRequest:
     """
 
     prompt: str = attrs.field(validator=checked(_required_prompt))
-    model: str = "kling-v2-1"
+    model: str = attrs.field(default="kling-v2-1", validator=text)
     negative_prompt: str | None = attrs.field(default=None, validator=checked(_check_negative))
-    image: ImageInput | None = attrs.field(default=None, repr=False)
-    image_reference: Literal["subject", "face"] | None = None
+    image: ImageInput | None = attrs.field(
+        default=None, repr=False, validator=attrs.validators.optional(_is_image)
+    )
+    image_reference: Literal["subject", "face"] | None = attrs.field(
+        default=None, validator=checked(_check_reference)
+    )
     aspect_ratio: str = attrs.field(default="16:9", validator=checked(_check_aspect))
     n: int = attrs.field(default=1, validator=checked(check_n))
     callback_url: str | None = attrs.field(
@@ -399,9 +428,9 @@ class TryOnRequest:
         InputError: A field breaks a rule of the API; nothing was sent.
     """
 
-    human: ImageInput = attrs.field(repr=False)
-    cloth: ImageInput = attrs.field(repr=False)
-    model: str = "kolors-virtual-try-on-v1-5"
+    human: ImageInput = attrs.field(repr=False, validator=_is_image)
+    cloth: ImageInput = attrs.field(repr=False, validator=_is_image)
+    model: str = attrs.field(default="kolors-virtual-try-on-v1-5", validator=text)
     callback_url: str | None = attrs.field(
         default=None, repr=False, validator=checked(check_callback_url)
     )
@@ -437,6 +466,7 @@ def kind_named(name: str) -> TaskKind:
     Raises:
         InputError: There is no such kind.
     """
+    check_instance("kind", name, str, "one of " + ", ".join(KINDS))
     kind = KINDS.get(name)
     if kind is None:
         limit = "one of " + ", ".join(KINDS)

@@ -34,7 +34,17 @@ from comet_async._jobs.services import Services
 from comet_async._journal.memory import ForgettingJournal, MemoryJournal
 from comet_async._journal.records import Journal, Limits
 from comet_async._results.save import ResultSaver
-from comet_async._validation import check_concurrency, check_event_loop, check_timeout
+from comet_async._validation import (
+    check_concurrency,
+    check_event_loop,
+    check_flag,
+    check_number,
+    check_offers,
+    check_path,
+    check_text,
+    check_timeout,
+    shown,
+)
 from comet_async.clock import Clock
 from comet_async.errors import CometError, InputError, SessionClosedError
 from comet_async.journal import SqliteJournal
@@ -222,6 +232,13 @@ class RunFactory:
     _locks: KeyedLock = attrs.field(factory=KeyedLock, init=False)
     _run: str = attrs.field(factory=lambda: secrets.token_hex(8), init=False)
 
+    def __attrs_post_init__(self) -> None:
+        check_options(self.defaults)
+        if isinstance(self.given, str | os.PathLike):
+            check_path("journal", self.given)
+        elif self.given is not None:
+            check_offers("journal", self.given, _JOURNAL, "a path or a Journal")
+
     def run(
         self, items: RequestItems | FolderItems | None, root: Path | None, options: RunOptions
     ) -> Run:
@@ -237,8 +254,7 @@ class RunFactory:
             SessionClosedError: The session was closed.
         """
         self.check_open()
-        limits(options)  # refused here, not at the first image
-        check_timeout(options.get("timeout"))
+        check_options(options)  # refused here, not at the first image
         if root is not None and self.given is not None and not is_of(self.given, root):
             items = None if items is None else attrs.evolve(items, below=root.absolute())
         return Run(self, items, root, options)
@@ -422,6 +438,43 @@ def _folder_journal(root: Path | None, *, dry: bool) -> Path | None:
     return None if path is None or (dry and not path.exists()) else path
 
 
+_JOURNAL = ("plan", "send", "move", "find")  # told by its looks, as any protocol
+_FLAGS = ("prepare", "retry_failed", "verify_remote", "checksum", "follow_links")
+
+
+def check_options(options: RunOptions) -> None:
+    """Refuse options that can't be used, before anything is done.
+
+    Raises:
+        InputError: One can't be used, or is not an option.
+    """
+    known = RunOptions.__optional_keys__
+    for name, value in options.items():
+        if name not in known:
+            raise InputError(
+                f"{name} is not an option of a run",
+                field=name,
+                limit=", ".join(sorted(known)),
+                hint="see RunOptions",
+            )
+        if name in _FLAGS:
+            check_flag(name, value)
+    if "concurrency" in options:
+        check_concurrency(options.get("concurrency", CONCURRENCY))
+    if "settle" in options:
+        check_number("settle", options.get("settle"), least=0)
+    if "fresh" in options:
+        check_text("fresh", options.get("fresh"), empty=True)
+    if "budget" in options:
+        check_text("budget", options.get("budget"), empty=True)
+    price = options.get("price")
+    if price is not None:
+        _money("price", price)
+    check_timeout(options.get("timeout"))
+    selected(options)
+    limits(options)
+
+
 def limits(options: Budget) -> Limits:
     """Return what a run may buy.
 
@@ -429,9 +482,8 @@ def limits(options: Budget) -> Limits:
         InputError: A limit is not a positive number.
     """
     jobs, spend = options.get("max_jobs"), options.get("max_spend")
-    if jobs is not None and jobs < 0:
-        msg = f"max_jobs={jobs} must not be negative"
-        raise InputError(msg, field="max_jobs", value=jobs, limit="at least 0")
+    if jobs is not None:
+        check_number("max_jobs", jobs, least=0, whole=True)
     images = None
     if spend is not None:
         price = _money("price", options.get("price") or EXPAND.price or 0)
@@ -451,7 +503,7 @@ def selected(options: RunOptions) -> Selection:
     """
     patterns: dict[str, tuple[str, ...]] = {}
     for name, given in (("include", options.get("include")), ("exclude", options.get("exclude"))):
-        each = (given,) if isinstance(given, str) else tuple(given or ())
+        each = _several(given)
         if not all(map(_is_pattern, each)):
             raise InputError(
                 f"{name} must be shell patterns such as '*.png'",
@@ -459,12 +511,18 @@ def selected(options: RunOptions) -> Selection:
                 value=given,
                 limit="text that is not empty",
             )
-        patterns[name] = each
+        patterns[name] = tuple(map(str, each))
     return Selection(
         include=patterns["include"],
         exclude=patterns["exclude"],
         follow_links=options.get("follow_links", False),
     )
+
+
+def _several(given: object) -> tuple[object, ...]:
+    if isinstance(given, Iterable) and not isinstance(given, str | bytes):
+        return tuple(given)
+    return () if given is None else (given,)
 
 
 def _is_pattern(pattern: object) -> bool:
@@ -473,7 +531,7 @@ def _is_pattern(pattern: object) -> bool:
 
 def _money(field: str, value: Decimal | float | str) -> Decimal:
     try:
-        amount = Decimal(str(value))
+        amount = Decimal(-1 if isinstance(value, bool) else str(value))
     except InvalidOperation:
         amount = Decimal(-1)
     if not amount.is_finite() or amount < 0:
@@ -494,7 +552,8 @@ def name_of(request: TaskRequest) -> str:
     """
     if not callable(getattr(request, "images", None)):
         hint = "wrap it, as in ExpandRequest(image=..., margins=...)"
-        raise InputError(f"{request!r} is not a request", field="request", value=request, hint=hint)
+        what = f"{shown(request)} is not a request"
+        raise InputError(what, field="request", value=type(request).__name__, hint=hint)
     for image in request.images().values():
         return name_of_input(image)
     return request.kind.name

@@ -21,6 +21,7 @@ from typing import Protocol, TypeAlias, cast
 import attrs
 
 from comet_async._backoff import SHORTEST_WAIT, WaitStrategy, wait_of
+from comet_async._validation import check_number, check_rng
 from comet_async.errors import InputError
 
 SHORTEST = SHORTEST_WAIT
@@ -200,14 +201,8 @@ class FixedSchedule:
     """
 
     def __init__(self, seconds: float, *, rng: random.Random | None = None) -> None:
-        if not 0 < seconds < math.inf:
-            raise InputError(
-                f"schedule={seconds} is not an interval",
-                field="schedule",
-                value=seconds,
-                limit="more than 0 seconds",
-                hint="pass the seconds between two polls, more than 0",
-            )
+        check_rng(rng)
+        check_number("schedule", seconds, above=0)
         self._seconds = max(SHORTEST, float(seconds))
         self._rng = rng or random.Random()  # noqa: S311  # spreads polls, guards nothing
 
@@ -278,7 +273,7 @@ class LearnedSchedule:
         version: Counts up whenever waiting tasks should be rescheduled; see `reschedule`.
 
     Raises:
-        InputError: *aim* is under 1, or *floor* and *ceiling* contradict each other.
+        InputError: *aim* is under 1, *floor* under 0.05, or *ceiling* under *floor*.
     """
 
     # The first poll comes after 0.7 to 1.7 steps: a whole step, so that tasks of one moment are
@@ -301,12 +296,10 @@ class LearnedSchedule:
         ceiling: float = 240.0,
         rng: random.Random | None = None,
     ) -> None:
-        if aim < 1 or not SHORTEST <= floor <= ceiling < math.inf:
-            raise InputError(
-                f"aim={aim}, floor={floor}, ceiling={ceiling} do not make a schedule",
-                field="schedule",
-                limit=f"aim >= 1 and {SHORTEST} <= floor <= ceiling",
-            )
+        check_number("aim", aim, least=1)
+        check_number("floor", floor, least=SHORTEST)
+        check_number("ceiling", ceiling, least=floor)
+        check_rng(rng)
         self._aim = aim
         self._steps = aim - (1.0 - self._FIRST)
         self._floor = floor

@@ -11,7 +11,7 @@ import logging
 import re
 from typing import NoReturn, final
 
-from comet_async.errors import ConfigError
+from comet_async.errors import ConfigError, InputError
 
 # Names under which storage services sign an address: X-Amz-Signature, AWSAccessKeyId, sig, …
 _SIGNED = (
@@ -46,7 +46,7 @@ class Secret:
 
     Raises:
         ConfigError: It is empty, in quotes, or has a blank, a line break or another character
-            in it that a key can't have (and that could smuggle a header).
+            in it that a key can't have (and that could smuggle a header); or *name* is not text.
     """
 
     __slots__ = ("__value",)
@@ -86,8 +86,14 @@ class Secret:
 _TRIMMED = " \t\ufeff"
 
 
-def _problem_of(value: object, name: str) -> ConfigError | None:
+def _is_secret(value: object) -> bool:
+    return isinstance(value, Secret)
+
+
+def _problem_of(value: object, name: object) -> ConfigError | None:
     """Return why *value* can't be a key, without showing it."""
+    if not isinstance(name, str) or not name:
+        return ConfigError("the name of a key must be text", field="name", limit="text")
     limit = "printable ASCII without blanks or quotes"
     if not isinstance(value, str):
         kind = type(value).__name__
@@ -130,10 +136,15 @@ class RedactingFilter(logging.Filter):
 
     Args:
         secrets: Keys to remove wherever they stand, besides all that looks like one.
+
+    Raises:
+        InputError: One is not a `Secret`.
     """
 
     def __init__(self, *secrets: Secret) -> None:
         super().__init__()
+        if not all(map(_is_secret, secrets)):
+            raise InputError("secrets must be Secrets", field="secrets", limit="a Secret each")
         self._secrets = secrets
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NoReturn, Self, Unpack
+from typing import NoReturn, Self, Unpack, get_args
 
 import attrs
 
@@ -27,9 +27,18 @@ from comet_async._journal.records import Journal
 from comet_async._results.download import Downloader
 from comet_async._results.files import Exists
 from comet_async._validation import (
-    check_concurrency,
+    check_call,
+    check_callbacks,
+    check_choice,
+    check_clock,
     check_event_loop,
+    check_flag,
+    check_instance,
+    check_number,
+    check_path,
+    check_several,
     check_task,
+    check_text,
     check_timeout,
 )
 from comet_async.auth import Credentials
@@ -67,6 +76,7 @@ from comet_async.runs import (
     Run,
     RunFactory,
     RunOptions,
+    check_options,
     limits,
     name_of,
     root_of,
@@ -193,7 +203,16 @@ class CometSession:
         prepare: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        check_concurrency(concurrency)
+        check_callbacks(callbacks)
+        check_clock(clock)
+        check_instance("network", network, (Network, type(None)), "a Network")
+        defaults: RunOptions = {
+            "concurrency": concurrency,
+            "settle": settle,
+            "prepare": prepare,
+            "verify_remote": verify_remote,
+        }
+        check_options(defaults)  # the number of connections depends on one
         config = Config.read(config_path(os.environ))
         chosen = choose_gateway(gateway, os.environ, config)
         credentials = choose_credentials(api_key, chosen, os.environ, config)
@@ -228,12 +247,7 @@ class CometSession:
                 callbacks=callbacks,
                 events=EventSink(on_event),
             ),
-            defaults={
-                "concurrency": concurrency,
-                "settle": settle,
-                "prepare": prepare,
-                "verify_remote": verify_remote,
-            },
+            defaults=defaults,
             given=journal,
         )
         tasks.runs = self._runs
@@ -270,7 +284,7 @@ class CometSession:
                 default. What is not answered by then is recorded as unknown, and looked up by
                 the next run.
         """
-        check_timeout(timeout)
+        check_number("timeout", timeout, least=0)
         await self._runs.aclose(timeout)
         await self._waiter.aclose()
         await self._api.transport.aclose()
@@ -490,6 +504,9 @@ class CometSession:
             InputError: An option can't be used.
             SessionClosedError: The session was closed.
         """
+        check_several("requests", requests, "an iterable of requests")
+        if out is not None:
+            check_path("out", out)
         folder = None if out is None else Path(out)
         items = RequestItems(requests=requests, named=folder is not None)
         return self._runs.run(items, folder, options)
@@ -524,7 +541,14 @@ class CometSession:
             InputError: An argument can't be used.
             SessionClosedError: The session was closed.
         """
-        sources = [source] if isinstance(source, str | os.PathLike) else list(source)
+        check_path("out", out)
+        if isinstance(source, str | os.PathLike):
+            source = (source,)
+        check_several("source", source, "a folder, a file, a URL, or several of them")
+        sources = list(source)
+        for each in sources:
+            check_path("source", each)
+        check_options(options)
         template = ExpandRequest(
             image=b"", margins=margins, prompt=prompt, n=n, watermark=watermark
         )
@@ -559,6 +583,8 @@ class CometSession:
             CometError: It can't continue now; the journal says how far it came.
         """
         self._require_journal("run_job()")
+        check_text("key", key)
+        check_timeout(timeout)
         active = await self._runs.own()
         record = await active.journal.get(key)
         if record is None:
@@ -674,6 +700,7 @@ class CometSession:
             CometError: The server can't be asked.
         """
         self._runs.check_open()
+        check_text("task_id", task_id)
         read = functools.partial(self._api.get, task_id, kind=kind_named(kind))
         task = await with_retries(read, clock=self._api.clock, backoff=self._backoff)
         await self._runs.observe(task)
@@ -693,6 +720,7 @@ class CometSession:
             AccountError: The account may not ask.
         """
         self._runs.check_open()
+        check_text("external_task_id", external_task_id)
         finding = await TaskLookup(self._api).look(kind_named(kind), external_task_id, known=None)
         if finding.task is None:
             raise NotFoundError(
@@ -752,6 +780,9 @@ class CometSession:
             SessionClosedError: The session was closed.
         """
         self._runs.check_open()
+        _check_image(image, watermarked=watermarked)
+        check_path("path", path)
+        check_choice("exists", exists, get_args(Exists))
         target = Path(path)
         save = self._runs.services.downloader.save
         await save(image, target, self.get, exists=exists, watermarked=watermarked)
@@ -770,6 +801,7 @@ class CometSession:
             SessionClosedError: The session was closed.
         """
         self._runs.check_open()
+        _check_image(image, watermarked=watermarked)
         read = self._runs.services.downloader.read
         return await read(image, self.get, watermarked=watermarked)
 
@@ -793,6 +825,7 @@ class CometSession:
             SessionClosedError: The session was closed.
         """
         self._runs.check_open()
+        _check_image(image, watermarked=watermarked)
         open_stream = self._runs.services.downloader.stream
         async with open_stream(image, self.get, watermarked=watermarked) as chunks:
             yield chunks
@@ -819,10 +852,10 @@ class CometSession:
             InputError: One of them can't be used.
         """
         check_timeout(timeout)  # before anything is paid
-        if busy not in {"wait", "raise"}:
-            raise InputError(
-                f"busy={busy!r} is not an option", field="busy", value=busy, limit="wait, raise"
-            )
+        check_choice("busy", busy, get_args(Busy))
+        check_call("on_submitted", on_submitted)
+        if verify_remote is not None:
+            check_flag("verify_remote", verify_remote)
         defaults = self._runs.defaults
         if verify_remote is None:
             verify_remote = defaults.get("verify_remote", False)
@@ -837,14 +870,26 @@ class CometSession:
         )
 
 
+def _check_image(image: object, *, watermarked: object) -> None:
+    """Refuse what is not an image of a task's.
+
+    Raises:
+        InputError: It is not.
+    """
+    hint = "pass one of a finished task's images, such as task.images[0]"
+    check_instance("image", image, ResultImage, "a ResultImage", hint=hint)
+    check_flag("watermarked", watermarked)
+
+
 def _target(out: str | os.PathLike[str], n: int) -> Path:
     """Return the file that ``out=`` names.
 
     Raises:
         InputError: It can't be the name of one image.
     """
+    check_path("out", out)
     text = os.fspath(out)
-    if not text or text.endswith(("/", os.sep)) or Path(text).is_dir():
+    if text.endswith(("/", os.sep)) or Path(text).is_dir():
         raise InputError("out must name a file", field="out", value=text, limit="a file's name")
     if n != 1:
         raise InputError(

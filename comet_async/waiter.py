@@ -18,11 +18,23 @@ from comet_async._polling.source import TaskSource
 from comet_async._polling.streams import AsCompleted, TaskStream, Transitions, kind_of
 from comet_async._polling.timing import PollTiming
 from comet_async._polling.watch import NEVER, Watch, WatchedTask
-from comet_async._validation import check_event_loop, check_least, check_task, check_timeout
+from comet_async._validation import (
+    check_callbacks,
+    check_event_loop,
+    check_flag,
+    check_number,
+    check_offers,
+    check_rng,
+    check_several,
+    check_task,
+    check_text,
+    check_timeout,
+)
 from comet_async._wire.decode import Notification
 from comet_async.errors import TaskFailedError
 from comet_async.events import Event, EventSink
 from comet_async.models import Task
+from comet_async.requests import MAX_N
 from comet_async.schedules import ScheduleLike, as_schedule
 
 __all__ = [
@@ -154,10 +166,14 @@ class TaskWaiter:
         on_event: Callable[[Event], object] | None = None,
         rng: random.Random | None = None,
     ) -> None:
+        check_offers("session", session, ("poll", "clock", "schedule"), "a CometSession")
         check_timeout(timeout)
-        check_least("error_budget", error_budget, 0)
-        check_least("not_found_grace", not_found_grace, 0)
-        check_least("concurrency", concurrency, 1)
+        check_callbacks(callbacks)
+        check_number("error_budget", error_budget, least=0)
+        check_number("not_found_grace", not_found_grace, least=0)
+        check_flag("use_list", use_list)
+        check_number("concurrency", concurrency, least=1, whole=True)
+        check_rng(rng)
         rng = rng or random.Random()  # noqa: S311  # spreads polls, guards nothing
         own = getattr(session, "waiter", None)
         if isinstance(own, TaskWaiter):
@@ -283,6 +299,7 @@ class TaskWaiter:
             AccountError: The account may not use the API.
             CometError: Polls failed for longer than the waiter's error budget.
         """
+        _check_waited(kind, n)
         if isinstance(task, Task) and has_result(task):
             return _succeeded(task)
         watch = _Wait(self._limit(timeout), check_event_loop())
@@ -316,6 +333,7 @@ class TaskWaiter:
             WaitTimeoutError: It has not ended; continuing the iteration waits again.
             CometError: As `wait` says; continuing the iteration waits again.
         """
+        _check_waited(kind, n)
         limit = self._limit(timeout)
         return TaskStream(Transitions(self._watch, task, limit, kind=kind_of(task, kind), n=n))
 
@@ -348,7 +366,9 @@ class TaskWaiter:
                 iteration for the others.
             CometError: As `wait` says, for one task; continue the iteration for the others.
         """
-        check_least("prefetch", prefetch, 1)
+        check_several("tasks", tasks, "an iterable of tasks or ids")
+        _check_waited(kind, n)
+        check_number("prefetch", prefetch, least=1, whole=True)
         limit = self._limit(timeout)
         return TaskStream(AsCompleted(self._watch, tasks, limit, kind=kind, n=n, prefetch=prefetch))
 
@@ -397,6 +417,17 @@ class TaskWaiter:
             else:
                 with contextlib.suppress(RuntimeError):  # that loop was closed
                     loop.call_soon_threadsafe(poller.notify, notification)
+
+
+def _check_waited(kind: object, n: object) -> None:
+    """Refuse what can't be the kind of a task, or its number of images.
+
+    Raises:
+        InputError: It can't.
+    """
+    if kind is not None:
+        check_text("kind", kind)
+    check_number("n", n, least=1, most=MAX_N, whole=True)
 
 
 def _succeeded(task: Task) -> Task:

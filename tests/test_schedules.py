@@ -232,7 +232,7 @@ def test_fixed_schedule_keeps_its_interval() -> None:
 @pytest.mark.parametrize("seconds", [0, -1, math.inf, math.nan])
 def test_fixed_schedule_refuses_nonsense(seconds: float) -> None:
     """An interval is a positive number of seconds."""
-    with pytest.raises(InputError, match="is not an interval"):
+    with pytest.raises(InputError, match="is not a number above 0"):
         FixedSchedule(seconds)
 
 
@@ -241,7 +241,7 @@ def test_fixed_schedule_refuses_nonsense(seconds: float) -> None:
 )
 def test_learned_schedule_refuses_nonsense(options: dict[str, float]) -> None:
     """Contradictory bounds are refused at once."""
-    with pytest.raises(InputError, match="do not make a schedule"):
+    with pytest.raises(InputError, match="is not a number of at least"):
         LearnedSchedule(**options)
 
 

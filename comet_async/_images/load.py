@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 
 from comet_async._images.formats import sniff
 from comet_async._images.rules import ImageRules
+from comet_async._validation import check_instance, check_path, check_text, wrong
 from comet_async.errors import InputError
+from comet_async.secret import redact
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -245,7 +247,13 @@ class SourceImage:
 
     @classmethod
     def from_path(cls, path: str | os.PathLike[str]) -> SourceImage:
-        """Return the image in a file, whatever its name looks like."""
+        """Return the image in a file, whatever its name looks like.
+
+        Raises:
+            InputError: It can't be a path.
+        """
+        if not isinstance(path, bytes):  # a name of the file system's, undecoded
+            check_path("path", path)
         text = os.fsdecode(path)
         return cls(source=text, path=Path(text).absolute())
 
@@ -258,7 +266,12 @@ class SourceImage:
         Args:
             data: The file's bytes.
             name: What messages and outcomes call it.
+
+        Raises:
+            InputError: *data* is not bytes, or *name* is not text.
         """
+        check_text("name", name)
+        check_instance("data", data, (bytes, bytearray, memoryview), "bytes")
         return cls(source=name, data=bytes(data))
 
     @classmethod
@@ -270,13 +283,27 @@ class SourceImage:
                 stream, or an async iterator over bytes. It is read from where it stands, off
                 the event loop, up to the largest size that is accepted.
             name: What messages and outcomes call it; the file's own name by default.
+
+        Raises:
+            InputError: *file* is nothing to read from, or *name* is not text.
         """
+        if not is_file(file):
+            raise _unsupported(file, "file")
+        if name is not None:
+            check_text("name", name)
         return cls(source=name or _file_name(file), file=file)
 
     @classmethod
     def from_url(cls, url: str | URL) -> SourceImage:
-        """Return the image at a public http or https URL, which the provider fetches itself."""
+        """Return the image at a public http or https URL, which the provider fetches itself.
+
+        Raises:
+            InputError: It is not an http or https URL.
+        """
+        check_instance("url", url, (str, URL), "an http or https URL")
         text = str(url).strip()
+        if not re.match(r"(?i)https?://[^/?#]", text):
+            raise wrong("url", redact(text), "an http or https URL")
         return cls(source=text, url=text)
 
     @property
@@ -400,8 +427,12 @@ def _as_source(image: ImageInput, field: str) -> SourceImage:
         return SourceImage(source="Pillow image", data=b"")
     if is_file(image):
         return SourceImage.from_file(image)
+    raise _unsupported(image, field)
+
+
+def _unsupported(image: object, field: str) -> InputError:
     name = type(image).__name__
-    raise InputError(
+    return InputError(
         f"{field}: {name} is not supported",
         field=field,
         value=name,
@@ -410,12 +441,28 @@ def _as_source(image: ImageInput, field: str) -> SourceImage:
     )
 
 
+def check_input(image: object, field: str = "image") -> None:
+    """Refuse what can't be an image, by its type; it is not looked at.
+
+    Raises:
+        InputError: It is of another type, or empty text.
+    """
+    if isinstance(image, str):
+        check_path(field, image)
+    elif not isinstance(
+        image, bytes | bytearray | memoryview | os.PathLike | URL | SourceImage
+    ) and not (is_pillow(image) or is_file(image)):
+        raise _unsupported(image, field)
+
+
 def _from_text(text: str, field: str, *, only_url: bool = False) -> SourceImage:
     scheme = url_scheme(text)
     if scheme == "data":
         check = ImageRules(field=field, source="data URI")
         return SourceImage.from_bytes(_decode_data_uri(text, check), name="data URI")
-    return SourceImage.from_url(text) if scheme or only_url else SourceImage.from_path(text)
+    if scheme or only_url:  # any scheme: which are fetched is checked when it is loaded
+        return SourceImage(source=text.strip(), url=text.strip())
+    return SourceImage(source=text, path=Path(text).absolute())  # what is there is seen later
 
 
 def name_of_input(image: ImageInput) -> str:

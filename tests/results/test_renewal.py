@@ -1,0 +1,53 @@
+"""A URL that fails is replaced in the same run, by asking for the task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from comet_async import CometSession, Margins
+from comet_async.testing import VirtualClock
+from tests.support.servers import serving
+
+
+class Gateway:
+    """Takes one task; each answer about it has new URLs, and those of the first do not work."""
+
+    def __init__(self, photo: bytes, n: int, answer: web.Response) -> None:
+        self.photo, self.n, self.answer = photo, n, answer
+        self.answers = 0
+        self.base = ""
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        if request.path.startswith("/r/"):
+            first = request.path.startswith("/r/1/")
+            return self.answer if first else web.Response(body=self.photo)
+        task: dict[str, Any] = {"task_id": "1", "task_status": "submitted"}
+        if request.method == "GET" and "1" in request.path.rpartition("/")[2]:
+            self.answers += 1
+            urls = [f"{self.base}/r/{self.answers}/{index}.png" for index in range(self.n)]
+            images = [{"index": index, "url": url} for index, url in enumerate(urls)]
+            task |= {"task_status": "succeed", "task_result": {"images": images}}
+        return web.json_response({"code": 0, "message": "SUCCEED", "data": task})
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 418, 451])
+@pytest.mark.parametrize("n", [1, 3])
+async def test_a_run_renews_its_urls(
+    photo: bytes, tmp_path: Path, clock: VirtualClock, status: int, n: int
+) -> None:
+    """What a store answers to an old signature differs; the task is asked for once, for free."""
+    gateway = Gateway(photo, n, web.Response(status=status, text="<Code>ExpiredToken</Code>"))
+    (tmp_path / "a.png").write_bytes(photo)
+    async with serving(gateway.handle) as server:
+        gateway.base = str(server.url)
+        async with CometSession("sk-test", gateway=gateway.base, clock=clock) as comet:
+            run = comet.expand_folder(tmp_path / "a.png", tmp_path / "out", Margins(left=0.5), n=n)
+            outcomes = [outcome async for outcome in run]
+    assert [str(outcome.status) for outcome in outcomes] == ["done"]
+    assert len(outcomes[0].files) == n
+    assert gateway.answers == 2
