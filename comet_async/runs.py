@@ -19,7 +19,7 @@ from contextlib import aclosing, asynccontextmanager
 from decimal import Decimal, InvalidOperation
 from itertools import islice
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import attrs
 
@@ -442,12 +442,13 @@ _JOURNAL = ("plan", "send", "move", "find")  # told by its looks, as any protoco
 _FLAGS = ("prepare", "retry_failed", "verify_remote", "checksum", "follow_links")
 
 
-def check_options(options: RunOptions) -> None:
+def check_options(given: Budget) -> None:
     """Refuse options that can't be used, before anything is done.
 
     Raises:
         InputError: One can't be used, or is not an option.
     """
+    options = cast("RunOptions", given)  # which has these and more
     known = RunOptions.__optional_keys__
     for name, value in options.items():
         if name not in known:

@@ -585,6 +585,7 @@ class CometSession:
         self._require_journal("run_job()")
         check_text("key", key)
         check_timeout(timeout)
+        check_options(budget)
         active = await self._runs.own()
         record = await active.journal.get(key)
         if record is None:

@@ -166,7 +166,6 @@ class TaskWaiter:
         on_event: Callable[[Event], object] | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        check_offers("session", session, ("poll", "clock", "schedule"), "a CometSession")
         check_timeout(timeout)
         check_callbacks(callbacks)
         check_number("error_budget", error_budget, least=0)
@@ -180,6 +179,7 @@ class TaskWaiter:
             source = own._shared.source  # noqa: SLF001 - another of this class
             callbacks = callbacks or own._callbacks  # noqa: SLF001 - the same
         else:
+            check_offers("session", session, ("poll", "clock", "schedule"), "a CometSession")
             source = cast("TaskSource", session)
         when = as_schedule(source.schedule if schedule is None else schedule, rng=rng)
         self._timeout = timeout

@@ -44,6 +44,7 @@ from comet_async import (
     TryOnRequest,
 )
 from comet_async._journal.memory import MemoryJournal
+from comet_async.runs import Budget
 from comet_async.sandbox import DEFAULT_KEY
 from tests.support.images import make_png
 
@@ -88,14 +89,18 @@ MONEY: Wrong = (-1, NAN, INF, "x", True, ODD)
 PATTERNS: Wrong = (5, True, "", (5,), ("",), ODD)
 AT_MOST: Wrong = (-1, 1.5, NAN, "2", True, ODD)
 
+BUDGET = {
+    "max_jobs": AT_MOST,
+    "max_spend": MONEY,
+    "price": MONEY,
+    "budget": (5, True, None, ODD),
+}
 RUN = {
     "concurrency": COUNT,
     "prepare": FLAG,
     "settle": SECONDS,
     "timeout": DEADLINE,
-    "max_jobs": AT_MOST,
-    "max_spend": MONEY,
-    "price": MONEY,
+    **BUDGET,
     "retry_failed": FLAG,
     "verify_remote": FLAG,
     "checksum": FLAG,
@@ -328,7 +333,7 @@ SESSION: dict[str, tuple[dict[str, Any], Rows]] = {
             **RUN,
         },
     ),
-    "run_job": ({"key": "ce1-x"}, {"key": (*NAME, None), "timeout": DEADLINE}),
+    "run_job": ({"key": "ce1-x"}, {"key": (*NAME, None), "timeout": DEADLINE, **BUDGET}),
     "resume": ({}, RUN),
     "balance": ({}, {}),
     "get": ({"task_id": "1"}, {"task_id": (*NAME, None), "kind": (*TASK_KIND, None)}),
@@ -390,11 +395,12 @@ FACTS = {
 
 
 def parameters(function: Callable[..., Any]) -> set[str]:
-    """Return the names of a function's parameters; those of RunOptions for its keywords."""
+    """Return the names of a function's parameters, and of its options."""
+    options = {"Unpack[RunOptions]": RunOptions, "Unpack[Budget]": Budget}
     names = set()
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            names |= set(typing.get_type_hints(RunOptions))
+            names |= set(typing.get_type_hints(options[parameter.annotation]))
         elif name != "self":
             names.add(name)
     return names

@@ -24,7 +24,7 @@ from comet_async._jobs.outcome_log import OutcomeLog
 from comet_async._jobs.runner import JobRunner, Loader
 from comet_async._jobs.sources import SourceMemory
 from comet_async._journal.memory import ForgettingJournal, MemoryJournal
-from comet_async._journal.records import Destination, JobRecord, NewJob, SavedJob
+from comet_async._journal.records import CALLBACK, Destination, JobRecord, NewJob, SavedJob
 from comet_async._journal.states import ACCEPTED, LEFT_OVER, OPEN, READY, WITHOUT_RESULT, JobState
 from comet_async._results.save import ResultSaver
 from comet_async._types import JSON
@@ -551,7 +551,7 @@ class Batch:
             key=planned.key,
             kind=request.kind.name,
             account=self.active.services.account,
-            params=planned.fields,
+            params=_params(planned.fields, request.callback_url),
             n=request.n,
             source=item.source,
             image_sha=":".join(image.sha256 for image in planned.images.values()),
@@ -677,3 +677,8 @@ def _task_of(call: Call | None) -> Task | None:
     if call is None or call.job is None:
         return None
     return call.job.task or as_task(call.job.record)
+
+
+def _params(fields: Mapping[str, JSON], callback_url: str | None) -> Mapping[str, JSON]:
+    """Return what the journal keeps of a request: all that it takes to send it later."""
+    return fields if callback_url is None else {**fields, CALLBACK: callback_url}

@@ -285,6 +285,10 @@ class Reconciler:
             return absent >= ABSENT_ROUNDS
         return not finding.silent or waited > SILENCE
 
+    async def has_control(self, record: JobRecord) -> bool:
+        """Return True if a task is known on which lookups for *record* can be tried."""
+        return await self._find_known(record) is not None
+
     async def _find_known(self, record: JobRecord) -> Known | None:
         """Return a task of this account and kind that is known to exist, if there is one."""
         group = record.account, record.kind

@@ -177,7 +177,13 @@ class JobRunner:
         """Mark an unknown outcome as uncertain: nothing at hand can settle it."""
         if job.record.state is not JobState.UNKNOWN:
             return job
-        why = "no lookup of this gateway could be proven to work"
+        if await self.active.reconciler.has_control(job.record):
+            why = "no lookup of this gateway could be proven to work"
+        else:
+            why = (
+                "no task of this account is known yet on which a lookup could be tried: expand "
+                "any other image with this journal, which settles this one, too"
+            )
         call.job = Job(await self.active.move(job.record, JobState.UNCERTAIN, why))
         return call.job
 

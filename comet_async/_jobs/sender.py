@@ -12,7 +12,7 @@ import attrs
 from comet_async._http.body import Body
 from comet_async._jobs.active import ActiveJobs, Job
 from comet_async._jobs.calls import Call, JobOptions
-from comet_async._journal.records import JobRecord, Limits, Refusal
+from comet_async._journal.records import CALLBACK, JobRecord, Limits, Refusal
 from comet_async._journal.shared import SharedJournal
 from comet_async._journal.states import JobState
 from comet_async.errors import (
@@ -110,8 +110,9 @@ class Sender:
         services = self.active.services
         fields = dict(record.params)
         fields["external_task_id"] = record.key
-        if callback := call.callback_url or services.callback_url:
-            fields["callback_url"] = callback
+        own = call.callback_url or fields.pop(CALLBACK, None)
+        if callback := own or services.callback_url:
+            fields[CALLBACK] = callback
         body = Body.build(services.api.gateway.adapt(fields), call.images or {})
         if self.active.shared is None:
             return body

@@ -23,6 +23,9 @@ from comet_async.secret import redact
 # smallest image that the service takes, 300 x 300 pixels, is far above this.
 MAX_PARAMS_BYTES = 16 * 1024
 
+CALLBACK = "callback_url"
+"""The parameter that says where the server reports changes: no part of what is bought."""
+
 
 def _read_only(params: Mapping[str, JSON]) -> Mapping[str, JSON]:
     """Return a deep, read-only copy of *params* that is JSON and small."""
@@ -42,6 +45,10 @@ def _read_only(params: Mapping[str, JSON]) -> Mapping[str, JSON]:
 def _no_secret(_job: object, field: attrs.Attribute[str], value: str) -> None:
     if redact(value) != value:
         raise InputError(f"{field.name} looks like a key; a journal never holds one")
+
+
+def _repr_params(params: Mapping[str, JSON]) -> str:
+    return repr({name: value for name, value in params.items() if name != CALLBACK})  # a token
 
 
 def _repr_redacted(text: str) -> str:
@@ -67,7 +74,7 @@ class NewJob:
     key: str = attrs.field(validator=attrs.validators.min_len(1))
     kind: str
     account: str = attrs.field(validator=_no_secret)
-    params: Mapping[str, JSON] = attrs.field(converter=_read_only, hash=False)
+    params: Mapping[str, JSON] = attrs.field(converter=_read_only, hash=False, repr=_repr_params)
     n: int = attrs.field(validator=attrs.validators.ge(1))
     source: str = attrs.field(repr=_repr_redacted)
     image_sha: str
@@ -208,7 +215,7 @@ class JobRecord:
     absent: int = 0
     sent_at: float | None = None
     post_deadline: float | None = None
-    params: Mapping[str, JSON] = attrs.field(hash=False)
+    params: Mapping[str, JSON] = attrs.field(hash=False, repr=_repr_params)
     n: int
     source: str = attrs.field(repr=_repr_redacted)
     image_sha: str

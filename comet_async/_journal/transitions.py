@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from comet_async._idempotency import canonical
-from comet_async._journal.records import Changes, JobRecord, NewJob
+from comet_async._journal.records import CALLBACK, Changes, JobRecord, NewJob
 from comet_async._journal.states import JobState, Move, check_move
 from comet_async.errors import (
     DownloadError,
@@ -166,7 +166,8 @@ def closed() -> JournalError:
 
 
 def _request(job: JobRecord | NewJob) -> tuple[str, int, str, str]:
-    return job.kind, job.n, job.image_sha, canonical(job.params)
+    asked = {name: value for name, value in job.params.items() if name != CALLBACK}
+    return job.kind, job.n, job.image_sha, canonical(asked)
 
 
 def _next(record: JobRecord, now: float, **changes: Any) -> JobRecord:

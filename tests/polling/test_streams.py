@@ -9,11 +9,13 @@ import gc
 import itertools
 import random
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 
 import attrs
 import pytest
 
-from comet_async._polling.streams import Inbox
+from comet_async._polling.streams import Inbox, OrderedInbox
+from comet_async._wire.decode import Notification
 from comet_async.errors import (
     AuthenticationError,
     InputError,
@@ -239,6 +241,36 @@ async def test_tasks_come_in_the_order_of_their_ends(
     done = [task async for task in waiter.as_completed(tasks)]
     assert [task.id for task in done] == ["t1", "t2", "t3", "t0"]
     assert [task.failed for task in done] == [False, True, False, False]
+
+
+async def test_tasks_found_together_come_in_the_order_of_their_ends(
+    server: TaskServer,
+) -> None:
+    """One page of the list shows four that ended between two looks: the server's times count."""
+    waiter = TaskWaiter(server, schedule=100, use_list=False, rng=random.Random(1))
+    server.latency = None
+    tasks = [server.submit(duration) for duration in (40.0, 10.0, 30.0, 20.0)]
+    stream = waiter.as_completed(tasks)
+    first = asyncio.create_task(anext(stream))
+    await asyncio.sleep(50.0)
+    for task in tasks:  # callbacks, all at once: the polls answer in this order
+        waiter.notify(Notification(task_id=task.id))
+    found = [(await first).id, *[task.id async for task in stream]]
+    assert found == ["t1", "t3", "t2", "t0"]
+
+
+def test_what_has_no_time_keeps_its_place() -> None:
+    """Tasks go by their times; an error, or a task without one, stays behind what came before."""
+    inbox = OrderedInbox()
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    late, early, bare = (
+        Task(id=name, status=TaskStatus.SUCCEED, updated_at=at)
+        for name, at in (("late", moment + timedelta(seconds=5)), ("early", moment), ("bare", None))
+    )
+    error = WaitTimeoutError("t")
+    for item in (late, error, early, bare):
+        inbox.put(item)
+    assert [inbox.pop() for _ in range(len(inbox))] == [early, late, error, bare]
 
 
 async def submitted(server: TaskServer, count: int) -> AsyncIterator[Task]:

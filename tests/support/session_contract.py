@@ -33,6 +33,7 @@ from comet_async import (
     TaskWaiter,
     WaitTimeoutError,
 )
+from comet_async._journal.memory import MemoryJournal
 from comet_async.sandbox import DEFAULT_KEY, Fault, Sandbox
 from comet_async.testing import VirtualClock
 from tests.conftest import make_png
@@ -132,6 +133,27 @@ class SessionSuite:
         else:
             await getattr(session, verb)(one)
         assert sandbox.ledger.posts[0].body["callback_url"] == "https://me.example/cb"
+
+    @pytest.mark.parametrize("verb", ["submit", "run", "expand"])
+    @pytest.mark.parametrize("where", ["call", "session"])
+    async def test_verify_remote_finds_what_another_process_sent(
+        self, open_session: OpenSession, sandbox: Sandbox, verb: str, where: str
+    ) -> None:
+        """An id that is on the server already is not sent again; by default it would be."""
+        async with open_session(journal=MemoryJournal()) as elsewhere:
+            first = await elsewhere.submit(request(external_task_id="order-1"))
+        posts = len(sandbox.ledger.posts)
+        settings = {"verify_remote": True} if where == "session" else {}
+        more = {"verify_remote": True} if where == "call" else {}
+        async with open_session(**settings) as session:
+            one = request(external_task_id="order-1")
+            if verb == "expand":
+                fields = {"external_task_id": "order-1"}
+                task = await session.expand(one.image, one.margins, **fields, **more)
+            else:
+                task = await getattr(session, verb)(one, **more)
+        assert task.id == first.id
+        assert len(sandbox.ledger.posts) == posts
 
     @pytest.mark.parametrize("verb", ["submit", "run"])
     async def test_an_image_of_the_wanted_shape_is_bad_input(
@@ -610,6 +632,26 @@ class SessionSuite:
 
 class WithJournalSuite(SessionSuite):
     """What only a session with a journal can do."""
+
+    @pytest.mark.parametrize("verb", ["resume", "run_job"])
+    async def test_a_resumed_job_keeps_its_callback(
+        self, open_session: OpenSession, sandbox: Sandbox, tmp_path: Path, verb: str
+    ) -> None:
+        """A job that was planned and not sent is sent as it was asked for."""
+        photo = tmp_path / "a.png"
+        photo.write_bytes(make_png(300, 300))
+        url = "https://me.example/cb/token"
+        one = ExpandRequest(image=photo, margins=WIDE, callback_url=url)
+        async with open_session() as session:
+            (planned,) = [o async for o in session.expand_many([one], max_jobs=0)]
+            assert planned.status == "pending"
+            assert sandbox.ledger.posts == []
+        async with open_session() as session:
+            if verb == "resume":
+                assert [o.status async for o in session.resume()] == ["done"]
+            else:
+                assert (await session.run_job(planned.external_task_id or "")).status == "done"
+        assert [post.body["callback_url"] for post in sandbox.ledger.posts] == [url]
 
     async def test_a_repeated_request_is_the_same_purchase(
         self, session: CometSession, sandbox: Sandbox

@@ -1,4 +1,4 @@
-"""A URL that fails is replaced in the same run, by asking for the task."""
+"""Odd answers about finished tasks: URLs that fail, and more images than were asked for."""
 
 from __future__ import annotations
 
@@ -14,18 +14,28 @@ from tests.support.servers import serving
 
 
 class Gateway:
-    """Takes one task; each answer about it has new URLs, and those of the first do not work."""
+    """Takes one task; each answer about it has new URLs.
 
-    def __init__(self, photo: bytes, n: int, answer: web.Response) -> None:
+    Attributes:
+        photo: The result.
+        n: How many images the task shows.
+        answer: What the URLs of the first answer give instead of the result.
+        fetched: The paths of the results that were asked for.
+    """
+
+    def __init__(self, photo: bytes, n: int, answer: web.Response | None = None) -> None:
         self.photo, self.n, self.answer = photo, n, answer
+        self.fetched: list[str] = []
         self.answers = 0
         self.base = ""
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         if request.path.startswith("/r/"):
-            first = request.path.startswith("/r/1/")
-            return self.answer if first else web.Response(body=self.photo)
+            self.fetched.append(request.path)
+            if self.answer is not None and request.path.startswith("/r/1/"):
+                return self.answer
+            return web.Response(body=self.photo)
         task: dict[str, Any] = {"task_id": "1", "task_status": "submitted"}
         if request.method == "GET" and "1" in request.path.rpartition("/")[2]:
             self.answers += 1
@@ -51,3 +61,23 @@ async def test_a_run_renews_its_urls(
     assert [str(outcome.status) for outcome in outcomes] == ["done"]
     assert len(outcomes[0].files) == n
     assert gateway.answers == 2
+
+
+@pytest.mark.parametrize(("n", "shown"), [(1, 2), (2, 3), (1, 500), (9, 500)])
+async def test_more_images_than_were_asked_for(
+    photo: bytes, tmp_path: Path, clock: VirtualClock, n: int, shown: int
+) -> None:
+    """They share no name, and are not fetched without end; the job is done, also in a next run."""
+    gateway = Gateway(photo, shown)
+    (tmp_path / "a.png").write_bytes(photo)
+    async with serving(gateway.handle) as server:
+        gateway.base = str(server.url)
+        for _ in range(2):
+            async with CometSession("sk-test", gateway=gateway.base, clock=clock) as comet:
+                run = comet.expand_folder(
+                    tmp_path / "a.png", tmp_path / "out", Margins(left=0.5), n=n
+                )
+                outcomes = [outcome async for outcome in run]
+            assert [str(outcome.status) for outcome in outcomes] == ["done"]
+            assert len({*outcomes[0].files}) == len(outcomes[0].files) >= n
+    assert len(gateway.fetched) <= 9
