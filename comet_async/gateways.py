@@ -17,7 +17,7 @@ from yarl import URL
 
 from comet_async._addresses import is_loopback
 from comet_async._types import JSON
-from comet_async._validation import check_text, flag, instance_of, text, wrong
+from comet_async._validation import check_instance, check_text, flag, instance_of, text, wrong
 from comet_async.errors import ConfigError, InputError
 from comet_async.requests import TaskKind
 from comet_async.secret import Secret, redact
@@ -114,7 +114,8 @@ def _as_headers(given: Mapping[str, str]) -> Mapping[str, str]:
     Raises:
         InputError: A header can't be sent, or is one of ours. Its value is not shown.
     """
-    for name, value in dict(given).items():
+    check_instance("headers", given, Mapping, "a mapping of names to values")
+    for name, value in given.items():
         if not _is_text(name, _HEADER_NAME):
             raise wrong("headers", name, "the name of a header")
         if name.lower() in _OUR_HEADERS:

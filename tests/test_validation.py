@@ -178,6 +178,7 @@ MAKERS: dict[str, tuple[Callable[..., Any], dict[str, Any], Rows]] = {
             "down_field": ONE_OF,
             "lookup_forms": (5, "path", ("x",), None, ODD),
             "identity": (5, True, ODD),
+            "headers": (5, "x", [], {"a": 5}, {5: "a"}, {"a b": "c"}, {"a": "b\r\nc: d"}, ODD),
         },
     ),
     "Gateway.comet": (Gateway.comet, {}, {"root": (*ADDRESS, None)}),
@@ -336,6 +337,7 @@ SESSION: dict[str, tuple[dict[str, Any], Rows]] = {
     "run_job": ({"key": "ce1-x"}, {"key": (*NAME, None), "timeout": DEADLINE, **BUDGET}),
     "resume": ({}, RUN),
     "balance": ({}, {}),
+    "measure": ({"image": PHOTO}, {"image": IMAGE}),
     "get": ({"task_id": "1"}, {"task_id": (*NAME, None), "kind": (*TASK_KIND, None)}),
     "find": (
         {"external_task_id": "x"},
