@@ -17,7 +17,7 @@ from comet_async._polling.poller import Poller, Shared
 from comet_async._polling.source import TaskSource
 from comet_async._polling.streams import AsCompleted, TaskStream, Transitions, kind_of
 from comet_async._polling.timing import PollTiming
-from comet_async._polling.watch import NEVER, Watch, WatchedTask
+from comet_async._polling.watch import NEVER, Reason, Watch, WatchedTask
 from comet_async._validation import (
     check_callbacks,
     check_event_loop,
@@ -108,10 +108,10 @@ class _Wait(asyncio.Future[Task]):
         if not self.done():
             self.set_result(task)
 
-    def failed(self, error: BaseException) -> None:
+    def failed(self, reason: Reason) -> None:
         """Take the reason why nothing more will come."""
         if not self.done():
-            self.set_exception(error)
+            self.set_exception(reason())
 
 
 @final

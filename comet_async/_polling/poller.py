@@ -40,8 +40,8 @@ import contextvars
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import TypeVarTuple, Unpack
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TypeVar, TypeVarTuple, Unpack
 
 import attrs
 
@@ -71,6 +71,7 @@ from comet_async._wire.decode import Notification
 from comet_async.events import Changed, EventSink, Notified, Polled, PollEvent, Retried
 from comet_async.models import Task, TaskStatus
 
+T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
@@ -361,24 +362,32 @@ class Poller:
             self._timer.cancel()
             self._timer, self._timer_at = None, NEVER
 
+    def leave_all(self, watches: Iterable[Watch]) -> None:
+        """End many waits, some hundred in each turn of the loop."""
+        self._in_turns(list(watches), self.leave)
+
     def dismiss(self) -> None:
         """End all waits, some hundred in each turn of the loop; the tasks continue."""
-        self._dismiss(list(self.index))
+        self._in_turns(list(self.index), self._dismiss)
 
-    def _dismiss(self, entries: list[WatchedTask]) -> None:
-        for entry in entries[-_BATCH:]:
-            for watch in entry.all_watches:
-                self.leave(watch)
-                watch.failed(closed_error(entry))
-        del entries[-_BATCH:]
-        if entries:
-            self.loop.call_soon(self._dismiss, entries, context=self._context)
+    def _dismiss(self, entry: WatchedTask) -> None:
+        for watch in entry.all_watches:
+            self.leave(watch)
+            watch.failed(functools.partial(closed_error, entry))
+
+    def _in_turns(self, items: list[T], function: Callable[[T], object]) -> None:
+        """Empty *items*, handing some hundred to *function* in each turn of the loop."""
+        for item in items[-_BATCH:]:
+            function(item)
+        del items[-_BATCH:]
+        if items:
+            self.loop.call_soon(self._in_turns, items, function, context=self._context)
 
     async def stop(self) -> None:
         """End all waits, and the polls on their way."""
         entries = list(self.index)
-        self._dismiss(entries)
-        while entries:  # noqa: ASYNC110  # emptied by `_dismiss`, in turns of the loop
+        self._in_turns(entries, self._dismiss)
+        while entries:  # noqa: ASYNC110  # emptied in turns of the loop
             await asyncio.sleep(0)
         await self._pool.finish()
         await asyncio.sleep(0)  # a list call that was cancelled leaves, too
@@ -614,8 +623,7 @@ class Poller:
 
     def _on_failure(self, entry: WatchedTask, error: Exception, now: float) -> None:
         if concerns_account(error):
-            for other in self.index:
-                self.give_up(other, error)
+            self._in_turns(list(self.index), functools.partial(self.give_up, error=error))
             return
         when = None if is_our_own(error) else self.shared.policy.on_failure(entry, error, now)
         if when is None:
@@ -634,15 +642,17 @@ class Poller:
             self._schedule(entry, now, when)
 
     def give_up(self, entry: WatchedTask, error: Exception) -> None:
-        """End all waits for *entry* with *error*."""
+        """End all waits for *entry* with *error*, unless they have ended."""
+        if entry.gone:
+            return
         self._forget(entry)
+        reason = functools.partial(individual_error, entry, error)
         for watch in entry.remove_all():
-            watch.failed(individual_error(entry, error))
+            watch.failed(reason)
 
     def _expire(self, entry: WatchedTask, now: float) -> None:
         """End the waits for *entry* whose deadline has passed."""
         for watch in entry.all_watches:
             if watch.deadline <= now:
-                error = deadline_error(entry, watch)
                 self.leave(watch)
-                watch.failed(error)
+                watch.failed(functools.partial(deadline_error, entry, watch))

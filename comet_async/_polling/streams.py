@@ -15,7 +15,7 @@ from typing import Protocol, Self, final
 
 from comet_async._polling.completion import has_result
 from comet_async._polling.poller import Poller
-from comet_async._polling.watch import NEVER, Watch, WatchedTask, rank_of
+from comet_async._polling.watch import NEVER, Reason, Watch, WatchedTask, rank_of
 from comet_async.models import Task
 
 DEFAULT_KIND = "expand"
@@ -38,18 +38,18 @@ class Inbox:
     __slots__ = ("_readers", "items")
 
     def __init__(self) -> None:
-        self.items: list[Task | BaseException] = []
+        self.items: list[Task | Reason] = []
         self._readers: list[asyncio.Future[None]] = []
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def put(self, item: Task | BaseException) -> None:
+    def put(self, item: Task | Reason) -> None:
         """Add an *item*."""
         self.items.append(item)
         self.wake_reader()
 
-    def pop(self) -> Task | BaseException:
+    def pop(self) -> Task | Reason:
         """Remove and return the next item."""
         return self.items.pop(0)
 
@@ -60,7 +60,7 @@ class Inbox:
             self.wake_all()
         if isinstance(item, Task):
             return item
-        raise item
+        raise item()
 
     def clear(self) -> None:
         """Drop all items."""
@@ -103,14 +103,14 @@ class OrderedInbox(Inbox):
 
     def __init__(self) -> None:
         super().__init__()
-        self._heap: list[tuple[float, int, Task | BaseException]] = []
+        self._heap: list[tuple[float, int, Task | Reason]] = []
         self._arrivals = 0
         self._latest = -NEVER
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def put(self, item: Task | BaseException) -> None:
+    def put(self, item: Task | Reason) -> None:
         """Add an *item*."""
         ended = item.updated_at if isinstance(item, Task) else None
         moment = self._latest if ended is None else ended.timestamp()
@@ -119,7 +119,7 @@ class OrderedInbox(Inbox):
         heapq.heappush(self._heap, (moment, self._arrivals, item))
         self.wake_reader()
 
-    def pop(self) -> Task | BaseException:
+    def pop(self) -> Task | Reason:
         """Remove and return the task that ended first."""
         return heapq.heappop(self._heap)[2]
 
@@ -264,10 +264,10 @@ class Transitions:
         self._over = True
         self._inbox.wake_all()
 
-    def failed(self, error: BaseException) -> None:
+    def failed(self, reason: Reason) -> None:
         """Take the reason why nothing more comes; the next step after it waits again."""
         self._poller = None
-        self._inbox.put(error)
+        self._inbox.put(reason)
 
 
 class _Item:
@@ -289,8 +289,8 @@ class _Item:
     def ended(self, task: Task) -> None:
         self._feed.arrived(self, task)
 
-    def failed(self, error: BaseException) -> None:
-        self._feed.arrived(self, error)
+    def failed(self, reason: Reason) -> None:
+        self._feed.arrived(self, reason)
 
 
 class AsCompleted:
@@ -352,14 +352,13 @@ class AsCompleted:
             self._puller.cancel()
             self._puller = None
         live, self._live = self._live, set()
-        for item in live:
-            if self._poller is not None:
-                self._poller.leave(item)
+        if self._poller is not None:
+            self._poller.leave_all(live)
         self._poller = None
         self._inbox.clear()
         self._inbox.wake_all()
 
-    def arrived(self, item: _Item, result: Task | BaseException) -> None:
+    def arrived(self, item: _Item, result: Task | Reason) -> None:
         """Take the end of one wait."""
         self._live.discard(item)
         self._inbox.put(result)
@@ -392,7 +391,8 @@ class AsCompleted:
                     self._space = asyncio.get_running_loop().create_future()
                     await self._space
         except Exception as error:  # noqa: BLE001  # the user's own: raised by the next step
-            self._inbox.put(error)
+            problem = error
+            self._inbox.put(lambda: problem)
         finally:
             self._puller, self._exhausted = None, True
             self._inbox.wake_all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,6 +31,11 @@ def without_raw(task: Task) -> Task:
     return attrs.evolve(task, raw=_EMPTY, request_id=None)
 
 
+Reason = Callable[[], BaseException]
+"""Makes the error that a wait ends with when somebody asks for it: of a hundred thousand waits that
+end at once, few may be asked."""
+
+
 class Watch(Protocol):
     """One wait for a task. Made by a waiter, held by a `WatchedTask`.
 
@@ -55,7 +60,7 @@ class Watch(Protocol):
     def ended(self, task: Task) -> None:
         """Take the last snapshot."""
 
-    def failed(self, error: BaseException) -> None:
+    def failed(self, reason: Reason) -> None:
         """Take the reason why nothing more will come."""
 
 
