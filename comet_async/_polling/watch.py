@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from types import MappingProxyType
@@ -176,7 +177,7 @@ class WatchedTask:
         self.own = False
         self.alive_at = -NEVER
         self.due = NEVER
-        self.queued: tuple[float, WatchedTask] | None = None
+        self.queued: tuple[float, int] | None = None
         self.polls = 0
         self.polled_at = -NEVER
         self.status: TaskStatus | str | None = None
@@ -190,9 +191,6 @@ class WatchedTask:
         self.listed = False
         self.unlisted = False
         self.gone = False
-
-    def __lt__(self, other: WatchedTask) -> bool:
-        return self.id < other.id  # only to break ties in a heap
 
     @property
     def all_watches(self) -> list[Watch]:
@@ -252,14 +250,19 @@ class WatchedTask:
 
 
 class TimerHeap:
-    """A heap with one live item for each task; items of tasks that left are dropped when met."""
+    """A heap with one live item for each task; items of tasks that left are dropped when met.
+
+    The items are numbers only: Python's garbage collector does not count those. With the tasks in
+    them, a round of polls would be followed by a collection that looks at all that waits.
+    """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, WatchedTask]] = []
-        self._stale = 0
+        self._heap: list[tuple[float, int]] = []
+        self._live: dict[int, WatchedTask] = {}
+        self._numbers = itertools.count()
 
     def __len__(self) -> int:
-        return len(self._heap) - self._stale
+        return len(self._live)
 
     def put(self, entry: WatchedTask) -> None:
         """Wake *entry* when it is due, or at its deadline if that is earlier.
@@ -273,36 +276,34 @@ class TimerHeap:
             self.drop(entry)
         if when == NEVER:
             return
-        entry.queued = when, entry
-        heapq.heappush(self._heap, entry.queued)
+        entry.queued = item = when, next(self._numbers)
+        self._live[item[1]] = entry
+        heapq.heappush(self._heap, item)
 
     def drop(self, entry: WatchedTask) -> None:
         """Remove *entry*."""
         if entry.queued is None:
             return
+        del self._live[entry.queued[1]]
         entry.queued = None
-        self._stale += 1
         # As asyncio does with its timers: rebuilt when most of the heap is waste.
-        if self._stale > max(64, len(self._heap) // 2):
-            self._heap = [item for item in self._heap if item[1].queued is item]
+        if len(self._heap) - len(self._live) > max(64, len(self._heap) // 2):
+            self._heap = [item for item in self._heap if item[1] in self._live]
             heapq.heapify(self._heap)
-            self._stale = 0
 
     def earliest(self) -> float:
         """Return when the next task wakes; `NEVER` if there is none."""
-        while self._heap and self._heap[0][1].queued is not self._heap[0]:
+        while self._heap and self._heap[0][1] not in self._live:
             heapq.heappop(self._heap)
-            self._stale -= 1
         return self._heap[0][0] if self._heap else NEVER
 
     def take(self, now: float) -> WatchedTask | None:
         """Return a task that wakes at *now* or before; None if there is none."""
         while self._heap and self._heap[0][0] <= now:
-            item = heapq.heappop(self._heap)
-            if item[1].queued is item:
-                item[1].queued = None
-                return item[1]
-            self._stale -= 1
+            entry = self._live.pop(heapq.heappop(self._heap)[1], None)
+            if entry is not None:
+                entry.queued = None
+                return entry
         return None
 
 
