@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+import resource
+import sqlite3
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 
 from benchmarks.core.bench import Bench, in_rounds, ratio, table
 from benchmarks.core.meter import cpu_seconds
-from benchmarks.core.report import Section, median
+from benchmarks.core.report import Section, Table, median
 from comet_async._journal.memory import MemoryJournal
 from comet_async._journal.records import (
     Destination,
@@ -23,6 +30,7 @@ from comet_async._journal.records import (
 )
 from comet_async._journal.states import JobState
 from comet_async.journal import SqliteJournal
+from comet_async.runs import JOURNAL_NAME
 
 _MEMORY = "in memory"
 _NOW = 1_722_769_557.0
@@ -30,9 +38,8 @@ _PLACES = {_MEMORY: 32, "SQLite, 1 at a time": 1, "SQLite, 32 at a time": 32, "S
 _CALLS = 6
 
 
-async def _job(journal: Journal, number: int) -> None:
-    """Take one job through its life, with the calls that a job of a folder makes."""
-    new = NewJob(
+def _new(number: int) -> NewJob:
+    return NewJob(
         key=f"ce1-{number:026d}",
         kind="expand",
         account="bench",
@@ -42,6 +49,11 @@ async def _job(journal: Journal, number: int) -> None:
         image_sha=f"{number:064x}",
         dest=f"{number}",
     )
+
+
+async def _job(journal: Journal, number: int) -> None:
+    """Take one job through its life, with the calls that a job of a folder makes."""
+    new = _new(number)
     (record,) = await journal.plan([new], now=_NOW)
     sent = await journal.send(
         record, now=_NOW, post_deadline=_NOW + 60, limits=Limits(), run="bench"
@@ -77,6 +89,105 @@ async def _measured(name: str, path: Path, jobs: int) -> tuple[float, float]:
         await journal.aclose()
 
 
+# ------------------------------------------------------------------------ a very large one
+
+_MANY = 1_000_000
+_PLANNED = 1000  # jobs planned in it, 32 at a time
+_MULTIPLY = """
+    INSERT INTO job ({columns}) WITH RECURSIVE n (i) AS
+    (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
+    SELECT {values} FROM n, job WHERE job.id = 1
+"""
+
+
+def _multiply(path: Path, count: int) -> None:
+    """Copy the one finished job of the journal at *path* until it has *count*, with files."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA synchronous = OFF")
+        names = [row[1] for row in db.execute("PRAGMA table_info(job)") if row[1] != "id"]
+        new = {
+            "key": "printf('ce1-%s', lower(hex(randomblob(13))))",
+            "source": "printf('photos/%07d.png', i)",
+            "image_sha": "lower(hex(randomblob(32)))",
+            "task_id": "printf('%018d', i)",
+        }
+        values = ", ".join(new.get(name, name) for name in names)
+        db.execute(_MULTIPLY.format(columns=", ".join(names), values=values, count=count))
+        moves = ("planned", "sending", "submitted", "succeeded", "saving", "done")
+        for old, state in itertools.pairwise(moves):
+            db.execute(
+                "INSERT INTO event (job, at, old, new, why)"
+                " SELECT id, updated_at, ?, ?, '' FROM job WHERE id > 1",
+                (old, state),
+            )
+        db.execute(
+            "INSERT INTO destination SELECT id, substr(source, 8), source FROM job WHERE id > 1"
+        )
+        db.execute(
+            "INSERT INTO file SELECT id, substr(source, 8), 0, substr(source, 8) || '.png',"
+            " image_sha, 20000, 1 FROM job WHERE id > 1"
+        )
+        db.commit()
+
+
+async def _planned(folder: Path) -> tuple[float, float]:
+    """Return the CPU seconds of opening, and the CPU ms of planning a job (32 at a time)."""
+    begin = cpu_seconds()
+    journal = await SqliteJournal.open(folder / JOURNAL_NAME)
+    opened = cpu_seconds() - begin
+    numbers = iter(range(_MANY, _MANY + _PLANNED))
+
+    async def work() -> None:
+        for number in numbers:
+            await journal.plan([_new(number)], now=_NOW)
+
+    async with journal:
+        begin = cpu_seconds()
+        await asyncio.gather(*(work() for _ in range(32)))
+        return opened, 1000 * (cpu_seconds() - begin) / _PLANNED
+
+
+@contextlib.contextmanager
+def _large(bench: Bench, count: int) -> Iterator[Path]:
+    """Have a folder whose journal has *count* finished jobs."""
+    folder = bench.scratch / f"journal-of-{count}"
+    path = folder / JOURNAL_NAME
+    path.parent.mkdir(parents=True)
+
+    async def one() -> None:
+        async with await SqliteJournal.open(path) as journal:
+            await _job(journal, 0)
+
+    asyncio.run(one())
+    _multiply(path, count)
+    try:
+        yield folder
+    finally:
+        path.unlink()
+
+
+def _children() -> float:
+    """Return the CPU seconds of all programs that were started and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _size_table(bench: Bench) -> Table:
+    rows = []
+    for count in (1000, bench.count(_MANY, 2000)):
+        with _large(bench, count) as folder:
+            size = (folder / JOURNAL_NAME).stat().st_size
+            opened, planned = asyncio.run(_planned(folder))
+            command = [sys.executable, "-m", "comet_async", "jobs", str(folder)]
+            before = _children()
+            subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - ours
+            shown = _children() - before
+        cells = [f"{size / 1e6:,.0f}", f"{opened:.2f}", f"{shown:.2f}", f"{planned:.2f}"]
+        rows.append([f"{count:,}", *cells])
+    head = ("jobs", "MB", "open, CPU s", "`comet-async jobs`, CPU s", "plan, CPU ms a job")
+    return Table(title="Journals of finished jobs", head=head, rows=rows)
+
+
 def journal(bench: Bench) -> Section:
     """Measure journals alone, without any network."""
     jobs = bench.count(1000, 50)
@@ -100,5 +211,8 @@ def journal(bench: Bench) -> Section:
         "`synchronous = FULL`); those that wait together share one `fsync`, which is why many at "
         f"a time are so much faster. On disk costs {more:.1f} × the CPU of in memory, 32 at a "
         "time; jobs a second depend on the disk.",
-        tables=[table("", ("journal", "CPU ms a job", "jobs a second"), rows)],
+        tables=[
+            table("", ("journal", "CPU ms a job", "jobs a second"), rows),
+            _size_table(bench),
+        ],
     )

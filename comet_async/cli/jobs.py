@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -89,12 +89,10 @@ async def jobs(  # noqa: PLR0913 - the arguments and options, as --help shows th
 
 async def _show_jobs(journal: Journal, folder: Path, choice: Choice, screen: Screen) -> int:
     rows = []
-    async for record in journal_files.all_jobs(journal):
-        if choice.uncertain and record.state is not JobState.UNCERTAIN:
-            continue
+    async for record in journal_files.all_jobs(journal, _states(choice, screen)):
         if screen.json:
             screen.emit(_as_record(record, await journal.destinations(record.key), screen))
-        elif choice.all or choice.uncertain or record.state not in _QUIET:
+        else:
             rows.append(_row(record))
     if not screen.json:
         _show_rows(rows, screen)
@@ -102,6 +100,13 @@ async def _show_jobs(journal: Journal, folder: Path, choice: Choice, screen: Scr
         for line in _choices(folder, [row[2] for row in rows], wanted=choice.uncertain):
             screen.say(line)
     return DONE
+
+
+def _states(choice: Choice, screen: Screen) -> Collection[JobState] | None:
+    """Return the states of the jobs to show; None for all. A journal may hold a million."""
+    if choice.uncertain:
+        return {JobState.UNCERTAIN}
+    return None if choice.all or screen.json else frozenset(JobState) - _QUIET
 
 
 def _show_rows(rows: Sequence[tuple[str, ...]], screen: Screen) -> None:

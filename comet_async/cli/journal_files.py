@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,10 +125,12 @@ def _copy(path: Path, copy: Path) -> None:
         shutil.copyfile(wal, copy.with_name(f"{copy.name}-wal"))
 
 
-async def all_jobs(journal: Journal) -> AsyncGenerator[JobRecord, None]:
-    """Yield every job, in the order in which they were planned."""
+async def all_jobs(
+    journal: Journal, states: Collection[JobState] | None = None
+) -> AsyncGenerator[JobRecord, None]:
+    """Yield every job, or those in *states*, in the order in which they were planned."""
     after = ""
-    while page := await journal.find(after=after):
+    while page := await journal.find(states, after=after):
         for record in page:
             yield record
         after = page[-1].key
@@ -172,9 +174,9 @@ async def abandon_ended_sandbox_jobs(journal: Journal, *, now: float) -> None:
         JobState.STRANDED: (JobState.SUBMITTED, JobState.FAILED),
         JobState.SUCCEEDED: (JobState.EXPIRED,),
     }
-    async for found in all_jobs(journal):
+    async for found in all_jobs(journal, ways.keys()):
         record = found
-        for state in ways.get(record.state, ()):
+        for state in ways[record.state]:
             record = await journal.move(record, state, now=now, why=_ENDED)
         if record.state in {JobState.FAILED, JobState.EXPIRED} and record is not found:
             await journal.note(record, now=now, note=f"{_ENDED}: painted again by the next run")

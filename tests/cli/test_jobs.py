@@ -97,6 +97,25 @@ async def test_shows_all(comet: Command, folder: Folder) -> None:
     assert "dog.png\tce1-dog\ttask-dog" in (await comet("jobs", folder.path, "--all")).out
 
 
+async def test_finished_jobs_are_counted_and_not_read(
+    comet: Command, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal may hold a million of them."""
+    read: list[JobState] = []
+    find = SqliteJournal.find
+
+    async def seen(*args: Any, **options: Any) -> list[JobRecord]:
+        found = await find(*args, **options)
+        read.extend(record.state for record in found)
+        return found
+
+    monkeypatch.setattr(SqliteJournal, "find", seen)
+    ended = await comet("jobs", folder.path)
+    assert "1 job done" in ended.err
+    assert read
+    assert JobState.DONE not in read
+
+
 async def test_shows_uncertain_ones(comet: Command, folder: Folder) -> None:
     """--uncertain leaves out all that need no decision."""
     await folder.add("owl", JobState.SUBMITTED)
