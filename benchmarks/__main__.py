@@ -17,6 +17,7 @@ from benchmarks.parts.decode import decode
 from benchmarks.parts.faults import faults
 from benchmarks.parts.jobs import growth, lag, large, small
 from benchmarks.parts.journal import journal
+from benchmarks.parts.makespan import makespan
 from benchmarks.parts.polls import polls
 from benchmarks.parts.profile import where
 from benchmarks.parts.rerun import rerun
@@ -33,6 +34,7 @@ PARTS: Mapping[str, Callable[[Bench], Section]] = {
     "growth": growth,
     "lag": lag,
     "where": where,
+    "makespan": makespan,
     "polls": polls,
     "waiting": waiting,
     "waiting_tasks": waiting_tasks,
