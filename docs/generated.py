@@ -86,7 +86,7 @@ def options(command: App) -> Iterator[str]:
     # The same order as in `--help`; the general ones are described once, at the end of the page.
     for name, entries in groups.items():
         if name != "General":
-            yield f"**{name}**\n"
+            yield f"**{prose(name)}**\n"
             yield from entries
 
 
