@@ -721,6 +721,26 @@ async def test_image_of_the_wanted_shape_is_converted_if_it_must_be(
     )
 
 
+@pytest.mark.parametrize("checksum", [False, True])
+async def test_a_converted_copy_is_recognised_by_the_next_run(
+    comet: CometSession, tmp_path: Path, *, checksum: bool
+) -> None:
+    """It is no foreign file, although it differs from its source."""
+    image = pytest.importorskip("PIL.Image")
+    image.effect_noise((400, 300), 60).convert("CMYK").save(tmp_path / "print.jpg")
+    for _ in range(3):
+        run = comet.expand_folder(
+            tmp_path / "print.jpg",
+            tmp_path / "out",
+            Margins.for_aspect("4:3"),
+            prepare=True,
+            checksum=checksum,
+        )
+        (outcome,) = [outcome async for outcome in run]
+        assert outcome.status == "done", outcome.error
+    assert [path.name for path in (tmp_path / "out").glob("[a-z]*")] == ["print.jpg"]
+
+
 async def test_a_file_that_appears_later_renames_nothing(
     comet: CometSession, sandbox: Sandbox, tmp_path: Path
 ) -> None:

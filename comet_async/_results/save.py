@@ -7,6 +7,7 @@ The order makes every crash harmless: a part is safe on the disk before the jour
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -462,8 +463,10 @@ def _is_free_for(image: SourceImage, target: Path) -> bool:
     """Return True if nothing is at *target*, or a copy of *image* that an earlier run left."""
     if not os.path.lexists(target) or not image.sha256:
         return True
+    # Of a converted image, `sha256` says what it was converted from.
+    wanted = image.sha256 if image.data is None else hashlib.sha256(image.data).hexdigest()
     try:
-        return target.is_file() and file_sha256(target) == image.sha256
+        return target.is_file() and file_sha256(target) == wanted
     except OSError:
         return False
 

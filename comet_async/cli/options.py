@@ -38,6 +38,17 @@ def whole(_type: object, tokens: Sequence[Token]) -> int:
     raise ValueError(f"{text} is not a whole number")
 
 
+def folder(_type: object, tokens: Sequence[Token]) -> Path:
+    """Return the folder that was typed; an empty word, as of a variable that is not set, is none.
+
+    Raises:
+        ValueError: It is empty.
+    """
+    if not tokens[0].value.strip():
+        raise ValueError("it is empty: name a folder, or . for the current one")
+    return Path(tokens[0].value)
+
+
 @Parameter(name="*", group=SHAPE)
 @attrs.frozen(kw_only=True)
 class Geometry:

@@ -14,7 +14,16 @@ from cyclopts import Parameter
 
 from comet_async.cli.console import DONE, NOT_DONE, Screen, money
 from comet_async.cli.endpoint import find_endpoint
-from comet_async.cli.options import OUTPUT, PROXY, SERVICE, USUAL, General, check_seconds, whole
+from comet_async.cli.options import (
+    OUTPUT,
+    PROXY,
+    SERVICE,
+    USUAL,
+    General,
+    check_seconds,
+    folder,
+    whole,
+)
 from comet_async.cli.runtime import CURRENT
 from comet_async.errors import CometError, InputError, WaitTimeoutError
 
@@ -67,6 +76,7 @@ async def wait(  # noqa: PLR0913 - the options, as --help shows them
         Parameter(
             name=("--out", "-o"),
             metavar="DIR",
+            converter=folder,
             help="Save the images in this folder.",
             group=OUTPUT,
         ),

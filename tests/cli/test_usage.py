@@ -116,6 +116,15 @@ async def test_a_key_with_a_line_break(
     assert "canary" not in ended.err
 
 
+@pytest.mark.parametrize("out", ["", " "])
+async def test_out_is_empty(comet: Command, sandbox: Sandbox, photos: Path, out: str) -> None:
+    """It is a variable that is not set, not the current folder."""
+    ended = await comet("expand", photos, "--out", out, "--to", "2:1")
+    assert ended.status == 2
+    assert "it is empty" in ended.err
+    assert sandbox.ledger.posts == []
+
+
 async def test_out_is_a_file(comet: Command, sandbox: Sandbox, photos: Path) -> None:
     """An output folder that is a file is refused."""
     ended = await comet("expand", photos, "--out", photos / "dog.png", *TO)

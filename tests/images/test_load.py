@@ -538,3 +538,23 @@ def test_nothing_but_our_errors(value: bytes | str) -> None:
     """Whatever is passed in, the answer is an image or an error of ours."""
     with contextlib.suppress(InputError):
         asyncio.run(load(value))
+
+
+@pytest.mark.parametrize("prepare", [False, True])
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (b"\xff\x0a", "a JPEG XL image"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 image"),
+        (b"8BPS\0\x01", "a Photoshop file"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\x01crx ", "a camera raw file"),
+        (b"\0\0\x01\0\x01\0", "an icon"),
+    ],
+)
+async def test_what_nobody_takes_has_a_name(start: bytes, name: str, *, prepare: bool) -> None:
+    """Other formats are named, plain and with conversion, with what to do instead."""
+    with pytest.raises(InputError) as caught:
+        await load(start + bytes(60), prepare=prepare)
+    assert f"is {name}" in caught.value.message
+    assert "PNG or JPEG" in f"{caught.value.message} {caught.value.hint}"

@@ -28,6 +28,7 @@ from tests.reliability.test_crashes import KEY, drive, open_cell
 from tests.reliability.victim import DONE
 
 IMAGES = 60
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 def weather(seed: int, late: float) -> Faults:
@@ -92,7 +93,7 @@ def test_library_is_killed_at_random_until_all_is_done(
                 if kills is not None:
                     await asyncio.sleep(dice.uniform(2, 60))
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(cell.pid, signal.SIGKILL)
+                        os.kill(cell.pid, dice.choice(SIGNALS))
                 code = await ended()
             assert code == DONE
             await check(cell.sandbox, cell.out)
@@ -100,8 +101,10 @@ def test_library_is_killed_at_random_until_all_is_done(
     drive(life())
 
 
-async def _command(sandbox: Sandbox, photos: Path, out: Path, patience: float | None) -> int:
-    """Run the command line; kill it after *patience* seconds unless it ends before."""
+async def _command(
+    sandbox: Sandbox, photos: Path, out: Path, patience: float | None, by: signal.Signals
+) -> int:
+    """Run the command line; end it after *patience* seconds unless it ends before."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "comet_async", "expand", str(photos), "--out", str(out)),
         *("--left", "0.25", "--right", "0.25", "--json", "--settle", "2"),
@@ -114,7 +117,7 @@ async def _command(sandbox: Sandbox, photos: Path, out: Path, patience: float | 
     if patience is not None:
         await asyncio.wait({reading}, timeout=patience)
         if process.returncode is None:
-            process.kill()
+            process.send_signal(by)
     output, errors = await reading
     assert KEY.encode() not in output + errors
     for line in output.splitlines()[:-1]:
@@ -143,7 +146,7 @@ def test_command_line_is_killed_at_random_until_all_is_done(seed: int, volatile:
         ) as sandbox:
             codes = []
             for patience in (*(dice.uniform(0.5, 4) for _ in range(5)), None, None, None):
-                codes.append(await _command(sandbox, photos, out, patience))
+                codes.append(await _command(sandbox, photos, out, patience, dice.choice(SIGNALS)))
                 if codes[-1] == 0:
                     break
             assert codes[-1] == 0, codes

@@ -20,6 +20,7 @@ from comet_async import CometSession, Margins, Timeouts
 from comet_async._results import files
 from comet_async.journal import SqliteJournal
 from comet_async.runs import JOURNAL_NAME
+from comet_async.session import _SessionTasks
 from tests.reliability.fast import FastClock, FastLoop
 
 MARGINS = Margins(left=0.25, right=0.25)
@@ -58,13 +59,13 @@ def _named_and_not_synced() -> None:
 
 
 def _between_polls() -> None:
-    poll = CometSession.poll
+    poll = _SessionTasks.poll
 
-    async def once(self: CometSession, task_id: str, **more: Any) -> Any:  # noqa: ANN401
+    async def once(self: _SessionTasks, task_id: str, **more: Any) -> Any:  # noqa: ANN401
         await poll(self, task_id, **more)
         die()
 
-    CometSession.poll = once  # type: ignore[method-assign]  # for this process only
+    _SessionTasks.poll = once  # type: ignore[method-assign]  # for this process only
 
 
 PLACES: dict[str, Callable[[], None]] = {

@@ -26,6 +26,7 @@ from comet_async.cli.options import (
     Connection,
     General,
     Geometry,
+    folder,
 )
 
 # Frozen, so that all calls can share them.
@@ -49,6 +50,7 @@ async def expand(  # noqa: PLR0913 - the groups of options, as --help shows them
             name=("--out", "-o"),
             metavar="DIR",
             group=OUTPUT,
+            converter=folder,
             help="The folder for the results; created if it does not exist.",
         ),
     ],
