@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -326,7 +326,7 @@ class ActiveJobs:
                 if claimed is None:
                     continue
                 try:
-                    await self._poll_once(claimed)
+                    await _quietly(self._poll_once(claimed))
                 finally:
                     await self.shared.release(record.key)
 
@@ -515,14 +515,14 @@ class ActiveJobs:
         if self.shared_slots is None:
             self.slots.shrink()
         else:
-            await self.shared_slots.shrink()
+            await _quietly(self.shared_slots.shrink())
 
     async def accepted(self) -> None:
         """Count an accepted request; enough of them allow one more image in flight."""
         if self.shared_slots is None:
             self.slots.accepted()
         else:
-            await self.shared_slots.accepted()
+            await _quietly(self.shared_slots.accepted())
 
     async def ended(self, record: JobRecord, task: Task) -> Job:
         """Record the end of a job's task, unless that has been done; return the job."""
@@ -564,6 +564,14 @@ class ActiveJobs:
         """Count a job that is running at the server, whatever the limit says."""
         self.slots.hold(record.key, record.n)
         self._run(record)
+
+
+async def _quietly(work: Awaitable[object]) -> None:
+    """Do *work*, which no paid job depends on."""
+    try:
+        await work
+    except JournalError as error:
+        logger.info("the journal could not be used: %s", error.message)
 
 
 def _remove(tasks: dict[str, asyncio.Task[None]], task_id: str, task: asyncio.Task[None]) -> None:

@@ -151,22 +151,21 @@ class Sender:
         if not slots.crowded:
             with contextlib.suppress(_NoSlotError):
                 return await self._pass(call, record, body, begin)
-        self._check_patience(record, begin)
+        self._check_patience(record)
         async with slots.turn(record.key):
             while True:
                 async with slots.freed() as wait:
                     with contextlib.suppress(_NoSlotError):
                         return await self._pass(call, record, body, begin)
-                    self._check_patience(record, begin)
                     await wait()
 
-    def _check_patience(self, record: JobRecord, begin: float) -> None:
-        """Refuse to wait for a slot, or to wait longer for it.
+    def _check_patience(self, record: JobRecord) -> None:
+        """Refuse to wait for a slot, if the caller does not.
 
         Raises:
-            ConcurrencyLimitError: The caller does not wait, or has waited for long.
+            ConcurrencyLimitError: It does not.
         """
-        if self.options.busy == "wait" and not (self.options.single and self._now() - begin > BUSY):
+        if self.options.busy == "wait":
             return
         raise ConcurrencyLimitError(
             f"all {self.active.slots.most} slots are in use by this journal's workers",

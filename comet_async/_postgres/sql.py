@@ -91,7 +91,9 @@ _SAVE_OUTCOME = (
     " at = excluded.at WHERE "
     + " OR ".join(f"outcome.{c} IS DISTINCT FROM excluded.{c}" for c in _OUTCOME)
 )
-_LIVING = "SELECT boot FROM worker WHERE NOT lost"
+
+LONGEST_TASK = 3600.0
+"""Seconds after which a task that may have been made has surely ended; most take a minute."""
 
 
 # Planning -------------------------------------------------------------------------------
@@ -300,10 +302,16 @@ def _lock_quota(db: PostgresConnection, account: str, most: int) -> int:
 
 
 def _in_flight_of(db: PostgresConnection, account: str) -> int:
-    """Return how many images of an account are in flight; to be called under the lock."""
+    """Return how many images of an account are in flight; to be called under the lock.
+
+    What nobody knows about counts as long as it may be running, not until somebody decides.
+    """
     (row,) = db.rows(
-        f"SELECT coalesce(sum(n), 0)::bigint FROM job WHERE account = %s AND state IN ({FLYING})",
+        f"SELECT coalesce(sum(n), 0)::bigint FROM job WHERE account = %s AND state IN ({FLYING})"
+        " AND (state IN ('sending', 'submitted')"
+        " OR sent_at > extract(epoch FROM clock_timestamp()) - %s)",
         account,
+        LONGEST_TASK,
     )
     return cast("int", row[0])
 
@@ -396,7 +404,7 @@ UPDATE job SET owner = NULL, fence = fence + 1,
     why = CASE state WHEN 'sending' THEN %s ELSE why END,
     updated_at = extract(epoch FROM clock_timestamp())
 """
-TAKE_OVER = f"{_TAKE_OVER} WHERE owner IS NOT NULL AND owner NOT IN ({_LIVING})"
+TAKE_OVER = f"{_TAKE_OVER} WHERE owner IN (SELECT boot FROM worker WHERE lost)"
 """Free the jobs of all lost workers; what they were sending is ``unknown`` (T6)."""
 
 FORGET_WORKERS = (
@@ -430,7 +438,8 @@ def claim(db: PostgresConnection, key: str, boot: str) -> JobRecord | None:
 def unclaimed(db: PostgresConnection, account: str, limit: int) -> list[JobRecord]:
     """Return jobs of an account that are running at the server and that no worker has."""
     rows = db.rows(
-        f"{_SELECT} WHERE account = %s AND state = 'submitted' AND owner IS NULL LIMIT %s",
+        f"{_SELECT} WHERE account = %s AND state = 'submitted' AND owner IS NULL"
+        " ORDER BY random() LIMIT %s",
         account,
         limit,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
 from comet_async.postgres import PostgresJournal
@@ -35,8 +36,14 @@ def schema(database: str) -> Iterator[str]:
 
 
 @pytest.fixture
+def admin(database: str) -> Iterator[psycopg.Connection[Any]]:
+    """Return a connection of an administrator's."""
+    with psycopg.connect(database, autocommit=True) as db:
+        yield db
+
+
+@pytest.fixture
 async def journal(database: str, schema: str) -> AsyncIterator[PostgresJournal]:
     """Return an empty journal."""
     async with await PostgresJournal.open(database, schema=schema) as opened:
         yield opened
-    await asyncio.sleep(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -36,13 +35,6 @@ pytestmark = pytest.mark.real_loop
 S = JobState
 # Where nothing listens.
 NOWHERE = "postgresql://user:canary-password@127.0.0.1:1/database"
-
-
-@pytest.fixture
-def admin(database: str) -> Iterator[psycopg.Connection[Any]]:
-    """Return a connection of an administrator's."""
-    with psycopg.connect(database, autocommit=True) as db:
-        yield db
 
 
 def run(db: psycopg.Connection[Any], statement: str, **names: str) -> None:

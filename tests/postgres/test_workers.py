@@ -12,8 +12,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import psycopg
 import pytest
 from PIL import Image
+from psycopg import sql
 
 from comet_async import CallbackReceiver, CometSession, Margins
 from comet_async._journal.records import JobRecord, Limits, Refusal
@@ -207,6 +209,21 @@ async def test_each_account_has_its_own_quota(open_journal: OpenJournal) -> None
     other = await planned(journal, 1, account="beef")
     sent = await step(journal, other, S.SENDING, limits=Limits(in_flight=1))
     assert isinstance(sent, JobRecord)
+
+
+async def test_what_is_in_doubt_holds_no_slot_for_ever(
+    open_journal: OpenJournal, admin: psycopg.Connection[Any]
+) -> None:
+    """After an hour its task has ended, if there ever was one."""
+    journal = await open_journal()
+    await walked(journal, S.UNCERTAIN)
+    limits: dict[str, Any] = {"limits": Limits(in_flight=1), "run": "r", "post_deadline": NOW}
+    job = await planned(journal, 1)
+    schema = sql.Identifier(journal._target.schema)
+    for age, expected in ((0, Refusal), (3700, JobRecord)):
+        query = "UPDATE {}.job SET sent_at = %s WHERE state = 'uncertain'"
+        admin.execute(sql.SQL(query).format(schema), [time.time() - age])
+        assert isinstance(await journal.send(job, now=NOW, **limits), expected)
 
 
 async def test_the_quota_shrinks_and_grows_for_all(open_journal: OpenJournal) -> None:
