@@ -1,10 +1,14 @@
-"""``comet-async jobs``: what the journal of a folder knows, and the decisions only you can make."""
+"""``comet-async jobs``: what the journal of a folder knows, and the decisions only you can make.
+
+A row is a job, or a source that has none: one that was invalid, or that needed no job.
+"""
 
 # ruff: noqa: PLC0415 - imported when the command runs: `--help` must be there at once
 
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,13 +20,20 @@ from cyclopts import Group, Parameter
 from comet_async._journal.states import MEANINGS, JobState, check_move
 from comet_async.cli import journal_files
 from comet_async.cli.console import DONE, Screen, counted
+from comet_async.cli.hints import in_options
 from comet_async.cli.options import PROXY, USUAL, General
 from comet_async.cli.runtime import CURRENT
 from comet_async.clock import SYSTEM_CLOCK
 from comet_async.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
-    from comet_async._journal.records import Changes, Destination, JobRecord, Journal
+    from comet_async._journal.records import (
+        Changes,
+        Destination,
+        JobRecord,
+        Journal,
+        SourceOutcome,
+    )
 
 
 Action = Literal["attach", "resubmit", "abandon"]
@@ -30,6 +41,17 @@ Action = Literal["attach", "resubmit", "abandon"]
 _SHOW = Group("What to show", sort_key=1)
 _DECIDE = Group("Decisions", sort_key=2)
 _QUIET = frozenset({JobState.DONE})  # shown as a number only, unless asked for
+_FINISHED = "done"  # the outcome
+_WITHOUT_JOB = {
+    "copied": "already had this shape",
+    "done": "finished by an earlier run",
+    "equal": "same image as another source, billed once",
+    "failed": "no result",
+    "invalid": "can't be used as given; nothing was sent",
+    "pending": "not sent; the next run continues here",
+    "rejected": "not accepted; nothing was billed",
+    "uncertain": "perhaps billed",
+}
 _MEANINGS = {
     # No run is working on them while nobody holds the journal.
     JobState.UNKNOWN: "The answer to the request was lost; the next run looks it up.",
@@ -43,12 +65,14 @@ class Choice:
     """What to show."""
 
     uncertain: Annotated[bool, Parameter(help="Show only jobs that need your decision.")] = False
-    all: Annotated[bool, Parameter(help="Show finished jobs, too.")] = False
+    all: Annotated[bool, Parameter(help="Show what is finished, too.")] = False
     events: Annotated[
         str | None,
         Parameter(metavar="KEY", help="Show what happened to one job, step by step."),
     ] = None
-    json: Annotated[bool, Parameter(help="Print one JSON object per line for each job.")] = False
+    json: Annotated[
+        bool, Parameter(help="Print one JSON object per line for each job or source.")
+    ] = False
 
 
 _ALL_OPEN = Choice()
@@ -88,17 +112,36 @@ async def jobs(  # noqa: PLR0913 - the arguments and options, as --help shows th
 
 
 async def _show_jobs(journal: Journal, folder: Path, choice: Choice, screen: Screen) -> int:
+    from comet_async._tools.report.entries import identity
+
+    outcomes = [] if choice.uncertain else await journal.outcomes()
+    last = {identity(outcome.source): outcome for outcome in outcomes}
     rows = []
+    read: set[str] = set()
     async for record in journal_files.all_jobs(journal, _states(choice, screen)):
+        read.add(record.key)
+        ended = last.get(identity(record.source))
+        if ended is not None and ended.key == record.key:
+            del last[identity(record.source)]
+        else:
+            ended = None  # the source's last outcome is that of another job
         if screen.json:
-            screen.emit(_as_record(record, await journal.destinations(record.key), screen))
+            places = await journal.destinations(record.key)
+            screen.emit(_as_record(record, ended, places, screen))
         else:
             rows.append(_row(record))
-    if not screen.json:
-        _show_rows(rows, screen)
-        _show_counts(await journal.counts(), screen, asked=choice.uncertain)
-        for line in _choices(folder, [row[2] for row in rows], wanted=choice.uncertain):
-            screen.say(line)
+    # What is left has no job, or shares one with an equal image.
+    others = [each for each in last.values() if each.key is None or each.key in read]
+    others.sort(key=lambda each: each.source)
+    if screen.json:
+        for outcome in others:
+            screen.emit(_source_as_record(outcome, screen))
+        return DONE
+    rows += [_source_row(each) for each in others if choice.all or each.outcome != _FINISHED]
+    _show_rows(rows, screen)
+    _show_counts(await journal.counts(), others, screen, asked=choice.uncertain)
+    for line in _choices(folder, [row[2] for row in rows], wanted=choice.uncertain):
+        screen.say(line)
     return DONE
 
 
@@ -115,14 +158,22 @@ def _show_rows(rows: Sequence[tuple[str, ...]], screen: Screen) -> None:
         screen.table(titles, rows, long=("source", "what is known"))
 
 
-def _show_counts(counts: Mapping[JobState, int], screen: Screen, *, asked: bool) -> None:
+def _show_counts(
+    counts: Mapping[JobState, int],
+    others: Sequence[SourceOutcome],
+    screen: Screen,
+    *,
+    asked: bool,
+) -> None:
     """Write how many jobs are in each state; *asked* says that uncertain ones were asked for."""
     for state in JobState:
         if counts.get(state):
             meaning = _MEANINGS.get(state, MEANINGS[state])
             meaning = meaning[:1].lower() + meaning[1:].rstrip(".")
             screen.say(f"{counted(counts[state], 'job')} {state}: {meaning}")
-    if not counts:
+    for word, many in sorted(Counter(_word(outcome) for outcome in others).items()):
+        screen.say(f"{counted(many, 'image')} {word}: {_WITHOUT_JOB[word]}")
+    if not counts and not others:
         screen.say("the journal is empty")
     elif asked and not counts.get(JobState.UNCERTAIN):
         screen.say("no job is uncertain: nothing to decide")
@@ -156,6 +207,23 @@ def _row(record: JobRecord) -> tuple[str, ...]:
     )
 
 
+def _word(outcome: SourceOutcome) -> str:
+    """Return the state of a source that has no job of its own."""
+    if outcome.key is not None:
+        return "equal"
+    return "copied" if outcome.copied else outcome.outcome
+
+
+def _source_row(outcome: SourceOutcome) -> tuple[str, ...]:
+    from comet_async.cli.expand.progress import short
+
+    known = in_options(short(outcome.reason, outcome.source))
+    if outcome.key is not None:
+        known = known or "same image as another source"
+    when = _moment(outcome.at)[:-4] + "Z"
+    return _word(outcome), outcome.source, outcome.key or "-", "-", when, known or "-"
+
+
 def _known(record: JobRecord) -> str:
     if record.state is JobState.SUBMITTED and record.message:
         return "its task was found after the answer was lost"
@@ -163,11 +231,15 @@ def _known(record: JobRecord) -> str:
 
 
 def _as_record(
-    record: JobRecord, destinations: tuple[Destination, ...], screen: Screen
+    record: JobRecord,
+    ended: SourceOutcome | None,
+    destinations: tuple[Destination, ...],
+    screen: Screen,
 ) -> dict[str, object]:
     return {
         "key": record.key,
         "state": str(record.state),
+        "outcome": None if ended is None else ended.outcome,
         "source": screen.clean(record.source) if "://" in record.source else record.source,
         "task_id": record.task_id,
         "n": record.n,
@@ -176,6 +248,24 @@ def _as_record(
         "units": record.units,
         "sent_at": None if record.sent_at is None else _moment(record.sent_at),
         "updated_at": _moment(record.updated_at),
+    }
+
+
+def _source_as_record(outcome: SourceOutcome, screen: Screen) -> dict[str, object]:
+    """Return a source without a job of its own as it stands in a JSON line."""
+    source = outcome.source
+    return {
+        "key": outcome.key,
+        "state": None,
+        "outcome": outcome.outcome,
+        "source": screen.clean(source) if "://" in source else source,
+        "task_id": None,
+        "n": None,
+        "files": list(outcome.files),
+        "message": screen.clean(outcome.reason),
+        "units": None,
+        "sent_at": None,
+        "updated_at": _moment(outcome.at),
     }
 
 

@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from comet_async import CometSession, ExpandRequest, Margins
-from comet_async._journal.records import JobRecord, Limits, NewJob
+from comet_async._journal.records import JobRecord, Limits, NewJob, SourceOutcome
 from comet_async._journal.states import JobState
 from comet_async.cli import journal_files
 from comet_async.journal import SqliteJournal
@@ -114,6 +114,44 @@ async def test_finished_jobs_are_counted_and_not_read(
     assert "1 job done" in ended.err
     assert read
     assert JobState.DONE not in read
+
+
+async def test_shows_each_source(comet: Command, folder: Folder) -> None:
+    """Those that never became a job, too, and those that share one."""
+    async with await SqliteJournal.open(folder.path / JOURNAL_NAME) as journal:
+        await journal.save_outcomes(
+            [
+                SourceOutcome(source="dog.png", outcome="done", key="ce1-dog", at=NOW),
+                SourceOutcome(source="same.png", outcome="done", key="ce1-dog", at=NOW),
+                SourceOutcome(source="bad.png", outcome="invalid", reason="is GIF", at=NOW),
+                SourceOutcome(source="wide.png", outcome="done", copied=True, at=NOW),
+                SourceOutcome(source="late.png", outcome="pending", at=NOW),
+            ]
+        )
+    ended = await comet("jobs", folder.path)
+    rows = [line.split("\t") for line in ended.out.splitlines()[1:]]
+    assert [row[:2] for row in rows] == [
+        ["uncertain", "cat.png"],
+        ["invalid", "bad.png"],
+        ["pending", "late.png"],
+    ]
+    assert rows[1][-1] == "is GIF"
+    assert "1 image invalid: can't be used as given; nothing was sent" in ended.err
+    ended = await comet("jobs", folder.path, "--all")
+    assert "equal\tsame.png\tce1-dog" in ended.out
+    assert "copied\twide.png" in ended.out
+    lines = (await comet("jobs", folder.path, "--json")).lines
+    assert [(line["source"], line["state"], line["outcome"]) for line in lines] == [
+        ("dog.png", "done", "done"),
+        ("cat.png", "uncertain", None),
+        ("bad.png", None, "invalid"),
+        ("late.png", None, "pending"),
+        ("same.png", None, "done"),
+        ("wide.png", None, "done"),
+    ]
+    assert len({frozenset(line) for line in lines}) == 1  # the same fields in each
+    uncertain = (await comet("jobs", folder.path, "--uncertain", "--json")).lines
+    assert [line["source"] for line in uncertain] == ["cat.png"]
 
 
 async def test_shows_uncertain_ones(comet: Command, folder: Folder) -> None:

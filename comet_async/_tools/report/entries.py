@@ -123,16 +123,16 @@ async def read_entries(journal: Journal) -> list[Entry]:
         for record in page:
             places = await journal.destinations(record.key)
             for entry in _of_job(record, places, seconds.get(record.key)):
-                name = _identity(entry.source)
+                name = identity(entry.source)
                 found[name] = by_job[name, record.key] = entry
         after = page[-1].key
     for last in await journal.outcomes():
-        name = _identity(last.source)
+        name = identity(last.source)
         found[name] = _with_outcome(by_job.get((name, last.key)), last)
     return _billed_once(sorted(found.values(), key=lambda entry: natural(entry.source)))
 
 
-def _identity(source: str) -> str:
+def identity(source: str) -> str:
     """Return what tells sources apart: the same file may be named in several ways."""
     return source if "://" in source else os.path.abspath(source)  # noqa: PTH100 - text
 
