@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
+import itertools
 import os
 import pty
 import re
@@ -15,8 +17,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import attrs
 import pyte
 from PIL import Image
 from rich.console import Console
@@ -24,7 +28,7 @@ from rich.style import Style
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
-from comet_async.sandbox import DEFAULT_KEY, Sandbox
+from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
 
 HERE = Path(__file__).parent
 PHOTOS = HERE.parent / "examples" / "photos"
@@ -34,6 +38,7 @@ GEOMETRY = {
     "bottom": ["--to", "1:1", "--anchor", "bottom"],
 }
 COLUMNS, LINES = 90, 40
+PORT = 8765
 
 
 def draw_geometry() -> None:
@@ -50,52 +55,134 @@ def draw_geometry() -> None:
                 image.convert("RGB").save(target / f"{name}.jpg", quality=85)
 
 
+# What differs from run to run, and what the figures show instead.
+FIXED = (
+    (rb"clock: \d+ s", b"clock: 0 s"),
+    # As wide as before: a bar is drawn over the one before it.
+    (rb"(?<!clock: )\b\d\d s\b", b"24 s"),
+    (rb"(?<!clock: )\b\d s\b", b"8 s"),
+    (rb"\d[\d.]* GB free", b"81.4 GB free"),
+    (rb"Linux \S+", b"Linux 6.12"),
+    (rb"\d{4}-\d\d-\d\d \d\d:\d\dZ", b"2026-01-31 17:20Z"),
+)
+
+
+@attrs.define
+class Terminal:
+    """A terminal in which commands are run one after the other.
+
+    Attributes:
+        folder: Where they run.
+        environment: Their environment variables.
+    """
+
+    folder: Path
+    environment: dict[str, str]
+    _written: list[bytes] = attrs.field(factory=list, init=False)
+
+    def run(self, command: str, *, until: str = "", keys: bytes = b"") -> None:
+        """Run *command*; send *keys* once *until* has been written."""
+        self._written.append(b"\x1b[1m$ %s\x1b[0m\r\n" % command.encode())
+        begin = len(self._written)
+        child, descriptor = pty.fork()
+        if child == 0:
+            os.chdir(self.folder)
+            environment = self.environment | {"COLUMNS": str(COLUMNS), "LINES": str(LINES)}
+            os.execvpe("/bin/sh", ["sh", "-c", f"exec {command}"], environment)  # noqa: S606 - our own
+        with contextlib.suppress(OSError):  # the end of a terminal is an error
+            while data := os.read(descriptor, 65536):
+                self._written.append(data)
+                if keys and until.encode() in b"".join(self._written[begin:]):
+                    os.write(descriptor, keys)
+                    keys = b""
+        os.close(descriptor)
+        os.waitpid(child, 0)
+
+    def screen(self, *, until: str = "") -> pyte.Screen:
+        """Return the screen at the end, or as it was last while a line matched *until*."""
+        screen = pyte.Screen(COLUMNS, LINES)
+        stream = pyte.ByteStream(screen)
+        shown = copy.deepcopy(screen.buffer)
+        for data in self._written:
+            stream.feed(self._stable(data))
+            if until and any(re.search(until, line) for line in screen.display):
+                shown = copy.deepcopy(screen.buffer)
+        if until:
+            screen.buffer = shown
+        return screen
+
+    def _stable(self, data: bytes) -> bytes:
+        data = data.replace(str(self.folder).encode(), b"~/pictures")
+        for pattern, text in FIXED:
+            data = re.sub(pattern, text, data)
+        return data
+
+
 async def record_terminal() -> None:
-    """Run a folder in a terminal, and again, and draw what the screen shows at the end."""
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(PHOTOS, Path(folder) / "photos")
-        async with Sandbox(speed=20) as sandbox:
+    """Run commands against a sandbox, and draw what the screen shows."""
+    expand = "comet-async expand photos --out wide --to 2:1"
+    async with working() as (_, terminal):
+        await asyncio.to_thread(terminal.run, expand)
+        save("progress", terminal.screen(until=r"\b[2-5] of 6\b.*waiting"))
+        save("expand", terminal.screen())
+    async with working() as (_, terminal):
+        await asyncio.to_thread(terminal.run, expand, until="2 of 6", keys=b"\x03")
+        await asyncio.to_thread(terminal.run, expand)
+        save("resume", terminal.screen())
+    async with working() as (_, terminal):
+        photos = terminal.folder / "photos"
+        shutil.copy(photos / "rocket.jpg", photos / "rocket copy.jpg")
+        with Image.open(photos / "china.jpg") as image:
+            image.save(photos / "scan.tiff")
+        await asyncio.to_thread(terminal.run, f"{expand} --dry-run")
+        save("plan", terminal.screen())
+    async with working() as (_, terminal):
+        await asyncio.to_thread(terminal.run, "comet-async doctor")
+        save("doctor", terminal.screen())
+    silent = Options(lookups="", list_tasks=False, unique_external_ids=False)
+    async with working(options=silent) as (sandbox, terminal):
+        sandbox.faults.add(Fault("drop_after_charge"))
+        one = "comet-async expand photos/rocket.jpg --out wide --to 2:1 --settle 1"
+        await asyncio.to_thread(Terminal(terminal.folder, terminal.environment).run, one)
+        await asyncio.to_thread(terminal.run, "comet-async jobs wide --uncertain")
+        save("uncertain", terminal.screen())
+
+
+@contextlib.asynccontextmanager
+async def working(
+    options: Options | None = None,
+) -> AsyncGenerator[tuple[Sandbox, Terminal], None]:
+    """Start a sandbox, and a terminal in a folder with photos."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        photos = folder / "photos"
+        shutil.copytree(PHOTOS, photos, ignore=shutil.ignore_patterns("*.md"))
+        async with Sandbox(
+            port=PORT, seed=1, speed=20, engine="pillow", options=options
+        ) as sandbox:
             environment = os.environ | {
                 "COMETAPI_KEY": DEFAULT_KEY,
                 "COMETAPI_API_ROOT": sandbox.url,
+                "HOME": name,
                 "TERM": "xterm-256color",
             }
-            for name, command in {
-                "first-run": "comet-async expand photos --out wide --to 2:1",
-                "second-run": "comet-async expand photos --out wide --to 2:1",
-                "plan": "comet-async expand photos --out other --to 2:1 --dry-run",
-                "doctor": "comet-async doctor",
-            }.items():
-                screen = await asyncio.to_thread(run_in_terminal, command, folder, environment)
-                save(name, command, screen)
+            yield sandbox, Terminal(folder, environment)
 
 
-def run_in_terminal(command: str, folder: str, environment: dict[str, str]) -> pyte.Screen:
-    """Return the screen after *command*."""
-    screen = pyte.Screen(COLUMNS, LINES)
-    stream = pyte.ByteStream(screen)
-    child, descriptor = pty.fork()
-    if child == 0:
-        os.chdir(folder)
-        environment |= {"COLUMNS": str(COLUMNS), "LINES": str(LINES)}
-        os.execvpe("/bin/sh", ["sh", "-c", command], environment)  # noqa: S606 - our own command
-    with contextlib.suppress(OSError):  # the end of a terminal is an error
-        while data := os.read(descriptor, 65536):
-            stream.feed(data)
-    os.close(descriptor)
-    os.waitpid(child, 0)
-    return screen
-
-
-def save(name: str, command: str, screen: pyte.Screen) -> None:
+def save(name: str, screen: pyte.Screen) -> None:
     """Write the screen as an SVG file."""
     target = HERE / "_static" / "terminal"
     target.mkdir(exist_ok=True)
     console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
-    console.print(Text(f"$ {command}", style="bold"))
     lines = [line_of(screen, row) for row in range(LINES)]
     while lines and not lines[-1].plain.strip():
         lines.pop()
+    # Which image is the first to be done differs from run to run.
+    lines = [
+        line
+        for done, group in itertools.groupby(lines, lambda line: line.plain.startswith("done"))
+        for line in (sorted(group, key=lambda line: line.plain) if done else group)
+    ]
     for line in lines:
         console.print(line, no_wrap=True, crop=True)
     svg = console.export_svg(title="comet-async", theme=MONOKAI, unique_id=name)

@@ -16,7 +16,9 @@ from decimal import Decimal
 from typing import IO, TextIO
 
 import attrs
+from rich.cells import cell_len
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +26,9 @@ from comet_async.cli.hints import message_of, with_option
 from comet_async.errors import CometError, ConfigError, InputError, JournalError, StaleRecordError
 from comet_async.secret import Secret, redact
 
+_GAP = 2  # columns between those of a table
+_READABLE = 24  # columns that a long text needs to be read with ease
+_INDENT = 4
 _SHORTEST = 8  # of a key that is hidden by its letters
 
 DONE, NOT_DONE, USAGE, ACCOUNT = 0, 1, 2, 3
@@ -195,7 +200,9 @@ class Screen:
         if self.events:
             self._event("message", {"text": whole.strip()})
             return
-        line = Text(f"{word} " if word else "", style=style)
+        line = Text()
+        if word:
+            line.append(f"{word} ", style=style)
         line.append(cleaned, style="" if word else style)
         # Broken between words on a terminal; a command to copy, and what goes to a file, is not.
         whole_line = not self.console.is_terminal or cleaned.startswith("  comet-async ")
@@ -241,6 +248,12 @@ class Screen:
                 self.tell("\t".join(row))
             return
         used = [at for at in range(len(titles)) if any(row[at] != "-" for row in rows)]
+        kept = [at for at in used if titles[at] not in long]
+        widths = [max(cell_len(row[at]) for row in (titles, *rows)) for at in kept]
+        left = console.width - sum(widths) - _GAP * (len(used) - 1)
+        if left < _READABLE * (len(used) - len(kept)):
+            self._paragraphs(titles, rows)
+            return
         table = Table(box=None, header_style="bold", pad_edge=False)
         for title in (titles[at] for at in used):
             table.add_column(title, overflow="fold", no_wrap=title not in long)
@@ -249,6 +262,18 @@ class Screen:
             table.add_row(Text(first, style=STYLES.get(first, "")), *map(Text, others))
         with console.capture() as captured:
             console.print(table)
+        self._write(captured.get())
+
+    def _paragraphs(self, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Write each row as lines of its own: a terminal is too narrow for a table."""
+        console = self._console(self.output)
+        with console.capture() as captured:
+            for row in rows:
+                first, second, *others = map(self.clean, row)
+                console.print(Text.assemble((first, STYLES.get(first, "")), " ", second))
+                for title, cell in zip(titles[2:], others, strict=True):
+                    if cell != "-":
+                        console.print(Padding(Text(f"{title}: {cell}"), (0, 0, 0, _INDENT)))
         self._write(captured.get())
 
     def clean(self, text: str) -> str:

@@ -187,7 +187,7 @@ def test_a_table_on_a_terminal(
 ) -> None:
     """Empty columns are left out, and what is to be copied is not broken."""
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("COLUMNS", "70")
     key = "ce1-" + 26 * "x"
     rows = [("done", "a name that is long enough to be broken", key, "-")]
     Screen().table(("state", "source", "key", "task"), rows, long=("source",))
@@ -195,3 +195,21 @@ def test_a_table_on_a_terminal(
     assert key in out
     assert "task" not in out
     assert len(out.splitlines()) > 2
+
+
+def test_a_row_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where a long text would be a column of single words, it is a paragraph."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "50")
+    row = ("done", "dog.png", "ce1-" + 26 * "x", "the request was sent and its answer was lost")
+    Screen().table(("state", "source", "key", "known"), [row], long=("source", "known"))
+    lines = [line.rstrip() for line in capfd.readouterr().out.splitlines()]
+    assert lines == [
+        "done dog.png",
+        f"    key: {row[2]}",
+        "    known: the request was sent and its answer was",
+        "    lost",
+    ]

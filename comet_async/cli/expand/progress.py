@@ -49,7 +49,7 @@ class RunProgress:
         if self.screen.live:
             self._bar = Progress(
                 SpinnerColumn("dots" if self.screen.errors.shows_unicode else "line"),
-                BarColumn(bar_width=min(_BAR, self.screen.console.width // 5)),
+                BarColumn(min(_BAR, self.screen.console.width // 5), complete_style="cyan"),
                 TextColumn("{task.description}"),
                 console=self.screen.console,
                 transient=True,
@@ -101,8 +101,10 @@ class RunProgress:
             self.screen.say(f"{' ' * _WIDE} {note}", style="dim")
 
     def _not_done(self, outcome: Outcome) -> None:
-        why = unfinished(outcome)
+        why = unfinished(outcome, free=self.free)
         again = self.totals.note(why, outcome.source) > 1
+        if why.status == "not sent":
+            self.totals.not_sent[outcome.status] += 1
         # Equal ones are counted at the end, and so is what a stop leaves behind.
         if again or isinstance(outcome.error, RunStoppedError) or _stops_all(outcome):
             return
@@ -188,8 +190,13 @@ def _stops_all(outcome: Outcome) -> bool:
     return outcome.error is not None and outcome.error.account_wide and not outcome.error.task_id
 
 
-def unfinished(outcome: Outcome) -> Unfinished:
-    """Return why a source is not done, in words that are equal for equal reasons."""
+def unfinished(outcome: Outcome, *, free: bool = False) -> Unfinished:
+    """Return why a source is not done, in words that are equal for equal reasons.
+
+    Args:
+        outcome: What became of the source.
+        free: True when nothing is billed.
+    """
     if outcome.error is None:
         return Unfinished(status=str(outcome.status), reason="", hint=None)
     status = "not sent" if _stops_all(outcome) else str(outcome.status)
@@ -198,13 +205,15 @@ def unfinished(outcome: Outcome) -> Unfinished:
     if key:
         reason = reason.replace(f"{key} ", "").replace(key, "")
     hint = with_option(outcome.error)
+    accepted = "accepted" if free else "accepted and billed"
     if hint is not None and key:
         hint = hint.replace(key, "it")
     if isinstance(outcome.error, WaitTimeoutError) and outcome.error.sent:
-        reason, hint = "its time was over: accepted and billed", None
+        reason, hint = f"its time was over: {accepted}", None
+    if status == "not sent" or reason.startswith("not sent, because this run has stopped"):
+        return Unfinished(status="not sent", reason="", hint=None)  # the end says why
     if isinstance(outcome.error, RunStoppedError):
-        accepted = outcome.task is not None
-        reason, hint = reason + (": accepted and billed" if accepted else ""), None
+        reason, hint = reason + (f": {accepted}" if outcome.task is not None else ""), None
     return Unfinished(status=status, reason=reason, hint=hint)
 
 

@@ -13,7 +13,7 @@ from comet_async.cli.console import Screen, counted, duration, money
 from comet_async.cli.expand.progress import shown
 from comet_async.cli.expand.totals import RunTotals, Unfinished
 from comet_async.cli.hints import OPTIONS, message_of, with_option
-from comet_async.errors import BudgetExceededError, CometError, JournalLostError
+from comet_async.errors import BudgetExceededError, CometError, JournalLostError, RunStoppedError
 
 _NAMED = 3  # sources of one reason that are named
 _CORRECTABLE = frozenset({"invalid", "rejected", "failed"})
@@ -79,8 +79,12 @@ class Ending:
         done = totals.ended["done"]
         parts = [f"{done:,} done"] if done else []
         parts += [
-            f"{many:,} {word}" for word, many in sorted(totals.ended.items()) if word != "done"
+            f"{many:,} {word}"
+            for word, many in sorted((totals.ended - totals.not_sent).items())
+            if word != "done"
         ]
+        if not_sent := totals.not_sent.total():
+            parts.append(f"{not_sent:,} not sent")
         of = f" of {totals.total:,}" if totals.total and totals.total > totals.count else ""
         details = [
             f"{many:,} {word}"
@@ -97,13 +101,18 @@ class Ending:
     def not_done(self) -> list[str]:
         """Return what is not done by reason, one line for any number of equal ones."""
         lines = []
-        for why, sources in sorted(self.totals.unfinished.items(), key=lambda item: -len(item[1])):
+        reasons = sorted(self.totals.unfinished.items(), key=lambda item: -len(item[1]))
+        hints = [self._advice(why) for why, _ in reasons]
+        # Reasons with the same advice stand together, and have it once.
+        order = sorted(range(len(reasons)), key=lambda at: hints.index(hints[at]))
+        for place, at in enumerate(order):
+            why, sources = reasons[at]
             named = ", ".join(shown(Path(source).name or source) for source in sources[:_NAMED])
             rest = f" and {len(sources) - _NAMED:,} more" if len(sources) > _NAMED else ""
             reason = f"{why.reason}: " if why.reason else ""
             lines.append(f"  {len(sources):,} {why.status}: {reason}{named}{rest}")
-            if hint := self._advice(why):
-                lines.append(f"      {hint}")
+            if hints[at] and hints[at] not in [hints[later] for later in order[place + 1 :]]:
+                lines.append(f"      {hints[at]}")
         if lines:
             lines.insert(0, "not done:")
         if not self.free and self.totals.accepted:  # a sandbox of this command forgets them
@@ -132,6 +141,8 @@ class Ending:
         return self._corrections()
 
     def _after_stop(self, stopped: CometError) -> list[str]:
+        if type(stopped) is RunStoppedError and stopped.message == "interrupted":
+            return self._rerun("to resume, run the same command again")  # standard output is gone
         lines = [message_of(stopped)]
         if isinstance(stopped, BudgetExceededError):
             return [*lines, *self._rerun("the limit is per run: to continue, run it again")]

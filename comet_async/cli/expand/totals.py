@@ -90,6 +90,7 @@ class RunTotals:
         doubtful: Images that this run may have bought.
         accepted: Sources that ended pending, with a task that the server has accepted.
         unfinished: Sources that are not done, by their reason.
+        not_sent: Sources that the run did not come to, by their status: it had stopped.
     """
 
     price: Decimal
@@ -110,6 +111,7 @@ class RunTotals:
     doubtful: int = attrs.field(default=0, init=False)
     accepted: int = attrs.field(default=0, init=False)
     unfinished: dict[Unfinished, list[str]] = attrs.field(factory=dict, init=False)
+    not_sent: Counter[str] = attrs.field(factory=Counter, init=False)
     _begin: float = attrs.field(init=False)
     _bought: dict[str, int] = attrs.field(factory=dict, init=False)
     _first: dict[str, str] = attrs.field(factory=dict, init=False)

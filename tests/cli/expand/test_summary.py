@@ -79,11 +79,13 @@ def test_a_hundred_equal_reasons_are_one_line() -> None:
             ("failed", "risk control", "change it"): 1,
             ("invalid", "is GIF", "--prepare converts it"): 100,
             ("uncertain", "its answer was lost", "look it up later"): 2,
+            ("invalid", "is TIFF", "--prepare converts it"): 1,
         }
     )
     assert end.not_done() == [
         "not done:",
         "  100 invalid: is GIF: 0.png, 1.png, 2.png and 97 more",
+        "  1 invalid: is TIFF: 0.png",
         "      --prepare converts it",
         "  2 uncertain: its answer was lost: 0.png, 1.png",
         "  1 failed: risk control: 0.png",
