@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import attrs
@@ -98,16 +98,16 @@ class Terminal:
         os.close(descriptor)
         os.waitpid(child, 0)
 
-    def screen(self, *, until: str = "") -> pyte.Screen:
-        """Return the screen at the end, or as it was last while a line matched *until*."""
+    def screen(self, *, half_done: bool = False) -> pyte.Screen:
+        """Return the screen at the end, or as it was while a run was half done."""
         screen = pyte.Screen(COLUMNS, LINES)
         stream = pyte.ByteStream(screen)
         shown = copy.deepcopy(screen.buffer)
         for data in self._written:
             stream.feed(self._stable(data))
-            if until and any(re.search(until, line) for line in screen.display):
+            if half_done and _is_half_done(screen.display):
                 shown = copy.deepcopy(screen.buffer)
-        if until:
+        if half_done:
             screen.buffer = shown
         return screen
 
@@ -118,12 +118,18 @@ class Terminal:
         return data
 
 
+def _is_half_done(lines: Sequence[str]) -> bool:
+    """Return True if the bar counts as many of six images as there are lines above it."""
+    done = sum(line.startswith("done") for line in lines)
+    return done in {3, 4, 5} and any(f"{done} of 6" in line and "waiting" in line for line in lines)
+
+
 async def record_terminal() -> None:
     """Run commands against a sandbox, and draw what the screen shows."""
     expand = "comet-async expand photos --out wide --to 2:1"
     async with working() as (_, terminal):
         await asyncio.to_thread(terminal.run, expand)
-        save("progress", terminal.screen(until=r"\b[2-5] of 6\b.*waiting"))
+        save("progress", terminal.screen(half_done=True))
         save("expand", terminal.screen())
     async with working() as (_, terminal):
         await asyncio.to_thread(terminal.run, expand, until="2 of 6", keys=b"\x03")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,13 @@ ACTIVE = frozenset(
 )
 """States of jobs that are being worked on."""
 
+_STAGES: Mapping[JobState, str] = {
+    JobState.SENDING: "uploading",
+    JobState.SUBMITTED: "waiting",
+    JobState.UNKNOWN: "waiting",
+    JobState.SUCCEEDED: "saving",
+    JobState.SAVING: "saving",
+}
 _NOT_ACCEPTED = frozenset({JobState.PLANNED, JobState.REJECTED})
 _OPEN_QUESTION = IN_DOUBT | {JobState.SENDING}
 _RECENT = 50
@@ -116,6 +123,7 @@ class RunTotals:
     _bought: dict[str, int] = attrs.field(factory=dict, init=False)
     _first: dict[str, str] = attrs.field(factory=dict, init=False)
     _doubted: set[str] = attrs.field(factory=set, init=False)
+    _active: dict[str, tuple[str, int]] = attrs.field(factory=dict, init=False)
     _resent: dict[str, int] = attrs.field(factory=dict, init=False)
     _moments: deque[float] = attrs.field(factory=lambda: deque(maxlen=_RECENT), init=False)
 
@@ -124,17 +132,21 @@ class RunTotals:
 
     def look(self, records: Iterable[JobRecord]) -> None:
         """Take in the jobs that are being worked on."""
-        uploading = waiting = saving = again = 0
+        counts, again = Counter[str](), 0
+        self._active = {}
         for record in records:
+            stage = _STAGES.get(record.state)
+            if stage is not None:
+                self._active[record.key] = stage, record.n
+                counts[stage] += record.n
             if record.state is JobState.SENDING:
                 again += self._resent.get(record.key, 0)
             else:
                 self._resent.pop(record.key, None)
-            uploading += record.n * (record.state is JobState.SENDING)
-            waiting += record.n * (record.state in {JobState.SUBMITTED, JobState.UNKNOWN})
-            saving += record.n * (record.state in {JobState.SUCCEEDED, JobState.SAVING})
             self._count(record)
-        self.uploading, self.waiting, self.saving = uploading, waiting, saving
+        self.uploading = counts["uploading"]
+        self.waiting = counts["waiting"]
+        self.saving = counts["saving"]
         self.retrying = sum(self._resent.values()) - again
 
     def resend(self, key: str) -> None:
@@ -156,6 +168,10 @@ class RunTotals:
         """
         self.ended[outcome.status] += 1
         self._resent.pop(outcome.external_task_id or "", None)
+        # What has ended is not counted as under way until the next look.
+        stage, n = self._active.pop(outcome.external_task_id or "", ("", 0))
+        if stage:
+            setattr(self, stage, max(0, getattr(self, stage) - n))
         bought = self._count(record) if record is not None else False
         first = outcome.source
         if record is None:

@@ -189,6 +189,18 @@ def test_what_is_sent_again_is_counted() -> None:
     assert "1 retrying" in facts
 
 
+def test_what_has_ended_is_not_waited_for() -> None:
+    """Between two looks at the journal, the figures still fit each other."""
+    counts = totals(total=3)
+    counts.look(
+        [job("a", JobState.SUBMITTED), job("b", JobState.SAVING), job("c", JobState.SENDING)]
+    )
+    assert (counts.waiting, counts.saving, counts.uploading) == (1, 1, 1)
+    counts.add(done("a"), job("a"))
+    counts.add(done("b"), job("b"))
+    assert (counts.count, counts.waiting, counts.saving, counts.uploading) == (2, 0, 0, 1)
+
+
 def test_what_does_not_fit_is_left_out() -> None:
     """In a narrow window how many, for how long and what it costs remain."""
     counts = totals(total=24)
