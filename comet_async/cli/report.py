@@ -34,10 +34,11 @@ async def report(
     path = journal_files.path_of(folder)
     async with journal_files.reading(path) as (journal, _busy):
         written = await write_report(folder, journal, link=link, words=in_options)
-    CURRENT.get().screen.tell(str(written))
+    screen, address = CURRENT.get().screen, written.absolute().as_uri()
+    # Terminals open addresses with a click; programs want the path.
+    screen.tell(address if screen.output.isatty() else str(written))
     if open:
         import webbrowser
 
-        address = written.absolute().as_uri()
         await asyncio.get_running_loop().run_in_executor(None, webbrowser.open, address)
     return DONE

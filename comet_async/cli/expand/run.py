@@ -428,4 +428,5 @@ async def _report(out: Path, journal: Journal, screen: Screen) -> None:
     except CometError as error:  # the images are there; a page is not a reason to fail
         screen.complain(error)
     else:
-        screen.say(f"the page of all images before and after is {path}")
+        where = path.absolute().as_uri() if screen.console.is_terminal else path
+        screen.say(f"the page of all images before and after is {where}")
