@@ -114,7 +114,7 @@ async def jobs(  # noqa: PLR0913 - the arguments and options, as --help shows th
 async def _show_jobs(journal: Journal, folder: Path, choice: Choice, screen: Screen) -> int:
     from comet_async._tools.report.entries import identity
 
-    outcomes = [] if choice.uncertain else await journal.outcomes()
+    outcomes = [] if choice.uncertain and not screen.json else await journal.outcomes()
     last = {identity(outcome.source): outcome for outcome in outcomes}
     rows = []
     read: set[str] = set()
@@ -131,7 +131,8 @@ async def _show_jobs(journal: Journal, folder: Path, choice: Choice, screen: Scr
         else:
             rows.append(_row(record))
     # What is left has no job, or shares one with an equal image.
-    others = [each for each in last.values() if each.key is None or each.key in read]
+    others = [] if choice.uncertain else list(last.values())
+    others = [each for each in others if each.key is None or each.key in read]
     others.sort(key=lambda each: each.source)
     if screen.json:
         for outcome in others:
