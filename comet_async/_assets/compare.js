@@ -225,7 +225,7 @@
           properties.every((property) => has.includes(property));
         if (fits) fit += many;
       }
-      one(".count", link).textContent = filtered ? fit.toLocaleString("en") : "";
+      one(".count", link).textContent = filtered ? `(${fit.toLocaleString("en")})` : "";
       link.hash = state.toString();
     }
   }
