@@ -22,6 +22,18 @@ import attrs
 
 from comet_async._images.orientation import EXIF_PREFIX, OrientationReader
 
+
+def _fastest_crc32() -> Callable[[bytes | memoryview, int], int]:
+    """Return the fastest checksum there is: the [speed] extra's takes a tenth of the time."""
+    try:
+        from isal.isal_zlib import crc32  # noqa: PLC0415 - an extra
+    except ImportError:
+        return zlib.crc32
+    return crc32
+
+
+_crc32 = _fastest_crc32()
+
 # Real headers have some dozen segments, a few hundred with an extended XMP packet. The bound
 # keeps a hostile file of two-byte segments from costing time.
 _MAX_SEGMENTS = 4096
@@ -171,7 +183,7 @@ class PngWalker:
             if name != b"IDAT" or expected != checksum or at + 12 + length > end:
                 break
             self._length = length
-            checksum = zlib.crc32(view[at + 8 : at + 12 + length])
+            checksum = _crc32(view[at + 8 : at + 12 + length], 0)
             self._data_size += length
             at += 12 + length
         self._crc = checksum
@@ -179,7 +191,7 @@ class PngWalker:
         return at
 
     def _take_body(self, piece: memoryview) -> None:
-        self._crc = zlib.crc32(piece, self._crc)
+        self._crc = _crc32(piece, self._crc)
         self._left -= len(piece)
         self._at += len(piece)
         if self._body is not None:

@@ -58,7 +58,7 @@ _EXTRAS = {
     "sandbox": ("numpy", "numpy", "the sandbox's better painter"),
     "report": ("jinja2", "Jinja2", "the report page"),
     "kling": ("jwt", "PyJWT", "tokens from Kling's access key and secret key"),
-    "speed": ("pybase64", "pybase64", "faster uploads"),
+    "speed": ("pybase64", "pybase64", "faster uploads and checks of PNG files"),
 }
 
 _CORE = ("aiohttp", "attrs", "tenacity", "yarl")

@@ -6,12 +6,14 @@ import hashlib
 import io
 import random
 import struct
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from comet_async._images import walkers
 from comet_async._images.formats import Inspector
 from comet_async._images.load import load
 from comet_async.errors import InputError
@@ -231,3 +233,16 @@ async def test_large_png_is_hashed_beside_its_checksums(tmp_path: Path) -> None:
     path.write_bytes(flipped(data, 1_500_000))
     with pytest.raises(InputError, match="the checksum of its tEXt chunk is wrong"):
         await load(path)
+
+
+def test_checksums_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are the same with the [speed] extra and without it."""
+    checksums = [walkers._fastest_crc32()]
+    monkeypatch.setitem(sys.modules, "isal", None)
+    monkeypatch.delitem(sys.modules, "isal.isal_zlib", raising=False)
+    checksums.append(walkers._fastest_crc32())
+    data = bytes(range(256)) * 500
+    begun = zlib.crc32(b"IDAT")
+    assert {checksum(memoryview(data), begun) for checksum in checksums} == {
+        zlib.crc32(data, begun)
+    }
