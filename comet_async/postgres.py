@@ -69,7 +69,7 @@ from comet_async._postgres.worker import Signal, Worker
 from comet_async._types import JSON
 from comet_async._validation import check_number
 from comet_async.clock import SYSTEM_CLOCK, Clock
-from comet_async.errors import InputError, JournalError, StaleRecordError
+from comet_async.errors import CometError, InputError, StaleRecordError
 from comet_async.secret import redact
 
 __all__ = ["PostgresConnection", "PostgresJournal"]
@@ -373,8 +373,8 @@ class PostgresJournal:
         self._connection.hurry()
         try:
             await self._writer.run("leave", partial(sql.leave, boot=self.boot))
-        except JournalError:
-            pass  # it can't be reached; the lease ends by itself
+        except CometError:
+            pass  # it can't be reached, or belongs to another process; a lease ends by itself
         finally:
             await asyncio.shield(
                 asyncio.get_running_loop().run_in_executor(None, self._worker.stop)

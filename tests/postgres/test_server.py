@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import psycopg
@@ -13,6 +14,7 @@ from psycopg import sql
 from comet_async._journal.states import JobState
 from comet_async._postgres import connection, text
 from comet_async.errors import (
+    ForkedSessionError,
     IdempotencyConflictError,
     InputError,
     JournalError,
@@ -123,6 +125,17 @@ async def test_a_journal_that_is_never_closed(database: str, schema: str) -> Non
     assert thread is not None
     await asyncio.to_thread(thread.join, 30)
     assert not thread.is_alive()
+
+
+async def test_a_forked_process_is_refused(
+    journal: PostgresJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its threads and connections stayed with the parent, and so did its lease."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: -1)
+        with pytest.raises(ForkedSessionError, match="opened by process"):
+            await journal.counts()
+    assert await journal.counts() == {}
 
 
 # Databases ----------------------------------------------------------------------------------
