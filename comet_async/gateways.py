@@ -250,7 +250,7 @@ class Gateway:
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
-        """What of the headers must never be shown: of ``Basic …``, for example, what follows."""
+        """The parts of the headers that must never be shown, such as what follows ``Basic``."""
         return tuple(Secret(value.split()[-1]) for value in self.headers.values())
 
     def collection(self, kind: TaskKind) -> URL:
