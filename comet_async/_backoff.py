@@ -108,11 +108,11 @@ class AtLeastAsked(wait_base):
     def __call__(self, retry_state: RetryCallState) -> float:
         """Return the wait in seconds."""
         error = _error_of(retry_state)
-        asked = error.retry_after if isinstance(error, CometError) else None
+        wanted = error.retry_after if isinstance(error, CometError) else None
         own = self.strategy(retry_state)
-        if asked is None:
+        if wanted is None:
             return own
-        return max(own, min(asked, RETRY_AFTER_CAP) + _RNG.uniform(0.0, 0.5))
+        return max(own, min(wanted, RETRY_AFTER_CAP) + _RNG.uniform(0.0, 0.5))
 
 
 def _error_of(state: RetryCallState) -> BaseException | None:

@@ -104,7 +104,7 @@ def test_no_address_is_not_public(text: str) -> None:
 
 @pytest.mark.parametrize("host", ["1.2.3.4", "::1", "[::1]", "fe80::1%eth0"])
 def test_literal(host: str) -> None:
-    """An address is told from a name, with brackets and zone or without."""
+    """An address is reported from a name, with brackets and zone or without."""
     assert is_literal(host)
 
 

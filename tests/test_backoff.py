@@ -53,7 +53,7 @@ async def timed(call: Callable[[], Awaitable[str]], clock: VirtualClock, **optio
     return clock.monotonic() - began
 
 
-async def test_what_passes_is_asked_again(clock: VirtualClock) -> None:
+async def test_what_passes_is_retried(clock: VirtualClock) -> None:
     """Three failures that pass are outlasted by the four attempts of the default."""
     answers = Answers(
         ConnectionLostError("lost"), ServerError("down"), RateLimitError("slow"), "yes"
@@ -98,13 +98,14 @@ async def test_one_attempt_is_one(clock: VirtualClock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "least"), [(4.0, 4.0), (0.0, 0.375), (-5.0, 0.375), (math.nan, 0.375), (9999.0, 60.0)]
+    ("wanted", "least"),
+    [(4.0, 4.0), (0.0, 0.375), (-5.0, 0.375), (math.nan, 0.375), (9999.0, 60.0)],
 )
 async def test_retry_after_only_lengthens_the_wait(
-    asked: float, least: float, clock: VirtualClock
+    wanted: float, least: float, clock: VirtualClock
 ) -> None:
     """The server's wish is obeyed up to a minute, and never replaces our own back-off."""
-    answers = Answers(RateLimitError("slow", retry_after=asked), "yes")
+    answers = Answers(RateLimitError("slow", retry_after=wanted), "yes")
     assert least <= await timed(answers, clock) <= least + 0.52
 
 
@@ -136,11 +137,11 @@ def test_reads_back_off_to_half_a_minute(failures: int, seed: int) -> None:
     assert 0.75 * exact <= wait <= 1.25 * exact
 
 
-@given(failures=st.integers(1, 10_000), asked=st.none() | st.floats())
-def test_sends_back_off_from_one_second(failures: int, asked: float | None) -> None:
+@given(failures=st.integers(1, 10_000), wanted=st.none() | st.floats())
+def test_sends_back_off_from_one_second(failures: int, wanted: float | None) -> None:
     """No answer of a server brings a paid request back sooner than its own back-off."""
     exact = min(30.0, 2.0 ** min(failures - 1, 20))
-    error = RateLimitError("slow", retry_after=asked)
+    error = RateLimitError("slow", retry_after=wanted)
     assert exact <= DEFAULT_BACKOFF.after_send(failures, error) <= max(1.5 * exact, 60.5)
 
 
@@ -227,12 +228,12 @@ def test_recovery_doubles() -> None:
     budget = RetryBudget(capacity=100)
     while budget.spend(0.0):
         pass
-    asked = [1]
+    wanted = [1]
     for _ in range(5):
-        for _ in range(asked[-1]):
+        for _ in range(wanted[-1]):
             budget.earn(0.0)
-        asked.append(sum(budget.spend(0.0) for _ in range(1000)))
-    assert asked == [1, 2, 4, 8, 16, 32]
+        wanted.append(sum(budget.spend(0.0) for _ in range(1000)))
+    assert wanted == [1, 2, 4, 8, 16, 32]
 
 
 def test_errors_of_ours_are_all_that_is_retried() -> None:
@@ -285,11 +286,11 @@ async def test_the_gate_waits_as_long_as_the_server_asks(clock: VirtualClock) ->
     """Also if a request that left earlier is the one that is asked to wait for longest."""
     gate, began = Gate(clock), clock.monotonic()
 
-    async def refused(after: float, asked: float | None) -> None:
+    async def refused(after: float, wanted: float | None) -> None:
         with contextlib.suppress(RateLimitError):
             async with gate.passage():
                 await clock.sleep(after)
-                raise RateLimitError("slow", retry_after=asked)
+                raise RateLimitError("slow", retry_after=wanted)
 
     await asyncio.gather(refused(0.1, None), refused(0.2, 30.0))
     async with gate.passage():

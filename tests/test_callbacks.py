@@ -326,7 +326,7 @@ async def test_pieces_are_as_guarded_as_a_server() -> None:
 
 
 async def test_mounted_in_an_application(client: aiohttp.ClientSession) -> None:
-    """A small limit of the parent's does not matter, and the public address is told."""
+    """A small limit of the parent's does not matter, and the public address is reported."""
     receiver = CallbackReceiver(public_url="https://example.org/hooks/")
     parent = web.Application(client_max_size=10)
     parent.add_subapp("/hooks", receiver.app())
@@ -340,7 +340,7 @@ async def test_mounted_in_an_application(client: aiohttp.ClientSession) -> None:
     assert receiver.url == f"https://example.org/hooks{receiver.path}"
 
 
-async def test_a_taken_port_is_told() -> None:
+async def test_a_taken_port_is_reported() -> None:
     """Instead of an OSError without an address."""
     async with CallbackReceiver() as receiver:
         port = int(receiver.url.rpartition(":")[2].partition("/")[0])
@@ -706,7 +706,7 @@ async def test_one_true_callback_is_proof_enough() -> None:
 
 
 async def test_only_ends_are_proof() -> None:
-    """A server that tells of the middle and never of the end is asked as if it told nothing."""
+    """A server that reports the middle and never the end is polled as if it had said nothing."""
     server = TaskServer()
     receiver = CallbackReceiver(clock=server.clock)
     waiter = TaskWaiter(server, callbacks=receiver, rng=random.Random(1))

@@ -243,7 +243,7 @@ async def test_a_timeout_that_is_none_is_refused_before_anything_is_paid(
         assert not sandbox.ledger.posts
 
 
-async def test_what_is_no_request_is_told(comet: CometSession) -> None:
+async def test_what_is_no_request_is_reported(comet: CometSession) -> None:
     """The names of images are easily taken for requests; the error says what is missing."""
     with pytest.raises(InputError, match=r"'dog\.png' is not a request") as caught:
         async for _ in comet.expand_many(["dog.png"]):  # type: ignore[list-item]  # on purpose
@@ -255,7 +255,7 @@ async def test_what_is_no_request_is_told(comet: CometSession) -> None:
 async def test_a_journal_tells_what_was_charged(
     clock: VirtualClock, photo: bytes, tmp_path: Path
 ) -> None:
-    """What a task cost is told with a journal as without one, and when it is asked for again."""
+    """What a task cost is reported with a journal as without one, and when a job is resumed."""
     async with (
         Sandbox(clock=clock, engine="pillow") as sandbox,
         CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock) as plain,
@@ -268,7 +268,7 @@ async def test_a_journal_tells_what_was_charged(
         assert len(sandbox.ledger.charges) == 2
 
 
-def test_another_event_loop_is_told() -> None:
+def test_another_event_loop_is_reported() -> None:
     """Under trio no asyncio loop runs; the error says so, and nothing is sent."""
     comet = CometSession("sk-x", gateway="http://127.0.0.1:9")
     calls = (comet.__aenter__(), comet.get("1"), comet.wait("1"), comet.expand(b"", WIDE))

@@ -145,7 +145,7 @@ def test_tasks_of_which_nothing_is_known_are_spread_too() -> None:
     assert busiest(firsts) < 150
 
 
-def test_tasks_put_off_are_asked_about_once_something_is_known() -> None:
+def test_tasks_put_off_are_polled_once_something_is_known() -> None:
     """Those of a crowd that would be asked about late have their place in the first step then."""
     schedule = LearnedSchedule(rng=random.Random(1))
     dues = [schedule.first(1, crowd) for crowd in range(1000)]

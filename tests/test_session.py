@@ -193,7 +193,7 @@ async def test_full_account_is_waited_for(comet: CometSession, sandbox: Sandbox,
     assert len(sandbox.ledger.charges) == 1
 
 
-async def test_account_that_stays_full_is_told(
+async def test_account_that_stays_full_is_reported(
     comet: CometSession, sandbox: Sandbox, dog: Path
 ) -> None:
     """After five minutes of refusals the caller gets the refusal itself."""
@@ -377,7 +377,9 @@ async def test_a_link_that_expired_before_it_was_used(
         assert len(sandbox.ledger.charges) == 1
 
 
-async def test_result_that_is_gone_is_told(clock: VirtualClock, dog: Path, tmp_path: Path) -> None:
+async def test_result_that_is_gone_is_reported(
+    clock: VirtualClock, dog: Path, tmp_path: Path
+) -> None:
     """After 30 days there is nothing to fetch, and the error says so."""
     async with Sandbox(clock=clock, engine="pillow") as sandbox:
         async with CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock) as comet:
@@ -436,14 +438,14 @@ async def test_bad_input_is_refused_before_it_is_sent(
 
 
 async def test_wrong_key_is_an_error_of_the_key(sandbox: Sandbox, dog: Path) -> None:
-    """A key that the server refuses is told as such."""
+    """A key that the server refuses is reported as such."""
     async with CometSession("sk-wrong", gateway=sandbox.url) as comet:
         with pytest.raises(AuthenticationError):
             await comet.expand(dog, WIDE)
 
 
 async def test_unreachable_server_is_told_within_seconds(clock: VirtualClock, dog: Path) -> None:
-    """A wrong address is tried a few times, then told."""
+    """A wrong address is tried a few times, then reported."""
     begin = asyncio.get_running_loop().time()
     async with CometSession("sk-x", gateway="http://127.0.0.1:9", clock=clock) as comet:
         with pytest.raises(NotSentError):
@@ -451,7 +453,7 @@ async def test_unreachable_server_is_told_within_seconds(clock: VirtualClock, do
     assert asyncio.get_running_loop().time() - begin < 15
 
 
-async def test_refused_request_is_told(comet: CometSession, dog: Path) -> None:
+async def test_refused_request_is_reported(comet: CometSession, dog: Path) -> None:
     """A prompt that the platform blocks is a rejection: nothing was paid."""
     with pytest.raises(RejectedError):
         await comet.expand(dog, WIDE, prompt="sandbox-blocked")
@@ -548,7 +550,7 @@ async def test_unknown_kind_is_refused(comet: CometSession) -> None:
 async def test_two_runs_over_one_journal_pay_once(
     sandbox: Sandbox, clock: VirtualClock, photos: Path, tmp_path: Path
 ) -> None:
-    """Runs at the same time over the session's journal share turns and places."""
+    """Runs at the same time over the session's journal share locks and slots."""
     async with CometSession(
         DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=tmp_path / "j.sqlite3"
     ) as comet:
@@ -602,8 +604,8 @@ async def test_runs_into_one_folder_tell_of_their_own_images(
             assert all(outcome.done for outcome in outcomes)
             return sorted(Path(outcome.source).name for outcome in outcomes)
 
-        told = await asyncio.gather(once(0, "dog.png"), once(3, "cat.png", "trip/sea.png"))
-    assert told == [["dog.png"], ["cat.png", "sea.png"]]
+        sources = await asyncio.gather(once(0, "dog.png"), once(3, "cat.png", "trip/sea.png"))
+    assert sources == [["dog.png"], ["cat.png", "sea.png"]]
     assert len(sandbox.ledger.posts) == 3
 
 

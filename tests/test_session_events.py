@@ -69,7 +69,7 @@ async def test_an_image_is_submitted_and_its_ids_are_logged(
     assert vars(record)["comet_key"] == task.external_task_id
 
 
-async def test_a_lost_answer_is_told_from_loss_to_recovery(
+async def test_a_lost_answer_is_reported_from_loss_to_recovery(
     open_session: Open, sandbox: Sandbox, seen: list[Event], photo: bytes
 ) -> None:
     """Nothing about money is silent."""

@@ -165,7 +165,7 @@ class Planned:
     fields: Mapping[str, JSON]
     key: str
     record: JobRecord | None
-    needless: bool = False
+    already_satisfied: bool = False
     saved: SavedJob | None = None
 
 
@@ -357,7 +357,7 @@ class Batch:
         try:
             if request.already_satisfied(given):
                 planned = Planned(
-                    item=item, images=given, fields={}, key="", record=None, needless=True
+                    item=item, images=given, fields={}, key="", record=None, already_satisfied=True
                 )
             else:
                 fields = request.fields(given)
@@ -418,7 +418,7 @@ class Batch:
             InputError: The item breaks a rule; it says which.
         """
         planned = await self._keep_name(await self.prepare(item))
-        if planned.needless:
+        if planned.already_satisfied:
             await self._check_copy(planned)
             return planned
         if planned.saved is not None:
@@ -444,7 +444,9 @@ class Batch:
         }
         await self.memory.remember(images.values())
         if request.already_satisfied(images):
-            return Planned(item=item, images=images, fields={}, key="", record=None, needless=True)
+            return Planned(
+                item=item, images=images, fields={}, key="", record=None, already_satisfied=True
+            )
         fields = request.fields(images)
         key, record = request.external_task_id, None
         if key is None and forgets:
@@ -474,7 +476,7 @@ class Batch:
         """
         planned = await self._keep_name(await self.prepare(item))
         item = planned.item
-        if planned.needless:
+        if planned.already_satisfied:
             return await self._copy(planned)
         await self._check_free(planned)
         async with self._claimed(call, planned) as record:
@@ -495,7 +497,7 @@ class Batch:
         A file that appears later may want the same name; what is saved is not renamed for it.
         """
         item = planned.item
-        if not item.others or planned.needless:
+        if not item.others or planned.already_satisfied:
             return planned
         places = {place.dest for place in await self.active.journal.destinations(planned.key)}
         kept = next((name for name in item.others if name in places), None)

@@ -113,7 +113,7 @@ class TaskLookup:
             return Finding(verdict=Verdict.FOUND, task=task)
         absent = silent = False
         for form in (*self.api.gateway.lookup_forms, "list"):
-            answer = await self._ask(kind, key, form, since)
+            answer = await self._look_up(kind, key, form, since)
             if answer.task is not None and answer.task.external_task_id == key:
                 return Finding(verdict=Verdict.FOUND, task=answer.task)
             silent = silent or answer.silent
@@ -147,7 +147,7 @@ class TaskLookup:
             return None
         return task if task.external_task_id == key else None
 
-    async def _ask(
+    async def _look_up(
         self, kind: TaskKind, key: str, form: str, since: datetime | None = None
     ) -> Finding:
         """Return what one lookup shows, before it is judged."""
@@ -168,7 +168,7 @@ class TaskLookup:
 
     async def _finds(self, kind: TaskKind, form: str, known: Known) -> bool:
         """Return True if a lookup finds the task that is known to exist."""
-        task = (await self._ask(kind, known.key, form)).task
+        task = (await self._look_up(kind, known.key, form)).task
         if task is None:
             return False
         # A list is searched by us, so it must name our ids; elsewhere the server searches.
@@ -176,7 +176,7 @@ class TaskLookup:
 
     async def _tells_apart(self, kind: TaskKind, form: str, known: Known) -> bool:
         """Return True if a lookup finds the known task, and nothing for an id never used."""
-        nothing = await self._ask(kind, random_key(), form)
+        nothing = await self._look_up(kind, random_key(), form)
         return nothing.verdict is Verdict.ABSENT and await self._finds(kind, form, known)
 
     async def _scan(self, kind: TaskKind, key: str, since: datetime | None) -> Task | None:

@@ -181,11 +181,11 @@ class PostgresConnection:
         """Return whether the transaction whose commit got no answer took place."""
         number = self._number
 
-        def ask() -> str | None:
+        def poll() -> str | None:
             row = self._connected().execute("SELECT pg_xact_status(%s::xid8)", (number,)).fetchone()
             return row[0] if row else None
 
-        while (status := self._patiently(ask)) == "in progress":
+        while (status := self._patiently(poll)) == "in progress":
             time.sleep(_PAUSE)  # the server has not noticed yet that the client is gone
         return status == "committed"
 

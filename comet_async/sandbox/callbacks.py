@@ -36,7 +36,7 @@ class Delivery:
 
     Attributes:
         task_id: The task that changed.
-        status: The status that was told.
+        status: The status that was reported.
         url: Where it was sent.
         answer: HTTP status of the answer; None if the address was out of reach.
     """
@@ -74,11 +74,11 @@ class Callbacks:
     _last: dict[str, asyncio.Task[None]] = attrs.field(factory=dict, init=False)
     _held: dict[str, list[tuple[str, bytes]]] = attrs.field(factory=dict, init=False)
 
-    def tell(self, task: SandboxTask, told: Mapping[str, Any]) -> None:
-        """Send, in the background, that *task* changed; *told* is the body's legacy form."""
+    def report(self, task: SandboxTask, shown: Mapping[str, Any]) -> None:
+        """Send, in the background, that *task* changed; *shown* is the body's legacy form."""
         if not task.order.callback_url or task.status in self.options.drop:
             return
-        value = told if self.options.form == "legacy" else _new_form(told)
+        value = shown if self.options.form == "legacy" else _new_form(shown)
         body = json.dumps(value, ensure_ascii=False).encode()
         notes = self._held.pop(task.id, [])
         notes.append((task.status, body))
@@ -91,7 +91,7 @@ class Callbacks:
         sending.add_done_callback(lambda done: self._forget(task.id, done))
 
     async def sent(self, task: SandboxTask) -> None:
-        """Wait until what was told about *task* so far is sent."""
+        """Wait until what was reported about *task* so far is sent."""
         if task.id in self._last:
             await asyncio.wait([self._last[task.id]])
 
@@ -132,17 +132,17 @@ class Callbacks:
         }
 
 
-def _new_form(told: Mapping[str, Any]) -> dict[str, Any]:
+def _new_form(shown: Mapping[str, Any]) -> dict[str, Any]:
     """Return the body that Kling's newer API sends."""
-    images = told["task_result"].get("images", [])
-    status = told["task_status"]
+    images = shown["task_result"].get("images", [])
+    status = shown["task_status"]
     return {
-        "id": told["task_id"],
+        "id": shown["task_id"],
         "status": "succeeded" if status == "succeed" else status,
-        "message": told.get("task_status_msg") or "",
-        "create_time": told["created_at"],
-        "update_time": told["updated_at"],
-        "external_id": told["task_info"].get("external_task_id", ""),
+        "message": shown.get("task_status_msg") or "",
+        "create_time": shown["created_at"],
+        "update_time": shown["updated_at"],
+        "external_id": shown["task_info"].get("external_task_id", ""),
         "outputs": [{"type": "image", "url": image["url"]} for image in images],
-        "billing": [{"charge_type": "unit", "amount": told.get("final_unit_deduction", "0")}],
+        "billing": [{"charge_type": "unit", "amount": shown.get("final_unit_deduction", "0")}],
     }

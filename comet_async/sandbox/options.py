@@ -25,7 +25,7 @@ new-api gateways (https://github.com/QuantumNous/new-api, dto/task.go) with the 
 """
 
 ErrorShape: TypeAlias = Literal["native", "wrapped", "openai", "task_error"]
-"""How an error of the API is told.
+"""How an error of the API is shown.
 
 ``native``: ``{"code": 1201, "message": …}``. ``wrapped``: the same below ``data.data``.
 ``openai``: ``{"error": {…}}``. ``task_error``: ``{"code": "fail_to_fetch_task", "message": <the
@@ -135,7 +135,7 @@ class Options:
         submitted_seconds: Shortest and longest time in ``submitted``.
         task_seconds: Shortest and longest time from creation to success.
         failure_seconds: From creation to failure.
-        shape: The form of a query's answer; several take turns, query by query.
+        shape: The form of a query's answer; several are used in rotation, query by query.
         created_shape: The form of a create call's answer.
         error_shape: The form of errors; None is ``native`` for Kling, ``wrapped`` for CometAPI.
         errors_as_200: Send errors of the API with HTTP status 200.
@@ -143,10 +143,10 @@ class Options:
         request_id: Whether a query's answer has one.
         created_request_id: Whether a create call's answer has one; None: only Kling's.
         message: The message of good answers.
-        words: Other words for a status; several take turns, query by query.
+        words: Other words for a status; several are used in rotation, query by query.
         status_msg: What ``task_status_msg`` is while there is nothing to say.
         echo_external_id: Whether ``task_info`` repeats the external id.
-        unit_deduction: Whether the charge is told.
+        unit_deduction: Whether the charge is shown.
         image_index: Whether images carry their ``index``.
         watermark_in_query: Whether a query of one task tells ``watermark_url``; lists always do.
         bottom: What ``bottom_expansion_ratio`` without ``down_`` means; None: nothing for Kling,
@@ -161,7 +161,7 @@ class Options:
             ``?external_task_id=X``. Where A works, C and D do as well.
         list_tasks: Whether the list call exists.
         list_order: Its order.
-        not_found_for: Seconds for which a new task is not found by any question.
+        not_found_for: Seconds for which a new task is not found by any lookup.
         route_missing: CometAPI does not offer these routes, and says so in this form.
         unknown_path: How CometAPI answers a path that it does not have.
         account: An account that may not create tasks.

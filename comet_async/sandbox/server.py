@@ -331,7 +331,7 @@ class Sandbox:
         _logger.debug("task %s is %s", task.id, task.status)
         self._state.changes.notify()
         if task.order.callback_url:
-            self._state.callbacks.tell(task, self._state.voice(task.profile).notification(task))
+            self._state.callbacks.report(task, self._state.dialect(task.profile).notification(task))
 
 
 @web.middleware

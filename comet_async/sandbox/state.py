@@ -9,7 +9,7 @@ import attrs
 from aiohttp import web
 
 from comet_async.clock import Clock
-from comet_async.sandbox._api.answers import Answer, Voice
+from comet_async.sandbox._api.answers import Answer, Dialect
 from comet_async.sandbox._api.ids import Ids
 from comet_async.sandbox._api.tokens import check_authorization
 from comet_async.sandbox._faults.injection import Wire
@@ -74,9 +74,9 @@ class State:
         """Record a request that a correct client does not send."""
         self.unexpected.append(f"{request.method} {request.path}: {reason}")
 
-    def voice(self, profile: Profile) -> Voice:
+    def dialect(self, profile: Profile) -> Dialect:
         """Return how *profile* speaks in this exchange."""
-        return Voice(
+        return Dialect(
             profile=profile,
             options=self.options,
             request_id=self.ids.request_id(),
@@ -99,12 +99,12 @@ class State:
         )
 
     async def send(
-        self, request: web.Request, voice: Voice, answer: Answer, fault: Fault | None = None
+        self, request: web.Request, dialect: Dialect, answer: Answer, fault: Fault | None = None
     ) -> web.StreamResponse:
         """Send *answer*, or what *fault* makes of it."""
-        if voice.profile == "comet":
-            answer = answer.with_headers({"X-Cometapi-Request-Id": voice.comet_id})
-        return await self.wire.send(request, fault, voice, answer)
+        if dialect.profile == "comet":
+            answer = answer.with_headers({"X-Cometapi-Request-Id": dialect.comet_id})
+        return await self.wire.send(request, fault, dialect, answer)
 
     def take(
         self, call: Call, task: SandboxTask | None = None, name: str = "", *, charged: bool = False

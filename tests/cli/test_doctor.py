@@ -139,7 +139,7 @@ async def test_a_wrong_clock(sandbox: Sandbox, skew: float, way: str) -> None:
 async def test_odd_answers(
     comet: Command, sandbox: Sandbox, photos: Path, fault: str, verdict: str
 ) -> None:
-    """An answer that is none, or about another task, is told as such."""
+    """An answer that is none, or about another task, is reported as such."""
     await comet("expand", photos / "dog.png", "--out", photos.parent / "wide", "--to", "16:9")
     sandbox.faults.add(Fault(fault, on="find", times=None))
     assert (await checks(sandbox))["route"].verdict == verdict
@@ -204,7 +204,7 @@ def _unreadable(text: str) -> None:
 
 
 async def test_the_paid_check_is_agreed_to_beforehand(comet: Command, sandbox: Sandbox) -> None:
-    """With --paid and --yes one image is bought, and what it proves is told."""
+    """With --paid and --yes one image is bought, and what it proves is reported."""
     ended = await comet("doctor", "--paid", "--yes")
     assert ended.status == 0
     assert "lookup (path): finds the task" in ended.err

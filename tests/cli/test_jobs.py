@@ -164,7 +164,7 @@ async def test_shows_uncertain_ones(comet: Command, folder: Folder) -> None:
 
 
 async def test_says_that_none_is_uncertain(comet: Command, tmp_path: Path) -> None:
-    """Who asks for uncertain jobs is answered, not told of the others alone."""
+    """A request for uncertain jobs shows them, not only the others."""
     made = Folder(tmp_path)
     await made.add("owl", JobState.SUBMITTED)
     ended = await comet("jobs", made.path, "--uncertain")

@@ -33,7 +33,7 @@ async def test_preview_draws_each_image(comet: Command, photos: Path) -> None:
 
 @pytest.mark.parametrize("source", ["nowhere.png", "https://example.org/a.png"])
 async def test_preview_of_what_cannot_be_drawn(comet: Command, tmp_path: Path, source: str) -> None:
-    """The reason is told, and the status is 1."""
+    """The reason is reported, and the status is 1."""
     ended = await comet("preview", source, "--to", "16:9", "--out", tmp_path)
     assert ended.status == 1
     assert ended.err.startswith("invalid ")
@@ -56,7 +56,7 @@ async def test_preview_of_nothing(comet: Command, tmp_path: Path) -> None:
 
 
 async def test_preview_that_cannot_be_saved(comet: Command, photos: Path) -> None:
-    """What the disk refuses is told."""
+    """What the disk refuses is reported."""
     out = photos / "dog.png"
     ended = await comet("preview", photos / "cat.png", "--to", "16:9", "--out", out)
     assert ended.status == 1
@@ -127,7 +127,7 @@ async def test_sandbox_for_other_machines(
     ],
 )
 async def test_sandbox_that_cannot_start(comet: Command, words: tuple[str, ...], said: str) -> None:
-    """The reason is told in a line, with status 2."""
+    """The reason is reported in one line, with status 2."""
     ended = await comet("sandbox", *words)
     assert ended.status == 2
     assert said in ended.err

@@ -71,7 +71,7 @@ async def test_a_failed_task(comet: Command, sandbox: Sandbox, photo: bytes) -> 
 
 
 async def test_an_unknown_task(comet: Command, sandbox: Sandbox) -> None:
-    """The server's answer is told in a line."""
+    """The server's answer is reported in one line."""
     ended = await comet("status", "878")
     assert ended.status == 1
     assert ended.err.startswith("comet-async: ")

@@ -93,7 +93,7 @@ FIND_QUERY: Call = lambda api: api.find("ce1-x", kind=EXPAND, form="query")  # n
 PAGE: Call = lambda api: api.page(2, 30, kind=EXPAND)  # noqa: E731
 
 
-async def ask(call: Call, *answers: Answer) -> Task | TaskPage | CometError:
+async def result_of(call: Call, *answers: Answer) -> Task | TaskPage | CometError:
     """Return what a call gives or raises on a server that gives *answers*."""
     async with api_on(answering(*answers)) as (api, _):
         try:
@@ -134,14 +134,14 @@ async def test_create() -> None:
 
 async def test_get() -> None:
     """A task is told as the server shows it now."""
-    task = await ask(GET, envelope(data() | {"task_status": "processing"}))
+    task = await result_of(GET, envelope(data() | {"task_status": "processing"}))
     assert isinstance(task, Task)
     assert (task.status, task.request_id) == (TaskStatus.PROCESSING, "r-1")
 
 
 async def test_page() -> None:
     """A page keeps the server's order, and knows its place."""
-    page = await ask(PAGE, envelope([data("2"), data("1")]))
+    page = await result_of(PAGE, envelope([data("2"), data("1")]))
     assert isinstance(page, TaskPage)
     assert [task.id for task in page.tasks] == ["2", "1"]
     assert (page.number, page.size, page.last) == (2, 30, True)
@@ -168,11 +168,11 @@ async def test_find_does_not_judge(form: LookupForm, own_id: str | None) -> None
     ids=["one", "unnamed", "among-others", "none", "others"],
 )
 @pytest.mark.parametrize("call", [FIND, FIND_QUERY], ids=["path", "query"])
-async def test_question_that_is_answered_with_a_list(
+async def test_read_that_is_answered_with_a_list(
     call: Call, listed: list[dict[str, Any]], found: str | type[CometError]
 ) -> None:
     """Of a list, the task is taken that carries the id, or the only one there is."""
-    result = await ask(call, envelope(listed))
+    result = await result_of(call, envelope(listed))
     assert (result.id if isinstance(result, Task) else type(result)) == found
 
 
@@ -194,7 +194,7 @@ async def test_question_that_is_answered_with_a_list(
 )
 async def test_error(call: Call, answer: Answer, error: type[CometError]) -> None:
     """An answer that is an error becomes the error that it means for this call."""
-    result = await ask(call, answer)
+    result = await result_of(call, answer)
     assert type(result) is error
     assert result.status is not None
 
@@ -222,7 +222,7 @@ async def test_token_that_was_refused_is_signed_anew(call: Call, code: int | str
     [(token, 1004, 2), (token, 1002, 1), (lambda: KEY, 1004, 1)],
     ids=["token-again", "wrong-token", "key"],
 )
-async def test_refusal_that_signing_does_not_mend(
+async def test_refusal_that_signing_does_not_change(
     call: Call, credentials: Callable[[], Credentials], code: int, times: int
 ) -> None:
     """A second refusal, another reason, or a key that can't be renewed: that is the answer."""
@@ -262,7 +262,7 @@ async def silence(_request: web.BaseRequest) -> web.StreamResponse:
 
 
 @pytest.mark.parametrize(("timeout", "seconds"), [(None, 20), (3, 3)])
-async def test_question_has_its_time(timeout: float | None, seconds: float) -> None:
+async def test_read_has_its_timeout(timeout: float | None, seconds: float) -> None:
     """A question ends with its own time, or the transport's."""
     loop = asyncio.get_running_loop()
     async with api_on(silence) as (api, _):

@@ -389,7 +389,7 @@ async def test_file_that_changes_while_sent_is_an_input_error(photo: bytes, tmp_
     assert server.requests == []
 
 
-async def test_question_that_breaks_may_be_asked_again() -> None:
+async def test_read_that_breaks_may_be_repeated() -> None:
     """A GET without a complete answer says that asking again is safe."""
     async with raw_server(None) as server, transport() as made:
         with pytest.raises(ConnectionLostError) as caught:
@@ -397,7 +397,7 @@ async def test_question_that_breaks_may_be_asked_again() -> None:
     assert caught.value.retryable
 
 
-async def test_question_ends_with_its_timeout() -> None:
+async def test_read_ends_with_its_timeout() -> None:
     """A GET ends when its own time is over."""
     async with silent_server() as url, transport() as made:
         begin = asyncio.get_running_loop().time()
@@ -457,7 +457,7 @@ async def test_another_process_is_refused() -> None:
             await made.get(URL("http://127.0.0.1:9/"), None, timeout=1)
 
 
-async def test_unreachable_question_is_not_sent() -> None:
+async def test_unreachable_read_is_not_sent() -> None:
     """A GET to where nobody listens says that nothing was sent."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -468,7 +468,7 @@ async def test_unreachable_question_is_not_sent() -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 307])
-async def test_redirected_question_is_not_followed(status: int) -> None:
+async def test_redirected_read_is_not_followed(status: int) -> None:
     """A redirect of a question is its answer: the key goes nowhere else."""
     async with raw_server(OK) as other:
         head = f"HTTP/1.1 {status} Moved\r\nLocation: {other.url}\r\nContent-Length: 0\r\n\r\n"

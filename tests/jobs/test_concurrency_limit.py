@@ -224,14 +224,14 @@ class Places(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.quota = ConcurrencyLimiter(most)
         self.jobs: dict[str, tuple[int, asyncio.Task[None]]] = {}
-        self.asked = 0
+        self.started = 0
         self.most_used = 0
 
     @rule(n=st.integers(1, 9), at_once=st.booleans())
-    def ask(self, n: int, at_once: bool) -> None:
+    def request(self, n: int, at_once: bool) -> None:
         """Ask for places."""
         key = f"job-{self.asked:04}"
-        self.asked += 1
+        self.started += 1
         task = self.loop.create_task(self.quota.acquire(key, n))
         self.jobs[key] = n, task
         if at_once:
@@ -249,7 +249,7 @@ class Places(RuleBasedStateMachine):
     def find(self, n: int) -> None:
         """Find a job in flight that a crashed run has left."""
         key = f"old-{self.asked:04}"
-        self.asked += 1
+        self.started += 1
         self.quota.hold(key, n)
         self.jobs[key] = n, self.loop.create_task(steps(0))
         self.loop.run_until_complete(self.jobs[key][1])
@@ -262,7 +262,7 @@ class Places(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
-        """End a job that holds places, and has been told so."""
+        """End a job that holds slots, and has been told so."""
         key = self.pick(data, lambda key: self.jobs[key][1].done())
         if key is not None:
             n, _ = self.jobs.pop(key)

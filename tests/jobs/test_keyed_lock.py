@@ -10,31 +10,31 @@ import pytest
 from comet_async._jobs.admission import KeyedLock
 
 
-async def test_turns_come_in_the_order_of_asking() -> None:
+async def test_locks_come_in_the_order_of_requests() -> None:
     """Nobody overtakes, and other keys do not wait."""
-    turns, order = KeyedLock(), list[int]()
+    locks, order = KeyedLock(), list[int]()
 
     async def work(number: int) -> None:
-        async with turns.of("key"):
+        async with locks.of("key"):
             await asyncio.sleep(1)
             order.append(number)
 
     async with asyncio.TaskGroup() as group:
         for number in range(4):
             group.create_task(work(number))
-        async with turns.of("other"):
+        async with locks.of("other"):
             assert order == []
     assert order == [0, 1, 2, 3]
-    assert turns._waiting == {}
+    assert locks._waiting == {}
 
 
 @pytest.mark.parametrize("steps", range(6))
-async def test_a_cancelled_turn_is_passed_on(steps: int) -> None:
+async def test_a_cancelled_lock_is_passed_on(steps: int) -> None:
     """Whenever a waiting caller is cancelled, the next one gets its turn."""
-    turns = KeyedLock()
+    locks = KeyedLock()
 
     async def work(seconds: float) -> None:
-        async with turns.of("key"):
+        async with locks.of("key"):
             await asyncio.sleep(seconds)
 
     first, second, third = (asyncio.create_task(work(seconds)) for seconds in (0, 5, 0))
@@ -43,27 +43,27 @@ async def test_a_cancelled_turn_is_passed_on(steps: int) -> None:
     second.cancel()
     await asyncio.gather(first, second, third, return_exceptions=True)
     assert third.exception() is None
-    assert turns._waiting == {}
+    assert locks._waiting == {}
 
 
-async def test_an_error_gives_the_turn_back() -> None:
+async def test_an_error_releases_the_lock() -> None:
     """Whatever happens inside, the key is free again."""
-    turns = KeyedLock()
+    locks = KeyedLock()
     with pytest.raises(ValueError, match="inside"):
-        async with turns.of("key"):
+        async with locks.of("key"):
             raise ValueError("inside")
-    async with turns.of("key"):
+    async with locks.of("key"):
         pass
 
 
-def test_loops_in_several_threads_take_turns() -> None:
+def test_loops_in_several_threads_exclude_each_other() -> None:
     """Callers in different loops never have the same key at the same time."""
-    turns, inside, most = KeyedLock(), 0, 0
+    locks, inside, most = KeyedLock(), 0, 0
 
     async def work() -> None:
         nonlocal inside, most
         for _ in range(20):
-            async with turns.of("key"):
+            async with locks.of("key"):
                 inside += 1
                 most = max(most, inside)
                 await asyncio.sleep(0)
@@ -75,4 +75,4 @@ def test_loops_in_several_threads_take_turns() -> None:
     for thread in threads:
         thread.join()
     assert most == 1
-    assert turns._waiting == {}
+    assert locks._waiting == {}

@@ -116,13 +116,13 @@ class FakeApi:
     path: Answer = drops
     query: Answer = drops
     listing: Answer = drops
-    asked: list[str] = attrs.field(factory=list)
+    lookups: list[str] = attrs.field(factory=list)
     gets: list[CometError] = attrs.field(factory=list)
 
     async def get(self, task_id: str, *, kind: TaskKind) -> Task:
         """Answer a question by the server's id, after the errors that were written down."""
         assert kind is EXPAND
-        self.asked.append(f"get {task_id}")
+        self.lookups.append(f"get {task_id}")
         if self.gets:
             raise self.gets.pop(0)
         for each in self.store.values():
@@ -138,13 +138,13 @@ class FakeApi:
     async def find(self, key: str, *, kind: TaskKind, form: str) -> Task:
         """Answer a question by our own id."""
         assert kind is EXPAND
-        self.asked.append(form)
+        self.lookups.append(form)
         return (self.path if form == "path" else self.query)(self.store, key)
 
     async def page(self, number: int, size: int, *, kind: TaskKind) -> TaskPage:
         """Answer with a page of the list."""
         assert kind is EXPAND
-        self.asked.append("list")
+        self.lookups.append("list")
         if self.listing is drops:
             return TaskPage(tasks=(), number=number, size=size)
         all_tasks = tuple(self.listing(self.store, key) for key in self.store)
@@ -227,7 +227,7 @@ async def test_no_gateway_proves_what_is_not_so(there: bool, known: bool) -> Non
     ],
 )
 async def test_silent(path: Answer, listing: Answer, verdict: Verdict, silent: bool) -> None:
-    """A question without an answer is told: asking again may show more."""
+    """A lookup without an answer is reported: another one may show more."""
     finding = await look(FakeApi(store(there=False), path, refuses, listing))
     assert (finding.verdict, finding.silent) == (verdict, silent)
 
@@ -246,11 +246,11 @@ async def test_account_that_may_not_ask(error: CometError, form: str) -> None:
         await look(fake)
 
 
-async def test_nothing_more_is_asked_once_it_is_found() -> None:
+async def test_nothing_more_is_looked_up_once_it_is_found() -> None:
     """The first answer that names our id is enough."""
     fake = FakeApi(store(there=True), works, works, works)
     await look(fake)
-    assert fake.asked == ["path"]
+    assert fake.lookups == ["path"]
 
 
 # ------------------------------------------------------------------------------ the list
@@ -380,7 +380,7 @@ async def test_list_that_is_too_long() -> None:
 # ------------------------------------------------------------------------------ callbacks
 
 
-def told(*task_ids: str | None) -> NotificationSource:
+def notified(*task_ids: str | None) -> NotificationSource:
     """Return a source of these notifications in turn, one for each round of lookups."""
     left = list(task_ids)
 
@@ -396,12 +396,12 @@ def told(*task_ids: str | None) -> NotificationSource:
 async def test_a_callback_names_the_task() -> None:
     """Where no other question finds anything, it does, and it is the only question."""
     fake = FakeApi(store(there=True))
-    lookup = TaskLookup(cast("Api", fake), told("2"))
+    lookup = TaskLookup(cast("Api", fake), notified("2"))
     finding = await lookup.look(EXPAND, OURS, known=None)
     assert finding.verdict is FOUND
     assert finding.task is not None
     assert finding.task.id == "2"
-    assert fake.asked == ["get 2"]
+    assert fake.lookups == ["get 2"]
 
 
 @pytest.mark.parametrize("named", ["1", "3", "99", "", "../2"])
@@ -410,14 +410,16 @@ async def test_a_callback_that_names_another_task_is_not_believed(there: bool, n
     """Neither a stranger's task nor one of our own others becomes this one."""
     for path, query, listing in itertools.product(ANSWERS, ANSWERS, LISTS):
         fake = FakeApi(store(there=there), path, query, listing)
-        with_it = await TaskLookup(cast("Api", fake), told(named)).look(EXPAND, OURS, known=KNOWN)
+        with_it = await TaskLookup(cast("Api", fake), notified(named)).look(
+            EXPAND, OURS, known=KNOWN
+        )
         assert with_it == await look(fake)
 
 
 async def test_a_callback_whose_task_does_not_say_whose_it_is() -> None:
     """It could be anybody's: other questions have to tell."""
     nameless_store = {OURS: attrs.evolve(store(there=True)[OURS], external_task_id=None)}
-    lookup = TaskLookup(cast("Api", FakeApi(nameless_store)), told("2"))
+    lookup = TaskLookup(cast("Api", FakeApi(nameless_store)), notified("2"))
     assert (await lookup.look(EXPAND, OURS, known=None)).verdict is UNKNOWN
 
 
@@ -425,13 +427,13 @@ async def test_a_callback_is_remembered_until_the_server_answers() -> None:
     """It comes once, perhaps while nobody can be asked."""
     errors: list[CometError] = [ConnectionLostError("closed"), NotFoundError("not yet")]
     fake = FakeApi(store(there=True), gets=errors)
-    lookup = TaskLookup(cast("Api", fake), told("2"))
+    lookup = TaskLookup(cast("Api", fake), notified("2"))
     verdicts = [(await lookup.look(EXPAND, OURS, known=None)).verdict for _ in range(3)]
     assert verdicts == [UNKNOWN, UNKNOWN, FOUND]
 
 
 async def test_a_later_callback_takes_the_place_of_a_forged_one() -> None:
     """The last one counts, as everywhere."""
-    lookup = TaskLookup(cast("Api", FakeApi(store(there=True))), told("3", None, "2"))
+    lookup = TaskLookup(cast("Api", FakeApi(store(there=True))), notified("3", None, "2"))
     verdicts = [(await lookup.look(EXPAND, OURS, known=None)).verdict for _ in range(3)]
     assert verdicts == [UNKNOWN, UNKNOWN, FOUND]

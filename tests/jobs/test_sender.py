@@ -66,7 +66,7 @@ class FakeApi:
     finds: list[Task | CometError] = attrs.field(factory=lambda: [NO_TASK])
     gateway: Gateway = attrs.field(factory=Gateway.comet)
     sent: list[dict[str, Any]] = attrs.field(factory=list)
-    asked: int = 0
+    lookups: int = 0
     transport: SimpleNamespace = attrs.field(factory=lambda: SimpleNamespace(timeouts=Timeouts()))
     _last: Task | CometError = NO_TASK
 
@@ -83,7 +83,7 @@ class FakeApi:
         """Answer a lookup by our own id; one round of lookups counts once."""
         del key, kind
         if form == "path":
-            self.asked += 1
+            self.lookups += 1
             self._last = self.finds.pop(0) if len(self.finds) > 1 else self.finds[0]
         return self._give([self._last])
 
@@ -315,7 +315,7 @@ async def test_refused_for_good(error: CometError, buyer: Make) -> None:
     one = buyer([error])
     result, _ = await timed(one.submit())
     assert result is error
-    assert (len(one.api.sent), one.api.asked) == (1, 0)
+    assert (len(one.api.sent), one.api.lookups) == (1, 0)
 
 
 @pytest.mark.parametrize("error", [LOST, DuplicateTaskError("taken")], ids=["lost", "duplicate"])
@@ -324,7 +324,7 @@ async def test_lost_answer_is_looked_up(error: CometError, rounds: int, buyer: M
     """A request that may have been paid is not sent again: its task is looked up."""
     one = buyer([error, BOUGHT], [*[NO_TASK] * rounds, BOUGHT])
     assert await one.submit() == BOUGHT
-    assert (len(one.api.sent), one.api.asked) == (1, rounds + 1)
+    assert (len(one.api.sent), one.api.lookups) == (1, rounds + 1)
 
 
 @pytest.mark.parametrize(

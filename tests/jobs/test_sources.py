@@ -182,7 +182,7 @@ async def test_a_change_without_a_trace_is_not_sent(
 async def test_a_converted_image_is_recognised(
     comet: CometSession, photos: Path, tmp_path: Path, read: list[str]
 ) -> None:
-    """What was done to it is told again; as it is, it is another reading."""
+    """What was done to it is reported again; as it is, it is another reading."""
     image = pytest.importorskip("PIL.Image")
     data = BytesIO()
     image.new("RGB", (400, 300), "red").save(data, "BMP")

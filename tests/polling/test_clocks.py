@@ -74,13 +74,13 @@ async def test_a_task_of_ours_is_not_polled_at_once(server: TaskServer) -> None:
     """Known by its id only, it is as old as its request."""
     waiter = TaskWaiter(server, schedule=10, rng=random.Random(1))
     await waiter.wait(server.submit(4.0).id)
-    assert server.asked[0][0] - server.scripts["t0"].born >= 5.0
+    assert server.polled[0][0] - server.scripts["t0"].born >= 5.0
     assert waiter.polls == 1
 
 
 async def test_the_server_need_not_name_any_time(server: TaskServer) -> None:
     """Then ages and delays come from our own clock alone."""
-    server.told_times = False
+    server.has_times = False
     waiter = TaskWaiter(server, rng=random.Random(1))
     times = [await time_of(server, waiter, server.submit(20.0).id) for _ in range(5)]
     assert max(times) < 35.0

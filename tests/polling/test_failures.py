@@ -222,18 +222,18 @@ async def test_an_unknown_word_is_warned_of_once(
 # ------------------------------------------------------------------------------ how often
 
 
-@pytest.mark.parametrize(("asked", "waited"), [(4.0, 4.0), (0.0, 0.5), (1e9, 60.0), (None, 0.5)])
+@pytest.mark.parametrize(("polled", "waited"), [(4.0, 4.0), (0.0, 0.5), (1e9, 60.0), (None, 0.5)])
 async def test_retry_after_only_lengthens_the_wait(
-    server: TaskServer, asked: float | None, waited: float
+    server: TaskServer, polled: float | None, waited: float
 ) -> None:
     """Retry-After is obeyed, up to a minute; zero does not shorten our own half a second."""
-    told: list[Event] = []
-    waiter = TaskWaiter(server, schedule=2, on_event=told.append, rng=random.Random(1))
-    fail(server, RateLimitError("slow", retry_after=asked), 1)
+    reported: list[Event] = []
+    waiter = TaskWaiter(server, schedule=2, on_event=reported.append, rng=random.Random(1))
+    fail(server, RateLimitError("slow", retry_after=polled), 1)
     await waiter.wait(server.submit(20.0))
-    retried = next(event for event in told if isinstance(event, Retried))
+    retried = next(event for event in reported if isinstance(event, Retried))
     assert retried.wait == pytest.approx(waited, rel=0.26)
-    first, second = (moment for moment, _ in server.asked[:2])
+    first, second = (moment for moment, _ in server.polled[:2])
     assert second - first == pytest.approx(retried.wait + server.latency, abs=0.1)
 
 
@@ -242,7 +242,7 @@ async def test_retries_of_one_task_grow_apart(server: TaskServer, waiter: TaskWa
     fail(server, FAULTS["500"])
     with pytest.raises(ServerError):
         await waiter.wait(server.submit(10.0))
-    moments = [moment for moment, _ in server.asked]
+    moments = [moment for moment, _ in server.polled]
     gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
     for gap, exact in zip(gaps, [0.5, 1, 2, 4, 8, 16, 30, 30], strict=False):
         assert 0.7 * exact <= gap <= 1.3 * exact + 0.1
@@ -261,7 +261,7 @@ async def test_failures_of_many_are_no_storm(server: TaskServer) -> None:
         ServerError("down") if server.clock.monotonic() - began < 240.0 else None
     )
     await asyncio.gather(*map(waiter.wait, tasks))
-    during = sum(moment - began < 240.0 for moment, _ in server.asked)
+    during = sum(moment - began < 240.0 for moment, _ in server.polled)
     assert during <= 500 + 64 + 240
     assert waiter.finished == 500
     assert server.clock.monotonic() - began < 270.0

@@ -94,7 +94,7 @@ async def test_pauses_between_trials_grow(server: TaskServer) -> None:
     assert len(gaps) >= 6
 
 
-async def test_a_task_that_the_list_leaves_out_is_asked_about(server: TaskServer) -> None:
+async def test_a_task_that_the_list_leaves_out_is_polled(server: TaskServer) -> None:
     """It is found as soon as if there were no list."""
     server.hidden = frozenset({"t3", "t17"})
     waiter = TaskWaiter(server, rng=random.Random(1))
@@ -207,15 +207,18 @@ async def test_transitions_come_from_the_list_too(server: TaskServer) -> None:
 
 async def test_kinds_have_lists_of_their_own(server: TaskServer) -> None:
     """Tasks of two kinds are not found in each other's list."""
-    told: list[Event] = []
-    waiter = TaskWaiter(server, schedule=5, on_event=told.append, rng=random.Random(1))
+    reported: list[Event] = []
+    waiter = TaskWaiter(server, schedule=5, on_event=reported.append, rng=random.Random(1))
     waits = [
         waiter.wait(server.submit(30.0).id, kind=kind)
         for kind in ("expand", "try-on")
         for _ in range(10)
     ]
     await asyncio.gather(*waits)
-    assert {event.kind for event in told if isinstance(event, ListPolled)} == {"expand", "try-on"}
+    assert {event.kind for event in reported if isinstance(event, ListPolled)} == {
+        "expand",
+        "try-on",
+    }
 
 
 async def test_leaving_ends_the_list_calls(clock: VirtualClock) -> None:

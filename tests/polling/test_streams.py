@@ -185,7 +185,7 @@ async def test_a_deadline_can_be_waited_beyond(server: TaskServer, waiter: TaskW
 
 
 async def test_errors_of_the_account_are_raised(server: TaskServer, waiter: TaskWaiter) -> None:
-    """When the key is mended, the same iterator goes on."""
+    """When the key is valid again, the same iterator goes on."""
     stream = waiter.transitions(server.submit(20.0, starts=0.1))
     server.fault = lambda _id, number: AuthenticationError("no") if number == 4 else None
     seen = [(await anext(stream)).status, (await anext(stream)).status]

@@ -1,4 +1,4 @@
-"""Waiting for one task and for many: ends, deadlines, sharing, loops, and what is told of it."""
+"""Waiting for one task and for many: ends, deadlines, sharing, loops, and what is reported."""
 
 # ruff: noqa: S311 - seeded durations; nothing is guarded by them
 from __future__ import annotations
@@ -81,7 +81,7 @@ async def test_a_finished_snapshot_needs_no_request(
     assert waiter.polls == 0
 
 
-async def test_a_task_that_ended_long_ago_is_asked_about_once(
+async def test_a_task_that_ended_long_ago_is_polled_once(
     server: TaskServer, waiter: TaskWaiter
 ) -> None:
     """Its age tells that it is worth asking at once."""
@@ -96,10 +96,10 @@ async def test_a_fresh_snapshot_saves_a_request(server: TaskServer) -> None:
     """A task that is known to be new is not asked about at once; an id is."""
     waiter = TaskWaiter(server, schedule=10, rng=random.Random(1))
     await waiter.wait(server.submit(4.0))
-    fresh = server.asked[0][0] - server.scripts["t0"].born
+    fresh = server.polled[0][0] - server.scripts["t0"].born
     await waiter.wait(server.submit(4.0).id)
     assert fresh >= 5.0
-    assert server.asked[1][0] - server.scripts["t1"].born < 0.1
+    assert server.polled[1][0] - server.scripts["t1"].born < 0.1
 
 
 async def test_kind_and_limits_reach_the_session(clock: VirtualClock) -> None:
@@ -171,7 +171,7 @@ async def test_the_waiters_own_deadline_is_the_default(server: TaskServer) -> No
     assert (await waiter.wait(server.submit(20.0), timeout=None)).succeeded
 
 
-async def test_no_time_asks_nothing(server: TaskServer, waiter: TaskWaiter) -> None:
+async def test_no_time_polls_nothing(server: TaskServer, waiter: TaskWaiter) -> None:
     """Zero is over before it begins."""
     with pytest.raises(WaitTimeoutError):
         await waiter.wait(server.submit(20.0), timeout=0)
@@ -234,7 +234,7 @@ async def test_a_cancelled_wait_leaves_the_other(server: TaskServer, waiter: Tas
     assert waiter.waiting == 0
 
 
-async def test_leaving_cancels_the_question_on_its_way(server: TaskServer) -> None:
+async def test_leaving_cancels_the_poll_on_its_way(server: TaskServer) -> None:
     """Nobody wants its answer."""
     server.latency = 50.0
     waiter = TaskWaiter(server)
@@ -247,13 +247,13 @@ async def test_leaving_cancels_the_question_on_its_way(server: TaskServer) -> No
     assert idle()
 
 
-async def test_a_worker_goes_on_after_one_question_was_dropped(server: TaskServer) -> None:
+async def test_a_worker_goes_on_after_one_poll_was_dropped(server: TaskServer) -> None:
     """One worker has ten tasks to ask about, and somebody leaves one of them."""
     server.latency = 1.0
     waiter = TaskWaiter(server, concurrency=1, use_list=False)
     waits = [asyncio.create_task(waiter.wait(server.submit(0.1).id)) for _ in range(10)]
     await asyncio.sleep(0.5)
-    busy = next(number for number, task in enumerate(waits) if server.asked[0][1] == f"t{number}")
+    busy = next(number for number, task in enumerate(waits) if server.polled[0][1] == f"t{number}")
     waits[busy].cancel()
     results = await asyncio.gather(*waits, return_exceptions=True)
     assert sum(isinstance(result, Task) for result in results) == 9
@@ -271,7 +271,7 @@ async def test_polls_are_not_cut_off_for_good_by_somebody_elses_cancel(
     assert (await wait).succeeded
 
 
-async def test_questions_at_a_time_are_bounded(server: TaskServer) -> None:
+async def test_polls_at_a_time_are_bounded(server: TaskServer) -> None:
     """However many tasks are due."""
     server.latency = 5.0
     waiter = TaskWaiter(server, concurrency=7, use_list=False)
@@ -280,7 +280,7 @@ async def test_questions_at_a_time_are_bounded(server: TaskServer) -> None:
 
 
 @pytest.mark.parametrize("schedule", [None, 10.0], ids=["learned", "fixed"])
-async def test_tasks_submitted_together_are_not_asked_about_together(
+async def test_tasks_submitted_together_are_not_polled_together(
     server: TaskServer, schedule: float | None
 ) -> None:
     """Five hundred of them: the busiest tenth of a second has 60 polls, and not 500."""
@@ -293,7 +293,7 @@ async def test_tasks_submitted_together_are_not_asked_about_together(
     )
     tasks = [server.submit(30.0 * 2.0 ** rng.gauss(0.0, 0.5)) for _ in range(500)]
     await asyncio.gather(*map(waiter.wait, tasks))
-    moments = [moment for moment, _ in server.asked]
+    moments = [moment for moment, _ in server.polled]
     busiest = max(
         sum(other < moment + 0.1 for other in moments[at : at + 300])
         for at, moment in enumerate(moments)
@@ -319,14 +319,14 @@ async def test_schedules_of_the_users(
 
 
 async def test_the_sessions_schedule_is_the_default(server: TaskServer) -> None:
-    """What is told to the waiter wins."""
+    """What the waiter was given wins."""
     server.schedule = LearnedSchedule()
     assert "aim=6.4" in repr(TaskWaiter(server))
     assert "FixedSchedule(9)" in repr(TaskWaiter(server, schedule=9))
 
 
 async def test_durations_are_learned_from_the_servers_times(server: TaskServer) -> None:
-    """Created and changed are told by the server, to the millisecond."""
+    """The server says when a task was created and changed, to the millisecond."""
     schedule = LearnedSchedule()
     waiter = TaskWaiter(server, schedule=schedule)
     await asyncio.gather(*(waiter.wait(server.submit(20.0)) for _ in range(5)))
@@ -336,7 +336,7 @@ async def test_durations_are_learned_from_the_servers_times(server: TaskServer) 
 
 async def test_durations_are_guessed_when_the_server_does_not_tell(server: TaskServer) -> None:
     """Between the last look that saw it going on and the first that did not."""
-    server.told_times = False
+    server.has_times = False
     schedule = LearnedSchedule()
     waiter = TaskWaiter(server, schedule=schedule)
     for _ in range(30):
@@ -349,7 +349,7 @@ async def test_a_wrong_clock_is_found_out(server: TaskServer, ahead: float) -> N
     """Ours is two hours off: after a few tasks ages and delays are right again."""
     waiter = TaskWaiter(server, use_list=False, rng=random.Random(1))
 
-    def told(task: Task) -> Task:
+    def reported(task: Task) -> Task:
         shift = timedelta(seconds=ahead)
         assert task.created_at is not None
         assert task.updated_at is not None
@@ -357,14 +357,14 @@ async def test_a_wrong_clock_is_found_out(server: TaskServer, ahead: float) -> N
             task, created_at=task.created_at - shift, updated_at=task.updated_at - shift
         )
 
-    server.fault = lambda task_id, _number: told(
+    server.fault = lambda task_id, _number: reported(
         server.snapshot(server.scripts[task_id], server.clock.monotonic())
     )
     for _ in range(30):
-        await waiter.wait(told(server.submit(20.0)))
+        await waiter.wait(reported(server.submit(20.0)))
     before = waiter.polls
     for _ in range(10):
-        await waiter.wait(told(server.submit(20.0)))
+        await waiter.wait(reported(server.submit(20.0)))
     lag = waiter._shared.timing.server.lag + server.clock.time() - server.clock.monotonic()
     assert lag == pytest.approx(ahead, abs=2.5)
     assert (waiter.polls - before) / 10 < 9
@@ -506,15 +506,15 @@ async def test_closing_reaches_other_loops(server: TaskServer) -> None:
 
 
 async def test_events_tell_the_story(server: TaskServer) -> None:
-    """Each poll, change and retry is told as it happens."""
-    told: list[Event] = []
-    waiter = TaskWaiter(server, on_event=told.append, schedule=4, rng=random.Random(1))
+    """Each poll, change and retry is reported as it happens."""
+    reported: list[Event] = []
+    waiter = TaskWaiter(server, on_event=reported.append, schedule=4, rng=random.Random(1))
     server.fault = lambda _id, number: ServerError("down") if number == 2 else None
     await waiter.wait(server.submit(20.0, starts=0.5))
-    kinds = [type(event) for event in told]
+    kinds = [type(event) for event in reported]
     assert kinds.count(Polled) == waiter.polls - 1
     assert kinds.count(Retried) == waiter.retries == 1
-    changes = [event for event in told if isinstance(event, Changed)]
+    changes = [event for event in reported if isinstance(event, Changed)]
     assert [event.previous for event in changes] == ["submitted", "processing"]
     assert changes[-1].task.succeeded
     assert changes[-1].delay == pytest.approx(waiter.mean_delay)
@@ -602,7 +602,7 @@ async def test_nothing_grows_with_the_tasks_that_were(server: TaskServer) -> Non
 
 
 @pytest.mark.parametrize("task", [None, 123, "", b"953"])
-async def test_what_is_no_task_is_told(waiter: TaskWaiter, task: object) -> None:
+async def test_what_is_no_task_is_reported(waiter: TaskWaiter, task: object) -> None:
     """Ids are text; that the task goes on and is paid for would be no help here."""
     with pytest.raises(InputError, match="is not a task or a task's id") as caught:
         await waiter.wait(task)  # type: ignore[arg-type]  # on purpose

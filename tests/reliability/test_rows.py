@@ -394,7 +394,7 @@ def small_run(comet: CometSession, out: Path) -> Any:  # noqa: ANN401 - a run
 
 
 @pytest.mark.failure("F58")
-async def test_result_that_is_gone_is_told_loudly(clock: VirtualClock, tmp_path: Path) -> None:
+async def test_result_that_is_gone_is_reported_loudly(clock: VirtualClock, tmp_path: Path) -> None:
     """A result that nobody fetched for 30 days is an outcome of its own, and not bought again."""
     async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
         async with CometSession(
@@ -495,7 +495,7 @@ async def test_callback_that_is_faster_than_the_answer(clock: VirtualClock, tmp_
 
 @pytest.mark.failure("F23")
 @pytest.mark.parametrize("journal", [True, False], ids=["journal", "no journal"])
-async def test_callback_finds_what_no_question_finds(
+async def test_callback_finds_what_no_lookup_finds(
     journal: bool, clock: VirtualClock, tmp_path: Path
 ) -> None:
     """The answer is lost and lookups don't work: a callback names the task, the server agrees."""

@@ -99,8 +99,8 @@ async def test_no_error_and_no_log_shows_the_key(
     assert len({type(error) for error in errors}) > 8
     for error in errors:
         for each in chain(error):
-            told = traceback.TracebackException.from_exception(each, capture_locals=True)
-            texts = [*shown(each), *shown(each.args), *told.format(), repr(vars(each))]
+            report = traceback.TracebackException.from_exception(each, capture_locals=True)
+            texts = [*shown(each), *shown(each.args), *report.format(), repr(vars(each))]
             assert not [text for text in texts if canary() in text]
     check_log(caplog.get_records("setup"))
 

@@ -527,9 +527,9 @@ async def test_redirect_between_public_hosts(tmp_path: Path, photo: bytes) -> No
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-@pytest.mark.parametrize(("hops", "asked"), [(3, 4), (4, 4)])
+@pytest.mark.parametrize(("hops", "requested"), [(3, 4), (4, 4)])
 async def test_number_of_redirects(
-    status: int, hops: int, asked: int, tmp_path: Path, photo: bytes
+    status: int, hops: int, requested: int, tmp_path: Path, photo: bytes
 ) -> None:
     """Three redirects are followed, the fourth is not."""
     moved = web.Response(status=status, headers={"Location": "again"})
@@ -541,7 +541,7 @@ async def test_number_of_redirects(
         except DownloadError as error:
             got = error
     assert isinstance(got, Part) is (hops == 3)
-    assert len(server.seen) == asked
+    assert len(server.seen) == requested
 
 
 async def test_redirect_to_nowhere(tmp_path: Path) -> None:
@@ -755,13 +755,13 @@ async def cdn(photo: bytes) -> AsyncIterator[Server]:
 
 def renewing(*images: ResultImage) -> tuple[Callable[..., Awaitable[Task]], list[str]]:
     """Return a function that asks for a task and gets *images*, and what it was asked."""
-    asked: list[str] = []
+    requested: list[str] = []
 
     async def renew(task_id: str, *, kind: str) -> Task:
-        asked.append(f"{kind} {task_id}")
+        requested.append(f"{kind} {task_id}")
         return Task(id=task_id, status=TaskStatus.SUCCEED, images=images)
 
-    return renew, asked
+    return renew, requested
 
 
 def image(
@@ -775,12 +775,12 @@ def image(
 @pytest.mark.parametrize("watermarked", [False, True])
 async def test_version(cdn: Server, watermarked: bool, tmp_path: Path) -> None:
     """Either version of an image can be saved, without asking for the task."""
-    renew, asked = renewing()
+    renew, requested = renewing()
     wanted = image(cdn.url / "plain", mark=cdn.url / "marked")
     async with downloading() as downloader:
         await downloader.save(wanted, tmp_path / "x.png", renew, watermarked=watermarked)
     assert cdn.paths == ["/marked" if watermarked else "/plain"]
-    assert asked == []
+    assert requested == []
 
 
 async def in_memory(
@@ -833,7 +833,7 @@ async def test_any_url_that_fails_is_replaced(
     url: str, how: str, old_host: Server, tmp_path: Path, photo: bytes
 ) -> None:
     """Whatever is wrong with it, the task is asked for a new one, which costs nothing."""
-    renew, asked = renewing(image(old_host.url / "good"))
+    renew, requested = renewing(image(old_host.url / "good"))
     wanted = image(url_at(old_host, url))
     async with downloading() as downloader:
         if how == "save":
@@ -841,27 +841,27 @@ async def test_any_url_that_fails_is_replaced(
             assert (tmp_path / "x.png").read_bytes() == photo
         else:
             assert await in_memory(how, downloader, wanted, renew) == photo
-    assert asked == ["expand 8781"]
+    assert requested == ["expand 8781"]
 
 
 async def test_same_url_again_is_not_tried_again(old_host: Server, tmp_path: Path) -> None:
     """A server that has no other URL ends it, with the task's id in the error."""
     bad = image(old_host.url / "400")
-    renew, asked = renewing(bad)
+    renew, requested = renewing(bad)
     async with downloading() as downloader:
         with pytest.raises(DownloadError, match="HTTP 400") as caught:
             await downloader.save(bad, tmp_path / "x.png", renew)
-    assert (caught.value.task_id, len(asked), old_host.paths) == ("8781", 1, ["/400"])
+    assert (caught.value.task_id, len(requested), old_host.paths) == ("8781", 1, ["/400"])
 
 
 async def test_a_foreign_file_is_no_reason_for_a_new_url(old_host: Server, tmp_path: Path) -> None:
     """Another URL would meet the same disk; the error says which task's image it was."""
     (tmp_path / "x.png").write_bytes(b"mine")
-    renew, asked = renewing()
+    renew, requested = renewing()
     async with downloading() as downloader:
         with pytest.raises(SaveError, match="another file") as caught:
             await downloader.save(image(old_host.url / "good"), tmp_path / "x.png", renew)
-    assert (caught.value.task_id, asked) == ("8781", [])
+    assert (caught.value.task_id, requested) == ("8781", [])
     assert (tmp_path / "x.png").read_bytes() == b"mine"
 
 
@@ -899,12 +899,12 @@ async def test_memory_has_the_same_guards(
 
 async def test_a_stream_that_breaks_is_not_begun_again(photo: bytes) -> None:
     """Bytes that were handed out can't be taken back: no second URL after the first bytes."""
-    renew, asked = renewing()
+    renew, requested = renewing()
     async with serving(answering(web.Response(body=photo[:-1]))) as server:
         async with downloading() as downloader:
             with pytest.raises(ConnectionLostError):
                 await in_memory("stream", downloader, image(server.url), renew)
-    assert (len(server.seen), asked) == (1, [])
+    assert (len(server.seen), requested) == (1, [])
 
 
 async def test_a_stream_may_be_left_early(photo: bytes) -> None:
@@ -927,21 +927,21 @@ async def test_expired_link_is_asked_for_anew(
 ) -> None:
     """A link that is no longer good is replaced by the task's new one for the same image."""
     fresh = image(cdn.url / "plain", index=1, mark=cdn.url / "marked")
-    renew, asked = renewing(image(cdn.url / "other"), fresh)
+    renew, requested = renewing(image(cdn.url / "other"), fresh)
     wanted = image(cdn.url / "old", index=1, mark=cdn.url / "old")
     async with downloading() as downloader:
         await downloader.save(wanted, tmp_path / "x.png", renew, watermarked=watermarked)
     assert cdn.paths == ["/old", "/marked" if watermarked else "/plain"]
-    assert asked == ["expand 8781"]
+    assert requested == ["expand 8781"]
 
 
 async def test_broken_transfer_is_repeated(cdn: Server, photo: bytes, tmp_path: Path) -> None:
     """A host that stumbles is asked again, for the same link."""
-    renew, asked = renewing()
+    renew, requested = renewing()
     async with downloading() as downloader:
         await downloader.save(image(cdn.url / "stumbles"), tmp_path / "x.png", renew)
     assert file_sha256(tmp_path / "x.png") == hashlib.sha256(photo).hexdigest()
-    assert (cdn.paths, asked) == (["/stumbles"] * 2, [])
+    assert (cdn.paths, requested) == (["/stumbles"] * 2, [])
 
 
 @pytest.mark.parametrize("task_id", ["", "8781"], ids=["no-task", "no-image"])

@@ -68,7 +68,7 @@ async def test_what_changes_no_name_syncs_nothing(synced: list[Path]) -> None:
 async def test_one_that_fails_is_no_harm_to_the_others(
     synced: list[Path], gate: threading.Event, tmp_path: Path
 ) -> None:
-    """Errors reach their own callers; the disk's are told as such."""
+    """Errors reach their own callers; the disk's are reported as such."""
     shelf = FsyncBatcher()
 
     def full() -> None:

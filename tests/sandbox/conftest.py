@@ -54,7 +54,7 @@ class Client:
     profile: str = "kling"
     key: str | None = "sandbox-key"
 
-    async def ask(self, method: str, path: str, **more: Any) -> Reply:
+    async def request(self, method: str, path: str, **more: Any) -> Reply:
         """Send one request and read the whole answer."""
         headers = {"Authorization": f"Bearer {self.key}"} if self.key is not None else {}
         headers |= more.pop("headers", {})
@@ -71,23 +71,23 @@ class Client:
         """Send an expand request; a field that is None is left out."""
         body = {"image": base64.b64encode(self.photo).decode()} | RATIOS | fields
         body = {key: value for key, value in body.items() if value is not None}
-        return await self.ask("POST", EXPAND[self.profile], json=body)
+        return await self.request("POST", EXPAND[self.profile], json=body)
 
     async def query(self, name: str, **params: str) -> Reply:
         """Ask about one task."""
-        return await self.ask("GET", f"{EXPAND[self.profile]}/{name}", params=params)
+        return await self.request("GET", f"{EXPAND[self.profile]}/{name}", params=params)
 
     async def list(self, **params: str) -> Reply:
         """Ask for a page of the list."""
-        return await self.ask("GET", EXPAND[self.profile], params=params)
+        return await self.request("GET", EXPAND[self.profile], params=params)
 
     async def finish(self, task_id: str) -> JSON:
-        """Wait until a task ended; return what was told last."""
+        """Wait until a task ended; return what was shown last."""
         task = self.sandbox.tasks.get(task_id)
         while not task.done:
             await self.sandbox.tasks.clock.sleep(0.5)
         path = EXPAND[self.profile].replace("images/editing/expand", task.kind.path)
-        return (await self.ask("GET", f"{path}/{task_id}")).data
+        return (await self.request("GET", f"{path}/{task_id}")).data
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ Client = Any  # what it returns
 
 
 class Receiver:
-    """A server that keeps what it is told."""
+    """A server that keeps what it is sent."""
 
     def __init__(self) -> None:
         self.got: list[tuple[dict[str, str], bytes]] = []
@@ -44,7 +44,7 @@ class Receiver:
 
     @property
     def states(self) -> list[str]:
-        """The states that were told, in order of arrival."""
+        """The states that were reported, in order of arrival."""
         return [json.loads(body)["task_status"] for _, body in self.got]
 
 
@@ -74,10 +74,10 @@ async def test_tells_each_change(start: Start, receiver: Receiver) -> None:
     client = await run(start, receiver)
     assert receiver.states == ["submitted", "processing", "succeed"]
     headers, body = receiver.got[-1]
-    told = json.loads(body)
-    assert told["task_info"] == {"external_task_id": "order-17"}
-    assert told["final_unit_deduction"] == "8"
-    assert len(told["task_result"]["images"]) == 1
+    shown = json.loads(body)
+    assert shown["task_info"] == {"external_task_id": "order-17"}
+    assert shown["final_unit_deduction"] == "8"
+    assert len(shown["task_result"]["images"]) == 1
     assert "webhook-signature" not in headers
     assert headers["Content-Type"] == "application/json; charset=utf-8"
     assert [delivery.answer for delivery in client.sandbox.deliveries] == [200] * 3
@@ -137,10 +137,10 @@ async def test_before_the_answer(start: Start, receiver: Receiver) -> None:
 async def test_new_form(start: Start, receiver: Receiver) -> None:
     """The body can have the form of Kling's newer API."""
     await run(start, receiver, form="new")
-    told = [json.loads(body) for _, body in receiver.got]
-    assert [item["status"] for item in told] == ["submitted", "processing", "succeeded"]
-    assert (told[-1]["external_id"], len(told[-1]["outputs"])) == ("order-17", 1)
-    assert told[-1]["billing"] == [{"charge_type": "unit", "amount": "8"}]
+    shown = [json.loads(body) for _, body in receiver.got]
+    assert [item["status"] for item in shown] == ["submitted", "processing", "succeeded"]
+    assert (shown[-1]["external_id"], len(shown[-1]["outputs"])) == ("order-17", 1)
+    assert shown[-1]["billing"] == [{"charge_type": "unit", "amount": "8"}]
 
 
 @pytest.mark.parametrize("url", ["http://example.com/cb", "http://127.0.0.1:1/cb", "nonsense"])

@@ -33,7 +33,7 @@ async def test_succeed_does_not_wait(start: Start, clock: VirtualClock) -> None:
     assert done["task_status"] == "succeed"
     assert clock.monotonic() - before < 1
     assert client.sandbox.tasks.in_flight == 0
-    assert (await client.ask("GET", done["task_result"]["images"][0]["url"])).status == 200
+    assert (await client.request("GET", done["task_result"]["images"][0]["url"])).status == 200
 
 
 async def test_succeed_with_canned_files(start: Start) -> None:
@@ -42,7 +42,7 @@ async def test_succeed_with_canned_files(start: Start) -> None:
     task = client.sandbox.tasks.get((await client.create(n=3)).data["task_id"])
     task.succeed(b"GIF89a, more or less", b"not an image")
     urls = [image["url"] for image in (await client.finish(task.id))["task_result"]["images"]]
-    replies = [await client.ask("GET", url) for url in urls]
+    replies = [await client.request("GET", url) for url in urls]
     assert [reply.raw for reply in replies] == [
         b"GIF89a, more or less",
         b"not an image",
@@ -58,7 +58,7 @@ async def test_canned_watermarks(start: Start) -> None:
     created = await client.create(watermark_info={"enabled": True})
     client.sandbox.tasks.get(created.data["task_id"]).succeed(b"mine")
     image = (await client.finish(created.data["task_id"]))["task_result"]["images"][0]
-    assert (await client.ask("GET", image["watermark_url"])).raw == b"mine"
+    assert (await client.request("GET", image["watermark_url"])).raw == b"mine"
 
 
 async def test_fail_tells_why(start: Start) -> None:
@@ -184,7 +184,7 @@ async def test_stub_images_have_the_right_size(start: Start) -> None:
     created = await client.create(n=2, left_expansion_ratio=0.5, watermark_info={"enabled": True})
     images = (await client.finish(created.data["task_id"]))["task_result"]["images"]
     urls = [images[0]["url"], images[1]["url"], images[0]["watermark_url"]]
-    files = [(await client.ask("GET", url)).raw for url in urls]
+    files = [(await client.request("GET", url)).raw for url in urls]
     assert len(set(files)) == 3
     for file in files:
         image = Image.open(io.BytesIO(file))
@@ -198,9 +198,9 @@ async def test_stub_knows_the_other_kinds(start: Start) -> None:
     """Generation has the asked shape; cloudlike sizes work as well."""
     client = await start(engine="stub", output="cloudlike")
     body = {"prompt": "x", "aspect_ratio": "1:1"}
-    created = await client.ask("POST", "/v1/images/generations", json=body)
+    created = await client.request("POST", "/v1/images/generations", json=body)
     image = (await client.finish(created.data["task_id"]))["task_result"]["images"][0]
-    file = (await client.ask("GET", image["url"])).raw
+    file = (await client.request("GET", image["url"])).raw
     assert Image.open(io.BytesIO(file)).size == (1184, 1184)
 
 
@@ -253,7 +253,7 @@ async def test_assertions_pass_for_a_correct_client(start: Start) -> None:
     created = await client.create(external_task_id="a")
     image = (await client.finish(created.data["task_id"]))["task_result"]["images"][0]
     client.key = None
-    await client.ask("GET", image["url"])
+    await client.request("GET", image["url"])
     client.sandbox.assert_charged(1)
     client.sandbox.assert_nothing_charged_twice()
     client.sandbox.assert_no_unexpected_requests()
@@ -264,9 +264,9 @@ async def test_assertions_name_what_is_wrong(start: Start) -> None:
     client = await start(engine="stub", options=Options(unique_external_ids=False))
     for _ in range(2):
         created = await client.create(external_task_id="order-17")
-    await client.ask("GET", f"/results/{created.data['task_id']}/0.png")
-    await client.ask("GET", "/v2/images")
-    await client.ask("DELETE", "/v1/images/editing/expand")
+    await client.request("GET", f"/results/{created.data['task_id']}/0.png")
+    await client.request("GET", "/v2/images")
+    await client.request("DELETE", "/v1/images/editing/expand")
     sandbox = client.sandbox
     with pytest.raises(AssertionError, match="expected 1 charges, found 2: order-17, order-17"):
         sandbox.assert_charged(1)

@@ -36,9 +36,9 @@ async def test_shape_list(start: Start) -> None:
 
 async def test_shape_wrapper(start: Start) -> None:
     """Or below a gateway's own object, whose times are seconds and whose words are others."""
-    told = await finished(start, "comet", shape="wrapper")
-    outer, inner = told["data"], told["data"]["data"]
-    assert (told["code"], outer["status"], outer["progress"]) == ("success", "SUCCESS", "100%")
+    shown = await finished(start, "comet", shape="wrapper")
+    outer, inner = shown["data"], shown["data"]["data"]
+    assert (shown["code"], outer["status"], outer["progress"]) == ("success", "SUCCESS", "100%")
     assert outer["platform"] == "kling"
     assert outer["action"] == "/kling/v1/images/editing/expand_POST"
     assert outer["submit_time"] == inner["created_at"] // 1000
@@ -48,9 +48,9 @@ async def test_shape_wrapper(start: Start) -> None:
 
 async def test_shape_wrapper2(start: Start) -> None:
     """Or one level deeper, with Kling's envelope in between."""
-    told = await finished(start, "comet", shape="wrapper2")
-    assert told["data"]["data"]["code"] == 0
-    assert told["data"]["data"]["data"]["task_status"] == "succeed"
+    shown = await finished(start, "comet", shape="wrapper2")
+    assert shown["data"]["data"]["code"] == 0
+    assert shown["data"]["data"]["data"]["task_status"] == "succeed"
 
 
 async def test_shapes_take_turns(start: Start, clock: VirtualClock) -> None:
@@ -58,42 +58,42 @@ async def test_shapes_take_turns(start: Start, clock: VirtualClock) -> None:
     client = await start("comet", options=Options(shape=("object", "list", "wrapper", "wrapper2")))
     task_id = (await client.create()).data["task_id"]
     await clock.sleep(3)
-    told = [(await client.query(task_id)).data for _ in range(5)]
-    assert told[0]["task_status"] == told[1][0]["task_status"] == "processing"
-    assert (told[2]["status"], told[2]["progress"]) == ("IN_PROGRESS", "30%")
-    assert told[3]["finish_time"] == 0
-    assert told[3]["data"]["data"]["task_id"] == told[4]["task_id"] == task_id
+    shown = [(await client.query(task_id)).data for _ in range(5)]
+    assert shown[0]["task_status"] == shown[1][0]["task_status"] == "processing"
+    assert (shown[2]["status"], shown[2]["progress"]) == ("IN_PROGRESS", "30%")
+    assert shown[3]["finish_time"] == 0
+    assert shown[3]["data"]["data"]["task_id"] == shown[4]["task_id"] == task_id
 
 
 async def test_shape_of_a_failure(start: Start) -> None:
     """A gateway's object tells the reason in a field of its own."""
     client = await start("comet", options=Options(shape="wrapper"))
     created = await client.create(prompt="sandbox-risky")
-    told = await client.finish(created.data["task_id"])
-    assert (told["status"], told["fail_reason"]) == ("FAILURE", told["data"]["task_status_msg"])
+    shown = await client.finish(created.data["task_id"])
+    assert (shown["status"], shown["fail_reason"]) == ("FAILURE", shown["data"]["task_status_msg"])
 
 
 @pytest.mark.parametrize("shape", ["list", "wrapper", "wrapper2"])
 async def test_shape_of_create(start: Start, shape: str) -> None:
     """The answer to a create call has the same forms."""
     client = await start("comet", options=Options(created_shape=shape))
-    told = (await client.create()).data
-    inner = told[0] if shape == "list" else told["data"]
+    shown = (await client.create()).data
+    inner = shown[0] if shape == "list" else shown["data"]
     inner = inner["data"] if shape == "wrapper2" else inner
     assert inner["task_status"] == "submitted"
 
 
 @pytest.mark.parametrize("shape", ["native", "wrapped", "openai", "task_error"])
 async def test_error_shape(start: Start, shape: str) -> None:
-    """An error can be told in four forms, in both profiles."""
+    """An error can be shown in four forms, in both profiles."""
     client = await start(options=Options(error_shape=shape))
     reply = await client.create(n=0)
-    told = reply.json
+    shown = reply.json
     known = {
-        "native": lambda: told["code"],
-        "wrapped": lambda: told["data"]["data"]["code"],
-        "openai": lambda: 1201 if told["error"]["type"] == "comet_api_error" else None,
-        "task_error": lambda: json.loads(told["message"])["code"],
+        "native": lambda: shown["code"],
+        "wrapped": lambda: shown["data"]["data"]["code"],
+        "openai": lambda: 1201 if shown["error"]["type"] == "comet_api_error" else None,
+        "task_error": lambda: json.loads(shown["message"])["code"],
     }
     assert (reply.status, known[shape]()) == (400, 1201)
 
@@ -118,21 +118,21 @@ async def test_message(start: Start) -> None:
 
 
 async def test_words(start: Start, clock: VirtualClock) -> None:
-    """Words for a state can differ, and take turns."""
+    """Words for a state can differ, and rotate."""
     words = {"succeed": ("succeeded", "SUCCESS"), "submitted": "queued"}
     client = await start(options=Options(words=words))
     created = await client.create()
     assert created.data["task_status"] == "queued"
     await clock.sleep(60)
-    told = [(await client.query(created.data["task_id"])).data["task_status"] for _ in range(3)]
-    assert told == ["succeeded", "SUCCESS", "succeeded"]
+    shown = [(await client.query(created.data["task_id"])).data["task_status"] for _ in range(3)]
+    assert shown == ["succeeded", "SUCCESS", "succeeded"]
 
 
-@pytest.mark.parametrize(("word", "told"), [("empty", ""), ("null", None), ("absent", "absent")])
-async def test_status_msg(start: Start, word: str, told: str | None) -> None:
+@pytest.mark.parametrize(("word", "shown"), [("empty", ""), ("null", None), ("absent", "absent")])
+async def test_status_msg(start: Start, word: str, shown: str | None) -> None:
     """Without a reason to tell, the message is empty, null or absent."""
     data = (await finished(start, status_msg=word))["data"]
-    assert data.get("task_status_msg", "absent") == told
+    assert data.get("task_status_msg", "absent") == shown
 
 
 async def test_no_echo(start: Start) -> None:
@@ -141,7 +141,7 @@ async def test_no_echo(start: Start) -> None:
 
 
 async def test_no_unit_deduction(start: Start) -> None:
-    """The charge need not be told."""
+    """The charge need not be shown."""
     data = (await finished(start, unit_deduction=False))["data"]
     assert not any("deduction" in name for name in data)
 
@@ -202,8 +202,8 @@ async def test_route_missing(start: Start, form: str, status: int, body: bytes) 
 async def test_unknown_path_redirects(start: Start) -> None:
     """CometAPI documents redirects for mistaken paths."""
     client = await start(options=Options(unknown_path="redirect"))
-    assert (await client.ask("GET", "/kling/v1/x")).status == 301
-    assert (await client.ask("GET", "/v1/x")).status == 404
+    assert (await client.request("GET", "/kling/v1/x")).status == 301
+    assert (await client.request("GET", "/v1/x")).status == 404
 
 
 @pytest.mark.parametrize(("trouble", "status", "code"), [
@@ -236,11 +236,11 @@ async def test_durations(start: Start, clock: VirtualClock) -> None:
     options = Options(submitted_seconds=(5, 5), task_seconds=(100, 100))
     client = await start(options=options)
     task_id = (await client.create()).data["task_id"]
-    told = []
+    shown = []
     for seconds in (4.9, 0.2, 94.8, 0.2):
         await clock.sleep(seconds)
-        told.append((await client.query(task_id)).data["task_status"])
-    assert told == ["submitted", "processing", "processing", "succeed"]
+        shown.append((await client.query(task_id)).data["task_status"])
+    assert shown == ["submitted", "processing", "processing", "succeed"]
 
 
 def test_unknown_lookups() -> None:
@@ -294,6 +294,6 @@ async def test_other_machines_get_urls_that_they_can_reach(start: Start) -> None
     task = client.sandbox.tasks.get((await client.create()).data["task_id"])
     await client.finish(task.id)
     path = f"/v1/images/editing/expand/{task.id}"
-    reply = await client.ask("GET", path, headers={"Host": "sandbox:8765"})
+    reply = await client.request("GET", path, headers={"Host": "sandbox:8765"})
     url = reply.data["task_result"]["images"][0]["url"]
     assert url.startswith("http://sandbox:8765/results/")

@@ -29,9 +29,9 @@ async def test_results_need_no_key_but_their_token(start: Start) -> None:
     client = await start()
     url = await image_url(client)
     client.key = None
-    assert (await client.ask("GET", url)).status == 200
-    assert (await client.ask("GET", url.partition("?")[0])).status == 403
-    assert (await client.ask("GET", url.replace("/0.png", "/1.png"))).status == 403
+    assert (await client.request("GET", url)).status == 200
+    assert (await client.request("GET", url.partition("?")[0])).status == 403
+    assert (await client.request("GET", url.replace("/0.png", "/1.png"))).status == 403
     assert client.sandbox.leaks == []
 
 
@@ -39,7 +39,7 @@ async def test_a_leaked_key_is_noted(start: Start) -> None:
     """A key that is sent along with a request for a result is no secret any more."""
     client = await start()
     url = await image_url(client)
-    assert (await client.ask("GET", url)).status == 200
+    assert (await client.request("GET", url)).status == 200
     assert [leak.header for leak in client.sandbox.leaks] == ["Authorization"]
 
 
@@ -48,11 +48,11 @@ async def test_addresses_expire(start: Start, clock: VirtualClock) -> None:
     client = await start(options=Options(url_lifetime=60))
     task_id = (await client.create()).data["task_id"]
     first = (await client.finish(task_id))["task_result"]["images"][0]["url"]
-    assert (await client.ask("GET", first)).status == 200
+    assert (await client.request("GET", first)).status == 200
     await clock.sleep(61)
-    assert (await client.ask("GET", first)).status == 403
+    assert (await client.request("GET", first)).status == 403
     second = (await client.query(task_id)).data["task_result"]["images"][0]["url"]
-    assert (await client.ask("GET", second)).status == 200
+    assert (await client.request("GET", second)).status == 200
 
 
 async def test_results_are_cleared(start: Start, clock: VirtualClock) -> None:
@@ -60,7 +60,7 @@ async def test_results_are_cleared(start: Start, clock: VirtualClock) -> None:
     client = await start(options=Options(result_lifetime=60))
     url = await image_url(client)
     await clock.sleep(61)
-    assert (await client.ask("GET", url)).status == 404
+    assert (await client.request("GET", url)).status == 404
 
 
 async def test_results_in_a_folder(start: Start, tmp_path: Path) -> None:
@@ -68,16 +68,16 @@ async def test_results_in_a_folder(start: Start, tmp_path: Path) -> None:
     client = await start(save_dir=tmp_path / "made")
     url = await image_url(client)
     (file,) = (tmp_path / "made").iterdir()
-    assert (await client.ask("GET", url)).raw == file.read_bytes()
+    assert (await client.request("GET", url)).raw == file.read_bytes()
     file.unlink()
-    assert (await client.ask("GET", url)).status == 404
+    assert (await client.request("GET", url)).status == 404
 
 
 async def test_results_beyond_memory(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """When memory is full, results go to a temporary folder, which goes with the sandbox."""
     monkeypatch.setattr("comet_async.sandbox.results._IN_MEMORY", 0)
     client = await start()
-    assert (await client.ask("GET", await image_url(client))).status == 200
+    assert (await client.request("GET", await image_url(client))).status == 200
 
 
 async def test_results_at_another_root(start: Start) -> None:

@@ -35,7 +35,7 @@ async def test_expands_an_image(start: Start, profile: str) -> None:
     done = await client.finish(created.data["task_id"])
     assert done["task_status"] == "succeed"
     assert [image["index"] for image in done["task_result"]["images"]] == [0, 1]
-    answer_file = await client.ask("GET", done["task_result"]["images"][1]["url"])
+    answer_file = await client.request("GET", done["task_result"]["images"][1]["url"])
     assert answer_file.headers["Content-Type"] == "image/png"
     assert size(answer_file.raw) == (480, 360)
 
@@ -85,8 +85,8 @@ async def test_goes_through_all_states(start: Start, clock: VirtualClock) -> Non
     task_id = (await client.create()).data["task_id"]
     seen: dict[str, int] = {}
     while "succeed" not in seen:
-        told = (await client.query(task_id)).data
-        seen.setdefault(told["task_status"], told["updated_at"] - told["created_at"])
+        shown = (await client.query(task_id)).data
+        seen.setdefault(shown["task_status"], shown["updated_at"] - shown["created_at"])
         await clock.sleep(0.05)
     assert list(seen) == ["submitted", "processing", "succeed"]
     assert seen["submitted"] == 0 < seen["processing"] <= 2_100
@@ -143,7 +143,7 @@ async def test_a_damaged_image_fails_later(start: Start) -> None:
 
 
 async def test_success_costs_eight_units_an_image(start: Start) -> None:
-    """The charge is told in text, and the ledger knows it."""
+    """The charge is shown in text, and the ledger knows it."""
     client = await start()
     done = await client.finish((await client.create(n=3)).data["task_id"])
     assert done["final_unit_deduction"] == "24"
@@ -188,21 +188,21 @@ async def test_the_ledger_sees_a_double_charge(start: Start) -> None:
     for _ in range(2):
         await client.create(external_task_id="a")
     assert client.sandbox.ledger.charged_twice() == ["a"]
-    served = (await client.ask("GET", "/ledger.json")).json
+    served = (await client.request("GET", "/ledger.json")).json
     assert served["charged_twice"] == ["a"]
     assert len(served["charges"]) == len(served["posts"]) == 2
 
 
 async def test_the_watermarked_version(start: Start) -> None:
-    """It is another image at another address, told only if it was asked for."""
+    """It is another image at another address, shown only if it was wanted."""
     client = await start()
     plain = await client.finish((await client.create()).data["task_id"])
     assert "watermark_url" not in plain["task_result"]["images"][0]
-    asked = await client.create(watermark_info={"enabled": True})
-    done = await client.finish(asked.data["task_id"])
+    watermarked = await client.create(watermark_info={"enabled": True})
+    done = await client.finish(watermarked.data["task_id"])
     assert done["watermark_info"] == {"enabled": True}
     image = done["task_result"]["images"][0]
-    files = [await client.ask("GET", image[name]) for name in ("url", "watermark_url")]
+    files = [await client.request("GET", image[name]) for name in ("url", "watermark_url")]
     assert files[0].raw != files[1].raw
 
 
@@ -210,7 +210,7 @@ async def test_cloudlike_sizes(start: Start) -> None:
     """The image can have the size that the paid service answers with."""
     client = await start(output="cloudlike")
     done = await client.finish((await client.create()).data["task_id"])
-    answer_file = await client.ask("GET", done["task_result"]["images"][0]["url"])
+    answer_file = await client.request("GET", done["task_result"]["images"][0]["url"])
     width, height = size(answer_file.raw)
     assert width % 32 == height % 32 == 0
     assert width * height == pytest.approx(1_400_000, rel=0.1)
@@ -224,9 +224,9 @@ async def test_generates_an_image(start: Start) -> None:
     client = await start("comet")
     path = "/kling/v1/images/generations"
     body = {"prompt": "a sun", "n": 2, "aspect_ratio": "3:4"}
-    created = await client.ask("POST", path, json=body)
-    told = await client.finish(created.data["task_id"])
-    answer_file = await client.ask("GET", told["task_result"]["images"][1]["url"])
+    created = await client.request("POST", path, json=body)
+    shown = await client.finish(created.data["task_id"])
+    answer_file = await client.request("GET", shown["task_result"]["images"][1]["url"])
     width, height = size(answer_file.raw)
     assert width / height == pytest.approx(0.75, abs=0.01)
 
@@ -236,9 +236,9 @@ async def test_tries_a_garment_on(start: Start) -> None:
     client = await start()
     path = "/v1/images/kolors-virtual-try-on"
     image = base64.b64encode(client.photo).decode()
-    created = await client.ask("POST", path, json={"human_image": image, "cloth_image": image})
-    told = await client.finish(created.data["task_id"])
-    answer_file = await client.ask("GET", told["task_result"]["images"][0]["url"])
+    created = await client.request("POST", path, json={"human_image": image, "cloth_image": image})
+    shown = await client.finish(created.data["task_id"])
+    answer_file = await client.request("GET", shown["task_result"]["images"][0]["url"])
     assert size(answer_file.raw) == (400, 300)
 
 
@@ -284,7 +284,7 @@ async def test_tells_what_it_knows(start: Start) -> None:
 
 
 async def test_a_taken_port(start: Start) -> None:
-    """A port that is taken is told at the start."""
+    """A port that is taken is reported at the start."""
     client = await start()
     port = int(client.sandbox.url.rpartition(":")[2])
     with pytest.raises(OSError, match="address already in use"):

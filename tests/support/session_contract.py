@@ -682,7 +682,7 @@ class WithJournalSuite(SessionSuite):
         outcome = await session.run_job(task.external_task_id)
         assert (outcome.status, outcome.task and outcome.task.id) == ("done", task.id)
 
-    async def test_a_result_that_was_never_seen_is_asked_for(
+    async def test_a_result_that_was_never_seen_is_polled(
         self, session: CometSession, tmp_path: Path
     ) -> None:
         """A journal may call a job done whose images nobody has: the server is asked again."""

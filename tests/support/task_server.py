@@ -58,9 +58,9 @@ class TaskServer:
     submits: bool = False
     lists: str = "off"
     hidden: frozenset[str] = frozenset()
-    told_times: bool = True
+    has_times: bool = True
     scripts: dict[str, Script] = attrs.field(factory=dict)
-    asked: list[tuple[float, str]] = attrs.field(factory=list)
+    polled: list[tuple[float, str]] = attrs.field(factory=list)
     pages: list[tuple[float, int, int]] = attrs.field(factory=list)
     timeouts: list[float | None] = attrs.field(factory=list)
     busy: int = 0
@@ -120,7 +120,7 @@ class TaskServer:
         )
 
     def _moment(self, moment: float) -> datetime | None:
-        if not self.told_times:
+        if not self.has_times:
             return None
         wall = self.clock.time() - (self.clock.monotonic() - moment) - self.ahead
         return datetime.fromtimestamp(wall, UTC)
@@ -135,13 +135,13 @@ class TaskServer:
     @property
     def polls(self) -> int:
         """How many polls arrived."""
-        return len(self.asked)
+        return len(self.polled)
 
     async def poll(self, task_id: str, *, kind: str, timeout: float | None) -> Task:
         """Answer about one task."""
         del kind
         now = self.clock.monotonic()
-        self.asked.append((now, task_id))
+        self.polled.append((now, task_id))
         self.timeouts.append(timeout)
         self._counts[task_id] += 1
         wrong = self.fault(task_id, self._counts[task_id])

@@ -44,7 +44,7 @@ async def test_a_good_gateway_passes_everything(clock: VirtualClock) -> None:
         (Options(echo_external_id=False), "list", "warning"),
     ],
 )
-async def test_what_a_gateway_lacks_is_told(
+async def test_what_a_gateway_lacks_is_reported(
     clock: VirtualClock, options: Options, name: str, verdict: str
 ) -> None:
     """A question that does not work is no error; it is said."""

@@ -58,7 +58,7 @@ def created(answer: Reply) -> Task:
     return decode_created(answer, kind="expand", external_task_id=OURS)
 
 
-def asked(answer: Reply, task_id: str | None = None) -> Task:
+def decoded(answer: Reply, task_id: str | None = None) -> Task:
     """Read *answer* as that to a question for one task."""
     return decode_task(answer, kind="expand", task_id=task_id)
 
@@ -102,7 +102,7 @@ CREATED: list[tuple[str, dict[str, object]]] = [
     ),
 ]
 
-ASKED: list[tuple[str, dict[str, object]]] = [
+DECODED: list[tuple[str, dict[str, object]]] = [
     (
         "processing.json",
         {
@@ -175,7 +175,7 @@ ERRORS: list[tuple[str, int, type[CometError], type[CometError]]] = [
 def test_every_recorded_answer_is_used() -> None:
     """No sample lies about unread, and each one has its source."""
     files = {path.name for path in SAMPLES.iterdir()} - {"README.md"}
-    used = {row[0] for row in [*CREATED, *ASKED, *ERRORS]}
+    used = {row[0] for row in [*CREATED, *DECODED, *ERRORS]}
     sources = (SAMPLES / "README.md").read_text("utf-8")
 
     assert files == used | {"list.json", "callback.json", "callback_new.json"}
@@ -190,10 +190,10 @@ def test_recorded_creation(name: str, expected: dict[str, object]) -> None:
     assert task.external_task_id == OURS
 
 
-@pytest.mark.parametrize(("name", "expected"), ASKED, ids=[row[0] for row in ASKED])
+@pytest.mark.parametrize(("name", "expected"), DECODED, ids=[row[0] for row in DECODED])
 def test_recorded_task(name: str, expected: dict[str, object]) -> None:
     """A recorded answer to a question becomes the task that it shows."""
-    task = asked(sample(name))
+    task = decoded(sample(name))
     assert {key: getattr(task, key) for key in expected} == expected
 
 
@@ -204,15 +204,15 @@ def test_recorded_error(
     """A recorded error means what the tables say, for a paid request and for a question."""
     with pytest.raises(paid) as for_paid:
         created(sample(name, status))
-    with pytest.raises(asked_for) as for_question:
-        asked(sample(name, status))
+    with pytest.raises(asked_for) as for_read:
+        decoded(sample(name, status))
     assert type(for_paid.value) is paid
-    assert type(for_question.value) is asked_for
+    assert type(for_read.value) is asked_for
 
 
 def test_recorded_images() -> None:
     """The images come in order, with their task, and with the watermarked version."""
-    task = asked(sample("succeed.json"))
+    task = decoded(sample("succeed.json"))
     assert [(image.index, image.watermark_url) for image in task.images] == [
         (0, None),
         (1, "https://cdn.example/y-mark.png"),
@@ -241,7 +241,7 @@ def test_recorded_callbacks() -> None:
 # ----------------------------------------------------------------- answers to a paid request
 
 CODE_5001 = {"code": 5001, "message": "under maintenance"}
-TAKEN = {"code": 1201, "message": "external_task_id already exists"}
+ACCEPTED = {"code": 1201, "message": "external_task_id already exists"}
 HTML = b"<html><head><title>502 Bad Gateway</title></head></html>"
 PLAIN = {"message": "something"}
 
@@ -330,14 +330,14 @@ PAID: list[tuple[object, int, type[CometError]]] = [
     ({"code": "invalid_request", "message": "x"}, 500, RejectedError),
     ({"code": "READ_REQUEST_BODY_FAILED", "message": "x"}, 400, RejectedError),
     # The external id is taken: it was paid before.
-    (TAKEN, 400, DuplicateTaskError),
-    (TAKEN, 500, DuplicateTaskError),
+    (ACCEPTED, 400, DuplicateTaskError),
+    (ACCEPTED, 500, DuplicateTaskError),
     (PLAIN | {"message": "externalTaskId must be unique"}, 400, DuplicateTaskError),
     (PLAIN | {"message": "Duplicate external task id"}, 409, DuplicateTaskError),
     (PLAIN | {"message": "the task already exists"}, 400, DuplicateTaskError),
-    (TAKEN | {"message": "external_task_id 重复"}, 400, DuplicateTaskError),
-    (TAKEN | {"message": "external_task_id does not exist"}, 400, RejectedError),
-    (TAKEN | {"message": "external_task_id is too long"}, 400, RejectedError),
+    (ACCEPTED | {"message": "external_task_id 重复"}, 400, DuplicateTaskError),
+    (ACCEPTED | {"message": "external_task_id does not exist"}, 400, RejectedError),
+    (ACCEPTED | {"message": "external_task_id is too long"}, 400, RejectedError),
     # No such route.
     (HTML, 404, RouteUnavailableError),
     (b"", 404, RouteUnavailableError),
@@ -436,7 +436,7 @@ def test_an_id_that_can_not_be_asked_for_is_not_an_id(task_id: str) -> None:
     assert type(_refusal(kling(task_id=task_id, task_status="submitted"), 200)) is (
         OutcomeUnknownError
     )
-    assert asked(reply(kling(task_id=task_id, task_status="submitted")), "7").id == "7"
+    assert decoded(reply(kling(task_id=task_id, task_status="submitted")), "7").id == "7"
     with pytest.raises(DecodeError):
         page(reply({"code": 0, "data": [{"task_id": task_id, "task_status": "submitted"}]}))
 
@@ -495,7 +495,7 @@ def test_clock_hint() -> None:
 
 # --------------------------------------------------------------------- answers to a question
 
-QUESTION: list[tuple[object, int, type[CometError], str]] = [
+READ: list[tuple[object, int, type[CometError], str]] = [
     (b"", 200, DecodeError, "$"),
     (b"not JSON", 200, DecodeError, "$"),
     (b"[1, 2", 200, DecodeError, "$"),
@@ -529,13 +529,13 @@ QUESTION: list[tuple[object, int, type[CometError], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "status", "expected", "path"), QUESTION)
-def test_answer_to_a_question(
+@pytest.mark.parametrize(("answer", "status", "expected", "path"), READ)
+def test_answer_to_a_read(
     answer: object, status: int, expected: type[CometError], path: str
 ) -> None:
     """A question's error says what went wrong, and where in the answer."""
     with pytest.raises(expected) as caught:
-        asked(reply(answer, status), "7")
+        decoded(reply(answer, status), "7")
     error = caught.value
     assert type(error) is expected
     assert getattr(error, "path", "") == path
@@ -557,7 +557,7 @@ def test_error_carries_every_id() -> None:
 def test_request_id_of_the_body_then_of_the_header() -> None:
     """The body's own id wins; without one the gateway's header is taken."""
     header = {"x-cometapi-request-id": "20260617165550885561292gJBlzjtp"}
-    assert asked(sample("processing.json", headers=header)).request_id == (
+    assert decoded(sample("processing.json", headers=header)).request_id == (
         "9ab376fc-9059-487f-9e2a-c9c89f1a344f"
     )
     assert (
@@ -575,9 +575,9 @@ def test_request_id_of_the_body_then_of_the_header() -> None:
 def test_web_page_is_named_by_its_title() -> None:
     """A proxy's page is told by its title, never quoted."""
     with pytest.raises(ServerError, match=r"a web page, 'api\.cometapi\.com . 524: A timeout"):
-        asked(sample("timeout_page.txt", 524))
+        decoded(sample("timeout_page.txt", 524))
     with pytest.raises(DecodeError, match="a web page "):
-        asked(reply(b"<html>"))
+        decoded(reply(b"<html>"))
 
 
 # ------------------------------------------------------------------------------ which task
@@ -586,7 +586,7 @@ def test_web_page_is_named_by_its_title() -> None:
 def test_only_our_task_of_a_list() -> None:
     """A gateway that answers with its whole list may still show the one asked for."""
     others = [{"task_id": "1", "task_status": "failed"}, {"task_id": "7", "task_status": "failed"}]
-    assert asked(reply({"code": 0, "data": others}), "7").id == "7"
+    assert decoded(reply({"code": 0, "data": others}), "7").id == "7"
 
 
 def test_only_our_external_id_of_a_list() -> None:
@@ -601,7 +601,7 @@ def test_only_our_external_id_of_a_list() -> None:
 
 def test_task_keeps_the_id_that_was_asked_for() -> None:
     """A gateway's supplier has ids of its own, by which the gateway can't be asked."""
-    assert asked(reply(kling(task_status="processing")), "gateway-1").id == "gateway-1"
+    assert decoded(reply(kling(task_status="processing")), "gateway-1").id == "gateway-1"
 
 
 def test_gateways_id_wins_over_its_suppliers() -> None:
@@ -613,9 +613,9 @@ def test_gateways_id_wins_over_its_suppliers() -> None:
 def test_missing_id_is_the_one_asked_for() -> None:
     """A state without an id can only be that of the task asked for."""
     answer = reply({"code": 0, "data": {"task_status": "processing"}})
-    assert asked(answer, "7").id == "7"
+    assert decoded(answer, "7").id == "7"
     with pytest.raises(DecodeError):
-        asked(answer)
+        decoded(answer)
 
 
 @pytest.mark.parametrize(
@@ -701,7 +701,7 @@ def test_notification_of_nothing(body: bytes) -> None:
 )
 def test_states(fields: dict[str, object], expected: str) -> None:
     """Known words in any case, new words as they are, and a plain word for none."""
-    assert asked(reply(kling(**fields))).status == expected
+    assert decoded(reply(kling(**fields))).status == expected
 
 
 NO_TIMES: list[object] = [0, 1, -5, 10**30, True, None, "soon", "nan", float("nan"), []]
@@ -720,12 +720,12 @@ NO_TIMES: list[object] = [0, 1, -5, 10**30, True, None, "soon", "nan", float("na
 )
 def test_times(value: object, expected: datetime | None) -> None:
     """Milliseconds and seconds, numbers and text; placeholders and nonsense are nothing."""
-    assert asked(reply(kling(created_at=value))).created_at == expected
+    assert decoded(reply(kling(created_at=value))).created_at == expected
 
 
 def test_times_of_a_wrapper_alone() -> None:
     """Without Kling's object the wrapper's own times serve, zeros left out."""
-    task = asked(sample("wrapper_in_progress.json"))
+    task = decoded(sample("wrapper_in_progress.json"))
     assert task.created_at == utc(2026, 3, 10, 8, 17, 45, 0)
     assert task.updated_at == utc(2026, 3, 10, 8, 18, 35, 0)
 
@@ -746,7 +746,7 @@ def test_times_of_a_wrapper_alone() -> None:
 )
 def test_units(value: object, expected: Decimal | None) -> None:
     """What was charged is exact, whether text or number; nonsense is nothing."""
-    assert asked(reply(kling(final_unit_deduction=value))).units == expected
+    assert decoded(reply(kling(final_unit_deduction=value))).units == expected
 
 
 @pytest.mark.parametrize(
@@ -764,7 +764,7 @@ def test_units(value: object, expected: Decimal | None) -> None:
 def test_indexes(indexes: list[object], expected: list[str]) -> None:
     """Images stand by their own index, or by their place when those are no use."""
     images = [{"index": index, "url": url} for index, url in zip(indexes, "ab", strict=True)]
-    task = asked(reply(kling(task_status="succeed", task_result={"images": images})))
+    task = decoded(reply(kling(task_status="succeed", task_result={"images": images})))
     assert [image.url for image in task.images] == expected
     assert [image.index for image in task.images] == [0, 1]
 
@@ -773,7 +773,7 @@ def test_indexes(indexes: list[object], expected: list[str]) -> None:
 def test_image_without_an_address(item: object) -> None:
     """What has no address is left out; the others keep their places."""
     images = [item, {"url": "https://cdn.example/b.png"}]
-    task = asked(reply(kling(task_status="succeed", task_result={"images": images})))
+    task = decoded(reply(kling(task_status="succeed", task_result={"images": images})))
     assert [image.index for image in task.images] == [1]
 
 
@@ -783,7 +783,7 @@ def test_image_without_an_address(item: object) -> None:
 )
 def test_no_result(result: object) -> None:
     """A result that is none leaves the task without images."""
-    assert asked(reply(kling(task_status="succeed", task_result=result))).images == ()
+    assert decoded(reply(kling(task_status="succeed", task_result=result))).images == ()
 
 
 A, B = "https://cdn.example/a.png?sign=1", "https://cdn.example/b.png"
@@ -805,21 +805,21 @@ A, B = "https://cdn.example/a.png?sign=1", "https://cdn.example/b.png"
 )
 def test_images_in_other_forms(result: object) -> None:
     """Plain addresses, JSON written as text, and a result that is the list itself."""
-    task = asked(reply(kling(task_status="succeed", task_result=result)))
+    task = decoded(reply(kling(task_status="succeed", task_result=result)))
     assert [(image.index, image.url) for image in task.images] == [(0, A), (1, B)]
 
 
 @pytest.mark.parametrize("images", [A, {"url": A}, json.dumps({"url": A})])
 def test_one_image_without_a_list(images: object) -> None:
     """A list of one is left out by some."""
-    task = asked(reply(kling(task_status="succeed", task_result={"images": images})))
+    task = decoded(reply(kling(task_status="succeed", task_result={"images": images})))
     assert [(image.index, image.url) for image in task.images] == [(0, A)]
 
 
 def test_a_swamp_of_images() -> None:
     """A body that is all images does not become as many objects."""
     images = [{"url": A}] * 5000
-    task = asked(reply(kling(task_status="succeed", task_result={"images": images})))
+    task = decoded(reply(kling(task_status="succeed", task_result={"images": images})))
     assert len(task.images) == 500
 
 
@@ -842,15 +842,15 @@ def test_a_swamp_of_tasks() -> None:
 )
 def test_an_end_without_a_reason_has_its_word(word: str, reason: str) -> None:
     """The server's own reason comes first."""
-    assert asked(reply(kling(task_status=word))).message == reason
-    told = asked(reply(kling(task_status=word, task_status_msg="by the platform")))
-    assert (told.status, told.message) == (TaskStatus.FAILED, "by the platform")
+    assert decoded(reply(kling(task_status=word))).message == reason
+    shown = decoded(reply(kling(task_status=word, task_status_msg="by the platform")))
+    assert (shown.status, shown.message) == (TaskStatus.FAILED, "by the platform")
 
 
 @pytest.mark.parametrize("word", ["rendering", "partially_completed"])
 def test_images_beside_an_unknown_status_are_kept(word: str) -> None:
     """Whether they are the result is for the waiter to find out."""
-    task = asked(reply(kling(task_status=word, task_result={"images": [A]})))
+    task = decoded(reply(kling(task_status=word, task_result={"images": [A]})))
     assert (task.status, [image.url for image in task.images]) == (word, [A])
 
 
@@ -858,7 +858,7 @@ def test_images_beside_an_unknown_status_are_kept(word: str) -> None:
 def test_result_beside_the_task(key: str) -> None:
     """Some gateways put the one address next to the task, even where reasons stand."""
     wrapper = {"task_id": "7", "status": "SUCCESS", key: "https://cdn.example/a.png"}
-    task = asked(reply({"code": "success", "data": wrapper}))
+    task = decoded(reply({"code": "success", "data": wrapper}))
     assert [image.url for image in task.images] == ["https://cdn.example/a.png"]
     assert task.message == ""
 
@@ -866,7 +866,7 @@ def test_result_beside_the_task(key: str) -> None:
 @pytest.mark.parametrize("info", [None, {}, [], {"external_task_id": ""}, {"external_task_id": {}}])
 def test_no_external_id(info: object) -> None:
     """An empty echo, as in Kling's own sample, is none."""
-    assert asked(reply(kling(task_info=info))).external_task_id is None
+    assert decoded(reply(kling(task_info=info))).external_task_id is None
 
 
 @pytest.mark.parametrize(
@@ -881,20 +881,20 @@ def test_no_external_id(info: object) -> None:
 )
 def test_reasons(fields: dict[str, object], expected: str) -> None:
     """Why a task failed comes from where reasons stand, never from a word for success."""
-    task = asked(reply(kling(task_status="failed", **fields)))
+    task = decoded(reply(kling(task_status="failed", **fields)))
     assert (task.message, task.failed) == (expected, True)
 
 
 def test_klings_reason_before_the_gateways() -> None:
-    """Of two reasons the one nearest to the task is told."""
+    """Of two reasons the one nearest to the task is reported."""
     wrapper = {"task_id": "7", "status": "FAILURE", "fail_reason": "upstream"}
     inner = {"task_id": "7", "task_status": "failed", "task_status_msg": "why"}
-    assert asked(reply({"code": "success", "data": wrapper | {"data": inner}})).message == "why"
+    assert decoded(reply({"code": "success", "data": wrapper | {"data": inner}})).message == "why"
 
 
 def test_only_failed_tasks_have_a_reason() -> None:
     """Text beside a task that goes on is no reason for anything."""
-    assert asked(reply(kling(task_status="processing", task_status_msg="busy"))).message == ""
+    assert decoded(reply(kling(task_status="processing", task_status_msg="busy"))).message == ""
 
 
 @pytest.mark.parametrize(("inner", "failed"), [("processing", True), ("succeed", False)])
@@ -902,12 +902,12 @@ def test_gateway_that_gave_up(inner: str, failed: bool) -> None:
     """A wrapper's failure ends a task that Kling's last seen object shows as running."""
     wrapper = {"task_id": "7", "status": "FAILURE", "fail_reason": "timeout"}
     answer = {"code": "success", "data": wrapper | {"data": {"task_status": inner}}}
-    assert asked(reply(answer)).failed is failed
+    assert decoded(reply(answer)).failed is failed
 
 
 def test_raw_is_the_servers_own_object() -> None:
     """What the library does not know stays there to be read, and only to be read."""
-    task = asked(reply(kling(task_status="processing", later="new")))
+    task = decoded(reply(kling(task_status="processing", later="new")))
     assert task.raw["later"] == "new"
     with pytest.raises(TypeError):
         task.raw["later"] = "changed"  # type: ignore[index]  # the point of the test
@@ -916,7 +916,7 @@ def test_raw_is_the_servers_own_object() -> None:
 def test_raw_of_a_wrapper_alone() -> None:
     """Without an object of Kling's the wrapper's facts are the raw ones."""
     answer = {"task_id": "7", "status": "SUCCESS", "data": {"task_result": {"images": []}}}
-    assert asked(reply(answer)).raw["status"] == "SUCCESS"
+    assert decoded(reply(answer)).raw["status"] == "SUCCESS"
 
 
 def test_videos() -> None:
@@ -1023,7 +1023,7 @@ FORMS = [
 def test_every_wrapper_gives_the_same_task(form: str, task: dict[str, Any]) -> None:
     """What a gateway puts around Kling's object changes nothing in the task."""
     bare = reply({"code": 0, "message": "SUCCEED", "data": task})
-    assert asked(reply(wrapped(task, form)), task["task_id"]) == asked(bare, task["task_id"])
+    assert decoded(reply(wrapped(task, form)), task["task_id"]) == decoded(bare, task["task_id"])
 
 
 @given(OBJECTS, st.sampled_from(FORMS))
@@ -1032,7 +1032,7 @@ def test_every_wrapper_in_a_list(task: dict[str, Any], form: str) -> None:
     if form in ("list", "list of wrappers"):
         form = "no envelope"
     listed = page(reply({"code": 0, "data": [wrapped(task, form)]}))
-    assert listed.tasks == (asked(reply({"code": 0, "data": task})),)
+    assert listed.tasks == (decoded(reply({"code": 0, "data": task})),)
 
 
 KEYS = st.sampled_from([
@@ -1111,7 +1111,7 @@ def test_nothing_secret_in_an_error(leak: str, status: int, field: str) -> None:
     """A key, a token, an image or a signed address in an answer stays out of the error."""
     answer = {"code": 1201, "message": "no", field: f"it says {leak} here"}
     for body in (answer, {"error": answer}, {"message": json.dumps(answer)}):
-        for decode in (created, asked, page):
+        for decode in (created, decoded, page):
             with pytest.raises(CometError) as caught:
                 decode(reply(body, status))
             shown = f"{caught.value} {caught.value!r} {vars(caught.value)}".lower()
@@ -1122,7 +1122,7 @@ def test_nothing_secret_in_an_error(leak: str, status: int, field: str) -> None:
 @pytest.mark.parametrize("leak", LEAKS)
 def test_nothing_secret_in_a_reason(leak: str) -> None:
     """The reason of a failed task is cleaned as an error's text is."""
-    task = asked(reply(kling(task_status="failed", task_status_msg=f"can't read {leak}")))
+    task = decoded(reply(kling(task_status="failed", task_status_msg=f"can't read {leak}")))
     assert task.message.startswith("can't read")
     assert "canary" not in f"{task!r}"
 

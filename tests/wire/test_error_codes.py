@@ -22,7 +22,7 @@ from comet_async.errors import (
 )
 
 # https://kling.ai/document-api/api/get-started/error-codes: HTTP status, code; and what a
-# question and a paid request make of it.
+# read and a paid request make of it.
 KLING: list[tuple[int, int, type[CometError], type[CometError]]] = [
     (401, 1000, AuthenticationError, AuthenticationError),
     (401, 1001, AuthenticationError, AuthenticationError),
@@ -75,10 +75,10 @@ def test_table_holds_klings_page() -> None:
     assert [code for _, code, _, _ in KLING] == list(codes.KLING)
 
 
-@pytest.mark.parametrize(("status", "code", "question", "paid"), KLING)
-def test_code(status: int, code: int, question: type[CometError], paid: type[CometError]) -> None:
+@pytest.mark.parametrize(("status", "code", "read", "paid"), KLING)
+def test_code(status: int, code: int, read: type[CometError], paid: type[CometError]) -> None:
     """A code means the same under its own status and under a gateway's 200."""
-    assert judge(status, code).error is judge(200, code).error is question
+    assert judge(status, code).error is judge(200, code).error is read
     assert judge(status, code, paid=True).error is judge(200, code, paid=True).error is paid
 
 
@@ -88,8 +88,8 @@ def test_account_wide_codes() -> None:
     assert wide == {1000, 1001, 1002, 1003, 1004, 1100, 1101, 1102, 1103, 1304}
 
 
-def test_codes_worth_another_question() -> None:
-    """A question is asked again for load, limits, and tokens to be signed anew."""
+def test_codes_worth_another_try() -> None:
+    """A read is repeated for load, limits, and tokens to be signed anew."""
     again = {code for code, verdict in codes.KLING.items() if verdict.again}
     assert again == {1003, 1004, 1302, 1303, 5000, 5001, 5002}
 
@@ -111,7 +111,7 @@ def test_every_verdict_has_words(verdict: codes.Verdict) -> None:
 
 @pytest.mark.parametrize("verdict", VERDICTS)
 def test_paid_meaning_is_safe(verdict: codes.Verdict) -> None:
-    """After a paid request nothing stays that a caller would take for an open question."""
+    """After a paid request nothing stays that a caller would take for an open outcome."""
     after = verdict.paid or verdict
     assert not issubclass(after.error, DecodeError | NotFoundError)
     assert after.paid is None

@@ -49,14 +49,14 @@ def changed(plain: dict[str, Any], oddities: dict[str, Any]) -> dict[str, Any]:
 def both(
     facts: dict[str, Any],
     envelope: dict[str, Any] | None,
-    asked: str | None,
+    decoded: str | None,
     headers: dict[str, str],
 ) -> tuple[Task | None, Task | None]:
     """Return what the quick reader and the careful one make of an answer, or of a list's item."""
     answer = facts if envelope is None else {**envelope, "data": facts}
     answer_id = partial(header_id, headers)
-    quick = read_plain(facts, envelope, answer_id, kind="expand", requested=asked)
-    return quick, read_task(unwrap(answer)[0], answer_id, kind="expand", requested=asked)
+    quick = read_plain(facts, envelope, answer_id, kind="expand", requested=decoded)
+    return quick, read_task(unwrap(answer)[0], answer_id, kind="expand", requested=decoded)
 
 
 @given(
@@ -68,12 +68,12 @@ def both(
 def test_a_shortcut_reads_nothing_otherwise(
     facts: dict[str, Any],
     envelope: dict[str, Any] | None,
-    asked: str | None,
+    decoded: str | None,
     headers: dict[str, str],
 ) -> None:
     """Whatever is odd in an answer: the quick reader gives the careful one's task, or none."""
     outer = None if envelope is None else changed({"code": 0, "request_id": "r"}, envelope)
-    quick, careful = both(changed(DOCUMENTED, facts), outer, asked, headers)
+    quick, careful = both(changed(DOCUMENTED, facts), outer, decoded, headers)
     if quick is not None:
         assert careful is not None
         assert attrs.asdict(quick, recurse=False) == attrs.asdict(careful, recurse=False)
@@ -82,13 +82,13 @@ def test_a_shortcut_reads_nothing_otherwise(
 
 @pytest.mark.parametrize("word", ["submitted", "processing", "succeed"])
 @pytest.mark.parametrize("envelope", [None, {"code": 0, "request_id": "r"}])
-@pytest.mark.parametrize("asked", [None, "878106242831892487"])
+@pytest.mark.parametrize("decoded", [None, "878106242831892487"])
 def test_documented_answers_are_read_quickly(
-    word: str, envelope: dict[str, Any] | None, asked: str | None
+    word: str, envelope: dict[str, Any] | None, decoded: str | None
 ) -> None:
     """An answer as Kling documents it, alone or in a list, takes the quick way."""
     facts = json.loads(json.dumps(DOCUMENTED | {"task_status": word}))
-    quick, careful = both(facts, envelope, asked, {})
+    quick, careful = both(facts, envelope, decoded, {})
     assert quick is not None
     assert quick == careful
     assert (quick.status, len(quick.images), quick.external_task_id) == (word, 2, "order-17")

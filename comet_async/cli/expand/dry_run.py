@@ -101,7 +101,7 @@ class _Forecast:
         """Return what a run would do with one source."""
         if isinstance(planned, CometError):
             return Step(source=source, word="invalid", error=planned)
-        if planned.needless:
+        if planned.already_satisfied:
             return Step(source=source, word="copy")
         record = planned.record
         word = "new" if record is None else _STATES.get(record.state, "resume")

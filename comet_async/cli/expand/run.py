@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from comet_async.session import CometSession
 
 
-_FRAME = 0.125  # seconds between two pictures of the progress bar
+_FRAME = 0.125  # seconds between two frames of the progress bar
 _FRAMES_PER_LOOK = 4  # into the journal
 _EVENT = 1.0  # seconds between two events of --json-progress
 _LAST = 1.0  # seconds that the end of a run waits for the number of sources
@@ -292,7 +292,7 @@ class _Following:
         """Keep the numbers of the run new."""
         screen = self.invocation.screen
         counting = None if self.counter is None else asyncio.ensure_future(self.counter.count())
-        frame, told = 0, 0.0
+        frame, reported = 0, 0.0
         try:
             while True:
                 if counting is not None and counting.done():
@@ -300,8 +300,8 @@ class _Following:
                 if frame % _FRAMES_PER_LOOK == 0:
                     self.totals.look(await _active(self.journal))
                 progress.refresh()
-                if self.totals.seconds - told >= _EVENT:
-                    told = self.totals.seconds
+                if self.totals.seconds - reported >= _EVENT:
+                    reported = self.totals.seconds
                     screen.event("progress", progress.event())
                 frame += 1
                 await asyncio.sleep(_FRAME)

@@ -76,7 +76,7 @@ def html_answer(text: str, status: int) -> Answer:
 
 
 @attrs.frozen(kw_only=True)
-class Voice:
+class Dialect:
     """How one service speaks, for one exchange.
 
     Attributes:
@@ -97,50 +97,50 @@ class Voice:
 
     def created(self, task: SandboxTask) -> Answer:
         """Answer a create call that was accepted."""
-        told = {
+        shown = {
             "task_id": task.id,
             "task_status": self._word(task, "submitted"),
             "task_info": self._info(task),
             "created_at": task.created_ms,
             "updated_at": task.created_ms,
         }
-        envelope = self._envelope(told, request_id=self.options.request_id_on_create(self.profile))
+        envelope = self._envelope(shown, request_id=self.options.request_id_on_create(self.profile))
         return self._shaped(task, envelope, self.options.created_shape)
 
     def task(self, task: SandboxTask) -> Answer:
-        """Answer a query of one task; asking counts, for the switches that take turns."""
-        told = self._told(task, watermark=self.options.watermark_in_query)
-        envelope = self._envelope(told, request_id=self.options.request_id)
+        """Answer a query of one task; asking counts, for the switches that rotate."""
+        shown = self._shown(task, watermark=self.options.watermark_in_query)
+        envelope = self._envelope(shown, request_id=self.options.request_id)
         shape = self.options.shape[task.polls % len(self.options.shape)]
         task.polls += 1
         return self._shaped(task, envelope, shape)
 
     def page(self, tasks: Sequence[SandboxTask]) -> Answer:
         """Answer the list call."""
-        told = [self._told(task, watermark=True) for task in tasks]
-        return json_answer(self._envelope(told, request_id=self.options.request_id))
+        shown = [self._shown(task, watermark=True) for task in tasks]
+        return json_answer(self._envelope(shown, request_id=self.options.request_id))
 
     def notification(self, task: SandboxTask) -> dict[str, Any]:
         """Return the body of a callback, legacy form: the bare task."""
         # Kling API: Callbacks, https://klingai.com/document-api/api/get-started/callbacks
-        return self._told(task, watermark=True)
+        return self._shown(task, watermark=True)
 
-    def _envelope(self, told: object, *, request_id: bool) -> dict[str, Any]:
+    def _envelope(self, shown: object, *, request_id: bool) -> dict[str, Any]:
         head: dict[str, Any] = {"code": 0, "message": self.options.message}
         if request_id:
             head["request_id"] = self.request_id
-        return head | {"data": told}
+        return head | {"data": shown}
 
     def _word(self, task: SandboxTask, status: str) -> str:
         words = self.options.words.get(status) or (status,)
         return words[task.polls % len(words)]
 
     def _info(self, task: SandboxTask) -> dict[str, str]:
-        told = task.external_id and self.options.echo_external_id
-        return {"external_task_id": task.external_id} if told else {}
+        shown = task.external_id and self.options.echo_external_id
+        return {"external_task_id": task.external_id} if shown else {}
 
-    def _told(self, task: SandboxTask, *, watermark: bool) -> dict[str, Any]:
-        told: dict[str, Any] = {
+    def _shown(self, task: SandboxTask, *, watermark: bool) -> dict[str, Any]:
+        shown: dict[str, Any] = {
             "task_id": task.id,
             "task_status": self._word(task, task.status),
             "task_info": self._info(task),
@@ -149,7 +149,7 @@ class Voice:
             "updated_at": task.updated_ms,
             "task_result": self._result(task, watermark=watermark),
         }
-        return told | self._status_message(task) | self._deduction(task)
+        return shown | self._status_message(task) | self._deduction(task)
 
     def _status_message(self, task: SandboxTask) -> dict[str, str | None]:
         if task.message:
@@ -178,19 +178,19 @@ class Voice:
         return {"images": [self._image(task, i, marked=marked) for i in range(task.order.n)]}
 
     def _image(self, task: SandboxTask, index: int, *, marked: bool) -> dict[str, Any]:
-        told: dict[str, Any] = {"index": index} if self.options.image_index else {}
-        told["url"] = self.image_urls(task, index, False)  # noqa: FBT003 - a callable's argument
+        shown: dict[str, Any] = {"index": index} if self.options.image_index else {}
+        shown["url"] = self.image_urls(task, index, False)  # noqa: FBT003 - a callable's argument
         if marked:
-            told["watermark_url"] = self.image_urls(task, index, True)  # noqa: FBT003 - the same
-        return told
+            shown["watermark_url"] = self.image_urls(task, index, True)  # noqa: FBT003 - the same
+        return shown
 
     def _shaped(self, task: SandboxTask, envelope: dict[str, Any], shape: Shape) -> Answer:
-        told = envelope["data"]
+        shown = envelope["data"]
         if shape == "list":
-            return json_answer(envelope | {"data": [told]})
+            return json_answer(envelope | {"data": [shown]})
         if shape == "object":
             return json_answer(envelope)
-        data = self._wrapper(task) | {"data": told if shape == "wrapper" else envelope}
+        data = self._wrapper(task) | {"data": shown if shape == "wrapper" else envelope}
         return json_answer({"code": "success", "message": "", "data": data})
 
     def _wrapper(self, task: SandboxTask) -> dict[str, Any]:
@@ -264,7 +264,7 @@ class Voice:
         return self.task_error(429, "fail_to_fetch_task", _SATURATED)
 
     def not_found(self) -> Answer:
-        """Answer a question for a task that does not exist."""
+        """Answer a query for a task that does not exist."""
         if self.profile == "comet":
             return self.task_error(400, "task_not_exist", "task_not_exist")
         return self.coded(1203)

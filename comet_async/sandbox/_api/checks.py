@@ -67,7 +67,7 @@ class Order:
         prompt: Text that was checked and will not be followed.
         watermark: Whether a watermarked version is wanted, too.
         external_task_id: The client's own id, or empty.
-        callback_url: Where changes are to be told, or empty.
+        callback_url: Where changes are to be reported, or empty.
     """
 
     kind: str

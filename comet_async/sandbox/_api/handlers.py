@@ -10,7 +10,7 @@ import attrs
 from aiohttp import web
 
 from comet_async.sandbox._api import checks
-from comet_async.sandbox._api.answers import Answer, Voice
+from comet_async.sandbox._api.answers import Answer, Dialect
 from comet_async.sandbox._api.checks import Fields, Kind
 from comet_async.sandbox._api.refusals import (
     AccountRefusalError,
@@ -65,7 +65,7 @@ class Api:
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Take an order, charge it, and start its task."""
-        voice = self.state.voice(self.profile)
+        dialect = self.state.dialect(self.profile)
         body = await _read(request)
         fields = await _off_loop(body, _parse, body) if body is not None else BodyTooLargeError()
         known = {} if isinstance(fields, RefusalError) else fields
@@ -75,18 +75,18 @@ class Api:
         if fault is not None:
             if fault.word == "late":
                 self._accept_later(request, body or b"", fields, delay=fault.seconds)
-            return await self._send(request, voice, Answer(), fault)
-        missing = voice.missing_route(request.method, request.path)
+            return await self._send(request, dialect, Answer(), fault)
+        missing = dialect.missing_route(request.method, request.path)
         if missing is not None:
-            return await self._send(request, voice, missing)
+            return await self._send(request, dialect, missing)
         # Shielded: a service goes on though the client hangs up, and so charges.
         task = await asyncio.shield(self._accept_later(request, body or b"", fields))
         if isinstance(task, RefusalError):
-            return await self._send(request, voice, voice.refusal(task))
+            return await self._send(request, dialect, dialect.refusal(task))
         if self.state.options.callbacks.before_answer:
             await self.state.callbacks.sent(task)
         fault = self.state.take("create", task, charged=True)
-        return await self._send(request, voice, voice.created(task), fault)
+        return await self._send(request, dialect, dialect.created(task), fault)
 
     def _accept_later(
         self, request: web.Request, body: bytes, fields: Fields | RefusalError, delay: float = 0.0
@@ -155,40 +155,40 @@ class Api:
         given = request.query.get("external_task_id")
         task = self.state.tasks.get(name) if given is None else None
         if task is not None:
-            return await self._tell(request, "query", task, name)
+            return await self._report(request, "query", task, name)
         form = {None: "A", "true": "C", name: "D"}.get(given, "A")
         forms = self.state.options.lookups
         if form in forms or "A" in forms:  # where A works, a query is simply ignored
             task = self.state.tasks.find(name)
         # Ids of Kling's are numbers: asking for one that is unknown is no lookup.
-        return await self._tell(request, "query" if name.isdigit() else "find", task, name)
+        return await self._report(request, "query" if name.isdigit() else "find", task, name)
 
-    async def _tell(
+    async def _report(
         self, request: web.Request, call: Call, task: SandboxTask | None, name: str
     ) -> web.StreamResponse:
-        voice = self.state.voice(self.profile)
+        dialect = self.state.dialect(self.profile)
         fault = self.state.take(call, task, name)
-        answer = self._refused(request, voice)
+        answer = self._refused(request, dialect)
         if answer is not None:
-            return await self._send(request, voice, answer, fault)
+            return await self._send(request, dialect, answer, fault)
         if fault is not None and fault.word == "other_task":
             task, fault = self._another(task), None
         if task is None or task.kind is not self.kind or not self.state.tasks.visible(task):
-            return await self._send(request, voice, voice.not_found(), fault)
-        return await self._send(request, voice, voice.task(task), fault)
+            return await self._send(request, dialect, dialect.not_found(), fault)
+        return await self._send(request, dialect, dialect.task(task), fault)
 
     def _another(self, task: SandboxTask | None) -> SandboxTask | None:
         others = (item for item in reversed(self.state.tasks.all()) if item is not task)
         return next((item for item in others if item.kind is self.kind), None)
 
-    def _refused(self, request: web.Request, voice: Voice) -> Answer | None:
-        missing = voice.missing_route(request.method, request.path)
+    def _refused(self, request: web.Request, dialect: Dialect) -> Answer | None:
+        missing = dialect.missing_route(request.method, request.path)
         if missing is not None:
             return missing
         try:
             self.state.check_key(request, self.profile)
         except RefusalError as exc:
-            return voice.refusal(exc)
+            return dialect.refusal(exc)
         return None
 
     # ------------------------------------------------------------------ list
@@ -197,35 +197,37 @@ class Api:
         """List tasks; with ``external_task_id``, look one up (form B)."""
         name = request.query.get("external_task_id")
         if name and "B" in self.state.options.lookups:
-            return await self._tell(request, "find", self.state.tasks.find(name), name)
-        voice = self.state.voice(self.profile)
+            return await self._report(request, "find", self.state.tasks.find(name), name)
+        dialect = self.state.dialect(self.profile)
         fault = self.state.take("list")
-        answer = self._refused(request, voice) or self._list(request, voice)
-        return await self._send(request, voice, answer, fault)
+        answer = self._refused(request, dialect) or self._list(request, dialect)
+        return await self._send(request, dialect, answer, fault)
 
-    def _list(self, request: web.Request, voice: Voice) -> Answer:
+    def _list(self, request: web.Request, dialect: Dialect) -> Answer:
         if not self.state.options.list_tasks:
-            return voice.wrong_method(request.method, request.path)
+            return dialect.wrong_method(request.method, request.path)
         try:
             number = _whole(request, "pageNum", 1, _PAGE_NUMBERS)
             size = _whole(request, "pageSize", _DEFAULT_PAGE_SIZE, _PAGE_SIZES)
         except RefusalError as exc:
-            return voice.refusal(exc)
-        return voice.page(self.state.tasks.page(self.kind, number, size))
+            return dialect.refusal(exc)
+        return dialect.page(self.state.tasks.page(self.kind, number, size))
 
     async def wrong_method(self, request: web.Request) -> web.StreamResponse:
         """Refuse a method that the path does not have."""
         self.state.note_unexpected(request, "the path does not have this method")
-        voice = self.state.voice(self.profile)
-        return await self._send(request, voice, voice.wrong_method(request.method, request.path))
+        dialect = self.state.dialect(self.profile)
+        return await self._send(
+            request, dialect, dialect.wrong_method(request.method, request.path)
+        )
 
     async def _send(
-        self, request: web.Request, voice: Voice, answer: Answer, fault: Fault | None = None
+        self, request: web.Request, dialect: Dialect, answer: Answer, fault: Fault | None = None
     ) -> web.StreamResponse:
         if request.method == "POST":
-            # The body must look like the service's, so the truth is told in a header.
+            # The body must look like the service's, so a header says the truth.
             answer = answer.with_headers({"X-Sandbox-Prompt": "ignored"})
-        return await self.state.send(request, voice, answer, fault)
+        return await self.state.send(request, dialect, answer, fault)
 
 
 async def _read(request: web.Request) -> bytes | None:

@@ -14,7 +14,7 @@ import attrs
 from aiohttp import web
 
 from comet_async.clock import Clock
-from comet_async.sandbox._api.answers import Answer, Voice, html_answer
+from comet_async.sandbox._api.answers import Answer, Dialect, html_answer
 from comet_async.sandbox._api.refusals import CODES
 from comet_async.sandbox._faults.rules import REDIRECTS, STATUSES, Fault
 from comet_async.sandbox._faults.sockets import reset
@@ -40,41 +40,41 @@ def response(answer: Answer) -> web.Response:
 # ---------------------------------------------------------------------- answers that are wrong
 
 
-def wrong_answer(fault: Fault, voice: Voice, good: Answer) -> Answer:
+def wrong_answer(fault: Fault, dialect: Dialect, good: Answer) -> Answer:
     """Return what is sent instead of the good answer."""
-    answer = _wrong_answer(fault, voice, good)
+    answer = _wrong_answer(fault, dialect, good)
     if fault.retry_after is not None:
         answer = answer.with_headers({"Retry-After": fault.retry_after})
     return answer
 
 
-def _wrong_answer(fault: Fault, voice: Voice, good: Answer) -> Answer:
+def _wrong_answer(fault: Fault, dialect: Dialect, good: Answer) -> Answer:
     if fault.word in REDIRECTS:
         return Answer(status=int(fault.word), headers={"Location": fault.location})
     if fault.word in _MAKERS:
-        return _MAKERS[fault.word](voice, good)
+        return _MAKERS[fault.word](dialect, good)
     number = int(fault.word)
     if number in CODES:
-        return voice.coded(number)
+        return dialect.coded(number)
     if good.content_type.startswith("image/"):  # a file server, which knows no API
         return _page(number)
-    return _plain_status(voice, number)
+    return _plain_status(dialect, number)
 
 
 def _page(status: int) -> Answer:
     return html_answer(_EDGE.format(status, STATUSES[status]), status)
 
 
-def _plain_status(voice: Voice, status: int) -> Answer:
+def _plain_status(dialect: Dialect, status: int) -> Answer:
     """Answer with an HTTP status in the form that this service is known to use for it."""
-    if voice.profile == "comet":
+    if dialect.profile == "comet":
         codes = {400: "invalid_request", 403: "insufficient_user_quota"}
         if status in {400, 401, 402, 403, 500}:
-            return voice.openai(status, STATUSES[status], code=codes.get(status, ""))
+            return dialect.openai(status, STATUSES[status], code=codes.get(status, ""))
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            return voice.saturated()
+            return dialect.saturated()
     code = {400: 1200, 401: 1000, 403: 1103}.get(status)
-    return voice.coded(code) if code else _page(status)
+    return dialect.coded(code) if code else _page(status)
 
 
 def _edited(good: Answer, edit: Callable[[dict[str, Any]], None]) -> Answer:
@@ -121,26 +121,26 @@ def _packed(good: Answer, body: bytes) -> Answer:
     return attrs.evolve(good, body=body).with_headers({"Content-Encoding": "gzip"})
 
 
-_MAKERS: dict[str, Callable[[Voice, Answer], Answer]] = {
-    "html": lambda _voice, _good: html_answer(_EDGE.format(200, "Just a moment..."), 200),
-    "empty": lambda _voice, _good: Answer(status=200),
-    "truncated": lambda _voice, good: attrs.evolve(good, body=good.body[: len(good.body) // 2]),
-    "invalid_request": lambda voice, _good: voice.openai(
+_MAKERS: dict[str, Callable[[Dialect, Answer], Answer]] = {
+    "html": lambda _dialect, _good: html_answer(_EDGE.format(200, "Just a moment..."), 200),
+    "empty": lambda _dialect, _good: Answer(status=200),
+    "truncated": lambda _dialect, good: attrs.evolve(good, body=good.body[: len(good.body) // 2]),
+    "invalid_request": lambda dialect, _good: dialect.openai(
         500, "malformed request", code="invalid_request"
     ),
-    "model_not_found": lambda voice, _good: voice.openai(
+    "model_not_found": lambda dialect, _good: dialect.openai(
         503,
         "no available channel for group default and model kling_image (distributor)",
         code="model_not_found",
     ),
-    "no_task_id": lambda _voice, good: _edited(good, _drop_task_id),
-    "no_status": lambda _voice, good: _edited(good, _drop_status),
-    "unknown_status": lambda _voice, good: _edited(good, _twist_status),
-    "empty_data": lambda _voice, good: _edited(good, _empty_data),
-    "not_found": lambda voice, _good: voice.not_found(),
-    "wrong_magic": lambda _voice, good: attrs.evolve(good, body=b"sorry! " + good.body[7:]),
-    "gzip": lambda _voice, good: _packed(good, gzip.compress(good.body, 1)),
-    "gzip_bomb": lambda _voice, good: _packed(good, _gzip_bomb()),
+    "no_task_id": lambda _dialect, good: _edited(good, _drop_task_id),
+    "no_status": lambda _dialect, good: _edited(good, _drop_status),
+    "unknown_status": lambda _dialect, good: _edited(good, _twist_status),
+    "empty_data": lambda _dialect, good: _edited(good, _empty_data),
+    "not_found": lambda dialect, _good: dialect.not_found(),
+    "wrong_magic": lambda _dialect, good: attrs.evolve(good, body=b"sorry! " + good.body[7:]),
+    "gzip": lambda _dialect, good: _packed(good, gzip.compress(good.body, 1)),
+    "gzip_bomb": lambda _dialect, good: _packed(good, _gzip_bomb()),
 }
 
 
@@ -159,14 +159,14 @@ class Wire:
     _stalled: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
 
     async def send(
-        self, request: web.Request, fault: Fault | None, voice: Voice, good: Answer
+        self, request: web.Request, fault: Fault | None, dialect: Dialect, good: Answer
     ) -> web.StreamResponse:
         """Send *good*, or what *fault* makes of it."""
         if fault is None:
             return response(good)
         behaviour = self._behaviours().get(fault.word)
         if behaviour is None:
-            return response(await asyncio.to_thread(wrong_answer, fault, voice, good))
+            return response(await asyncio.to_thread(wrong_answer, fault, dialect, good))
         self._stalled.add(request.task)
         try:
             return await behaviour(request, fault, good)

@@ -29,7 +29,7 @@ ON: tuple[str, ...] = ("any", *get_args(Call))
 _AFTER = "_after_charge"
 _API: frozenset[str] = frozenset({"create", "query", "find", "list"})
 _CALLS = _API | {"account", "result"}
-_ASKS = frozenset({"query", "find"})
+_QUERIES = frozenset({"query", "find"})
 
 STATUSES: Mapping[int, str] = MappingProxyType(
     {
@@ -74,9 +74,9 @@ WORDS: Mapping[str, _Word] = MappingProxyType(
         "no_task_id": _Word("leave out the task's id", _API),
         "no_status": _Word("leave out the task's status", _API),
         "unknown_status": _Word("send a status word that nobody knows", _API),
-        "empty_data": _Word("send an empty list instead of the task", _ASKS | {"list"}),
-        "not_found": _Word("say that there is no such task", _ASKS),
-        "other_task": _Word("send another task", _ASKS),
+        "empty_data": _Word("send an empty list instead of the task", _QUERIES | {"list"}),
+        "not_found": _Word("say that there is no such task", _QUERIES),
+        "other_task": _Word("send another task", _QUERIES),
         # a result
         "wrong_magic": _Word("send bytes that are no image", frozenset({"result"})),
         "huge": _Word("announce 10 GB and start to send them", frozenset({"result"})),

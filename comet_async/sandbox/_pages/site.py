@@ -9,7 +9,13 @@ from aiohttp import web
 
 from comet_async._assets import read
 from comet_async._images.formats import sniff
-from comet_async.sandbox._api.answers import NOT_FOUND_PAGE, Answer, Voice, html_answer, json_answer
+from comet_async.sandbox._api.answers import (
+    NOT_FOUND_PAGE,
+    Answer,
+    Dialect,
+    html_answer,
+    json_answer,
+)
 from comet_async.sandbox._faults.injection import response
 from comet_async.sandbox._pages.page import Facts, Query, asset, render
 from comet_async.sandbox.results import Leak
@@ -118,8 +124,8 @@ class Site:
         fault = self.state.take("result", task, request.match_info["task"])
         answer = await self._image(request)
         # Results come from a file server, which is neither of the two services.
-        voice = self.state.voice("kling")
-        return await self.state.send(request, voice, answer, fault)
+        dialect = self.state.dialect("kling")
+        return await self.state.send(request, dialect, answer, fault)
 
     async def _image(self, request: web.Request) -> Answer:
         task_id, name = request.match_info["task"], request.match_info["name"]
@@ -136,5 +142,5 @@ class Site:
         """Answer a path that does not exist, as the service below it would."""
         self.state.note_unexpected(request, "unknown path")
         comet = request.path.startswith("/kling/")
-        voice: Voice = self.state.voice("comet" if comet else "kling")
-        return response(voice.unknown_path(request.path))
+        dialect: Dialect = self.state.dialect("comet" if comet else "kling")
+        return response(dialect.unknown_path(request.path))

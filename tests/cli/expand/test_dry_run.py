@@ -90,7 +90,7 @@ async def test_equal_images_cost_once(comet: Command, photos: Path) -> None:
     assert "would buy 3 images" in ended.err
 
 
-async def test_needless_images_cost_nothing(comet: Command, photos: Path) -> None:
+async def test_images_of_the_wanted_shape_cost_nothing(comet: Command, photos: Path) -> None:
     """An image that has the shape already is copied."""
     out = photos.parent / "wide"
     ended = await comet("expand", photos, "--out", out, "--to", "320:300", "--dry-run")

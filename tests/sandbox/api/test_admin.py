@@ -24,7 +24,7 @@ async def client(start: Start) -> Client:
 
 async def admin(client: Client, method: str, path: str, **more: Any) -> Any:  # noqa: ANN401 - JSON
     """Return the answer of the administration."""
-    reply = await client.ask(
+    reply = await client.request(
         method, f"/admin{path}", headers={"Authorization": f"Bearer {TOKEN}"}, **more
     )
     assert reply.status == 200, reply.raw
@@ -39,7 +39,7 @@ async def test_the_token_is_needed(client: Client, given: str, method: str, path
     """The API's own key does not open it."""
     await client.create()
     client.key = None
-    reply = await client.ask(method, f"/admin{path}", headers={"Authorization": given})
+    reply = await client.request(method, f"/admin{path}", headers={"Authorization": given})
     assert reply.status == 401
     assert len(client.sandbox.ledger.charges) == 1
 
@@ -47,13 +47,13 @@ async def test_the_token_is_needed(client: Client, given: str, method: str, path
 async def test_a_foreign_host_is_refused_first(client: Client) -> None:
     """Not even with the token."""
     headers = {"Authorization": f"Bearer {TOKEN}", "Host": "evil.example"}
-    assert (await client.ask("GET", "/admin/ledger", headers=headers)).status == 421
+    assert (await client.request("GET", "/admin/ledger", headers=headers)).status == 421
 
 
 async def test_without_a_token_there_is_none(start: Start) -> None:
     """It is off unless it was asked for."""
     client = await start()
-    assert (await client.ask("POST", "/admin/reset")).status == 404
+    assert (await client.request("POST", "/admin/reset")).status == 404
     with pytest.raises(ConfigError, match="admin_token must not be empty"):
         Sandbox(admin_token="")
 
@@ -61,7 +61,7 @@ async def test_without_a_token_there_is_none(start: Start) -> None:
 async def test_ledger(client: Client) -> None:
     """It can be read, and emptied between two tests."""
     await client.create(external_task_id="order-17")
-    await client.ask("GET", "/nothing")
+    await client.request("GET", "/nothing")
     ledger = await admin(client, "GET", "/ledger")
     assert [charge["external_task_id"] for charge in ledger["charges"]] == ["order-17"]
     assert ledger["unexpected"] == ["GET /nothing: unknown path"]
@@ -79,13 +79,13 @@ async def test_faults(client: Client) -> None:
         ("404", "result"),
     ]
     assert (await client.query("1")).status == 502
-    told = (await admin(client, "GET", "/faults"))["injected"]
-    assert told == [{"kind": "502", "call": "query", "name": "1"}]
+    shown = (await admin(client, "GET", "/faults"))["injected"]
+    assert shown == [{"kind": "502", "call": "query", "name": "1"}]
     assert await admin(client, "DELETE", "/faults") == {"faults": [], "injected": []}
     assert (await client.query("1")).status == 404
 
 
-async def test_tasks_end_as_they_are_told(client: Client) -> None:
+async def test_tasks_end_as_they_are_reported(client: Client) -> None:
     """By id or external id; with images as Base64, or a reason."""
     await admin(client, "POST", "/tasks/hold")
     for name in ("one", "two", "three"):
@@ -98,7 +98,7 @@ async def test_tasks_end_as_they_are_told(client: Client) -> None:
     assert (tasks[1]["status"], tasks[1]["message"]) == ("failed", "no")
     assert (tasks[2]["status"], tasks[2]["held"]) == ("submitted", True)
     url = (await client.finish(tasks[0]["id"]))["task_result"]["images"][0]["url"]
-    assert (await client.ask("GET", url)).raw == b"canned"
+    assert (await client.request("GET", url)).raw == b"canned"
     assert not (await admin(client, "POST", f"/tasks/{tasks[2]['id']}/release"))["held"]
     assert (await admin(client, "POST", "/tasks/three/hold"))["held"]
     assert (await admin(client, "POST", "/tasks/three/fail"))["status"] == "failed"
@@ -144,7 +144,7 @@ async def test_mistakes_are_explained(
     """The answer is a sentence, and nothing has changed."""
     await client.create(external_task_id="one")
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    reply = await client.ask("POST", f"/admin{path}", data=body, headers=headers)
+    reply = await client.request("POST", f"/admin{path}", data=body, headers=headers)
     assert reply.status == status
     assert said in reply.json["error"]
     assert client.sandbox.faults.rules == []

@@ -127,28 +127,28 @@ ORDER: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("body", "message"), ORDER)
 async def test_order_of_checks(start: Start, body: dict[str, Any], message: str) -> None:
-    """The first thing wrong is the one that is told."""
+    """The first thing wrong is the one that is reported."""
     client = await start()
-    reply = await client.ask("POST", PATH, json=body | {"n": 0, "prompt": 7})
+    reply = await client.request("POST", PATH, json=body | {"n": 0, "prompt": 7})
     assert reply.json["message"] == message
 
 
 async def test_the_account_comes_before_the_body(start: Start) -> None:
     """An account without money learns that before its mistakes."""
     client = await start(options=Options(account="empty"))
-    reply = await client.ask("POST", PATH, data=b"{")
+    reply = await client.request("POST", PATH, data=b"{")
     assert (reply.status, reply.json["code"]) == (429, 1102)
     client.key = None
-    assert (await client.ask("POST", PATH, data=b"{")).json["code"] == 1001
+    assert (await client.request("POST", PATH, data=b"{")).json["code"] == 1001
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff"])
 async def test_a_body_that_is_no_object(start: Start, body: bytes) -> None:
     """Kling has a number for it, CometAPI an error of its own."""
     client = await start()
-    kling = await client.ask("POST", PATH, data=body)
+    kling = await client.request("POST", PATH, data=body)
     assert (kling.status, kling.json["code"]) == (400, 1200)
-    comet = await client.ask("POST", "/kling" + PATH, data=body)
+    comet = await client.request("POST", "/kling" + PATH, data=body)
     assert (comet.status, comet.json["error"]["code"]) == (500, "invalid_request")
 
 
@@ -156,7 +156,7 @@ async def test_a_body_that_is_nested_too_deeply(start: Start) -> None:
     """It is refused like any other, by both."""
     client = await start()
     for path in (PATH, "/kling" + PATH):
-        reply = await client.ask("POST", path, data=b"[" * 100_000)
+        reply = await client.request("POST", path, data=b"[" * 100_000)
         assert reply.status == 400
         assert "nested too deeply" in str(reply.json)
 
@@ -164,15 +164,15 @@ async def test_a_body_that_is_nested_too_deeply(start: Start) -> None:
 async def test_malformed_status_is_a_switch(start: Start) -> None:
     """CometAPI was seen to use 500, and documents 400."""
     client = await start(options=Options(malformed_status=400))
-    assert (await client.ask("POST", "/kling" + PATH, data=b"{")).status == 400
+    assert (await client.request("POST", "/kling" + PATH, data=b"{")).status == 400
 
 
 async def test_a_body_that_is_too_large(start: Start) -> None:
     """More than 15 MB are not read."""
     client = await start()
     body = b" " * (MAX_BODY + 1)
-    assert (await client.ask("POST", PATH, data=body)).status == 413
-    comet = await client.ask("POST", "/kling" + PATH, data=body)
+    assert (await client.request("POST", PATH, data=body)).status == 413
+    comet = await client.request("POST", "/kling" + PATH, data=body)
     assert (comet.status, comet.json["code"]) == (413, "read_request_body_failed")
 
 
@@ -255,5 +255,5 @@ async def test_neighbours_refuse(
 ) -> None:
     """The other kinds check their own fields."""
     client = await start()
-    reply = await client.ask("POST", f"/v1/{path}", json=body)
+    reply = await client.request("POST", f"/v1/{path}", json=body)
     assert (reply.status, reply.json["message"]) == (400, message)

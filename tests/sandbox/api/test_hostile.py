@@ -21,7 +21,7 @@ Start = Any  # the fixture `start`
 async def test_a_foreign_host_is_misdirected(start: Start, path: str) -> None:
     """A domain that was pointed at this machine reads nothing."""
     client = await start()
-    reply = await client.ask("GET", path, headers={"Host": "evil.example"})
+    reply = await client.request("GET", path, headers={"Host": "evil.example"})
     assert reply.status == 421
     assert b"sandbox" in reply.raw
     with pytest.raises(AssertionError, match="foreign Host"):
@@ -57,7 +57,7 @@ def test_hosts(host: str | None, accepted: bool) -> None:
 async def test_a_host_can_be_allowed(start: Start) -> None:
     """In a container the sandbox has the name of its service."""
     client = await start(allowed_hosts=["sandbox"])
-    assert (await client.ask("GET", "/", headers={"Host": "sandbox:8765"})).status == 200
+    assert (await client.request("GET", "/", headers={"Host": "sandbox:8765"})).status == 200
 
 
 def body(photo: bytes, **more: object) -> bytes:
@@ -87,11 +87,11 @@ BAD = {
 async def test_json_that_cant_be_shown_is_refused(start: Start, profile: str, name: str) -> None:
     """It is the client's fault, and nothing of it stays: the pages work as before."""
     client = await start(profile)
-    reply = await client.ask("POST", EXPAND[profile], data=BAD[name])
+    reply = await client.request("POST", EXPAND[profile], data=BAD[name])
     assert reply.status == 400
     assert client.sandbox.ledger.charges == []
-    assert (await client.ask("GET", "/")).status == 200
-    ledger = (await client.ask("GET", "/ledger.json")).raw
+    assert (await client.request("GET", "/")).status == 200
+    ledger = (await client.request("GET", "/ledger.json")).raw
     assert json.loads(ledger, parse_constant=pytest.fail)["posts"]
 
 
@@ -100,8 +100,8 @@ async def test_pairs_of_surrogates_are_unicode(start: Start) -> None:
     client = await start()
     sent = body(client.photo, prompt="\U0001f305 ä", extra={"a": [1.5, None, True, -3]})
     assert b"\\ud83c" in sent
-    assert (await client.ask("POST", EXPAND["kling"], data=sent)).status == 200
-    assert "\U0001f305" in (await client.ask("GET", "/")).raw.decode()
+    assert (await client.request("POST", EXPAND["kling"], data=sent)).status == 200
+    assert "\U0001f305" in (await client.request("GET", "/")).raw.decode()
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,10 @@ async def test_pairs_of_surrogates_are_unicode(start: Start) -> None:
 async def test_odd_paths_are_not_found(start: Start, path: str) -> None:
     """Line breaks and bytes that are not UTF-8 do not break an answer."""
     client = await start(options=Options(unknown_path="redirect"))
-    reply = await client.ask("GET", path)
+    reply = await client.request("GET", path)
     assert reply.status in {301, 403, 404}
     assert "X" not in reply.headers
-    assert (await client.ask("GET", "/ledger.json")).status == 200
+    assert (await client.request("GET", "/ledger.json")).status == 200
 
 
 def signed(claims: bytes) -> str:

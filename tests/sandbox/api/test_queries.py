@@ -65,7 +65,7 @@ FORMS = {
 }
 
 
-async def ask(client: Client, form: str) -> Reply:
+async def query_by(client: Client, form: str) -> Reply:
     """Look the task order-17 up."""
     name, params = FORMS[form]
     return await (client.query(name, **params) if name else client.list(**params))
@@ -77,7 +77,7 @@ async def test_finds_by_external_id(start: Start, form: str) -> None:
     client = await start()
     created = await client.create(external_task_id="order-17")
     await client.create(external_task_id="order-18")
-    assert (await ask(client, form)).data["task_id"] == created.data["task_id"]
+    assert (await query_by(client, form)).data["task_id"] == created.data["task_id"]
 
 
 @pytest.mark.parametrize(("lookups", "working"), [
@@ -87,7 +87,7 @@ async def test_lookups_can_be_missing(start: Start, lookups: str, working: str) 
     """A form that is not offered says "not found", or lists everything (form B)."""
     client = await start(options=Options(lookups=lookups))
     await client.create(external_task_id="order-17")
-    replies = {form: await ask(client, form) for form in FORMS}
+    replies = {form: await query_by(client, form) for form in FORMS}
     found = [form for form, reply in replies.items() if isinstance(reply.json.get("data"), dict)]
     assert "".join(found) == working
     if "B" not in working:
@@ -97,7 +97,7 @@ async def test_lookups_can_be_missing(start: Start, lookups: str, working: str) 
 async def test_kinds_do_not_mix(start: Start) -> None:
     """A task is found below its own path only."""
     client = await start()
-    created = await client.ask("POST", "/v1/images/generations", json={"prompt": "a sun"})
+    created = await client.request("POST", "/v1/images/generations", json={"prompt": "a sun"})
     assert (await client.query(created.data["task_id"])).status == 404
     assert (await client.list()).data == []
 
@@ -105,9 +105,9 @@ async def test_kinds_do_not_mix(start: Start) -> None:
 async def test_wrong_method(start: Start) -> None:
     """A known path with another method is 404, not 405."""
     client = await start()
-    kling = await client.ask("DELETE", "/v1/images/editing/expand/1")
+    kling = await client.request("DELETE", "/v1/images/editing/expand/1")
     assert (kling.status, kling.json["code"]) == (404, 1202)
-    comet = await client.ask("PUT", "/kling/v1/images/editing/expand")
+    comet = await client.request("PUT", "/kling/v1/images/editing/expand")
     assert (comet.status, comet.json["error"]["type"]) == (404, "invalid_request_error")
 
 
@@ -115,6 +115,6 @@ async def test_unknown_path(start: Start) -> None:
     """Both services answer a path that they do not have with a page."""
     client = await start()
     for path in ("/v1/images/nonsense", "/kling/v1/nonsense", "/tasks"):
-        reply = await client.ask("GET", path)
+        reply = await client.request("GET", path)
         assert reply.status == 404
         assert reply.headers["Content-Type"].startswith("text/html")

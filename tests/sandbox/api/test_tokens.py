@@ -52,9 +52,9 @@ async def test_refuses_keys(start: Start, method: str, header: str | None, code:
     client.key = None
     headers = {} if header is None else {"Authorization": header}
     path = "/v1/images/editing/expand"
-    kling = await client.ask(method, path, headers=headers)
+    kling = await client.request(method, path, headers=headers)
     assert (kling.status, kling.json["code"]) == (401, code)
-    comet = await client.ask(method, "/kling" + path, headers=headers)
+    comet = await client.request(method, "/kling" + path, headers=headers)
     assert (comet.status, comet.json["error"]["code"]) == (401, "")
     assert "(request id: 2026" in comet.json["error"]["message"]
 

@@ -121,15 +121,15 @@ async def test_no_task_id(start: Start) -> None:
     assert len(client.sandbox.ledger.charges) == 1
 
 
-@pytest.mark.parametrize(("kind", "told"), [
+@pytest.mark.parametrize(("kind", "shown"), [
     ("no_status", None), ("unknown_status", "pondering"),
 ])  # fmt: skip
-async def test_strange_states(start: Start, kind: str, told: str | None) -> None:
+async def test_strange_states(start: Start, kind: str, shown: str | None) -> None:
     """A status can be missing, or a new word."""
     client = await start()
     task_id = (await client.create()).data["task_id"]
     client.sandbox.faults.add(Fault(kind, on="query"))
-    assert (await client.query(task_id)).data.get("task_status") == told
+    assert (await client.query(task_id)).data.get("task_status") == shown
     assert (await client.query(task_id)).data["task_status"] == "submitted"
 
 
@@ -147,8 +147,8 @@ async def test_other_task(start: Start) -> None:
     client = await start(faults=Faults(Fault("other_task", on="find", times=None)))
     await client.create(external_task_id="a")
     await client.create(external_task_id="b")
-    told = [(await client.query(name)).data["task_info"] for name in ("a", "unknown")]
-    assert told == [{"external_task_id": "b"}] * 2
+    shown = [(await client.query(name)).data["task_info"] for name in ("a", "unknown")]
+    assert shown == [{"external_task_id": "b"}] * 2
 
 
 async def test_empty_list(start: Start) -> None:
@@ -231,11 +231,11 @@ async def test_a_client_that_hangs_up_is_charged(start: Start) -> None:
     """A request that was read goes on without its client."""
     client = await start()
     client.photo += bytes(3_000_000)  # long enough to be read in a thread
-    asking = asyncio.create_task(client.create(external_task_id="a"))
+    creating = asyncio.create_task(client.create(external_task_id="a"))
     while not client.sandbox.ledger.posts:  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(0)
-    asking.cancel()
-    await asyncio.wait([asking])
+    creating.cancel()
+    await asyncio.wait([creating])
     await client.sandbox.tasks.clock.sleep(1)
     assert client.sandbox.ledger.count("a") == 1
 
@@ -266,8 +266,8 @@ async def test_a_refused_request_keeps_the_fault(start: Start) -> None:
 async def test_account_calls_fail(start: Start) -> None:
     """The calls about money can fail as well."""
     client = await start(faults=Faults(Fault("502", on="account")))
-    assert (await client.ask("GET", "/user/quota?key=sandbox-key")).status == 502
-    assert (await client.ask("GET", "/user/quota?key=sandbox-key")).status == 200
+    assert (await client.request("GET", "/user/quota?key=sandbox-key")).status == 502
+    assert (await client.request("GET", "/user/quota?key=sandbox-key")).status == 200
 
 
 async def test_a_hanging_answer_ends_with_its_client(start: Start, clock: VirtualClock) -> None:
@@ -305,9 +305,9 @@ async def test_result_statuses(start: Start, status: int) -> None:
     """A result can be refused; that is a file server's page, not the API's JSON."""
     client = await start(faults=Faults(Fault(str(status), on="result", match="order-17")))
     url = await result_url(client)
-    reply = await client.ask("GET", url)
+    reply = await client.request("GET", url)
     assert (reply.status, reply.raw[:5]) == (status, b"<!DOC")
-    assert (await client.ask("GET", url)).status == 200
+    assert (await client.request("GET", url)).status == 200
 
 
 async def test_result_bodies(start: Start) -> None:
@@ -315,7 +315,7 @@ async def test_result_bodies(start: Start) -> None:
     kinds = ("truncated", "wrong_magic", "html", "empty")
     client = await start(faults=Faults(*(Fault(kind, on="result") for kind in kinds)))
     url = await result_url(client)
-    half, wrong, page, empty, good = [await client.ask("GET", url) for _ in range(5)]
+    half, wrong, page, empty, good = [await client.request("GET", url) for _ in range(5)]
     assert half.raw == good.raw[: len(good.raw) // 2]
     assert half.headers["Content-Type"] == wrong.headers["Content-Type"] == "image/png"
     assert (wrong.raw[:7], wrong.raw[7:]) == (b"sorry! ", good.raw[7:])
@@ -328,7 +328,7 @@ async def test_result_compressed(start: Start) -> None:
     faults = Faults(Fault("gzip", on="result"), Fault("gzip_bomb", on="result"))
     client = await start(faults=faults)
     url = await result_url(client)
-    packed, bomb, good = [await client.ask("GET", url) for _ in range(3)]
+    packed, bomb, good = [await client.request("GET", url) for _ in range(3)]
     assert packed.headers["Content-Encoding"] == bomb.headers["Content-Encoding"] == "gzip"
     assert gzip.decompress(packed.raw) == good.raw
     assert len(bomb.raw) < 1_000_000
@@ -353,10 +353,10 @@ async def test_result_connections(start: Start, clock: VirtualClock) -> None:
     client = await start(faults=Faults(drop, *others))
     url = await result_url(client)
     with pytest.raises(aiohttp.ServerDisconnectedError):
-        await client.ask("GET", url)
+        await client.request("GET", url)
     with pytest.raises(aiohttp.ClientPayloadError):
-        await client.ask("GET", url)
+        await client.request("GET", url)
     before = clock.monotonic()
-    assert (await client.ask("GET", url)).status == 200
+    assert (await client.request("GET", url)).status == 200
     assert clock.monotonic() - before == pytest.approx(5, abs=1)
-    assert (await client.ask("GET", url)).status == 302
+    assert (await client.request("GET", url)).status == 302

@@ -203,5 +203,5 @@ async def test_in_front_of_a_sandbox(start: Start, clock: VirtualClock) -> None:
     client = await start()
     port = int(client.sandbox.url.rpartition(":")[2])
     async with FaultProxy("127.0.0.1", port, clock=clock) as proxy:
-        reply = await client.ask("GET", f"{proxy.url}/v1/images/editing/expand")
+        reply = await client.request("GET", f"{proxy.url}/v1/images/editing/expand")
     assert reply.data == []

@@ -95,8 +95,8 @@ def test_parses_text() -> None:
     """What the command line takes: calls, kinds and chances."""
     text = "drop_after_charge=0.05, 429=0.03,late=.02,result.404=1,hang"
     faults = Faults.parse(text, seed=3)
-    told = [(fault.on, fault.kind, fault.chance, fault.times) for fault in faults.rules]
-    assert told == [
+    shown = [(fault.on, fault.kind, fault.chance, fault.times) for fault in faults.rules]
+    assert shown == [
         ("create", "drop_after_charge", 0.05, None),
         ("any", "429", 0.03, None),
         ("create", "late", 0.02, None),

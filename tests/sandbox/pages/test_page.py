@@ -13,7 +13,7 @@ Client = Any  # what it returns
 
 async def page(client: Client) -> str:
     """Return the front page's HTML."""
-    return (await client.ask("GET", "/")).raw.decode()
+    return (await client.request("GET", "/")).raw.decode()
 
 
 async def test_an_empty_page(start: Start) -> None:
@@ -39,7 +39,7 @@ async def test_shows_tasks_and_images(start: Start) -> None:
         assert shown in text
     thumbs = re.findall(r'src="(/thumbs/[^"]+)"', text)
     assert len(thumbs) == 3
-    replies = [await client.ask("GET", thumb) for thumb in thumbs]
+    replies = [await client.request("GET", thumb) for thumb in thumbs]
     assert all(reply.raw.startswith(b"\xff\xd8") for reply in replies)
     assert re.findall(r'data-variant="(\d)"', text) == ["0", "1"]  # as the files are numbered
 
@@ -48,7 +48,7 @@ async def test_shows_what_clients_sent_as_text(start: Start) -> None:
     """Nothing that a client sends becomes part of the page, and the page loads nothing."""
     client = await start()
     await client.create(external_task_id="<script>alert(1)</script>", prompt='"><img src=x>')
-    reply = await client.ask("GET", "/")
+    reply = await client.request("GET", "/")
     text = reply.raw.decode()
     assert "<script>alert" not in text
     assert "<img src=x" not in text
@@ -61,7 +61,7 @@ async def test_shows_alarms(start: Start) -> None:
     client = await start()
     created = await client.create(prompt="sandbox-risky")
     await client.finish(created.data["task_id"])
-    await client.ask("GET", f"/results/{created.data['task_id']}/0.png")
+    await client.request("GET", f"/results/{created.data['task_id']}/0.png")
     client.sandbox.faults.add(Fault("502", on="list"))
     await client.list()
     text = await page(client)
@@ -73,7 +73,7 @@ async def test_shows_alarms(start: Start) -> None:
 async def test_generated_images_have_no_before(start: Start) -> None:
     """A task that started from nothing shows its result only."""
     client = await start()
-    created = await client.ask("POST", "/v1/images/generations", json={"prompt": "x"})
+    created = await client.request("POST", "/v1/images/generations", json={"prompt": "x"})
     await client.finish(created.data["task_id"])
     assert "before.jpg" not in await page(client)
 
@@ -96,21 +96,21 @@ async def test_stub_images_are_shown_as_they_are(start: Start) -> None:
     text = await page(client)
     assert "before.jpg" not in text
     address = re.findall(r'class="after" src="([^"]+)"', text)[0].replace("&amp;", "&")
-    assert (await client.ask("GET", address)).raw.startswith(b"\x89PNG")
+    assert (await client.request("GET", address)).raw.startswith(b"\x89PNG")
 
 
 async def test_every_task_can_be_reached(start: Start) -> None:
     """By pages, newest first; a page that does not exist is the nearest one."""
     client = await start(limit=None, engine="stub")
     created = [(await client.create()).data["task_id"] for _ in range(63)]
-    first, second = await page(client), (await client.ask("GET", "/?page=2")).raw.decode()
+    first, second = await page(client), (await client.request("GET", "/?page=2")).raw.decode()
     found = [re.findall(r'<li id="task-(\d+)"', text) for text in (first, second)]
     assert found == [created[:2:-1], created[2::-1]]
     assert "63 of 63 tasks" in first
     assert "63 of any" in first
     assert '<a href="/?page=2">2</a>' in first
     for odd in ("0", "99", "9" * 5000, "x", "-1"):
-        assert (await client.ask("GET", f"/?page={odd}")).status == 200
+        assert (await client.request("GET", f"/?page={odd}")).status == 200
 
 
 async def test_tasks_can_be_filtered(start: Start) -> None:
@@ -119,15 +119,17 @@ async def test_tasks_can_be_filtered(start: Start) -> None:
     for number in range(4):
         await client.create(prompt=f"a Sun {number}", external_task_id=f"order-{number}")
     client.sandbox.tasks.find("order-2").fail("no luck")
-    failed = (await client.ask("GET", "/?status=failed")).raw.decode()
+    failed = (await client.request("GET", "/?status=failed")).raw.decode()
     assert re.findall(r"data-open>([^<]+)<", failed) == ["order-2"]
     assert "1 of 4 tasks" in failed
     assert 'failed <span class="count">1</span>' in failed
-    both = (await client.ask("GET", "/?q=sun+ORDER-3&status=submitted")).raw.decode()
+    both = (await client.request("GET", "/?q=sun+ORDER-3&status=submitted")).raw.decode()
     assert re.findall(r"data-open>([^<]+)<", both) == ["order-3"]
     assert "status=failed&amp;q=sun+ORDER-3" in both
-    assert "No task matches" in (await client.ask("GET", "/?q=moon")).raw.decode()
-    assert "<script>" not in (await client.ask("GET", "/?q=<script>&status=<script>")).raw.decode()
+    assert "No task matches" in (await client.request("GET", "/?q=moon")).raw.decode()
+    assert (
+        "<script>" not in (await client.request("GET", "/?q=<script>&status=<script>")).raw.decode()
+    )
 
 
 async def test_assets_are_served(start: Start) -> None:
@@ -137,10 +139,10 @@ async def test_assets_are_served(start: Start) -> None:
     names = re.findall(r'(?:src|href)="(/assets/[^"]+)"', text)
     assert len(names) == 4
     for name in names:
-        reply = await client.ask("GET", name)
+        reply = await client.request("GET", name)
         assert (reply.status, len(reply.raw) > 100) == (200, True)
-    assert (await client.ask("GET", "/assets/front.html")).status == 404
-    assert (await client.ask("GET", "/assets/..%2Fserver.py")).status == 404
+    assert (await client.request("GET", "/assets/front.html")).status == 404
+    assert (await client.request("GET", "/assets/..%2Fserver.py")).status == 404
 
 
 async def test_changes_are_announced(start: Start) -> None:
@@ -158,5 +160,5 @@ async def test_changes_are_announced(start: Start) -> None:
 async def test_missing_thumbs(start: Start) -> None:
     """A small image that is not there is not found."""
     client = await start()
-    assert (await client.ask("GET", "/thumbs/1/0.jpg")).status == 404
-    assert (await client.ask("GET", "/thumbs/1/..%2F..%2Fx.jpg")).status == 404
+    assert (await client.request("GET", "/thumbs/1/0.jpg")).status == 404
+    assert (await client.request("GET", "/thumbs/1/..%2F..%2Fx.jpg")).status == 404
