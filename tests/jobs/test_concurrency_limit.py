@@ -230,7 +230,7 @@ class Places(RuleBasedStateMachine):
     @rule(n=st.integers(1, 9), at_once=st.booleans())
     def request(self, n: int, at_once: bool) -> None:
         """Ask for places."""
-        key = f"job-{self.asked:04}"
+        key = f"job-{self.started:04}"
         self.started += 1
         task = self.loop.create_task(self.quota.acquire(key, n))
         self.jobs[key] = n, task
@@ -248,7 +248,7 @@ class Places(RuleBasedStateMachine):
     @rule(n=st.integers(1, 9))
     def find(self, n: int) -> None:
         """Find a job in flight that a crashed run has left."""
-        key = f"old-{self.asked:04}"
+        key = f"old-{self.started:04}"
         self.started += 1
         self.quota.hold(key, n)
         self.jobs[key] = n, self.loop.create_task(steps(0))
