@@ -21,6 +21,7 @@ from benchmarks.parts.makespan import makespan
 from benchmarks.parts.polls import polls
 from benchmarks.parts.profile import where
 from benchmarks.parts.rerun import rerun
+from benchmarks.parts.soak import soak
 from benchmarks.parts.startup import startup
 from benchmarks.parts.waiting import waiting
 from benchmarks.parts.waiting_tasks import waiting_tasks
@@ -40,6 +41,7 @@ PARTS: Mapping[str, Callable[[Bench], Section]] = {
     "waiting_tasks": waiting_tasks,
     "journal": journal,
     "rerun": rerun,
+    "soak": soak,
     "decode": decode,
     "startup": startup,
     "faults": faults,

@@ -41,6 +41,11 @@ def _status(field: str) -> float | None:
     return None
 
 
+def resident_mib() -> float:
+    """Return the memory that this process holds."""
+    return _status("VmRSS") or peak_mib()
+
+
 def peak_mib() -> float:
     """Return the most memory that this process held, since `forget_peak` where that works."""
     peak = _status("VmHWM")

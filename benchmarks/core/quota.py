@@ -1,6 +1,6 @@
 """A server whose tasks take their time, a fixed number of them at once; in its own process.
 
-``python -m benchmarks.core.quota IMAGE QUOTA MEDIAN LIST`` prints its port and serves until its
+``python -m benchmarks.core.quota IMAGE QUOTA MEDIAN LIST`` prints its address and serves until its
 standard input ends. One request too many is refused as Kling does (429, code 1303).
 """
 
@@ -13,7 +13,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any, cast
@@ -28,50 +28,73 @@ _SPREAD = 0.15  # of the logarithms of the durations
 
 
 @attrs.define(eq=False)
-class _Tasks:
+class Tasks:
+    """The tasks of one server.
+
+    Attributes:
+        image: What every result is.
+        quota: Most tasks at once.
+        median: How long they take, in seconds.
+        lists: Whether the list works.
+        now: The server's clock.
+    """
+
     image: bytes
     quota: int
     median: float
     lists: bool
+    now: Callable[[], float] = time.time
     root: str = ""
     begun: float = 0.0
     ended: float = 0.0
     refused: int = 0
     asked: int = 0
+    _made: int = 0
     _lives: dict[str, tuple[float, float]] = attrs.field(factory=dict)
     _random: random.Random = attrs.field(factory=lambda: random.Random(7))  # noqa: S311
 
     async def create(self, request: web.Request) -> web.Response:
+        """Answer a paid request."""
         await request.read()
-        now = time.time()
+        now = self.now()
         self.begun = self.begun or now
         if sum(end > now for _, end in self._lives.values()) >= self.quota:
             self.refused += 1
             return web.json_response({"code": 1303, "message": "parallel task over"}, status=429)
         takes = self.median * math.exp(_SPREAD * self._random.gauss(0, 1))
-        task_id = f"{860_000_000_000 + len(self._lives)}"
+        self._made += 1
+        task_id = f"{860_000_000_000 + self._made}"
         self._lives[task_id] = now, now + takes
         return self._answer(self._task(task_id, now))
 
     async def get(self, request: web.Request) -> web.Response:
+        """Answer a question about one task."""
         self.asked += 1
-        return self._answer(self._task(request.match_info["id"], time.time()))
+        return self._answer(self._task(request.match_info["id"], self.now()))
 
     async def page(self, request: web.Request) -> web.Response:
+        """Answer a page of the list, the newest first."""
         self.asked += 1
         if not self.lists:
             return web.json_response({"code": None, "message": "404"}, status=404)
         newest = list(self._lives)[::-1][: int(request.query.get("pageSize", 30))]
-        return self._answer([self._task(task_id, time.time()) for task_id in newest])
+        return self._answer([self._task(task_id, self.now()) for task_id in newest])
 
     async def file(self, _request: web.Request) -> web.Response:
-        self.ended = time.time()
+        """Answer with the result."""
+        self.ended = self.now()
         return web.Response(body=self.image, content_type="image/png")
 
     async def facts(self, _request: web.Request) -> web.Response:
+        """Answer what happened so far."""
         facts = {"span": self.ended - self.begun, "least": self._least()}
         counts = {"tasks": len(self._lives), "refused": self.refused, "asked": self.asked}
         return web.json_response({**facts, **counts})
+
+    def forget(self) -> None:
+        """Forget all tasks that have ended."""
+        now = self.now()
+        self._lives = {key: life for key, life in self._lives.items() if life[1] > now}
 
     def _least(self) -> float:
         """Return how long these tasks take, in this order, if no place is ever empty."""
@@ -92,8 +115,9 @@ class _Tasks:
         return web.json_response({"code": 0, "message": "SUCCEED", "request_id": "r", "data": data})
 
 
-async def _serve(image: Path, quota: int, median: float, *, lists: bool) -> None:
-    tasks = _Tasks(image.read_bytes(), quota, median, lists)
+@contextlib.asynccontextmanager
+async def serving(tasks: Tasks) -> AsyncIterator[str]:
+    """Serve *tasks* in the running loop; gives the address."""
     app = web.Application(client_max_size=2**28)
     app.router.add_post(KLING, tasks.create)
     app.router.add_get(KLING, tasks.page)
@@ -106,10 +130,17 @@ async def _serve(image: Path, quota: int, median: float, *, lists: bool) -> None
     await site.start()
     port = cast("Any", site._server).sockets[0].getsockname()[1]  # noqa: SLF001 - no other way
     tasks.root = f"http://127.0.0.1:{port}"
-    sys.stdout.write(f"{port}\n")
-    sys.stdout.flush()
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    await runner.cleanup()
+    try:
+        yield tasks.root
+    finally:
+        await runner.cleanup()
+
+
+async def _serve(image: Path, quota: int, median: float, *, lists: bool) -> None:
+    async with serving(Tasks(image.read_bytes(), quota, median, lists)) as root:
+        sys.stdout.write(f"{root}\n")
+        sys.stdout.flush()
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
 @contextlib.contextmanager
@@ -121,7 +152,7 @@ def limited(image: Path, *, quota: int, median: float, lists: bool) -> Iterator[
         command, stdin=PIPE, stdout=PIPE, text=True, cwd=ROOT, env=ENVIRONMENT
     ) as process:
         try:
-            yield f"http://127.0.0.1:{int(cast('Any', process.stdout).readline())}"
+            yield cast("Any", process.stdout).readline().strip()
         finally:
             process.terminate()
 
