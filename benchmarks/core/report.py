@@ -72,6 +72,7 @@ class Section:
         name: The part.
         title: Its heading.
         words: What was measured and what it means.
+        limit: What keeps our figures from being better now, in one sentence.
         tables: The figures.
         plots: File names of its images, and what each shows.
         text: Anything else, as it was printed.
@@ -80,6 +81,7 @@ class Section:
     name: str
     title: str
     words: str
+    limit: str = ""
     tables: Sequence[Table] = ()
     plots: Sequence[tuple[str, str]] = ()
     text: str = ""
@@ -87,7 +89,8 @@ class Section:
     def markdown(self, *, command: str) -> str:
         """Return it for the page, *command* being what was run."""
         parts = [f"## {self.title}", self.words]
-        parts += [f"![{alt}](_static/bench/{file})" for file, alt in self.plots]
+        parts += [f"What limits us now: {self.limit}"] if self.limit else []
+        parts += [f"![{alt}](../_static/bench/{file})" for file, alt in self.plots]
         parts += [table.markdown() for table in self.tables]
         if self.text:
             parts.append(f"```text\n{self.text.strip()}\n```")
@@ -136,10 +139,14 @@ def versions() -> str:
 
 
 def write(page: Path, sections: Sequence[Section], order: Sequence[str], command: str) -> None:
-    """Put *sections* into *page*, in the order of their names; others stay as they are."""
+    """Put *sections* into *page*, in the order of their names; others stay as they are.
+
+    So does the summary, which is written by hand.
+    """
     old = page.read_text() if page.exists() else ""
+    summary = re.findall(r"^(## In short\n.*?)\n(?=<!-- part: )", old, re.DOTALL | re.MULTILINE)
     parts = dict(re.findall(r"<!-- part: (\S+) -->\n(.*?)(?=\n<!-- part: |\Z)", old, re.DOTALL))
     parts |= {section.name: section.markdown(command=command) + "\n" for section in sections}
     texts = [f"<!-- part: {name} -->\n{parts[name].strip()}\n" for name in order if name in parts]
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text("\n".join([HEAD, *texts]))
+    page.write_text("\n".join([HEAD, *summary, *texts]))

@@ -226,5 +226,6 @@ def decode(bench: Bench) -> Section:
         "exchange that costs 120 to 250, needs no library, and is the only one that does not "
         "lose a paid task to a surprise in a field that nobody asked for; declared models would "
         "need every field to be optional and of any type, and the same code behind them.",
+        limit="`json.loads`, and the classes of the standard library that the values become.",
         tables=[table("", head, rows)],
     )

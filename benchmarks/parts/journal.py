@@ -211,6 +211,8 @@ def journal(bench: Bench) -> Section:
         "`synchronous = FULL`); those that wait together share one `fsync`, which is why many at "
         f"a time are so much faster. On disk costs {more:.1f} × the CPU of in memory, 32 at a "
         "time; jobs a second depend on the disk.",
+        limit="the `fsync` of the disk for one at a time, and waking two threads for each batch "
+        "otherwise.",
         tables=[
             table("", ("journal", "CPU ms a job", "jobs a second"), rows),
             _size_table(bench),

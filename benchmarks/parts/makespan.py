@@ -73,6 +73,9 @@ def makespan(bench: Bench) -> Section:
         words=f"`expand_folder` with a new session, against a server that works on {_QUOTA} tasks "
         "at once and refuses more. From the first request to the last file; the least possible is "
         "what these tasks take in this order if no place is ever empty.",
+        limit="a place at the server is empty from the end of a task until it is seen (on average "
+        "half of the list's interval, which follows how long tasks take) and while the next "
+        "image is on its way.",
         tables=[Table(title="", head=head, rows=rows)],
     )
 

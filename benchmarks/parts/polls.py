@@ -181,6 +181,8 @@ def polls(bench: Bench) -> Section:
         title="Polls and lists",
         words="CPU of one poll about a task, 32 at a time, connections kept: sent, "
         f"answered, decoded. Below, one page of the list with {PAGE} finished tasks, decoded.",
+        limit="the layers around aiohttp: the key must not be in any answer, error or log, and "
+        "any answer must be read.",
         tables=[
             _table(one, BASE, "CPU µs a poll"),
             _table(page, "raw aiohttp, page", "CPU µs a task", 1 / PAGE),

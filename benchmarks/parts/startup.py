@@ -78,6 +78,7 @@ def startup(bench: Bench) -> Section:
         f"nothing. The bare import of the command line's libraries ({_CLI}) is the measure of its "
         f"help: `comet-async --help` takes {page:.2f} × that, and `comet-async expand --help`, "
         f"which these libraries lay out, {options:.2f} ×.",
+        limit="aiohttp, imported with the first session.",
         tables=[table(title, ("import", "CPU ms", f"× {_CORE}"), rows)],
         plots=drawn,
     )

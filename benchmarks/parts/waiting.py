@@ -246,6 +246,8 @@ def waiting(bench: Bench) -> Section:
         name="waiting",
         title="When to ask again",
         words=_WORDS.format(count=count, chunk=CHUNK, trip=_ROUND_TRIP, callback=CALLBACK),
+        limit="how often a server may be polled; at the same number of polls little is left to "
+        "gain.",
         tables=[
             *(_singles_table(durations, found) for durations, found in singles.items()),
             _cold_table(bench.count(30, 2)),

@@ -336,6 +336,9 @@ def waiting_tasks(bench: Bench) -> Section:
         "nothing of waiting. The delays are those of another task in the loop, which sleeps for "
         "5 ms again and again; *taken in* is while the tasks are handed over, when the longest is "
         "a full garbage collection of Python's.",
+        limit="Python's garbage collector, whose full collections look at all that waits. Polls "
+        "cause none, but what the program itself makes does; a program that waits for so "
+        "many can call `gc.freeze()` once they are taken in.",
         tables=[_hold_table(bench), *asked],
     )
 
