@@ -15,6 +15,7 @@ import itertools
 import os
 import re
 import secrets
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ from comet_async._images.formats import ImageInfo
 from comet_async._images.streams import measure
 from comet_async._results.files import (
     Exists,
+    FsyncBatcher,
     ImageCheck,
     Part,
     PartWriter,
@@ -70,7 +72,7 @@ _OK = 200
 T = TypeVar("T")
 
 Then = Callable[[Part], None]
-"""What is done with a part as soon as it is complete, in the same thread."""
+"""What is done with a part as soon as it is safe on the disk, in the same thread."""
 
 GetTask = Callable[..., Awaitable[Task]]
 """Gets a task by its id: ``get(task_id, kind=...)``."""
@@ -171,6 +173,9 @@ class Downloader:
     loopback: bool = False
     own_host: str | None = None
     backoff: Backoff = DEFAULT_BACKOFF
+    _batchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, FsyncBatcher] = attrs.field(
+        factory=weakref.WeakKeyDictionary, init=False, repr=False
+    )
 
     async def save(
         self,
@@ -304,7 +309,7 @@ class Downloader:
             name: Distinguishes the temporary file; a leftover of the same name is replaced.
                 By default a name that no other file has.
             hashed: Whether the part's hash is wanted.
-            then: What to do with the part as soon as it is complete, in the same thread.
+            then: What to do with the part as soon as it is safe on the disk, in the same thread.
 
         Raises:
             ResultExpiredError: The URL is no longer valid (HTTP 403, 404, 410).
@@ -316,7 +321,23 @@ class Downloader:
         path = folder / f".{name or f'{_mark(os.getpid())}-{next(_numbers)}'}.part"
         writer = PartWriter(path, hashed=hashed)
         async with await self.transport.download_gate(), self._opened(url) as incoming:
-            return await _receive(incoming, writer, then)
+            return await self._receive(incoming, writer, then)
+
+    async def _receive(self, incoming: Incoming, writer: PartWriter, then: Then | None) -> Part:
+        """Write what comes into a part, and return it once it is complete."""
+        complete = False
+        try:
+            async for piece in _pieces(incoming):
+                if writer.add(piece):
+                    await in_thread(writer.flush)
+            loop = asyncio.get_running_loop()
+            batcher = self._batchers.setdefault(loop, FsyncBatcher())
+            part = await batcher.do(writer.complete, sync=writer.sync, then=then)
+            complete = True
+            return part
+        finally:
+            if not complete:
+                writer.discard()
 
     async def with_renewals(
         self, url: str, renew: Callable[[], Awaitable[str]], use: Callable[[str], Awaitable[T]]
@@ -466,25 +487,3 @@ async def _pieces(incoming: Incoming) -> AsyncIterator[bytes]:
         if size > MAX_FILE:
             raise _too_large()
         yield piece
-
-
-async def _receive(incoming: Incoming, writer: PartWriter, then: Then | None) -> Part:
-    """Write what comes into a part, and return it once it is complete."""
-    complete = False
-    try:
-        async for piece in _pieces(incoming):
-            if writer.add(piece):
-                await in_thread(writer.flush)
-        part = await in_thread(functools.partial(_finish, writer, then))
-        complete = True
-        return part
-    finally:
-        if not complete:
-            writer.discard()
-
-
-def _finish(writer: PartWriter, then: Then | None) -> Part:
-    part = writer.finish()
-    if then is not None:
-        then(part)
-    return part

@@ -146,7 +146,7 @@ class _Boxes:
 
 
 class PartWriter:
-    """Collects pieces; touches the disk only in `flush` and `finish`, which run in a thread.
+    """Collects pieces; touches the disk in `flush`, `complete` and `sync`, which run in a thread.
 
     Args:
         path: The temporary file; one that is there already is replaced.
@@ -183,21 +183,24 @@ class PartWriter:
         self._pieces.clear()
         self._waiting = 0
 
-    def finish(self) -> Part:
-        """Return the checked part once it is safe on the disk.
+    def complete(self) -> Part:
+        """Return the checked part; it is safe on the disk after `sync`.
 
         Raises:
             ConnectionLostError: What came is not an image, or not all of one.
         """
         self.flush()
         found = self._check.result()
-        self._close(durable=True)
         return Part(
             path=self.path,
             format=found,
             sha256=self._hash.hexdigest() if self._hash is not None else "",
             size=self.size,
         )
+
+    def sync(self) -> None:
+        """Make what was written safe on the disk, and close the file."""
+        self._close(durable=True)
 
     def discard(self) -> None:
         """Remove what was written."""
@@ -311,9 +314,11 @@ _GATHER = 0.005
 
 @attrs.define(eq=False)
 class _Request:
-    """Something to do, the folder in which it changes names, and the caller's future."""
+    """Something to do, what makes it durable, and the caller's future."""
 
     work: Callable[[], Any]
+    sync: Callable[[], None] | None
+    then: Callable[[Any], None] | None
     folder: Path | None
     future: asyncio.Future[Any]
     result: Any = None
@@ -322,16 +327,29 @@ class _Request:
 
 @attrs.define(eq=False)
 class FsyncBatcher:
-    """The output folder of one run, in one event loop."""
+    """What one event loop writes: that which waits together is made durable together.
+
+    Files are written first and synced then, because a file system writes down its names once for
+    all of them: two thirds of the CPU of doing it one by one.
+    """
 
     _waiting: list[_Request] = attrs.field(factory=list, init=False)
     _busy: bool = attrs.field(default=False, init=False)
 
-    async def do(self, work: Callable[[], _T], *, folder: Path | None = None) -> _T:
+    async def do(
+        self,
+        work: Callable[[], _T],
+        *,
+        sync: Callable[[], None] | None = None,
+        then: Callable[[_T], None] | None = None,
+        folder: Path | None = None,
+    ) -> _T:
         """Do *work* in the thread for files, and return its result.
 
         Args:
             work: What to do.
+            sync: Makes it durable, after the work of all that wait.
+            then: What to do with the result after that.
             folder: Where it changes names: they are safe on the disk before this returns. A
                 caller that is cancelled waits for that too.
 
@@ -339,7 +357,7 @@ class FsyncBatcher:
             SaveError: The disk refuses.
         """
         future = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Request(work, folder, future))
+        self._waiting.append(_Request(work, sync, then, folder, future))
         if not self._busy:
             self._start()
         return cast("_T", await finished(future))
@@ -364,8 +382,10 @@ class FsyncBatcher:
 
 def _do_all(batch: Sequence[_Request]) -> None:
     changed: dict[Path, list[_Request]] = {}
+    for step in (_work, _sync, _then):
+        for request in batch:
+            _try(request, step)
     for request in batch:
-        _try(request)
         if request.folder is not None and request.error is None:
             changed.setdefault(request.folder, []).append(request)
     for folder, requests in changed.items():
@@ -376,9 +396,25 @@ def _do_all(batch: Sequence[_Request]) -> None:
                 request.error = error
 
 
-def _try(request: _Request) -> None:
+def _work(request: _Request) -> None:
+    request.result = request.work()
+
+
+def _sync(request: _Request) -> None:
+    if request.sync is not None:
+        request.sync()
+
+
+def _then(request: _Request) -> None:
+    if request.then is not None:
+        request.then(request.result)
+
+
+def _try(request: _Request, step: Callable[[_Request], None]) -> None:
+    if request.error is not None:
+        return
     try:
-        request.result = request.work()
+        step(request)
     except Exception as error:  # noqa: BLE001 - it is raised where the caller waits
         request.error = error
 

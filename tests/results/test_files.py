@@ -59,6 +59,47 @@ async def test_what_waits_together_shares_a_sync(
     assert await busy
 
 
+async def test_what_waits_together_is_written_then_synced_then_named(
+    gate: threading.Event,
+) -> None:
+    """The file system writes its own notes once for all; no file has a name before it is safe."""
+    shelf, done = FsyncBatcher(), list[str]()
+
+    async def write(name: str) -> None:
+        await shelf.do(
+            lambda: done.append(f"write {name}"),
+            sync=lambda: done.append(f"sync {name}"),
+            then=lambda _: done.append(f"name {name}"),
+        )
+
+    busy = await held(shelf, gate)
+    both = [asyncio.create_task(write(name)) for name in "ab"]
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(*both, busy)
+    assert done == [f"{step} {name}" for step in ("write", "sync", "name") for name in "ab"]
+
+
+async def test_what_is_not_safe_gets_no_name(gate: threading.Event) -> None:
+    """A sync that fails ends that file, and no other."""
+    shelf, named = FsyncBatcher(), list[int]()
+
+    def broken() -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    busy = await held(shelf, gate)
+    calls = [
+        asyncio.create_task(shelf.do(lambda: 1, sync=broken, then=named.append)),
+        asyncio.create_task(shelf.do(lambda: 2, sync=lambda: None, then=named.append)),
+    ]
+    await asyncio.sleep(0)
+    gate.set()
+    first, second = await asyncio.gather(*calls, return_exceptions=True)
+    assert await busy
+    assert isinstance(first, SaveError)
+    assert (second, named) == (2, [2])
+
+
 async def test_what_changes_no_name_syncs_nothing(synced: list[Path]) -> None:
     """A look costs no fsync; results come back."""
     assert await FsyncBatcher().do(lambda: 7) == 7
