@@ -40,6 +40,7 @@ WHEEL = {"PYTHONSAFEPATH": "1"}
 TOUCHING_DEPENDENCIES = [
     "tests/http",
     "tests/images",
+    "tests/stores",
     "tests/tools",
     "tests/cli",
     "tests/sandbox",

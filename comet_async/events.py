@@ -219,11 +219,13 @@ class Saved(JobEvent):
     """All images of a job are saved.
 
     Attributes:
-        files: The files, in the order of the images.
+        files: The files on this machine, in the order of the images.
+        urls: The addresses in a store, likewise.
         seconds: How long downloading and saving took.
     """
 
     files: tuple[Path, ...]
+    urls: tuple[str, ...] = ()
     seconds: float
 
 
@@ -360,7 +362,7 @@ def _job_text(event: JobEvent) -> str:  # noqa: C901, PLR0911 - one line for eac
         case Resubmitted():
             return f"{job} is sent again: the server never accepted it"
         case Saved():
-            return f"{job} is saved: {', '.join(map(str, event.files))}"
+            return f"{job} is saved: {', '.join(map(str, (*event.files, *event.urls)))}"
         case Failed():
             return f"{job}: {event.error}: {event.message}"
         case _:

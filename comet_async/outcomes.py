@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import attrs
 
 from comet_async._journal.records import JobRecord
 from comet_async._journal.states import READY, JobState
+from comet_async._results.shelves import Place, addresses_of, files_of
 from comet_async.errors import (
     AccountError,
     AuthenticationError,
@@ -47,7 +49,8 @@ class Outcome:
             ``invalid`` (refused before sending), ``uncertain`` (it may be paid; see the
             error's hint), ``pending`` (not ended; running again continues with it).
         task: The newest snapshot of its task, or None when there is none.
-        files: What was saved, in the order of the images.
+        files: What was saved on this machine, in the order of the images.
+        urls: What was saved in a store, as addresses such as ``s3://bucket/wide/dog.png``.
         error: Why it is not done.
         external_task_id: Our own id of its task; also its key in the journal.
         notes: What was done to the image before sending, one sentence each.
@@ -57,6 +60,7 @@ class Outcome:
     status: OutcomeStatus
     task: Task | None = None
     files: tuple[Path, ...] = ()
+    urls: tuple[str, ...] = ()
     error: CometError | None = None
     external_task_id: str | None = None
     notes: tuple[str, ...] = ()
@@ -99,7 +103,7 @@ def from_error(source: str, error: CometError, *, task: Task | None = None) -> O
 def from_record(
     source: str,
     record: JobRecord,
-    files: tuple[Path, ...] = (),
+    saved: Collection[Place] = (),
     notes: tuple[str, ...] = (),
     *,
     task: Task | None = None,
@@ -109,7 +113,7 @@ def from_record(
     Args:
         source: The image as it was named.
         record: The job.
-        files: What was saved.
+        saved: Where its images were saved.
         notes: What was done to the image before sending.
         task: The newest snapshot of its task; by default what the journal knows of it.
     """
@@ -121,7 +125,8 @@ def from_record(
         source=source,
         status=status,
         task=task,
-        files=files,
+        files=files_of(saved),
+        urls=addresses_of(saved),
         error=error,
         external_task_id=record.key,
         notes=notes,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import os
 import secrets
 from collections.abc import (
@@ -19,7 +21,7 @@ from contextlib import aclosing, asynccontextmanager
 from decimal import Decimal, InvalidOperation
 from itertools import islice
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import TypeAlias, TypedDict, cast
 
 import attrs
 
@@ -46,11 +48,17 @@ from comet_async._validation import (
     shown,
 )
 from comet_async.clock import Clock
-from comet_async.errors import CometError, InputError, SessionClosedError
+from comet_async.errors import (
+    CometError,
+    InputError,
+    JournalRequiredError,
+    SessionClosedError,
+)
 from comet_async.journal import SqliteJournal
 from comet_async.models import Task
 from comet_async.outcomes import Outcome
 from comet_async.requests import EXPAND, ExpandRequest, TaskRequest
+from comet_async.stores import Stores
 
 JOURNAL_NAME = Path(OURS) / "journal.sqlite3"
 """Where a folder's journal lies, below the folder."""
@@ -66,6 +74,9 @@ SETTLE = 60.0
 
 # Images that are looked for at once: a thread for each would cost more than finding it.
 _PAGE = 32
+
+Root: TypeAlias = Path | str
+"""Below what results are saved: a folder, or an address in a store without a final slash."""
 
 Recall = Callable[[Sequence[Item]], Awaitable[list[Item]]]
 
@@ -124,8 +135,10 @@ class RunOptions(Budget, total=False):
     follow_links: bool
 
 
-def is_of(journal: JournalLike, folder: Path) -> bool:
+def is_of(journal: JournalLike, folder: Root) -> bool:
     """Return True if *journal* is *folder*'s own, and so can move with it."""
+    if isinstance(folder, str):
+        return False
     path = journal if isinstance(journal, str | os.PathLike) else getattr(journal, "path", None)
     if isinstance(path, str) and path.startswith(POSTGRES):
         return False
@@ -155,7 +168,7 @@ class Run:
     _factory: RunFactory = attrs.field(repr=False)
     # None for the unfinished jobs of the session's own journal.
     _items: RequestItems | FolderItems | None = attrs.field(repr=False)
-    _root: Path | None
+    _root: Root | None
     _options: RunOptions
     _batch: Batch | None = attrs.field(default=None, init=False, repr=False)
     _stopped: CometError | None = attrs.field(default=None, init=False)
@@ -220,11 +233,13 @@ class RunFactory:
         services: What the session shares.
         defaults: The session's own options.
         given: The session's journal, or None.
+        stores: The stores that the session knows.
     """
 
     services: Services
     defaults: RunOptions
     given: JournalLike
+    stores: Stores = attrs.field(factory=Stores)
     closed: bool = attrs.field(default=False, init=False)
     _own: ActiveJobs | None = attrs.field(default=None, init=False)
     _opened: set[ActiveJobs] = attrs.field(factory=set, init=False)
@@ -240,7 +255,7 @@ class RunFactory:
             check_offers("journal", self.given, _JOURNAL, "a path or a Journal")
 
     def run(
-        self, items: RequestItems | FolderItems | None, root: Path | None, options: RunOptions
+        self, items: RequestItems | FolderItems | None, root: Root | None, options: RunOptions
     ) -> Run:
         """Return a run over *items* that saves below *root*.
 
@@ -251,12 +266,23 @@ class RunFactory:
 
         Raises:
             InputError: An option can't be used.
+            JournalRequiredError: Results in a store need the session's journal.
             SessionClosedError: The session was closed.
         """
         self.check_open()
         check_options(options)  # refused here, not at the first image
-        if root is not None and self.given is not None and not is_of(self.given, root):
-            items = None if items is None else attrs.evolve(items, below=root.absolute())
+        if isinstance(root, str):
+            self.stores.at(root)  # a library that is missing is named here
+            if self.given is None:
+                raise JournalRequiredError(
+                    "results in a store need a session with a journal",
+                    hint="pass journal= to CometSession",
+                )
+        if items is not None and root is not None and self.given is not None:
+            if isinstance(root, str):
+                items = attrs.evolve(items, below=root)
+            elif not is_of(self.given, root):
+                items = attrs.evolve(items, below=root.absolute())
         return Run(self, items, root, options)
 
     def check_open(self) -> None:
@@ -280,7 +306,7 @@ class RunFactory:
 
     @asynccontextmanager
     async def single(
-        self, options: JobOptions, *, prepare: bool | None = None, root: Path | None = None
+        self, options: JobOptions, *, prepare: bool | None = None, root: Root | None = None
     ) -> AsyncGenerator[Batch, None]:
         """Give a batch for one call of a program's, over the session's own journal."""
         check_event_loop()
@@ -298,7 +324,7 @@ class RunFactory:
 
     @asynccontextmanager
     async def open(
-        self, root: Path | None, options: RunOptions, *, dry: bool = False, resume: bool = False
+        self, root: Root | None, options: RunOptions, *, dry: bool = False, resume: bool = False
     ) -> AsyncGenerator[Batch, None]:
         """Give a batch for a run over many images, with its journal.
 
@@ -314,7 +340,7 @@ class RunFactory:
         active = await self.own() if self.given is not None else None
         shared = active is not None
         if active is None:
-            path = _folder_journal(root, dry=dry)
+            path = None if isinstance(root, str) else _folder_journal(root, dry=dry)
             # A dry run sends nothing, so an older copy of a journal does no harm there.
             settings = {**settings, "verify_remote": dry or settings.get("verify_remote", False)}
             active = await self._open(path, settings)
@@ -331,6 +357,8 @@ class RunFactory:
         batch.retry_failed = settings.get("retry_failed", False)
         # Only in the folder's own journal do all jobs belong to this folder.
         batch.finish_left_over = root is not None and is_of(active.journal, root)
+        if isinstance(root, str) and not dry:
+            await self._mark(root)
         self._batches.add(batch)
         try:
             yield batch
@@ -341,6 +369,33 @@ class RunFactory:
                 self._opened.discard(active)
                 await active.aclose()
                 await active.journal.aclose()
+
+    async def _mark(self, root: str) -> None:
+        """Mark *root* in its store as an output folder, so that no run takes it for a source.
+
+        Raises:
+            InputError: It can't be written to.
+        """
+        store, name = self.stores.at(f"{root}/{OURS}")
+
+        def put() -> None:
+            with contextlib.suppress(FileExistsError):
+                if store.find(name) is None:
+                    store.put(name, io.BytesIO(), size=0)
+
+        problem: OSError | None = None
+        try:
+            await asyncio.to_thread(put)
+        except OSError as error:
+            problem = error
+        if problem is not None:
+            raise InputError(
+                f"{root} can't be written: {problem.strerror or problem}",
+                field="out",
+                value=root,
+                limit="a place in a store that can be written",
+                hint="nothing was sent: check the address and your rights there",
+            )
 
     def _job_options(self, settings: RunOptions) -> JobOptions:
         return JobOptions(
@@ -375,11 +430,12 @@ class RunFactory:
         active: ActiveJobs,
         options: JobOptions,
         prepare: bool,  # noqa: FBT001 - a setting that is handed on
-        root: Path | None,
+        root: Root | None,
         workers: int,
     ) -> Batch:
         services = self.services
-        loader = Loader(prepare=prepare, private=services.api.gateway.loopback)
+        private = services.api.gateway.loopback
+        loader = Loader(prepare=prepare, private=private, stores=self.stores)
         saver = None
         if root is not None:
             saver = ResultSaver(
@@ -387,7 +443,8 @@ class RunFactory:
                 downloader=services.downloader,
                 api=services.api,
                 clock=services.clock,
-                root=root,
+                root=Path("/") if isinstance(root, str) else root,
+                stores=self.stores,
             )
         runner = JobRunner(active, options, loader)
         return Batch(runner=runner, loader=loader, saver=saver, workers=workers)
@@ -572,7 +629,7 @@ class RequestItems:
 
     requests: Iterable[TaskRequest] | AsyncIterable[TaskRequest]
     named: bool
-    below: Path | None = None
+    below: Root | None = None
 
     async def each(self, recall: Recall) -> AsyncGenerator[Item, None]:  # noqa: ARG002
         """Yield the items, one by one; *recall* is not used: who comes one by one is not many."""
@@ -603,25 +660,33 @@ class FolderItems:
     """An item for each image that some sources lead to.
 
     Attributes:
-        sources: Files, folders and URLs.
+        sources: Files, folders, URLs and addresses in stores.
         out: Where results are saved.
         template: The request, but for its image.
         selection: Which files of folders are taken.
+        stores: The stores that are known.
         below: The folder that destinations name, for a journal that serves several.
         skipped: What was left out so far.
     """
 
     sources: list[str]
-    out: Path
+    out: Root
     template: ExpandRequest
     selection: Selection = attrs.field(factory=Selection)
-    below: Path | None = None
+    stores: Stores = attrs.field(factory=Stores)
+    below: Root | None = None
     skipped: SkipReport = attrs.field(factory=SkipReport)
 
     async def each(self, recall: Recall) -> AsyncGenerator[Item, None]:
         """Yield the items while the sources are read, with what *recall* knows of them."""
         loop = asyncio.get_running_loop()
-        scanned = scan(self.sources, out=self.out, selection=self.selection, skipped=self.skipped)
+        scanned = scan(
+            self.sources,
+            out=self.out,
+            selection=self.selection,
+            skipped=self.skipped,
+            stores=self.stores,
+        )
         try:
             while page := await loop.run_in_executor(None, self._page, scanned):
                 for item in await recall(page):
@@ -638,7 +703,7 @@ class FolderItems:
                 dest=_dest(str(found.stem), self.below),
                 others=tuple(_dest(name, self.below) for name in found.others),
                 error=found.error,
-                identity=_identity(found.image) if found.error is None else None,
+                identity=found.identity or _identity(found.image) if found.error is None else None,
             )
             for found in islice(scanned, _PAGE)
         ]
@@ -653,5 +718,7 @@ def _identity(image: str) -> FileIdentity | None:
         return None  # whatever is wrong with it is said when it is read
 
 
-def _dest(name: str, below: Path | None) -> str:
+def _dest(name: str, below: Root | None) -> str:
+    if isinstance(below, str):
+        return f"{below}/{name}"
     return name if below is None else str(below / name)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Mapping,
+)
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NoReturn, Self, Unpack, get_args
@@ -73,6 +80,7 @@ from comet_async.runs import (
     Budget,
     FolderItems,
     RequestItems,
+    Root,
     Run,
     RunFactory,
     RunOptions,
@@ -84,6 +92,7 @@ from comet_async.runs import (
 )
 from comet_async.schedules import ScheduleLike, as_schedule
 from comet_async.secret import Secret
+from comet_async.stores import OpenStore, Stores
 from comet_async.waiter import NotificationSource, TaskStream, TaskWaiter
 
 WAIT = 900.0
@@ -177,6 +186,9 @@ class CometSession:
         prepare: Convert images that the API refuses (WebP, HEIC, TIFF and the like, too large a
             file, too small an image), and those that it accepts but may read in another way than
             viewers show them (rotated by EXIF, CMYK, 16 bits). False by default.
+        stores: Stores besides S3, by the scheme of their addresses: functions that return the
+            `Store` of what stands between ``://`` and the first slash. One called ``"s3"`` takes
+            the place of `open_s3`, which finds its credentials in the environment.
         clock: For tests.
 
     Raises:
@@ -201,6 +213,7 @@ class CometSession:
         on_event: Callable[[Event], object] | None = None,
         network: Network | None = None,
         prepare: bool = False,
+        stores: Mapping[str, OpenStore] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         check_callbacks(callbacks)
@@ -249,6 +262,7 @@ class CometSession:
             ),
             defaults=defaults,
             given=journal,
+            stores=Stores(stores or {}),
         )
         tasks.runs = self._runs
 
@@ -412,10 +426,11 @@ class CometSession:
             timeout, busy, verify_remote=verify_remote, on_submitted=on_submitted
         )
         item = Item(source=name_of(request), request=request)
-        root = None
+        root: Root | None = None
         if out is not None:
-            target = _target(out, request.n)
-            item, root = attrs.evolve(item, dest=exact(target)), target.parent
+            target = self._target(out, request.n)
+            root = target.rpartition("/")[0] if isinstance(target, str) else target.parent
+            item = attrs.evolve(item, dest=exact(target))
         async with self._runs.single(options, root=root) as batch:
             outcome = await batch.one(item)
         if outcome.error is not None:
@@ -440,16 +455,16 @@ class CometSession:
         """Expand one image: submit, wait, and return the finished task.
 
         Args:
-            image: A path, bytes, or a public URL.
+            image: A path, bytes, a public URL, or an address such as ``s3://bucket/dog.png``.
             margins: `Margins`, a rule such as ``Margins.for_aspect("16:9")``, or text such as
                 ``"16:9"``.
             prompt: What to draw in the new area; at most 2500 characters.
             n: How many variants, 1 to 9; each is paid.
             watermark: Get a watermarked version of each variant as well.
             external_task_id: Your own id for it.
-            out: The file to save the image as. If it is there, and the journal knows it as
-                the result of this very request, nothing is paid; any other file of that name
-                is refused before anything is sent.
+            out: The file, or the address in a store, to save the image as. If it is there, and
+                the journal knows it as the result of this very request, nothing is paid; any
+                other file of that name is refused before anything is sent.
             timeout: Seconds for all of it: a free slot, sending, and the result; None for no
                 limit. 900 by default. What was sent continues and is recorded. With 0, nothing
                 is sent.
@@ -497,17 +512,18 @@ class CometSession:
 
         Args:
             requests: Any iterable, also an endless or async one; taken one by one.
-            out: Where to save the images; by default they are not saved.
+            out: Where to save the images, as for `expand_folder`; by default they are not saved.
             **options: See `RunOptions`.
 
         Raises:
             InputError: An option can't be used.
+            JournalRequiredError: Results in a store need a session with a journal.
             SessionClosedError: The session was closed.
         """
         check_several("requests", requests, "an iterable of requests")
         if out is not None:
             check_path("out", out)
-        folder = None if out is None else Path(out)
+        folder = None if out is None else self._root(out)
         items = RequestItems(requests=requests, named=folder is not None)
         return self._runs.run(items, folder, options)
 
@@ -528,8 +544,10 @@ class CometSession:
         ``OUT/.comet-async/journal.sqlite3`` unless the session has one.
 
         Args:
-            source: A folder, a file, a URL, or several of them.
-            out: Where to save the images, under the names of their sources.
+            source: A folder, a file, a URL, or several of them; or addresses in a store such as
+                ``s3://bucket/photos``.
+            out: Where to save the images, under the names of their sources: a folder, or an
+                address in a store, which needs a session with a journal.
             margins: `Margins`, a rule such as ``Margins.for_aspect("16:9")``, or text such as
                 ``"16:9"``.
             prompt: What to draw in the new area; at most 2500 characters.
@@ -539,6 +557,8 @@ class CometSession:
 
         Raises:
             InputError: An argument can't be used.
+            JournalRequiredError: Results in a store need a session with a journal.
+            MissingExtraError: A store needs a library that is not installed.
             SessionClosedError: The session was closed.
         """
         check_path("out", out)
@@ -552,10 +572,16 @@ class CometSession:
         template = ExpandRequest(
             image=b"", margins=margins, prompt=prompt, n=n, watermark=watermark
         )
-        folder = Path(out)
+        folder, stores = self._root(out), self._runs.stores
         names = [os.fspath(each) for each in sources]
+        for name in filter(stores.knows, names):
+            stores.at(name)  # a library that is missing is named here
         items = FolderItems(
-            sources=names, out=folder, template=template, selection=selected(options)
+            sources=names,
+            out=folder,
+            template=template,
+            selection=selected(options),
+            stores=stores,
         )
         return self._runs.run(items, folder, options)
 
@@ -831,6 +857,35 @@ class CometSession:
         async with open_stream(image, self.get, watermarked=watermarked) as chunks:
             yield chunks
 
+    def _root(self, out: str | os.PathLike[str]) -> Root:
+        """Return where results go: a folder, or an address without a final slash."""
+        text = os.fspath(out)
+        return text.rstrip("/") if self._runs.stores.knows(text) else Path(text)
+
+    def _target(self, out: str | os.PathLike[str], n: int) -> Root:
+        """Return the file, or the address, that ``out=`` names.
+
+        Raises:
+            InputError: It can't be the name of one image.
+        """
+        check_path("out", out)
+        text = os.fspath(out)
+        if text.endswith(("/", os.sep)) or Path(text).is_dir():
+            raise InputError("out must name a file", field="out", value=text, limit="a file's name")
+        if n != 1:
+            raise InputError(
+                f"out names one file, and n={n} images are wanted",
+                field="out",
+                value=text,
+                limit="n=1",
+                hint="use expand_many(..., out=folder), or download() each image",
+            )
+        if not self._runs.stores.knows(text):
+            return Path(text).absolute()
+        if not self._runs.stores.at(text)[1]:
+            raise InputError("out must name a file", field="out", value=text, limit="a file's name")
+        return text
+
     def _require_journal(self, what: str) -> None:
         self._runs.check_open()
         if self._runs.given is None:
@@ -880,27 +935,6 @@ def _check_image(image: object, *, watermarked: object) -> None:
     hint = "pass one of a finished task's images, such as task.images[0]"
     check_instance("image", image, ResultImage, "a ResultImage", hint=hint)
     check_flag("watermarked", watermarked)
-
-
-def _target(out: str | os.PathLike[str], n: int) -> Path:
-    """Return the file that ``out=`` names.
-
-    Raises:
-        InputError: It can't be the name of one image.
-    """
-    check_path("out", out)
-    text = os.fspath(out)
-    if text.endswith(("/", os.sep)) or Path(text).is_dir():
-        raise InputError("out must name a file", field="out", value=text, limit="a file's name")
-    if n != 1:
-        raise InputError(
-            f"out names one file, and n={n} images are wanted",
-            field="out",
-            value=text,
-            limit="n=1",
-            hint="use expand_many(..., out=folder), or download() each image",
-        )
-    return Path(text).absolute()
 
 
 def _require(task: Task | None) -> Task:

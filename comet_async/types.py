@@ -31,6 +31,7 @@ from comet_async.gateways import DownField, LookupForm
 from comet_async.geometry import Anchor
 from comet_async.runs import Budget
 from comet_async.schedules import ScheduleLike
+from comet_async.stores import Listing, ObjectInfo, ObjectReader, OpenStore
 from comet_async.waiter import HasWaiter, NotificationSource, TaskSource, TaskStream, UseDefault
 
 __all__ = [
@@ -57,9 +58,13 @@ __all__ = [
     "JournalEvent",
     "KnownSource",
     "Limits",
+    "Listing",
     "LookupForm",
     "NewJob",
     "NotificationSource",
+    "ObjectInfo",
+    "ObjectReader",
+    "OpenStore",
     "PillowImage",
     "Planned",
     "PollEvent",

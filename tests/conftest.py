@@ -18,7 +18,7 @@ from comet_async.session import CometSession
 from comet_async.testing import VirtualClock, VirtualLoop
 from tests.support.images import make_png
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "tests.support.s3"]
 
 # The same examples in every run: a red test means a change of ours. `ci` tries the usual hundred;
 # plain `pytest` tries a quarter of them, and `quick` (for the oldest dependencies) ten.

@@ -16,7 +16,7 @@ import comet_async
 # may import each other freely, without cycles.
 LAYERS = (
     "errors clock _types _addresses _fs _backoff _assets",
-    "models _validation geometry secret _idempotency _wire",
+    "models _validation stores geometry secret _idempotency _wire",
     "_images requests",
     "auth gateways config _http",
     "_journal journal _postgres postgres",
@@ -39,6 +39,7 @@ OWNERS = {
     "tenacity": {"_backoff"},
     "sqlite3": {"_journal"},
     "psycopg": {"_postgres"},
+    "obstore": {"stores"},
 }
 
 LONGEST_FILE = 1000  # lines; a reason to look, not to cut

@@ -33,6 +33,7 @@ from sybil.parsers.myst import CodeBlockParser, SkipParser
 import comet_async
 from comet_async import errors
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
+from tests.support.s3 import make_bucket
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -130,6 +131,14 @@ def folder(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
+@pytest.fixture
+def shop(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a bucket with photos."""
+    bucket = make_bucket("shop", s3_server, monkeypatch)
+    for photo in (ROOT / "examples" / "photos").iterdir():
+        bucket.write(f"photos/{photo.name}", photo.read_bytes())
+
+
 @asynccontextmanager
 async def session_of_the_page() -> AsyncIterator[dict[str, Any]]:
     """Yield what pages take as given: a session, a request, and a task."""
@@ -138,8 +147,10 @@ async def session_of_the_page() -> AsyncIterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_blocks_of_a_page(page: Path, folder: Path) -> None:
+def test_blocks_of_a_page(page: Path, folder: Path, request: pytest.FixtureRequest) -> None:
     """Each block runs after those above it, as a reader would run them."""
+    if page.name == "stores.md":
+        request.getfixturevalue("shop")
     document = SYBIL.parse(page)
     names = {name: getattr(comet_async, name) for name in comet_async.__all__}
     numbers = iter(range(100))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.store import S3Store
 
 import comet_async
 from comet_async import (
@@ -30,8 +31,10 @@ from comet_async import (
     InputError,
     KlingToken,
     LearnedSchedule,
+    LocalStore,
     Margins,
     Network,
+    ObjectStore,
     RedactingFilter,
     ResultImage,
     RunOptions,
@@ -49,6 +52,7 @@ from comet_async.sandbox import DEFAULT_KEY
 from tests.support.images import make_png
 
 PHOTO = make_png(400, 300)
+BUCKET = S3Store("bucket")
 WIDE = Margins(left=0.5)
 
 
@@ -291,9 +295,12 @@ MAKERS: dict[str, tuple[Callable[..., Any], dict[str, Any], Rows]] = {
             "on_event": CALL,
             "network": OBJECT,
             "prepare": FLAG,
+            "stores": (5, "s3", True, {"https": Odd}, {5: Odd}, {"S3": Odd}, {"s3": 5}, ODD),
             "clock": OBJECT,
         },
     ),
+    "LocalStore": (LocalStore, {"folder": "photos"}, {"folder": (*PATH, None, "")}),
+    "ObjectStore": (ObjectStore, {"inner": BUCKET}, {"inner": (*OBJECT, None)}),
     "SqliteJournal.open": (
         SqliteJournal.open,
         {"path": "unused/journal.sqlite3"},

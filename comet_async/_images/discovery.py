@@ -10,6 +10,7 @@ are those of `comet_async._images.naming`. What is left out of a folder is count
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import io
 import os
@@ -17,12 +18,12 @@ import select
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import IO, Any
 
 import attrs
 
-from comet_async._images.load import url_scheme
+from comet_async._images.load import FileIdentity, url_scheme
 from comet_async._images.naming import (
     NameRequest,
     fold,
@@ -30,7 +31,9 @@ from comet_async._images.naming import (
     unique_names,
 )
 from comet_async._images.rules import ImageRules
+from comet_async._images.stored import identity_of
 from comet_async.errors import InputError
+from comet_async.stores import Listing, ObjectInfo, Store, Stores
 
 OURS = ".comet-async"
 """The folder in each output folder where its journal lies."""
@@ -67,12 +70,14 @@ class Found:
         stem: Where its results go: a name without extension, relative to the output folder.
         error: Why it can't be used, or None.
         plain: The stem that it would have if no other source wanted the same; None if it has it.
+        identity: What an object in a store is recognised by.
     """
 
     source: str
     stem: PurePosixPath
     error: InputError | None = None
     plain: PurePosixPath | None = None
+    identity: FileIdentity | None = None
 
     @property
     def image(self) -> str:
@@ -194,6 +199,7 @@ def scan(
     stdin: IO[Any] | None = None,
     selection: Selection | None = None,
     skipped: SkipReport | None = None,
+    stores: Stores | None = None,
 ) -> Scan:
     """Return an iterator over the images that *sources* lead to.
 
@@ -203,16 +209,28 @@ def scan(
     and counted; what is named by itself is always taken.
 
     Args:
-        sources: Files, folders, URLs, or ``-``.
-        out: Where results go. It need not exist.
+        sources: Files, folders, URLs, addresses in stores, or ``-``.
+        out: Where results go: a folder, or its address in a store. It need not exist.
         stdin: What ``-`` reads; the standard input by default. It is read to its end first.
         selection: Which files of folders are taken; all images by default.
         skipped: Where to count what is left out; a new report by default.
+        stores: The stores that are known; those that are built in by default.
     """
-    scanned = Scan(sources, Path(out), stdin, selection or Selection())
+    scanned = Scan(sources, os.fspath(out), stdin, selection or Selection(), stores or Stores())
     if skipped is not None:
         scanned.skipped = skipped
     return scanned
+
+
+@attrs.frozen
+class _Stored:
+    """A source in a store."""
+
+    address: str
+    store: Store
+    name: str
+    is_folder: bool = attrs.field(kw_only=True)
+    identity: FileIdentity | None = attrs.field(default=None, kw_only=True)
 
 
 class Scan(Iterator[Found]):
@@ -223,11 +241,17 @@ class Scan(Iterator[Found]):
     """
 
     def __init__(
-        self, sources: Iterable[str], out: Path, stdin: IO[Any] | None, selection: Selection
+        self,
+        sources: Iterable[str],
+        out: str,
+        stdin: IO[Any] | None,
+        selection: Selection,
+        stores: Stores,
     ) -> None:
         self.skipped: SkipReport = SkipReport()
         self._selection = selection
-        self._out = os.path.realpath(out)
+        self._stores = stores
+        self._out = out.rstrip("/") if stores.knows(out) else os.path.realpath(out)
         self._inside: tuple[str, ...] = ()  # sources in the output folder
         self._closed = False
         self._found = self._walk(sources, stdin)
@@ -248,10 +272,22 @@ class Scan(Iterator[Found]):
                 # The absolute path of "" would be the working folder, all of it.
                 is_path = each and not url_scheme(each)
                 named.setdefault(os.path.abspath(each) if is_path else each, each)
+        stored = {key: self._stored(key) for key in named if self._stores.knows(key)}
         folders = {key: NameRequest.of_folder(key) for key in named if os.path.isdir(key)}
-        inside = {path for path in map(_real, folders) if path.startswith(_real(self._out))}
-        self._inside = tuple(inside - {_real(self._out)})
-        files = [NameRequest.of_file(key, self._out) for key in named if key not in folders]
+        folders |= {
+            key: attrs.evolve(NameRequest.of_folder(key.rstrip("/")), key=key)
+            for key, each in stored.items()
+            if each.is_folder
+        }
+        inside = {path for path in map(self._real, folders) if path.startswith(self._real())}
+        self._inside = tuple(inside - {self._real()})
+        files = [
+            NameRequest.of_object(key, self._out)
+            if key in stored
+            else NameRequest.of_file(key, self._out)
+            for key in named
+            if key not in folders
+        ]
         wishes = {request.key: request.name for request in files}
         stems, labels = unique_names(files), unique_names(folders.values())
         taken: defaultdict[str, set[str]] = defaultdict(set)  # names, by folder
@@ -261,9 +297,13 @@ class Scan(Iterator[Found]):
             if key not in folders:
                 plain = PurePosixPath(wishes[key])
                 shared = plain if plain != stems[key] else None
-                yield Found(source=source, stem=stems[key], plain=shared)
+                identity = stored[key].identity if key in stored else None
+                yield Found(source=source, stem=stems[key], plain=shared, identity=identity)
+                continue
+            base = labels[key] if len(folders) > 1 else PurePosixPath()
+            if key in stored:
+                yield from self._stored_folder(stored[key], base, taken, named)
             else:
-                base = labels[key] if len(folders) > 1 else PurePosixPath()
                 yield from self._folder(source, base, taken, named)
 
     def _folder(
@@ -293,9 +333,7 @@ class Scan(Iterator[Found]):
             stems = unique_names(files, taken.get(fold(str(below)), ()))
             for request in files:
                 if absolute + request.key not in named:
-                    stem = stems[request.key]
-                    plain = None if str(stem) == request.name else below / request.name
-                    yield Found(source=here + request.key, stem=below / stem, plain=plain)
+                    yield _found(here, request, below, stems[request.key])
             labels = unique_names(map(NameRequest.of_folder, folders))
             for name in reversed(folders):
                 path = os.path.join(inner, name)
@@ -306,7 +344,106 @@ class Scan(Iterator[Found]):
 
     def _meets_sources(self, below: PurePosixPath) -> bool:
         """Return True if results in *below* would be found as sources by the next run."""
-        return bool(self._inside) and _real(os.path.join(self._out, below)).startswith(self._inside)
+        place = os.path.join(self._out, below)
+        return bool(self._inside) and self._real(place).startswith(self._inside)
+
+    def _real(self, folder: str | None = None) -> str:
+        """Return the real path of *folder*, ending so that what is in it begins like it.
+
+        Of the output folder, if none is named.
+        """
+        folder = self._out if folder is None else folder
+        stored = self._stores.knows(folder)
+        return os.path.join(folder if stored else os.path.realpath(folder), "")
+
+    # In a store ---------------------------------------------------------------------------
+
+    def _stored(self, address: str) -> _Stored:
+        """Find out what is at *address*: an object, or else a folder."""
+        store, name = self._stores.at(address)
+        info = None
+        if name and not name.endswith("/"):
+            # What can't be asked for is said when it is read.
+            with contextlib.suppress(OSError):
+                info = store.find(name)
+            if info is None and image_suffix(name):
+                return _Stored(address, store, name, is_folder=False)
+        identity = None if info is None else identity_of(address, info)
+        return _Stored(address, store, name, is_folder=info is None, identity=identity)
+
+    def _stored_folder(
+        self,
+        root: _Stored,
+        base: PurePosixPath,
+        taken: Mapping[str, set[str]],
+        named: Collection[str],
+    ) -> Iterator[Found]:
+        """Yield what is in a folder of a store; its results go below *base*."""
+        top = root.address.rstrip("/")
+        if top == self._out:
+            yield _refused(top, base, "is the output folder", _ELSEWHERE)
+            return
+        waiting = [("", base)]  # the folders not read yet, the next one last
+        while waiting:
+            inner, below = waiting.pop()
+            here = os.path.join(top, inner, "")
+            if here == self._real():
+                continue
+            try:
+                listing = root.store.list(os.path.join(root.name, inner))
+            except OSError as exc:
+                yield _refused(here, below, f"can't be listed: {exc.strerror}", "check your rights")
+                continue
+            if not (inner or listing.objects or listing.folders):
+                yield _refused(top, base, "is not in the store", "check the address")
+            files, folders = self._sorted(listing, inner)
+            if files and self._meets_sources(below):
+                problem = "would have its results among the sources, and they would be bought next"
+                yield _refused(here, below, problem, _ELSEWHERE)
+                files = {}
+            requests = [NameRequest.of_name(name) for name in files]
+            stems = unique_names(requests, taken.get(fold(str(below)), ()))
+            for request in requests:
+                if here + request.key not in named:
+                    identity = identity_of(here + request.key, files[request.key])
+                    yield _found(here, request, below, stems[request.key], identity)
+            labels = unique_names(map(NameRequest.of_folder, folders))
+            waiting += [
+                (os.path.join(inner, name), below / labels[name]) for name in reversed(folders)
+            ]
+
+    def _sorted(self, listing: Listing, inner: str) -> tuple[dict[str, ObjectInfo], list[str]]:
+        """Return the images and the folders of *listing* that are taken, sorted by name."""
+        objects = {each.name.rpartition("/")[2]: each for each in listing.objects}
+        if OURS in objects and inner:
+            return {}, []  # the output folder of another run
+        objects.pop(OURS, None)
+        files = {
+            name: objects[name]
+            for name in sorted(objects)
+            if self._takes_stored(name, os.path.join(inner, name), is_folder=False)
+        }
+        folders = [
+            name
+            for name in sorted(listing.folders)
+            if self._takes_stored(name, os.path.join(inner, name), is_folder=True)
+        ]
+        return files, folders
+
+    def _takes_stored(self, name: str, path: str, *, is_folder: bool) -> bool:
+        if is_folder and _is_system(name):
+            self.skipped.system_folders[name] += 1
+        elif name.startswith("."):
+            self.skipped.hidden += is_folder or bool(image_suffix(name))
+        elif not is_folder and not image_suffix(name):
+            self.skipped.other_types[os.path.splitext(name)[1].lower()] += 1
+        elif not (self._selection.takes_folder if is_folder else self._selection.takes_file)(path):
+            self.skipped.excluded += 1
+        else:
+            return True
+        return False
+
+    # In a folder --------------------------------------------------------------------------
 
     def _listing(self, root: str, inner: str, real: str) -> tuple[list[NameRequest], list[str]]:
         """Return the images and the folders in the folder *inner* of *root*, sorted by name.
@@ -398,9 +535,15 @@ def _is_system(name: str) -> bool:
     return name in SYSTEM_FOLDERS or name.startswith(".trash-")
 
 
-def _real(folder: str) -> str:
-    """Return the real path of *folder*, ending so that what is in it begins like it."""
-    return os.path.join(os.path.realpath(folder), "")
+def _found(
+    here: str,
+    request: NameRequest,
+    below: PurePosixPath,
+    stem: PurePosixPath,
+    identity: FileIdentity | None = None,
+) -> Found:
+    plain = None if str(stem) == request.name else below / request.name
+    return Found(source=here + request.key, stem=below / stem, plain=plain, identity=identity)
 
 
 def _leads_out(path: str, root: str) -> bool:

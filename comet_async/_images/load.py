@@ -34,6 +34,7 @@ import re
 import socket
 import stat
 import time
+import weakref
 from collections.abc import AsyncIterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO
@@ -178,11 +179,12 @@ class FileIdentity:
     Not the device: its number changes when a network share is mounted again.
 
     Attributes:
-        path: The file; absolute.
+        path: The file; absolute. For an object in a store, its address.
         size: Bytes.
         mtime_ns: When its content last changed.
         ctime_ns: When its content or its inode last changed.
-        inode: Its number, without the highest bit, which no database takes.
+        inode: Its number, without the highest bit, which no database takes. For an object, a
+            number made from its version.
     """
 
     path: str
@@ -197,6 +199,25 @@ class FileIdentity:
         inode = found.st_ino & (2**63 - 1)
         path = os.path.abspath(path)  # noqa: PTH100 - 100,000 times
         return cls(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, inode)
+
+
+@attrs.frozen(eq=False)
+class LocalCopy:
+    """A file that is removed when nothing refers to this any more.
+
+    Attributes:
+        path: The file.
+    """
+
+    path: Path
+
+    def __attrs_post_init__(self) -> None:
+        weakref.finalize(self, _remove, self.path, os.getpid())
+
+
+def _remove(path: Path, pid: int) -> None:
+    if os.getpid() == pid:  # not in a process that was forked off
+        path.unlink(missing_ok=True)
 
 
 @attrs.frozen(kw_only=True)
@@ -223,6 +244,7 @@ class SourceImage:
         format: ``"png"`` or ``"jpeg"``; None for a URL.
         notes: How it was converted, one sentence each.
         file: The open file or stream to read it from; see `from_file`.
+        address: The object in a store that it comes from; see `comet_async.stores`.
         identity: What to recognise the file by, if it was read from one.
         read_at_ns: When the reading began, by the system's clock.
         remembered: True if the file was recognised as unchanged and not read. Good for planning;
@@ -244,6 +266,9 @@ class SourceImage:
     read_at_ns: int = attrs.field(default=0, repr=False, eq=False)
     remembered: bool = attrs.field(default=False, repr=False, eq=False)
     file: ByteSource | None = attrs.field(default=None, repr=False, eq=False)
+    address: str | None = attrs.field(default=None, repr=False)
+    # Of an object in a store.
+    _copy: LocalCopy | None = attrs.field(default=None, repr=False, eq=False, alias="copy")
 
     @classmethod
     def from_path(cls, path: str | os.PathLike[str]) -> SourceImage:
@@ -325,6 +350,8 @@ class SourceImage:
         """
         if self.data is not None:
             return io.BytesIO(self.data)
+        if self._copy is not None:
+            return self._copy.path.open("rb")
         if self.path is None:
             raise InputError("a URL has no bytes to read", field="image", value=show(self.source))
         words = ImageRules(source=self.source)
@@ -571,7 +598,7 @@ def _decode_data_uri(text: str, check: ImageRules) -> bytes:
 
 def _from_bytes(data: bytes, check: ImageRules) -> SourceImage:
     with io.BytesIO(data) as file:
-        image = _examine(file, len(data), check)
+        image = examine(file, len(data), check)
     return image if image.data is not None else attrs.evolve(image, data=data)
 
 
@@ -608,7 +635,7 @@ def _from_file(file: io.FileIO, path: str, check: ImageRules) -> SourceImage:
     before = os.fstat(file.fileno())
     if not stat.S_ISREG(before.st_mode):
         raise check.refuse("is not a regular file", limit="a file", hint="copy it to a file")
-    image = _examine(file, before.st_size, check)
+    image = examine(file, before.st_size, check)
     after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise changed(check)
@@ -665,7 +692,7 @@ def _hashing_pool(_pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=2, thread_name_prefix="comet-hash")
 
 
-def _examine(file: BinaryIO, size: int, check: ImageRules) -> SourceImage:
+def examine(file: BinaryIO, size: int, check: ImageRules) -> SourceImage:
     """Return the image in *file*, read once from its start."""
     digest, inspector = _Hash(), Inspector()
     for piece in _pieces(file):

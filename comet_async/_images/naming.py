@@ -67,7 +67,7 @@ def output_name(stem: str | PurePosixPath, index: int, n: int, format: str) -> s
 _EXACT = ":"
 
 
-def exact(path: Path) -> str:
+def exact(path: Path | str) -> str:
     """Return the destination of a result that gets exactly this name, whatever its format."""
     return f"{path}{_EXACT}"
 
@@ -127,6 +127,13 @@ class NameRequest:
             extension=base.extension or (safe_name(query) if readable else ""),
             parents=tuple(map(safe_name, reversed(parts[1:-1]))),
         )
+
+    @classmethod
+    def of_object(cls, key: str, out: str) -> NameRequest:
+        """Return the request of an object in a store that is named by itself."""
+        folder, _, name = key.rpartition("/")
+        base = cls.of_name(name)
+        return attrs.evolve(base, key=key, joined=folder == out, parents=_parents(key))
 
 
 def _parents(path: str) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ import itertools
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
-from pathlib import Path
 from typing import TypeVar
 
 import attrs
@@ -27,6 +26,7 @@ from comet_async._journal.memory import ForgettingJournal, MemoryJournal
 from comet_async._journal.records import CALLBACK, Destination, JobRecord, NewJob, SavedJob
 from comet_async._journal.states import ACCEPTED, LEFT_OVER, OPEN, READY, WITHOUT_RESULT, JobState
 from comet_async._results.save import ResultSaver
+from comet_async._results.shelves import Place, addresses_of, files_of
 from comet_async._types import JSON
 from comet_async.errors import (
     CometError,
@@ -521,8 +521,9 @@ class Batch:
         read = {}
         for name, image in images.items():
             read[name] = image
-            if image.remembered and image.path is not None:
-                loaded = await self.loader.load(image.path, name)
+            place = image.address or image.path
+            if image.remembered and place is not None:
+                loaded = await self.loader.load(place, name)
                 if loaded.sha256 != image.sha256:
                     await self.memory.remember([loaded])
                     await self.memory.flush()
@@ -583,16 +584,21 @@ class Batch:
                 hint="nothing was sent and nothing was paid; use the image as it is",
             )
         await self._check_copy(planned)
-        files: tuple[Path, ...] = ()
+        saved: tuple[Place, ...] = ()
         image = next(iter(planned.images.values()))
         how = "saved as converted" if image.notes else "copied as it is"
         note = f"it already has this shape: {how}, nothing was paid"
         if self.saver is not None and item.dest is not None:
-            files = (await self._copied(image, item.dest),)
-        notes = (*image.notes, note)
-        return Outcome(source=item.source, status=OutcomeStatus.DONE, files=files, notes=notes)
+            saved = (await self._copied(image, item.dest),)
+        return Outcome(
+            source=item.source,
+            status=OutcomeStatus.DONE,
+            files=files_of(saved),
+            urls=addresses_of(saved),
+            notes=(*image.notes, note),
+        )
 
-    async def _copied(self, image: SourceImage, dest: str) -> Path:
+    async def _copied(self, image: SourceImage, dest: str) -> Place:
         """Return the copy of *image* in the output folder; it is made if it is not there."""
         if self.saver is None:
             raise AssertionError
@@ -629,16 +635,22 @@ class Batch:
     async def _conclude(self, call: Call, item: Item, job: Job, *, new: bool) -> Outcome:
         """Save a job's results, and return its outcome: nothing that comes later can help it."""
         job = await self.runner.give_up(call, job)
-        files: tuple[Path, ...] = ()
+        saved: tuple[Place, ...] = ()
         if job.record.state in READY and item.dest is not None and self.saver is not None:
             known = Destination(source=item.source, dest=item.dest) if new else None
             kind = kind_named(job.record.kind)
             clock, before = self.active.services.clock, job.record.state
             began = clock.monotonic()
-            record, files = await self.saver.deliver(job.record, item.dest, kind, known)
+            record, saved = await self.saver.deliver(job.record, item.dest, kind, known)
             call.job = job = Job(record, job.task)
             if before is not JobState.DONE:
-                self.active.emit(Saved, record, files=files, seconds=clock.monotonic() - began)
+                self.active.emit(
+                    Saved,
+                    record,
+                    files=files_of(saved),
+                    urls=addresses_of(saved),
+                    seconds=clock.monotonic() - began,
+                )
         elif job.record.state is JobState.FAILED:
             message = job.record.message or "the task failed"
             self.active.emit(
@@ -646,7 +658,7 @@ class Batch:
             )
         if job.record.state not in LEFT_OVER:
             self._unfinished.discard(job.record.key)
-        return from_record(item.source, job.record, files, call.notes, task=job.task)
+        return from_record(item.source, job.record, saved, call.notes, task=job.task)
 
 
 def _saved_place(item: Item) -> Destination | None:
@@ -663,7 +675,7 @@ def _saved_place(item: Item) -> Destination | None:
 
 
 def _with_outcome(
-    item: Item, places: Mapping[str, Destination], files: Mapping[str, tuple[Path, ...]]
+    item: Item, places: Mapping[str, Destination], files: Mapping[str, tuple[Place, ...]]
 ) -> Item:
     """Return *item* with its outcome, if the *files* of its place are there."""
     place, planned = places.get(item.source), item.planned

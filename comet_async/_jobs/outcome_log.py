@@ -75,7 +75,10 @@ class OutcomeLog:
             source=outcome.source,
             outcome=str(outcome.status),
             key=None if record is None else record.key,
-            files=tuple(os.path.relpath(path, self.root or os.curdir) for path in outcome.files),
+            files=(
+                *(os.path.relpath(path, self.root or os.curdir) for path in outcome.files),
+                *outcome.urls,
+            ),
             reason="" if error is None else error.message,
             hint="" if error is None else error.hint or "",
             notes=outcome.notes,

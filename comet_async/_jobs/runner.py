@@ -53,6 +53,7 @@ from collections.abc import Mapping
 import attrs
 
 from comet_async._images.load import ImageInput, SourceImage, load
+from comet_async._images.stored import load_stored
 from comet_async._jobs.active import ActiveJobs, Job, joined, readable
 from comet_async._jobs.calls import Call, JobOptions
 from comet_async._jobs.reconcile import Verdict
@@ -71,6 +72,7 @@ from comet_async.events import Duplicate, LookedUp, Recovered, Resubmitted
 from comet_async.models import Task
 from comet_async.outcomes import as_task
 from comet_async.requests import kind_named
+from comet_async.stores import Stores
 
 
 @attrs.frozen(kw_only=True)
@@ -80,13 +82,20 @@ class Loader:
     Attributes:
         prepare: Convert what the API would refuse.
         private: Accept URLs of this machine and of private networks.
+        stores: The stores that images may be in.
     """
 
     prepare: bool
     private: bool
+    stores: Stores = attrs.field(factory=Stores)
 
     async def load(self, image: ImageInput, field: str, *, hashed: bool = True) -> SourceImage:
         """Load *image*; see `comet_async._images.load.load`."""
+        if isinstance(image, str) and self.stores.knows(image):
+            store, name = self.stores.at(image)
+            return await load_stored(
+                image, store, name, field=field, prepare=self.prepare, hashed=hashed
+            )
         return await load(
             image,
             field=field,

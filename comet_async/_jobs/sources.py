@@ -2,8 +2,8 @@
 
 A file is unchanged if its size, both of its times and its inode are those of the last reading. A
 file that was written to in the same moment as it was read could look unchanged afterwards; such an
-entry is not trusted, and the file is read again. What is recognised is good for planning only:
-before a request is sent, the file is read.
+entry is not trusted, and the file is read again. An object in a store is recognised by its version.
+What is recognised is good for planning only: before a request is sent, the file is read.
 """
 
 from __future__ import annotations
@@ -93,10 +93,12 @@ def _known(image: SourceImage, variant: str) -> KnownSource:
 
 def _image(source: KnownSource) -> SourceImage:
     _, sha256, size, width, height, format_, notes = json.loads(source.facts)
+    stored = "://" in source.path
     return SourceImage(
         source=source.path,
         sha256=sha256,
-        path=Path(source.path),
+        path=None if stored else Path(source.path),
+        address=source.path if stored else None,
         size=size,
         mtime_ns=source.mtime_ns,
         width=width,
@@ -114,6 +116,8 @@ def _is_current(source: KnownSource, now: FileIdentity) -> bool:
 
 def _is_racy(source: KnownSource) -> bool:
     """Return True if the file may have been written to after it was read, without a trace."""
+    if "://" in source.path:
+        return False  # an object's version is its content's, whatever its times are
     latest = max(source.mtime_ns, source.ctime_ns)
     exact = source.mtime_ns % _SECOND and source.ctime_ns % _SECOND
     return latest + (_TICK if exact else _COARSE) > source.read_at_ns

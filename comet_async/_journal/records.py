@@ -68,7 +68,8 @@ class NewJob:
         source: The image as the user named it.
         image_sha: SHA-256 of the image's bytes (of the URL if it is one).
         dest: Path of the result with "/" and without an extension, relative to the output
-            folder if the journal is that folder's own; None when no file is wanted.
+            folder if the journal is that folder's own; in a store, its address, likewise without
+            an extension; None when no file is wanted.
     """
 
     key: str = attrs.field(validator=attrs.validators.min_len(1))
@@ -150,12 +151,13 @@ class KnownSource:
     """What a source file was when it was last read, and how to see that it is unchanged.
 
     Attributes:
-        path: The file; absolute.
+        path: The file; absolute. For an object in a store, its address.
         variant: How it was read: "" as it is, ``"prepare"`` with conversions.
         size: Bytes.
         mtime_ns: When its content last changed, by its file system.
         ctime_ns: When its content or its inode last changed.
-        inode: Its number in its file system, without the highest bit.
+        inode: Its number in its file system, without the highest bit. For an object, a number
+            made from its version.
         read_at_ns: When it was read, by the system's clock.
         facts: What the reader found, as JSON.
     """

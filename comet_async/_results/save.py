@@ -7,17 +7,12 @@ The order makes every crash harmless: a part is safe on the disk before the jour
 from __future__ import annotations
 
 import functools
-import hashlib
-import os
-import shutil
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import IO, ParamSpec, TypeVar
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 import attrs
 
 from comet_async._backoff import with_retries
-from comet_async._fs import file_sha256, make_folders
 from comet_async._http.api import Api
 from comet_async._images.formats import EXTENSIONS
 from comet_async._images.load import SourceImage
@@ -27,7 +22,9 @@ from comet_async._journal.records import Destination, JobRecord, Journal, SavedF
 from comet_async._journal.states import JobState
 from comet_async._journal.transitions import taken
 from comet_async._results.download import Downloader
-from comet_async._results.files import FsyncBatcher, Part, give_name, in_thread, place
+from comet_async._results.files import Part, in_thread
+from comet_async._results.folder import FolderShelf
+from comet_async._results.shelves import Place, Shelf, StoreShelf
 from comet_async.clock import Clock
 from comet_async.errors import (
     CometError,
@@ -35,9 +32,9 @@ from comet_async.errors import (
     InputError,
     NotFoundError,
     ResultExpiredError,
-    SaveError,
 )
 from comet_async.requests import MAX_N, TaskKind
+from comet_async.stores import Stores
 
 LIFETIME = 30 * 86400.0
 """Seconds that the server keeps results (Kling, "Image expansion")."""
@@ -45,18 +42,36 @@ LIFETIME = 30 * 86400.0
 
 @attrs.define(eq=False)
 class ResultSaver:
-    """Saves the results of one journal's jobs below one folder."""
+    """Saves the results of one journal's jobs below one folder, and in stores.
+
+    Attributes:
+        journal: The journal.
+        downloader: Fetches results.
+        api: Tells where a result is now.
+        clock: The source of time.
+        root: The folder; names in full are taken as they are.
+        stores: The stores, in which names are addresses.
+    """
 
     journal: Journal
     downloader: Downloader
     api: Api
     clock: Clock
     root: Path
-    _shelf: FsyncBatcher = attrs.field(factory=FsyncBatcher, init=False)
+    stores: Stores = attrs.field(factory=Stores)
+    folder: FolderShelf = attrs.field(init=False)
+    stored: StoreShelf = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.folder, self.stored = FolderShelf(self.root), StoreShelf(self.stores)
+
+    def shelf(self, name: str) -> Shelf:
+        """Return where *name* belongs: a file's, or that of a result without its extension."""
+        return self.stored if self.stores.knows(name) else self.folder
 
     async def deliver(
         self, record: JobRecord, dest: str, kind: TaskKind, known: Destination | None = None
-    ) -> tuple[JobRecord, tuple[Path, ...]]:
+    ) -> tuple[JobRecord, tuple[Place, ...]]:
         """Save the images of *record* under the name *dest*; what is there already is kept.
 
         Args:
@@ -92,22 +107,22 @@ class ResultSaver:
             record = await self._move(record, JobState.SAVING, "files are complete")
         if record.state is JobState.SAVING:
             record = await self._move(record, JobState.DONE, "files are in place")
-        return record, tuple(self.root / kept[index].name for index in sorted(kept))
+        place = self.shelf(dest).place
+        return record, tuple(place(kept[index].name) for index in sorted(kept))
 
-    async def intact(self, places: Sequence[Destination]) -> dict[str, tuple[Path, ...]]:
+    async def intact(self, places: Sequence[Destination]) -> dict[str, tuple[Place, ...]]:
         """Return the files of those *places* whose files are all there, by destination.
 
         They are recognised by their sizes, as those of a job that is done are.
         """
-
-        def look() -> dict[str, tuple[Path, ...]]:
-            return {
-                place.dest: tuple(self.root / file.name for file in place.files)
-                for place in places
-                if all(_intact(self.root / file.name, file, thorough=False) for file in place.files)
-            }
-
-        return await _off_loop(look) if places else {}
+        found: dict[str, tuple[Place, ...]] = {}
+        for shelf in (self.folder, self.stored):
+            group = [place for place in places if self.shelf(place.dest) is shelf]
+            complete = await shelf.complete([place.files for place in group]) if group else []
+            for place, there in zip(group, complete, strict=True):
+                if there:
+                    found[place.dest] = tuple(shelf.place(file.name) for file in place.files)
+        return found
 
     async def check_free(self, dest: str, key: str, n: int, *, adopt: bool = False) -> None:
         """Refuse a job that was never sent if its results could not be saved as *dest*.
@@ -122,7 +137,8 @@ class ResultSaver:
             InputError: The folder can't be written, or leads out of the output folder, or a
                 file that is not this job's has the name.
         """
-        problem, taken_names = await self._shelf.do(lambda: self._obstacles(dest, n))
+        shelf = self.shelf(dest)
+        problem, taken_names = await shelf.obstacles(dest, n)
         if problem is None and not taken_names:
             return
         record = await self.journal.get(key)
@@ -146,7 +162,7 @@ class ResultSaver:
             if owner is None:
                 hint += "; if the journal was lost, run with verify_remote"
             raise InputError(
-                f"{shorten(str(self.root / name))} exists already, and {known}",
+                f"{shorten(str(shelf.place(name)))} exists already, and {known}",
                 field="out",
                 value=name,
                 limit="a name that is free",
@@ -160,58 +176,32 @@ class ResultSaver:
         Raises:
             InputError: Another file has the name.
         """
-        target = self.root / output_name(dest, 0, 1, image.format or "png")
-        if await _off_loop(_is_free_for, image, target):
+        shelf, name = self.shelf(dest), output_name(dest, 0, 1, image.format or "png")
+        if await shelf.is_free_for(image, name):
             return
+        target = str(shelf.place(name))
         raise InputError(
-            f"{shorten(str(target))} exists already, and is another file",
+            f"{shorten(target)} exists already, and is another file",
             field="out",
-            value=str(target),
+            value=target,
             limit="a new name",
             hint="nothing was sent: move it away, or choose another folder",
         )
 
-    async def find_copy(self, image: SourceImage, dest: str) -> Path | None:
+    async def find_copy(self, image: SourceImage, dest: str) -> Place | None:
         """Return the copy of *image* under the name *dest* if it is there, by its size."""
-        target = self.root / output_name(dest, 0, 1, image.format or "png")
+        shelf, name = self.shelf(dest), output_name(dest, 0, 1, image.format or "png")
+        return shelf.place(name) if await shelf.size_of(name) == image.size else None
 
-        def find() -> Path | None:
-            try:
-                return target if target.stat().st_size == image.size else None
-            except OSError:
-                return None
-
-        return await _off_loop(find)
-
-    def _obstacles(self, dest: str, n: int) -> tuple[str | None, list[str]]:
-        """Return what is wrong with the folder of *dest*, and the names that are taken."""
-        names = {output_name(dest, 0, n, format_) for format_ in EXTENSIONS}
-        there = sorted(name for name in names if os.path.lexists(self.root / name))
-        return self._folder_problem(dest), there
-
-    def _folder_problem(self, dest: str) -> str | None:
-        if not self._is_inside(dest):
-            return f"{shorten(str(self.root / dest))} leads out of the output folder"
-        folder = (self.root / dest).parent
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
-        if not folder.is_dir():
-            return f"{shorten(str(folder))} is not a folder"
-        if not os.access(folder, os.W_OK | os.X_OK):
-            return f"{shorten(str(folder))} can't be written"
-        return None
-
-    async def copy(self, image: SourceImage, dest: str) -> Path:
+    async def copy(self, image: SourceImage, dest: str) -> Place:
         """Save *image* as it is under the name *dest*, and return the file.
 
         Raises:
             DownloadError: Another file has the name.
         """
-        target = self.root / output_name(dest, 0, 1, image.format or "png")
-        self._check_inside(dest)
-        part = await _off_loop(_write_part, image, target)
-        await place(part, target)
-        return target
+        shelf, name = self.shelf(dest), output_name(dest, 0, 1, image.format or "png")
+        await shelf.save(image, name)
+        return shelf.place(name)
 
     async def _kept(self, record: JobRecord, destination: Destination) -> dict[int, SavedFile]:
         """Return the files that are there and complete, by index."""
@@ -220,10 +210,10 @@ class ResultSaver:
         thorough = record.state is not JobState.DONE
         kept = {}
         for file in destination.files:
-            if await _off_loop(_intact, self.root / file.name, file, thorough):
+            shelf = self.shelf(file.name)
+            if await shelf.holds(file, thorough=thorough):
                 if not file.kept:  # the process may have ended before its name was safe
-                    folder = (self.root / file.name).parent
-                    await self._shelf.do(lambda: None, folder=folder)
+                    await shelf.make_durable(file.name)
                     file = attrs.evolve(file, kept=True)  # noqa: PLW2901 - the same file, kept
                     await self.journal.save_file(record.key, destination.dest, file)
                 kept[file.index] = file
@@ -244,30 +234,19 @@ class ResultSaver:
                 fresh = file.index in wanted and file.index not in copied
                 if other.dest == destination.dest or not file.kept or not fresh:
                     continue
+                shelf = self.shelf(file.name)
+                if shelf is not self.shelf(destination.dest):
+                    continue  # fetched again, from the server
                 name = _name_of(record, destination, file.index, _format_of(file.name))
                 owner = await self.journal.owner_of(name)
                 if owner is not None and owner != record.key:
                     raise taken(record, name)
                 saved = attrs.evolve(file, name=name, kept=False)
                 await self.journal.save_file(record.key, destination.dest, saved)
-                if await self._copy_file(file, saved, record.key):
+                if await shelf.copy(file, saved, record.key):
                     copied[file.index] = saved = attrs.evolve(saved, kept=True)
                     await self.journal.save_file(record.key, destination.dest, saved)
         return copied
-
-    async def _copy_file(self, file: SavedFile, saved: SavedFile, key: str) -> bool:
-        """Copy *file* under the name of *saved*, durably; return False if it is damaged."""
-        source, target = self.root / file.name, self.root / saved.name
-
-        def copy() -> bool:
-            self._check_inside(saved.name)
-            make_folders(target.parent)
-            part = _copy_part(source, target.parent, file, key)
-            if part is not None:
-                give_name(part, target, "fail")
-            return part is not None
-
-        return await self._shelf.do(copy, folder=target.parent)
 
     async def _fetch_all(
         self,
@@ -287,9 +266,9 @@ class ResultSaver:
             # The names are written down before the files have them.
             place = attrs.evolve(destination, files=tuple(saved for saved, _ in parts))
             record = await self._move(record, JobState.SAVING, "files are complete", place)
-            await self._place(parts)
+            await self.shelf(destination.dest).give_names(parts)
         except BaseException:
-            await _off_loop(_discard, [part for _, part in parts])
+            await in_thread(functools.partial(_discard, [part for _, part in parts]))
             raise
         files = tuple(attrs.evolve(saved, kept=True) for saved in place.files)
         place = attrs.evolve(destination, files=files)
@@ -300,12 +279,12 @@ class ResultSaver:
         self, record: JobRecord, destination: Destination, image: StoredImage, kind: TaskKind
     ) -> tuple[JobRecord, Part]:
         """Fetch one image; return the record, which may have got new URLs, and the part."""
-        stem = self.root / destination.dest
-        self._check_inside(destination.dest)
-        name = f"{stem.name[:80]}-{image.index}-{record.key[-8:]}"
+        folder = self.shelf(destination.dest).part_folder(destination.dest)
+        stem = PurePosixPath(destination.dest).name
+        name = f"{stem[:80]}-{image.index}-{record.key[-8:]}"
 
         async def use(url: str) -> Part:
-            fetch = functools.partial(self.downloader.fetch, url, stem.parent, name=name)
+            fetch = functools.partial(self.downloader.fetch, url, folder, name=name)
             return await with_retries(fetch, clock=self.clock, backoff=self.downloader.backoff)
 
         async def renew() -> str:
@@ -364,30 +343,6 @@ class ResultSaver:
         name = _name_of(record, destination, index, part.format)
         return SavedFile(index=index, name=name, sha256=part.sha256, size=part.size)
 
-    async def _place(self, parts: Sequence[tuple[SavedFile, Part]]) -> None:
-        """Give the files of one destination their names, safely on the disk."""
-
-        def give_names() -> None:
-            for saved, part in parts:
-                self._check_inside(saved.name)
-                give_name(part, self.root / saved.name, "fail")
-
-        await self._shelf.do(give_names, folder=(self.root / parts[0][0].name).parent)
-
-    def _is_inside(self, name: str) -> bool:
-        """Return True if the folder of the file *name* is in the output folder."""
-        path = self.root / name
-        plain = _is_plain(self.root, name)
-        return plain or path.parent.resolve().is_relative_to(self.root.resolve())
-
-    def _check_inside(self, name: str) -> None:
-        """Refuse the *name* of a file whose folder is not in the output folder."""
-        if not self._is_inside(name):
-            raise SaveError(
-                f"{self.root / name} lies outside the output folder",
-                hint="remove the link that leads out of the folder",
-            )
-
     async def _move(
         self, record: JobRecord, state: JobState, why: str, place: Destination | None = None
     ) -> JobRecord:
@@ -411,85 +366,11 @@ def _url_of(record: JobRecord, index: int) -> str:
     return next((image.url for image in record.images if image.index == index), "")
 
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-async def _off_loop(work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-    """Run *work* in a thread; what the disk refuses becomes a `SaveError`."""
-    return await in_thread(functools.partial(work, *args, **kwargs))
-
-
-def _is_plain(root: Path, name: str) -> bool:
-    """Return True if *name* surely stays in *root*: no link and no ".." in its folders.
-
-    Cheaper than resolving the whole path, which looks at each part of *root* as well.
-    """
-    folder = os.fspath(root)
-    for part in name.split("/")[:-1]:
-        folder = f"{folder}/{part}"
-        if part in {"", ".", ".."} or os.path.islink(folder):  # noqa: PTH114 - as cheap as it goes
-            return False
-    return True
-
-
-def _intact(path: Path, file: SavedFile, thorough: bool) -> bool:  # noqa: FBT001
-    if thorough or not file.kept:
-        return file_sha256(path) == file.sha256
-    try:
-        return path.is_file() and path.stat().st_size == file.size
-    except OSError:
-        return False
-
-
 _FORMATS = {extension: name for name, extension in EXTENSIONS.items()}
 
 
 def _format_of(name: str) -> str:
     return _FORMATS[Path(name).suffix.lstrip(".")]
-
-
-def _copy_part(source: Path, folder: Path, file: SavedFile, key: str) -> Part | None:
-    if file_sha256(source) != file.sha256:
-        return None
-    path = folder / f".{source.stem[:80]}-copy-{key[-8:]}.part"
-    with source.open("rb") as kept:
-        _write(kept, path)
-    format_ = _format_of(file.name)
-    return Part(path=path, format=format_, sha256=file.sha256, size=file.size)
-
-
-def _is_free_for(image: SourceImage, target: Path) -> bool:
-    """Return True if nothing is at *target*, or a copy of *image* that an earlier run left."""
-    if not os.path.lexists(target) or not image.sha256:
-        return True
-    # Of a converted image, `sha256` says what it was converted from.
-    wanted = image.sha256 if image.data is None else hashlib.sha256(image.data).hexdigest()
-    try:
-        return target.is_file() and file_sha256(target) == wanted
-    except OSError:
-        return False
-
-
-def _write_part(image: SourceImage, target: Path) -> Part:
-    make_folders(target.parent)
-    path = target.with_name(f".{target.name}.part")
-    with image.open() as source:
-        _write(source, path)
-    sha256 = file_sha256(path) or ""
-    return Part(path=path, format="", sha256=sha256, size=image.size)
-
-
-def _write(source: IO[bytes], path: Path) -> None:
-    """Write all of *source* to *path*, durably; a failure leaves no file."""
-    try:
-        with path.open("wb") as file:
-            shutil.copyfileobj(source, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
 
 
 def _discard(parts: Sequence[Part]) -> None:

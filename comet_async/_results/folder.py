@@ -1,0 +1,220 @@
+"""Results in folders of this machine; see `Shelf`.
+
+The order makes every crash harmless: a part is safe on the disk before it gets its name, and its
+name is safe before anybody is told.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, ParamSpec, TypeVar
+
+import attrs
+
+from comet_async._fs import file_sha256, make_folders
+from comet_async._images.load import SourceImage
+from comet_async._images.rules import shorten
+from comet_async._journal.records import SavedFile
+from comet_async._results.files import FsyncBatcher, Part, give_name, in_thread, place
+from comet_async._results.shelves import possible_names
+from comet_async.errors import SaveError
+
+
+@attrs.define(eq=False)
+class FolderShelf:
+    """Results below one folder.
+
+    Attributes:
+        root: The folder; names in full are taken as they are.
+    """
+
+    root: Path
+    _batcher: FsyncBatcher = attrs.field(factory=FsyncBatcher, init=False)
+
+    def place(self, name: str) -> Path:
+        """Return the file of this name."""
+        return self.root / name
+
+    def part_folder(self, dest: str) -> Path:
+        """Return the folder of *dest*; see `Shelf.part_folder`."""
+        self._check_inside(dest)
+        return (self.root / dest).parent
+
+    async def obstacles(self, dest: str, n: int) -> tuple[str | None, list[str]]:
+        """Look into the folder of *dest*; see `Shelf.obstacles`."""
+
+        def look() -> tuple[str | None, list[str]]:
+            names = possible_names(dest, n)
+            there = sorted(name for name in names if os.path.lexists(self.root / name))
+            return self._folder_problem(dest), there
+
+        return await self._batcher.do(look)
+
+    async def complete(self, groups: Sequence[Sequence[SavedFile]]) -> list[bool]:
+        """Look at the sizes of all files at once; see `Shelf.complete`."""
+
+        def look() -> list[bool]:
+            return [
+                all(_intact(self.root / file.name, file, thorough=False) for file in group)
+                for group in groups
+            ]
+
+        return await _off_loop(look)
+
+    async def holds(self, file: SavedFile, *, thorough: bool) -> bool:
+        """Look at the file, or read it; see `Shelf.holds`."""
+        return await _off_loop(_intact, self.root / file.name, file, thorough)
+
+    async def make_durable(self, name: str) -> None:
+        """Sync the folder; see `Shelf.make_durable`."""
+        await self._batcher.do(lambda: None, folder=(self.root / name).parent)
+
+    async def give_names(self, parts: Sequence[tuple[SavedFile, Part]]) -> None:
+        """Rename the parts; see `Shelf.give_names`."""
+
+        def give_names() -> None:
+            for saved, part in parts:
+                self._check_inside(saved.name)
+                give_name(part, self.root / saved.name, "fail")
+
+        await self._batcher.do(give_names, folder=(self.root / parts[0][0].name).parent)
+
+    async def copy(self, file: SavedFile, saved: SavedFile, key: str) -> bool:
+        """Copy a file; see `Shelf.copy`."""
+        source, target = self.root / file.name, self.root / saved.name
+
+        def copy() -> bool:
+            self._check_inside(saved.name)
+            make_folders(target.parent)
+            part = _copy_part(source, target.parent, file, key)
+            if part is not None:
+                give_name(part, target, "fail")
+            return part is not None
+
+        return await self._batcher.do(copy, folder=target.parent)
+
+    async def is_free_for(self, image: SourceImage, name: str) -> bool:
+        """Compare what has the name with *image*; see `Shelf.is_free_for`."""
+        return await _off_loop(_is_free_for, image, self.root / name)
+
+    async def size_of(self, name: str) -> int | None:
+        """Look at the file; see `Shelf.size_of`."""
+
+        def look() -> int | None:
+            try:
+                return (self.root / name).stat().st_size
+            except OSError:
+                return None
+
+        return await _off_loop(look)
+
+    async def save(self, image: SourceImage, name: str) -> None:
+        """Write a copy of *image*; see `Shelf.save`."""
+        target = self.root / name
+        self._check_inside(name)
+        part = await _off_loop(_write_part, image, target)
+        await place(part, target)
+
+    def _folder_problem(self, dest: str) -> str | None:
+        if not self._is_inside(dest):
+            return f"{shorten(str(self.root / dest))} leads out of the output folder"
+        folder = (self.root / dest).parent
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            return f"{shorten(str(folder))} is not a folder"
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return f"{shorten(str(folder))} can't be written"
+        return None
+
+    def _is_inside(self, name: str) -> bool:
+        """Return True if the folder of the file *name* is in the output folder."""
+        path = self.root / name
+        plain = _is_plain(self.root, name)
+        return plain or path.parent.resolve().is_relative_to(self.root.resolve())
+
+    def _check_inside(self, name: str) -> None:
+        """Refuse the *name* of a file whose folder is not in the output folder."""
+        if not self._is_inside(name):
+            raise SaveError(
+                f"{self.root / name} lies outside the output folder",
+                hint="remove the link that leads out of the folder",
+            )
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+async def _off_loop(work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    """Run *work* in a thread; what the disk refuses becomes a `SaveError`."""
+    return await in_thread(functools.partial(work, *args, **kwargs))
+
+
+def _is_plain(root: Path, name: str) -> bool:
+    """Return True if *name* surely stays in *root*: no link and no ".." in its folders.
+
+    Cheaper than resolving the whole path, which looks at each part of *root* as well.
+    """
+    folder = os.fspath(root)
+    for part in name.split("/")[:-1]:
+        folder = f"{folder}/{part}"
+        if part in {"", ".", ".."} or os.path.islink(folder):  # noqa: PTH114 - as cheap as it goes
+            return False
+    return True
+
+
+def _intact(path: Path, file: SavedFile, thorough: bool) -> bool:  # noqa: FBT001
+    if thorough or not file.kept:
+        return file_sha256(path) == file.sha256
+    try:
+        return path.is_file() and path.stat().st_size == file.size
+    except OSError:
+        return False
+
+
+def _copy_part(source: Path, folder: Path, file: SavedFile, key: str) -> Part | None:
+    if file_sha256(source) != file.sha256:
+        return None
+    path = folder / f".{source.stem[:80]}-copy-{key[-8:]}.part"
+    with source.open("rb") as kept:
+        _write(kept, path)
+    return Part(path=path, format="", sha256=file.sha256, size=file.size)
+
+
+def _is_free_for(image: SourceImage, target: Path) -> bool:
+    """Return True if nothing is at *target*, or a copy of *image* that an earlier run left."""
+    if not os.path.lexists(target) or not image.sha256:
+        return True
+    # Of a converted image, `sha256` says what it was converted from.
+    wanted = image.sha256 if image.data is None else hashlib.sha256(image.data).hexdigest()
+    try:
+        return target.is_file() and file_sha256(target) == wanted
+    except OSError:
+        return False
+
+
+def _write_part(image: SourceImage, target: Path) -> Part:
+    make_folders(target.parent)
+    path = target.with_name(f".{target.name}.part")
+    with image.open() as source:
+        _write(source, path)
+    sha256 = file_sha256(path) or ""
+    return Part(path=path, format="", sha256=sha256, size=image.size)
+
+
+def _write(source: IO[bytes], path: Path) -> None:
+    """Write all of *source* to *path*, durably; a failure leaves no file."""
+    try:
+        with path.open("wb") as file:
+            shutil.copyfileobj(source, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
