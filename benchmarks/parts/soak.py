@@ -28,7 +28,7 @@ from comet_async.testing import VirtualLoop
 
 _LOOKS = 8
 _AT_A_TIME = 4
-_PAUSES = {True: 1200.0, False: 1.0}  # seconds between two rounds of jobs, by VIRTUAL
+_PAUSES = {True: 3600.0, False: 1.0}  # seconds between two rounds of jobs, by VIRTUAL
 _MARGINS = Margins(left=0.25, right=0.25)
 
 
@@ -104,7 +104,7 @@ def soak(bench: Bench) -> Section:
         ("Ten minutes, as fast as it goes with pauses of a second", bench.count(600, 8), ""),
     ):
         words = (str(seconds), virtual)
-        looks = [Look(**look) for look in json.loads(last_line("parts.soak", *words, timeout=1500))]
+        looks = [Look(**look) for look in json.loads(last_line("parts.soak", *words, timeout=3600))]
         rows = [
             [
                 f"{look.jobs:,}",
