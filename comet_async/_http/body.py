@@ -130,6 +130,11 @@ class Upload:
 _JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
+def _length(body: Body) -> int:
+    """Return the size of *body* in bytes: Base64 makes four letters of three bytes."""
+    return sum(len(p) if isinstance(p, bytes) else 4 * -(-p.size // 3) for p in body.parts)
+
+
 @attrs.frozen
 class Body:
     """A JSON object with holes for images, which are encoded while they are sent.
@@ -143,12 +148,7 @@ class Body:
 
     parts: tuple[bytes | SourceImage, ...] = attrs.field(repr=False)
     check: Callable[[], None] | None = attrs.field(default=None, repr=False)
-    length: int = attrs.field(init=False)
-
-    @length.default
-    def _size(self) -> int:
-        sizes = [len(p) if isinstance(p, bytes) else 4 * -(-p.size // 3) for p in self.parts]
-        return sum(sizes)
+    length: int = attrs.field(default=attrs.Factory(_length, takes_self=True), init=False)
 
     @classmethod
     def build(cls, fields: Mapping[str, JSON], images: Mapping[str, SourceImage]) -> Body:
