@@ -125,6 +125,15 @@ async def test_out_is_empty(comet: Command, sandbox: Sandbox, photos: Path, out:
     assert sandbox.ledger.posts == []
 
 
+async def test_out_is_an_address(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+    """It is refused, not taken for a folder called ``s3:``."""
+    ended = await comet("expand", photos, "--out", "s3://shop/wide", *TO)
+    assert ended.status == 2
+    assert "is an address" in ended.err
+    assert not Path("s3:").exists()
+    assert sandbox.ledger.posts == []
+
+
 async def test_out_is_a_file(comet: Command, sandbox: Sandbox, photos: Path) -> None:
     """An output folder that is a file is refused."""
     ended = await comet("expand", photos, "--out", photos / "dog.png", *TO)

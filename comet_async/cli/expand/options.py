@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -330,6 +331,15 @@ def _leads_nowhere(source: str) -> bool:
 
 
 def _check_out(out: Path, sources: tuple[str, ...]) -> Path:
+    if re.fullmatch("[a-z][a-z0-9]+:", (out.parts or ("",))[0]):
+        raise InputError(
+            f"--out {out} is an address; this command saves results in folders",
+            field="out",
+            value=str(out),
+            limit="a folder",
+            hint="sources may be in a store; results can be saved there from Python, by "
+            "expand_folder in a session with a journal",
+        )
     if out.exists() and not out.is_dir():
         raise InputError(
             f"--out {out} is a file, not a folder",
