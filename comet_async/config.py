@@ -254,10 +254,20 @@ _PRIVATE_BITS = 0o077
 _LONGEST_NAME = 100
 
 
-def config_path(env: Mapping[str, str]) -> Path:
-    """Return where the config file is looked for."""
+def config_path(env: Mapping[str, str], *, windows: bool = os.name == "nt") -> Path:
+    """Return where the config file is looked for.
+
+    On Windows that is the folder for settings, unless there is a file where other systems have it.
+    """
     base = env.get("XDG_CONFIG_HOME") or Path(env.get("HOME", "~")).expanduser() / ".config"
-    return Path(base) / "comet-async" / "config.toml"
+    path = Path(base) / "comet-async" / "config.toml"
+    if not windows or path.exists():
+        return path
+    try:
+        from platformdirs import user_config_path  # noqa: PLC0415 - on Windows only
+    except ImportError:
+        return path
+    return user_config_path("comet-async", appauthor=False, roaming=True) / "config.toml"
 
 
 @attrs.frozen(kw_only=True)

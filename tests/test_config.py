@@ -238,6 +238,21 @@ def test_place_of_the_file_without_home(empty_home: Path) -> None:
     assert config_path({}) == empty_home / ".config" / "comet-async" / "config.toml"
 
 
+def test_place_of_the_file_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder for settings is used there, but a file in the place of other systems stays valid.
+
+    The folder itself is chosen by a library, for the system that the test runs on.
+    """
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    env = {"HOME": str(tmp_path)}
+    settings = tmp_path / "settings" / "comet-async" / "config.toml"
+    assert config_path(env, windows=True) == settings
+    earlier = config_path(env, windows=False)
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
+    assert config_path(env, windows=True) == earlier
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """Return a path for a config file that others can't read."""
