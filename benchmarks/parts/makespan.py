@@ -66,13 +66,13 @@ def makespan(bench: Bench) -> Section:
         middle = {key: median([each[key] for each in found]) for key in found[0]}
         cells = [f"{middle['least']:.1f}", f"{middle['span']:.1f}", f"**{middle['ratio']:.2f}**"]
         rows.append([case.title, *cells, f"{middle['asked'] / middle['tasks']:.1f}"])
-    head = ("folder", "least possible s", "took s", "×", "polls a task")
+    head = ("folder", "shortest possible s", "took s", "×", "polls a task")
     return Section(
         name="makespan",
         title="A folder against a quota",
         words=f"`expand_folder` with a new session, against a server that works on {_QUOTA} tasks "
-        "at once and refuses more. From the first request to the last file; the least possible is "
-        "what these tasks take in this order if no place is ever empty.",
+        "at once and refuses more. From the first request to the last file; the shortest possible "
+        "time is what these tasks take in this order if no place is ever empty.",
         limit="a place at the server is empty from the end of a task until it is seen (on average "
         "half of the list's interval, which follows how long tasks take) and while the next "
         "image is on its way.",
