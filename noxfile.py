@@ -91,7 +91,9 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Check the types of the library, and what a user's program sees of them."""
-    session.install(ALL_EXTRAS, *group("typing"), *group("test"), "nox")  # this file, too
+    # This file and the documentation's configuration are checked, too.
+    needed = (*group("typing"), *group("test"), *group("docs"), "nox")
+    session.install(ALL_EXTRAS, *needed)
     session.run("mypy")
     session.run("pyright")
     # Fails below 100 %: then a user's type checker would have to guess at a public name.
