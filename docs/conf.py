@@ -32,6 +32,7 @@ html_title = f"comet_async {release}"
 html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
+copybutton_line_continuation_character = "\\"
 copybutton_prompt_text = "$ "  # what a command prints is not copied with it
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]

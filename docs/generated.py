@@ -451,7 +451,7 @@ RULES = {
     8: "the money protocol",
     7: "files appear whole or not at all",
     6: "waiting; free requests only",
-    5: "the only SQLite; durable before it returns",
+    5: "the only databases; durable before a call returns",
     4: "the only HTTP client; a paid POST leaves once",
     3: "the user's files, and what a request may say",
     2: "values and parsing; no I/O, no clock",

@@ -56,6 +56,7 @@ def documents() -> dict[str, list[str]]:
         lines = [
             line for block in blocks for line in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
         ]
+        lines = [re.sub(r"\\\n +", "", line) for line in lines]
         # A reader's `&& .venv/bin/comet-async …` is our `comet-async …`.
         lines = [line.split("&& .venv/bin/")[-1].removeprefix(".venv/bin/") for line in lines]
         if lines:
