@@ -76,7 +76,16 @@ from comet_async.errors import (
 from comet_async.outcomes import Outcome, OutcomeStatus, from_error, from_record
 from comet_async.postgres import PostgresConnection, PostgresJournal, WorkerLease
 from comet_async.requests import EXPAND, TaskRequest
-from comet_async.runs import CONCURRENCY, POSTGRES, Budget, Run, RunOptions, check_options
+from comet_async.runs import (
+    CONCURRENCY,
+    POSTGRES,
+    Budget,
+    Run,
+    RunOptions,
+    check_options,
+    opened,
+    planned,
+)
 
 if TYPE_CHECKING:
     from comet_async.geometry import MarginRule
@@ -222,14 +231,14 @@ def _absolute(source: str) -> str:
 
 
 async def _enqueue(comet: CometSession, run: Run, priority: int) -> AsyncGenerator[Enqueued, None]:
-    async with run.opened() as (batch, items):
+    async with opened(run) as (batch, items):
         queue = await Queue.open(await _journal_of(comet))
         page: list[NewJob] = []
-        async with aclosing(run.planned(batch, items)) as plans:
-            async for item, planned in plans:
-                outcome = await _outcome_of(batch, item, planned)
-                if outcome is None and isinstance(planned, Planned):
-                    job = batch.as_job(planned)
+        async with aclosing(planned(batch, items)) as plans:
+            async for item, plan in plans:
+                outcome = await _outcome_of(batch, item, plan)
+                if outcome is None and isinstance(plan, Planned):
+                    job = batch.as_job(plan)
                     page.append(attrs.evolve(job, source=_absolute(job.source)))
                 elif outcome is not None:
                     yield Enqueued(
@@ -243,16 +252,16 @@ async def _enqueue(comet: CometSession, run: Run, priority: int) -> AsyncGenerat
             yield each
 
 
-async def _outcome_of(batch: Batch, item: Item, planned: Planned | CometError) -> Outcome | None:
+async def _outcome_of(batch: Batch, item: Item, plan: Planned | CometError) -> Outcome | None:
     """Return the outcome of an image that no worker is needed for, or None."""
     if item.outcome is not None:
         return item.outcome
     try:
-        if isinstance(planned, CometError):
-            raise planned
-        if planned.already_satisfied:
-            return await batch.copy(planned)
-        if item.source.startswith("<") or len(planned.images) > 1:
+        if isinstance(plan, CometError):
+            raise plan
+        if plan.already_satisfied:
+            return await batch.copy(plan)
+        if item.source.startswith("<") or len(plan.images) > 1:
             raise InputError(
                 "a worker can't read images in memory, or several images",
                 field="image",
@@ -261,8 +270,8 @@ async def _outcome_of(batch: Batch, item: Item, planned: Planned | CometError) -
             )
     except CometError as error:
         return from_error(item.source, error)
-    if planned.record is not None and planned.record.state in _ENDED:
-        return from_record(item.source, planned.record)
+    if plan.record is not None and plan.record.state in _ENDED:
+        return from_record(item.source, plan.record)
     return None
 
 
@@ -489,20 +498,16 @@ class FleetWorker:
         check_number("at_once", at_once, least=2, whole=True)
         check_number("grace", grace, least=0)
         check_options(budget)
-        self.__attrs_init__(
-            comet=comet,
-            at_once=at_once,
-            grace=grace,
-            stopped=None,
-            done=0,
-            failed=0,
-            budget=budget,
-            manager=None,
-            running={},
-            keys={},
-            stopping=False,
-            leaving=None,
-        )
+        self.comet = comet
+        self.at_once = at_once
+        self.grace = grace
+        self.stopped = None
+        self.done = self.failed = 0
+        self._budget = budget
+        self._manager = None
+        self._running, self._keys = {}, {}
+        self._stopping = False
+        self._leaving = None
 
     async def run(self) -> None:
         """Work until `stop` is called.
@@ -626,7 +631,8 @@ def _problem(outcome: Outcome) -> CometError | None:
     error = outcome.error or CometError(
         "it has not ended", external_task_id=outcome.external_task_id
     )
-    error.retryable |= outcome.status in {OutcomeStatus.PENDING, OutcomeStatus.UNCERTAIN}
+    if outcome.status in {OutcomeStatus.PENDING, OutcomeStatus.UNCERTAIN}:
+        error.retryable = True
     return error
 
 

@@ -216,35 +216,40 @@ class Run:
 
     async def plan(self) -> AsyncGenerator[tuple[Item, Planned | CometError], None]:
         """Yield what a run would do with each image; nothing is written, sent or paid."""
-        async with self.opened(dry=True) as (batch, items):
+        async with self._open(dry=True) as (batch, items):
             async for item in items:
                 yield await _planned(batch, item)
 
     @asynccontextmanager
-    async def opened(
-        self, *, dry: bool = False
+    async def _open(
+        self, *, dry: bool
     ) -> AsyncGenerator[tuple[Batch, AsyncGenerator[Item, None]], None]:
-        """Give the batch of this run and its items, for who does not run them here.
-
-        Args:
-            dry: Make nothing that is not there yet.
-        """
-        opened = self._factory.open(self._root, self._options, dry=dry)
-        async with opened as batch, aclosing(self._each(batch)) as items:
+        async with (
+            self._factory.open(self._root, self._options, dry=dry) as batch,
+            aclosing(self._each(batch)) as items,
+        ):
             yield batch, items
 
-    async def planned(
-        self, batch: Batch, items: AsyncIterator[Item]
-    ) -> AsyncGenerator[tuple[Item, Planned | CometError], None]:
-        """Yield what a run would do with each of *items*, as soon as it is known.
 
-        Several images are read at a time. What is found in their files is remembered.
-        """
-        plans = in_parallel(items, partial(_planned, batch), batch.workers)
-        async with aclosing(plans):
-            async for plan in plans:
-                yield plan
-        await batch.memory.flush()
+@asynccontextmanager
+async def opened(run: Run) -> AsyncGenerator[tuple[Batch, AsyncGenerator[Item, None]], None]:
+    """Give the batch of a run and its items, for who does not work on them here."""
+    async with run._open(dry=False) as found:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        yield found
+
+
+async def planned(
+    batch: Batch, items: AsyncIterator[Item]
+) -> AsyncGenerator[tuple[Item, Planned | CometError], None]:
+    """Yield what a run would do with each of *items*, as soon as it is known.
+
+    Several images are read at a time. What is found in their files is remembered.
+    """
+    plans = in_parallel(items, partial(_planned, batch), batch.workers)
+    async with aclosing(plans):
+        async for plan in plans:
+            yield plan
+    await batch.memory.flush()
 
 
 async def _planned(batch: Batch, item: Item) -> tuple[Item, Planned | CometError]:

@@ -85,8 +85,8 @@ guess, so what no lookup can settle is yours to decide:
 ENQUEUE = """Queue images in PostgreSQL, for workers on any number of machines.
 
 Nothing is sent here. Enqueueing an image again changes nothing, unless its job failed: then it is \
-tried again. Workers read the sources and save the results where they are named here, so both must be on a disk that \
-all machines share, or in a store.
+tried again. Workers read the sources and save the results where they are named here, so both \
+must be on a disk that all machines share, or in a store.
 
 [bold]Example[/bold]
 

@@ -8,13 +8,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from comet_async._journal.states import JobState
 from comet_async.postgres import PostgresJournal
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 from tests.support.images import make_png
@@ -61,55 +62,103 @@ async def run(*words: str) -> str:
     return output.decode()
 
 
+async def looked_at(url: str) -> dict[str, Any]:
+    """Return what ``fleet --json`` says."""
+    status: dict[str, Any] = json.loads(await run("fleet", url, "--json"))
+    return status
+
+
+async def until(url: str, seconds: float, wanted: Callable[[dict[JobState, int]], bool]) -> None:
+    """Wait until the numbers of jobs by state are as *wanted*."""
+    async with await PostgresJournal.open(url) as journal, asyncio.timeout(seconds):
+        while not wanted(await journal.counts()):  # noqa: ASYNC110 - other processes work
+            await asyncio.sleep(0.1)
+
+
+async def ended(worker: asyncio.subprocess.Process) -> str:
+    """Tell a worker to stop; return what it said."""
+    worker.send_signal(signal.SIGTERM)
+    output, _ = await asyncio.wait_for(worker.communicate(), 60)
+    assert worker.returncode == 0, output.decode()
+    return output.decode()
+
+
+def all_done(counts: dict[JobState, int]) -> bool:
+    """Return True if all images are done."""
+    return counts == {JobState.DONE: 40}
+
+
 async def test_two_workers(shared: str, many: Path, tmp_path: Path) -> None:
     """Two processes share a queue; each image is charged once, and SIGTERM ends both."""
     out = tmp_path / "out"
     order = ("enqueue", str(many), "--journal", shared, "--out", str(out), "--left", "0.2")
     async with Sandbox(engine="stub", speed=20, limit=8) as sandbox:
         gateway = ("--gateway", sandbox.url)
-        first = await run(*order, *gateway)
-        assert "40 images queued" in first
-        assert "40 images queued before" in await run(*order, *gateway)
+        await run("enqueue", str(many / "00.png"), *order[2:], *gateway)
         words = ("worker", "--journal", shared, "--concurrency", "8", "--at-once", "10", *gateway)
         workers = [await start(*words) for _ in range(2)]
-        async with await PostgresJournal.open(shared) as journal:
-            async with asyncio.timeout(120):
-                while (await journal.counts()).get("done") != 40:  # type: ignore[call-overload]
-                    assert all(each.returncode is None for each in workers)
-                    await asyncio.sleep(0.1)
-        status = json.loads(await run("fleet", shared, "--json"))
-        for each in workers:
-            each.send_signal(signal.SIGTERM)
-        outputs = [(await each.communicate())[0].decode() for each in workers]
-        assert [each.returncode for each in workers] == [0, 0], outputs
-        assert all("done, 0 failed" in text for text in outputs)
-        assert not any("0 jobs done" in text for text in outputs)  # both have worked
+        await until(shared, 60, lambda counts: counts == {JobState.DONE: 1})
+        while len((await looked_at(shared))["workers"]) < 2:
+            assert all(each.returncode is None for each in workers)
+        first = await run(*order, *gateway)
+        assert "39 images queued" in first
+        await run(*order, *gateway)
+        await until(shared, 120, all_done)
+        status = await looked_at(shared)
+        outputs = [await ended(each) for each in workers]
+        assert all("done, 0 failed" in text for text in outputs), outputs
+        assert not any("0 jobs done" in text.split("\n") for text in outputs)
         assert len(sandbox.ledger.charges) == 40
         assert sandbox.ledger.charged_twice() == []
     assert len(list(out.glob("*.png"))) == 40
     assert len(status["workers"]) == 2
     assert (status["queued"], status["billed"], status["images_left"]) == (0, 40, 0)
     assert "40 jobs done" in await run("jobs", shared)
+    assert "40 images billed" in await run("fleet", shared)
 
 
 async def test_sigterm_while_tasks_run(shared: str, many: Path, tmp_path: Path) -> None:
-    """A worker ends within its grace, and leaves its jobs to others, which pay nothing again."""
+    """A worker leaves at once if it has no grace; others take its jobs up and pay nothing again."""
     out = tmp_path / "out"
-    async with Sandbox(engine="stub", speed=2, limit=8) as sandbox:
+    async with Sandbox(engine="stub", speed=10, limit=8) as sandbox:
         words = ("--journal", shared, "--gateway", sandbox.url)
         await run("enqueue", str(many), "--out", str(out), "--left", "0.2", *words)
         worker = await start("worker", "--concurrency", "8", "--grace", "0", *words)
         async with asyncio.timeout(60):
-            while len(sandbox.ledger.charges) < 4:
+            while len(sandbox.ledger.charges) < 4:  # noqa: ASYNC110 - another process works
                 await asyncio.sleep(0.05)
-        worker.send_signal(signal.SIGTERM)
-        began = time.monotonic()
-        output, _ = await asyncio.wait_for(worker.communicate(), 30)
-        assert worker.returncode == 0, output.decode()
-        print("ended after", time.monotonic() - began)
+        await ended(worker)
         charged = len(sandbox.ledger.charges)
         assert charged < 40
-        status = json.loads(await run("fleet", shared, "--json"))
-        assert status["workers"] == []
-        assert (status["running"], status["held"]) == (0, 0)
+        status = await looked_at(shared)
+        assert (status["workers"], status["running"], status["held"]) == ([], 0, 0)
         assert status["queued"] == 40 - status["jobs"].get("done", 0)
+        other = await start("worker", "--concurrency", "8", *words)
+        await until(shared, 120, all_done)
+        await ended(other)
+        assert len(sandbox.ledger.charges) == 40
+        assert sandbox.ledger.charged_twice() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("fleet", "mysql://host/db"), "not a PostgreSQL database"),
+        (("fleet", "postgresql://me:canary@host/db"), "PGPASSWORD"),
+        (("worker", "--journal", "jobs.sqlite3"), "not a PostgreSQL database"),
+        (("enqueue", ".", "--journal", "postgresql://host/db", "--to", "2:1"), "add --out DIR"),
+        (
+            *(("enqueue", ".", "--journal", "postgresql://host/db", "--store", "wide"),),
+            "not an address in a store",
+        ),
+        (("worker", "--journal", "postgresql://host/db", "--sandbox"), "comet-async sandbox"),
+    ],
+    ids=["scheme", "password", "file", "nowhere", "store", "sandbox"],
+)
+async def test_what_can_not_be_used(words: tuple[str, ...], text: str) -> None:
+    """It is refused before the database is asked, and no password is repeated."""
+    process = await start(*words)
+    output, _ = await process.communicate()
+    assert process.returncode == 2
+    assert text in " ".join(output.decode().split())
+    assert b"canary" not in output
