@@ -32,7 +32,7 @@ from contextlib import aclosing
 from datetime import timedelta
 from decimal import Decimal
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Self, Unpack, cast, final
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast, final
 
 import attrs
 
@@ -88,6 +88,8 @@ from comet_async.runs import (
 )
 
 if TYPE_CHECKING:
+    import psycopg
+
     from comet_async.geometry import MarginRule
     from comet_async.session import CometSession
 
@@ -112,7 +114,7 @@ _LONGEST_PAUSE = 300.0  # seconds before a job is tried again
 _MOST_ATTEMPTS = 20
 _RECENT = 600.0  # seconds that say how fast the fleet is
 _LEAST, _MOST = -(2**31), 2**31 - 1  # priorities
-_BATCH = 10  # entries that a worker takes at a time
+_BATCH = 50  # entries that a worker takes at a time
 _IDLE = 30.0  # seconds after which a worker looks even if nobody called it
 
 _ENDED = WITHOUT_RESULT | {JobState.ABANDONED}
@@ -436,6 +438,25 @@ def _is_there(db: PostgresConnection, settings: DBSettings) -> bool:
 # Working --------------------------------------------------------------------------------
 
 
+class _WorkerDriver(PsycopgDriver):
+    """PGQueuer's driver with a connection of its own for statements.
+
+    On one connection each of them would wait until the listener lets go, up to a second.
+    """
+
+    def __init__(self, listener: psycopg.AsyncConnection[Any], statements: PsycopgDriver) -> None:
+        super().__init__(listener)
+        self._statements = statements
+
+    async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
+        """Run a statement, and return its rows."""
+        return await self._statements.fetch(query, *args)
+
+    async def execute(self, query: str, *args: object) -> str:
+        """Run a statement, and return its status."""
+        return await self._statements.execute(query, *args)
+
+
 @final
 @attrs.define(eq=False, init=False)
 class FleetWorker:
@@ -523,10 +544,9 @@ class FleetWorker:
         queue = await Queue.open(journal)
         account = self.comet._runs.services.account  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         try:
-            async with journal.connection() as db:
-                manager = QueueManager(
-                    queue.queries(PsycopgDriver(db)), channel=queue.settings.channel
-                )
+            async with journal.connection() as db, journal.connection() as listener:
+                driver = _WorkerDriver(listener, PsycopgDriver(db))
+                manager = QueueManager(queue.queries(driver), channel=queue.settings.channel)
                 manager.entrypoint(entry_point(account), on_failure="hold")(self._work)
                 self._manager = manager
                 if self._stopping:
