@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import os
 import time
 from collections import Counter
@@ -102,8 +101,6 @@ __all__ = [
     "enqueue_many",
     "fleet_status",
 ]
-
-logger = logging.getLogger("comet_async.fleet")
 
 GRACE = 30.0
 """Seconds that a worker which was told to stop lets its jobs continue."""
