@@ -234,7 +234,8 @@ async def test_priorities(
     await enqueued(comet, many, tmp_path / "out", exclude=["11.png"])
     (urgent,) = await enqueued(comet, many / "11.png", tmp_path / "out", priority=5)
     await emptied(FleetWorker(comet, at_once=2), journal)
-    assert sandbox.ledger.posts[0].external_task_id == urgent.key
+    # It is taken first; the job that is taken next may be sent before it.
+    assert urgent.key in {post.external_task_id for post in sandbox.ledger.posts[:2]}
 
 
 async def test_planning_and_queueing_are_one(
