@@ -58,7 +58,11 @@ def running(*command: str, **environment: str) -> Iterator[subprocess.Popen[byte
         yield program
     finally:
         program.terminate()
-        program.wait(30)
+        try:
+            program.wait(30)
+        finally:
+            program.kill()  # does nothing if it has ended
+            program.wait()
 
 
 @asynccontextmanager
