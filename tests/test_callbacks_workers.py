@@ -73,6 +73,8 @@ async def service(
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     command = ("-m", "uvicorn", app, "--workers", "2", "--port", str(port), "--log-level", "error")
+    # On a busy machine a worker takes longer to start than uvicorn waits for it by default.
+    command += ("--timeout-worker-healthcheck", "60")
     with running(
         sys.executable,
         *command,
