@@ -477,7 +477,7 @@ class Batch:
         planned = await self._keep_name(await self.prepare(item))
         item = planned.item
         if planned.already_satisfied:
-            return await self.copy(planned)
+            return await self._copy(planned)
         await self._check_free(planned)
         async with self._claimed(call, planned) as record:
             if record.state in _MAY_BE_SENT:
@@ -546,15 +546,11 @@ class Batch:
 
     def _claimed(self, call: Call, planned: Planned) -> AbstractAsyncContextManager[JobRecord]:
         """Write an item's job down and work on it alone; gives its record as it is then."""
-        self._begin(call, planned.key)
-        call.images, call.callback_url = planned.images, planned.item.wanted.callback_url
-        return self.active.planned(self.as_job(planned))
-
-    def as_job(self, planned: Planned) -> NewJob:
-        """Return *planned* as a job to be written down."""
         item = planned.item
         request = item.wanted
-        return NewJob(
+        self._begin(call, planned.key)
+        call.images, call.callback_url = planned.images, request.callback_url
+        job = NewJob(
             key=planned.key,
             kind=request.kind.name,
             account=self.active.services.account,
@@ -564,6 +560,7 @@ class Batch:
             image_sha=":".join(image.sha256 for image in planned.images.values()),
             dest=item.dest,
         )
+        return self.active.planned(job)
 
     def _begin(self, call: Call, key: str) -> None:
         call.key = key
@@ -572,7 +569,7 @@ class Batch:
         if self.finish_left_over:
             self._unfinished.add(key)
 
-    async def copy(self, planned: Planned) -> Outcome:
+    async def _copy(self, planned: Planned) -> Outcome:
         """Save an image that already has the wanted shape as it is: nothing is paid.
 
         Raises:
