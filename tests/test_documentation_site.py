@@ -149,10 +149,8 @@ def test_search_works_without_a_network(browser: Browser, site: Path) -> None:
     """A word is found in a page that was opened from the disk."""
     page = browser.new_page()
     page.goto(f"{site.as_uri()}/search.html?q=journal")
-    page.wait_for_selector("#search-results li a")
-    assert "guides/journal.html" in " ".join(
-        str(link.get_attribute("href")) for link in page.query_selector_all("#search-results li a")
-    )
+    # Results come one after the other.
+    page.wait_for_selector("#search-results li a[href*='guides/journal.html']")
     page.close()
 
 
