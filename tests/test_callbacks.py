@@ -20,6 +20,7 @@ from aiohttp import web
 from hypothesis import given, strategies as st
 from yarl import URL
 
+from comet_async._polling.timing import CallbackReliability
 from comet_async._wire.decode import Notification
 from comet_async.callbacks import MAX_BODY, CallbackReceiver, WebhookSecret, signed_headers
 from comet_async.errors import ConfigError, DecodeError, InputError
@@ -545,7 +546,8 @@ async def test_the_token_is_hard_to_guess_and_not_shown(
 
 def proven(waiter: TaskWaiter) -> None:
     """Make *waiter* believe that callbacks arrive."""
-    waiter._shared.timing.callbacks.record_delivered()
+    for _ in range(3):
+        waiter._shared.timing.callbacks.record_delivered()
 
 
 def make(server: TaskServer) -> tuple[TaskWaiter, CallbackReceiver]:
@@ -574,6 +576,21 @@ async def test_a_callback_is_confirmed_by_one_poll() -> None:
     assert done.succeeded
     assert (waiter.polls, waiter.notifications) == (1, 1)
     assert waiter.mean_delay < 0.3
+
+
+@pytest.mark.parametrize(
+    ("arrived", "proven"),
+    [([1, 1], False), ([1, 1, 1], True), ([1, 0, 1, 0, 1, 0], False), ([1, 1, 1, 0, 1, 1], True)],
+    ids=["two", "three", "every-other", "one-lost"],
+)
+def test_polls_become_rare_only_where_nearly_all_callbacks_arrive(
+    arrived: list[int], proven: bool
+) -> None:
+    """With two workers behind one address half of them go to the other one."""
+    reliability = CallbackReliability()
+    for one in arrived:
+        (reliability.record_delivered if one else reliability.record_lost)()
+    assert reliability.proven is proven
 
 
 async def test_a_lost_callback_costs_only_time() -> None:
@@ -689,15 +706,15 @@ async def test_callbacks_have_to_prove_themselves() -> None:
     assert waiter.mean_delay < 6.0
 
 
-async def test_one_true_callback_is_proof_enough() -> None:
-    """Then tasks that wait already are asked about less, at once."""
+async def test_three_true_callbacks_are_proof_enough() -> None:
+    """Then tasks that wait already are polled less, at once."""
     server = TaskServer()
     waiter, receiver = make(server)
-    waiter._shared.timing.callbacks.share = 0.0
-    tasks = [server.submit(20.0) for _ in range(20)]
-    tasks.append(first := server.submit(3.0))
+    waiter._shared.timing.callbacks = CallbackReliability()
+    first = [server.submit(3.0) for _ in range(3)]
+    tasks = [*first, *(server.submit(20.0) for _ in range(20))]
     waits = [asyncio.create_task(waiter.wait(task)) for task in tasks]
-    await deliver(receiver, first, 3.1)
+    await asyncio.gather(*(deliver(receiver, task, 3.1) for task in first))
     await asyncio.sleep(0.5)
     before = waiter.polls
     await asyncio.sleep(16.0)
