@@ -33,10 +33,10 @@ import hashlib
 import json
 import re
 import weakref
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
-from typing import Self, TypeVar, Unpack, final
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, final
 
 import attrs
 
@@ -65,6 +65,7 @@ from comet_async._postgres.connection import (
     migrate,
     remember_identity,
 )
+from comet_async._postgres.sql import Activity, WorkerLease
 from comet_async._postgres.worker import Signal, Worker
 from comet_async._types import JSON
 from comet_async._validation import check_number
@@ -72,7 +73,10 @@ from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.errors import CometError, InputError, StaleRecordError
 from comet_async.secret import redact
 
-__all__ = ["PostgresConnection", "PostgresJournal"]
+if TYPE_CHECKING:
+    import psycopg
+
+__all__ = ["Activity", "PostgresConnection", "PostgresJournal", "WorkerLease"]
 
 T = TypeVar("T")
 
@@ -196,6 +200,29 @@ class PostgresJournal:
         """Seconds until this worker's lease ends at the earliest; negative if it has ended."""
         return self._worker.left
 
+    @property
+    def schema(self) -> str:
+        """The schema that its tables are in."""
+        return self._target.schema
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[psycopg.AsyncConnection[Any], None]:
+        """Give another connection to its database, for a queue's driver.
+
+        Raises:
+            JournalError: It can't be reached, or the connection was lost meanwhile.
+        """
+        problem: Exception | None = None
+        try:
+            async with await self._target.connect_async() as db:
+                yield db
+        except Exception as error:
+            problem = self._connection.translated(error)
+            if problem is error:
+                raise
+        if problem is not None:
+            raise problem
+
     # Jobs -------------------------------------------------------------------------------
 
     async def plan(self, jobs: Sequence[NewJob], *, now: float) -> list[JobRecord]:
@@ -229,6 +256,15 @@ class PostgresJournal:
             return records
 
         return await self._run("T1", work)
+
+    async def transaction(self, work: Callable[[PostgresConnection], T]) -> T:
+        """Do *work* in a transaction of the journal's, and return what it returns.
+
+        Args:
+            work: Called with the connection in the writing thread, perhaps several times if the
+                transaction has to be repeated.
+        """
+        return await self._run("other", work)
 
     async def get(self, key: str) -> JobRecord | None:
         """Return the job of this key."""
@@ -335,6 +371,10 @@ class PostgresJournal:
     async def counts(self) -> dict[JobState, int]:
         """Return how many jobs are in each state that has any."""
         return await self._run("", sql.counts)
+
+    async def activity(self, seconds: float) -> Activity:
+        """Return who works on its jobs, and what was finished in the last *seconds*."""
+        return await self._run("", partial(sql.activity, seconds=seconds, reader=self.boot))
 
     async def events(self, key: str | None = None) -> list[JournalEvent]:
         """Return what happened to a job (or to all), oldest first."""

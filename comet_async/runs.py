@@ -19,6 +19,7 @@ from collections.abc import (
 )
 from contextlib import aclosing, asynccontextmanager
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias, TypedDict, cast
@@ -29,7 +30,7 @@ from comet_async._images.discovery import OURS, Found, Selection, SkipReport, sc
 from comet_async._images.load import FileIdentity, name_of_input, url_scheme
 from comet_async._jobs.active import ActiveJobs
 from comet_async._jobs.admission import ConcurrencyLimiter, KeyedLock
-from comet_async._jobs.batch import Batch, Item, Planned
+from comet_async._jobs.batch import Batch, Item, Planned, in_parallel
 from comet_async._jobs.calls import JobOptions
 from comet_async._jobs.runner import JobRunner, Loader
 from comet_async._jobs.services import Services
@@ -215,14 +216,47 @@ class Run:
 
     async def plan(self) -> AsyncGenerator[tuple[Item, Planned | CometError], None]:
         """Yield what a run would do with each image; nothing is written, sent or paid."""
-        async with self._factory.open(self._root, self._options, dry=True) as batch:
-            items = self._each(batch)
+        async with self._open(dry=True) as (batch, items):
             async for item in items:
-                try:
-                    planned: Planned | CometError = await batch.plan(item)
-                except CometError as error:
-                    planned = error
-                yield item, planned
+                yield await _planned(batch, item)
+
+    @asynccontextmanager
+    async def _open(
+        self, *, dry: bool
+    ) -> AsyncGenerator[tuple[Batch, AsyncGenerator[Item, None]], None]:
+        async with (
+            self._factory.open(self._root, self._options, dry=dry) as batch,
+            aclosing(self._each(batch)) as items,
+        ):
+            yield batch, items
+
+
+@asynccontextmanager
+async def opened(run: Run) -> AsyncGenerator[tuple[Batch, AsyncGenerator[Item, None]], None]:
+    """Give the batch of a run and its items, for who does not work on them here."""
+    async with run._open(dry=False) as found:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        yield found
+
+
+async def planned(
+    batch: Batch, items: AsyncIterator[Item]
+) -> AsyncGenerator[tuple[Item, Planned | CometError], None]:
+    """Yield what a run would do with each of *items*, as soon as it is known.
+
+    Several images are read at a time. What is found in their files is remembered.
+    """
+    plans = in_parallel(items, partial(_planned, batch), batch.workers)
+    async with aclosing(plans):
+        async for plan in plans:
+            yield plan
+    await batch.memory.flush()
+
+
+async def _planned(batch: Batch, item: Item) -> tuple[Item, Planned | CometError]:
+    try:
+        return item, await batch.plan(item)
+    except CometError as error:
+        return item, error
 
 
 @attrs.define(eq=False)

@@ -47,6 +47,7 @@ napoleon_use_ivar = True  # "Attributes:" sections describe fields; they are not
 
 default_role = "code"  # `words` in a docstring are code; a link is written as a role
 nitpicky = True
+nitpick_ignore = [("py:class", "comet_async.postgres.T")]  # a type variable
 
 
 def _pack_inventory(table: Path, folder: Path) -> tuple[str, str]:

@@ -23,7 +23,7 @@ LAYERS = (
     "events schedules _polling waiter callbacks",
     "_results",
     "outcomes _jobs",
-    "runs session types",
+    "runs session fleet types",
     "_tools testing otel sandbox pytest_plugin cli __main__",
 )
 UNITS = [name for layer in LAYERS for name in layer.split()]
@@ -39,6 +39,7 @@ OWNERS = {
     "tenacity": {"_backoff"},
     "sqlite3": {"_journal"},
     "psycopg": {"_postgres"},
+    "pgqueuer": {"fleet"},
     "obstore": {"stores"},
 }
 

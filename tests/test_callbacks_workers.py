@@ -64,7 +64,11 @@ def running(*command: str, **environment: str) -> Iterator[subprocess.Popen[byte
         yield program
     finally:
         program.terminate()
-        program.wait(30)
+        try:
+            program.wait(30)
+        finally:
+            program.kill()  # does nothing if it has ended
+            program.wait()
 
 
 @asynccontextmanager
@@ -75,6 +79,8 @@ async def service(
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     command = ("-m", "uvicorn", app, "--workers", "2", "--port", str(port), "--log-level", "error")
+    # On a busy machine a worker takes longer to start than uvicorn waits for it by default.
+    command += ("--timeout-worker-healthcheck", "60")
     with running(
         sys.executable,
         *command,

@@ -477,7 +477,7 @@ class Batch:
         planned = await self._keep_name(await self.prepare(item))
         item = planned.item
         if planned.already_satisfied:
-            return await self._copy(planned)
+            return await self.copy(planned)
         await self._check_free(planned)
         async with self._claimed(call, planned) as record:
             if record.state in _MAY_BE_SENT:
@@ -546,11 +546,15 @@ class Batch:
 
     def _claimed(self, call: Call, planned: Planned) -> AbstractAsyncContextManager[JobRecord]:
         """Write an item's job down and work on it alone; gives its record as it is then."""
+        self._begin(call, planned.key)
+        call.images, call.callback_url = planned.images, planned.item.wanted.callback_url
+        return self.active.planned(self.as_job(planned))
+
+    def as_job(self, planned: Planned) -> NewJob:
+        """Return *planned* as a job to be written down."""
         item = planned.item
         request = item.wanted
-        self._begin(call, planned.key)
-        call.images, call.callback_url = planned.images, request.callback_url
-        job = NewJob(
+        return NewJob(
             key=planned.key,
             kind=request.kind.name,
             account=self.active.services.account,
@@ -560,7 +564,6 @@ class Batch:
             image_sha=":".join(image.sha256 for image in planned.images.values()),
             dest=item.dest,
         )
-        return self.active.planned(job)
 
     def _begin(self, call: Call, key: str) -> None:
         call.key = key
@@ -569,7 +572,7 @@ class Batch:
         if self.finish_left_over:
             self._unfinished.add(key)
 
-    async def _copy(self, planned: Planned) -> Outcome:
+    async def copy(self, planned: Planned) -> Outcome:
         """Save an image that already has the wanted shape as it is: nothing is paid.
 
         Raises:

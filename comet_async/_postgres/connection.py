@@ -16,6 +16,7 @@ import attrs
 try:
     import psycopg
     from psycopg import conninfo, pq, sql as names
+    from psycopg.rows import dict_row
 except ImportError as _error:
     from comet_async.errors import MissingExtraError
 
@@ -68,23 +69,38 @@ class Target:
         host, port = known.get("host") or "local socket", known.get("port")
         return f"{known.get('dbname') or 'postgres'} at {host}{f':{port}' if port else ''}"
 
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "autocommit": True,
+            "connect_timeout": _CONNECT,
+            "application_name": f"comet_async {self.schema}",
+            # A server that vanished is noticed in seconds, not hours.
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,
+        }
+
+    async def connect_async(self) -> psycopg.AsyncConnection[Row]:
+        """Return a new connection for an event loop; each statement is committed by itself."""
+        db = await psycopg.AsyncConnection.connect(self.url, **self._settings)
+        try:
+            await db.execute(self._search_path())
+            await db.execute("SET client_encoding = 'UTF8'")
+        except BaseException:
+            await db.close()
+            raise
+        return db
+
+    def _search_path(self) -> names.Composed:
+        return names.SQL("SET search_path = {}, pg_temp").format(names.Identifier(self.schema))
+
     def connect(self) -> psycopg.Connection[Row]:
         """Return a new connection; transactions begin and end only where we say so."""
-        db = psycopg.connect(
-            self.url,
-            autocommit=True,
-            connect_timeout=_CONNECT,
-            application_name=f"comet_async {self.schema}",
-            # A server that vanished is noticed in seconds, not hours.
-            keepalives_idle=5,
-            keepalives_interval=2,
-            keepalives_count=3,
-            tcp_user_timeout=10_000,
-        )
+        db = psycopg.connect(self.url, **self._settings)
         try:
-            db.execute(
-                names.SQL("SET search_path = {}, pg_temp").format(names.Identifier(self.schema))
-            )
+            db.execute(self._search_path())
             db.execute("SET client_encoding = 'UTF8'")
             # A commit that is not on the disk is no record of a payment.
             db.execute(
@@ -274,6 +290,19 @@ class PostgresConnection:
         if writing:
             self.writes += len(found)
         return found
+
+    def fetch(self, query: str, *values: object) -> list[dict[str, object]]:
+        """Run a statement with the server's own placeholders ($1, $2, ...); return its rows.
+
+        Without values there may be several statements.
+        """
+        self.round_trips += 1
+        self.writes += 1  # it is not known whether it writes
+        cursor = psycopg.RawCursor(self._connected(), row_factory=dict_row)
+        cursor.execute(query.encode(), _encoded(values) or None)
+        if cursor.description is None:
+            return []
+        return [{name: _decoded(each) for name, each in row.items()} for row in cursor.fetchall()]
 
     def row(self, query: str, *values: object, writing: bool = False) -> Row | None:
         """Return the first row of a query, or None."""

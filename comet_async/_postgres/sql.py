@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import compress
 from operator import attrgetter, is_not
@@ -37,7 +38,7 @@ from comet_async._journal.records import (
     SourceOutcome,
 )
 from comet_async._journal.rows import FIELDS, decoded, encoded
-from comet_async._journal.states import JobState
+from comet_async._journal.states import ACCEPTED, IN_FLIGHT, OPEN, JobState
 from comet_async._journal.transitions import (
     planned,
     replanned,
@@ -189,6 +190,70 @@ def counts(db: PostgresConnection) -> dict[JobState, int]:
     """Return how many jobs are in each state."""
     rows = db.rows("SELECT state, count(*) FROM job GROUP BY state")
     return {JobState(state): number for state, number in rows}
+
+
+@attrs.frozen(kw_only=True)
+class WorkerLease:
+    """A process that has the journal open, and how long it may count on that.
+
+    Attributes:
+        name: Host and process.
+        started_at: Since when, in UTC.
+        lease_left: Seconds until its lease ends, unless it is renewed before.
+        jobs: How many jobs it is working on.
+    """
+
+    name: str
+    started_at: datetime
+    lease_left: float
+    jobs: int
+
+
+@attrs.frozen(kw_only=True)
+class Activity:
+    """Who works on a journal's jobs, and how fast. Images, not jobs, are counted.
+
+    Attributes:
+        workers: The processes that have it open, without the one that asks.
+        finished: Images of the jobs that were finished in the time asked about.
+        in_flight: Images that the server is working on.
+        left: Images of jobs that have not come to their end.
+        billed: Images of all jobs that the server has accepted and that did not fail.
+    """
+
+    workers: tuple[WorkerLease, ...]
+    finished: int
+    in_flight: int
+    left: int
+    billed: int
+
+
+def activity(db: PostgresConnection, seconds: float, reader: str) -> Activity:
+    """Return who works on the jobs, without *reader*, and what was finished in *seconds*."""
+    workers = db.rows(
+        "SELECT name, started_at, extract(epoch FROM lease_until - clock_timestamp())::float8,"
+        " (SELECT count(*) FROM job WHERE job.owner = worker.boot)"
+        " FROM worker WHERE NOT lost AND boot <> %s AND lease_until > clock_timestamp()"
+        " ORDER BY started_at, name",
+        reader,
+    )
+    finished = db.row(
+        "SELECT coalesce(sum(job.n), 0)::bigint FROM event JOIN job ON job.id = event.job"
+        " WHERE event.id > coalesce((SELECT max(id) FROM event WHERE at <"
+        " extract(epoch FROM clock_timestamp()) - %s::float8), 0) AND event.new = 'done'",
+        seconds,
+    )
+    images: dict[str, int] = dict(db.rows("SELECT state, sum(n)::bigint FROM job GROUP BY state"))
+    return Activity(
+        workers=tuple(
+            WorkerLease(name=name, started_at=started.astimezone(UTC), lease_left=left, jobs=jobs)
+            for name, started, left, jobs in workers
+        ),
+        finished=0 if finished is None else finished[0],
+        in_flight=sum(images.get(state, 0) for state in IN_FLIGHT),
+        left=sum(images.get(state, 0) for state in OPEN - {JobState.UNCERTAIN}),
+        billed=sum(images.get(state, 0) for state in ACCEPTED - {JobState.FAILED}),
+    )
 
 
 # Moving ---------------------------------------------------------------------------------

@@ -79,6 +79,38 @@ guess, so what no lookup can settle is yours to decide:
   [cyan]comet-async jobs wide[/cyan]
   [cyan]comet-async jobs wide --uncertain[/cyan]
   [cyan]comet-async jobs wide --all --json[/cyan]
+  [cyan]comet-async jobs postgresql://db.example/images[/cyan]
+"""
+
+ENQUEUE = """Queue images in PostgreSQL, for workers on any number of machines.
+
+Nothing is sent here. Enqueueing an image again changes nothing, unless its job failed: then it is \
+tried again. Workers read the sources and save the results where they are named here, so both \
+must be on a disk that all machines share, or in a store.
+
+[bold]Example[/bold]
+
+  [cyan]comet-async enqueue s3://bucket/photos --journal postgresql://db.example/images \
+--store s3://bucket/wide --to 16:9[/cyan]
+"""
+
+WORKER = """Work on the jobs of a queue in PostgreSQL, until SIGTERM or Ctrl-C.
+
+Start as many as you like, on any number of machines, with the same key and --concurrency. After \
+SIGTERM, a worker takes no more jobs; those that do not end soon go back to the queue. Nothing is \
+lost or bought twice if it is killed.
+
+[bold]Example[/bold]
+
+  [cyan]comet-async worker --journal postgresql://db.example/images --concurrency 20[/cyan]
+"""
+
+FLEET = """Show the workers of a fleet, its queue, its rate, its cost and the time left.
+
+[bold]Examples[/bold]
+
+  [cyan]comet-async fleet postgresql://db.example/images[/cyan]
+  [cyan]comet-async fleet postgresql://db.example/images --json[/cyan]
 """
 
 REPORT = """Write DIR/report.html: every image of a folder before and after, on one page.
@@ -163,6 +195,11 @@ COMMANDS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("jobs", "jobs:jobs", JOBS),
         ("report", "report:report", REPORT),
     ),
+    "Several machines": (
+        ("enqueue", "fleet:enqueue", ENQUEUE),
+        ("worker", "fleet:worker", WORKER),
+        ("fleet", "fleet:fleet", FLEET),
+    ),
     "Single tasks": (
         ("status", "tasks:status", STATUS),
         ("wait", "tasks:wait", WAIT),
@@ -178,8 +215,11 @@ COMMANDS: dict[str, tuple[tuple[str, str, str], ...]] = {
 USAGES = {
     "expand": "SOURCE... --out DIR (--to SHAPE | --size WxH | --up SHARE ...) [OPTIONS]",
     "preview": "SOURCE... (--to SHAPE | --size WxH | --up SHARE ...) [OPTIONS]",
-    "jobs": "DIR [attach KEY TASK_ID | resubmit KEY | abandon KEY] [OPTIONS]",
+    "jobs": "DIR|URL [attach KEY TASK_ID | resubmit KEY | abandon KEY] [OPTIONS]",
     "report": "DIR [OPTIONS]",
+    "enqueue": "SOURCE... --journal URL (--out DIR | --store URL) --to SHAPE [OPTIONS]",
+    "worker": "--journal URL [OPTIONS]",
+    "fleet": "URL [OPTIONS]",
     "status": "ID [OPTIONS]",
     "wait": "ID [OPTIONS]",
     "list": "[OPTIONS]",

@@ -39,6 +39,10 @@ OPTIONS: Mapping[str, str] = {
     "exclude": "--exclude",
     "include": "--include",
     "follow_links": "--follow-links",
+    "at_once": "--at-once",
+    "grace": "--grace",
+    "priority": "--priority",
+    "budget": "--budget",
 }
 """The option for each argument of the library that an error may name as its field."""
 

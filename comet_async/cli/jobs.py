@@ -79,7 +79,13 @@ _ALL_OPEN = Choice()
 
 
 async def jobs(  # noqa: PLR0913 - the arguments and options, as --help shows them
-    folder: Annotated[Path, Parameter(help="The folder that was given as --out.")],
+    folder: Annotated[
+        str,
+        Parameter(
+            metavar="DIR|URL",
+            help="The folder that was given as --out, or the database with the journal.",
+        ),
+    ],
     action: Annotated[Action | None, Parameter(help="What to do with one job.")] = None,
     key: Annotated[str | None, Parameter(help="The job's key, as `jobs` shows it.")] = None,
     task_id: Annotated[str | None, Parameter(help="For attach: the provider's task id.")] = None,
@@ -95,7 +101,7 @@ async def jobs(  # noqa: PLR0913 - the arguments and options, as --help shows th
     """Show the jobs of a folder, or decide about one."""
     screen = CURRENT.get().screen
     screen.json = choice.json
-    path = journal_files.path_of(folder)
+    path = journal_files.place_of(folder)
     if action is not None:
         _check_words(action, key, task_id)
         words = _Words(action, key or "", task_id, accepted=i_accept_double_charge, proxy=proxy)
@@ -111,7 +117,7 @@ async def jobs(  # noqa: PLR0913 - the arguments and options, as --help shows th
 # ---------------------------------------------------------------------------- showing
 
 
-async def _show_jobs(journal: Journal, folder: Path, choice: Choice, screen: Screen) -> int:
+async def _show_jobs(journal: Journal, folder: str, choice: Choice, screen: Screen) -> int:
     from comet_async._tools.report.entries import identity
 
     outcomes = [] if choice.uncertain and not screen.json else await journal.outcomes()
@@ -180,11 +186,11 @@ def _show_counts(
         screen.say("no job is uncertain: nothing to decide")
 
 
-def _choices(folder: Path, keys: Sequence[str], *, wanted: bool) -> list[str]:
+def _choices(folder: str, keys: Sequence[str], *, wanted: bool) -> list[str]:
     """Return the commands that decide about an uncertain job, with a real key in them."""
     if not wanted or not keys:
         return []
-    of = shlex.join(["comet-async", "jobs", str(folder)])
+    of = shlex.join(["comet-async", "jobs", folder])
     which = "for each of them, one of" if len(keys) > 1 else "one of"
     return [
         f"to decide, {which}:",
@@ -348,11 +354,9 @@ def _check_words(action: Action, key: str | None, task_id: str | None) -> None:
         raise _wrong(f"{action} needs {'a' if task_id is None else 'no'} task id", hint)
 
 
-async def _decide(path: Path, words: _Words, screen: Screen) -> int:
-    from comet_async.journal import SqliteJournal
-
+async def _decide(path: Path | str, words: _Words, screen: Screen) -> int:
     decision = _DECISIONS[words.action]
-    async with await SqliteJournal.open(path, verify_remote=True) as journal:  # sends nothing
+    async with journal_files.opened(path, verify_remote=True) as journal:  # sends nothing
         record = await _job(journal, words.key)
         _check_state(record, decision)
         if words.action == "resubmit" and not words.accepted:

@@ -23,6 +23,18 @@ _NOTHING_MADE = frozenset({JobState.PLANNED, JobState.REJECTED})
 _ENDED = "its sandbox has ended"
 
 
+def place_of(text: str) -> Path | str:
+    """Return where the journal is: of the folder *text*, or in the database of that address.
+
+    Raises:
+        InputError: There is none, or it can't be used.
+    """
+    from comet_async.cli.expand.options import database
+    from comet_async.runs import POSTGRES
+
+    return database(text) if text.startswith(POSTGRES) else path_of(Path(text))
+
+
 def path_of(folder: Path) -> Path:
     """Return where the journal of *folder* is.
 
@@ -43,13 +55,18 @@ def path_of(folder: Path) -> Path:
 
 
 @asynccontextmanager
-async def reading(path: Path) -> AsyncGenerator[tuple[Journal, bool], None]:
+async def reading(path: Path | str) -> AsyncGenerator[tuple[Journal, bool], None]:
     """Open the journal at *path* to read it; also gives whether it is in use.
 
-    One that is in use is read from a copy, as it stood a moment ago.
+    One that is in use is read from a copy, as it stood a moment ago. One in a database is read as
+    it is.
     """
     from comet_async.journal import SqliteJournal
 
+    if isinstance(path, str):
+        async with _looked_at(path) as shared:
+            yield shared, False
+        return
     try:
         # Nothing is sent from here, so an older copy of a journal does no harm.
         journal = await SqliteJournal.open(path, verify_remote=True)

@@ -61,7 +61,7 @@ def test_a_canvas_that_cannot_be_had_leads_to_the_shape() -> None:
 def test_each_option_of_the_table_exists() -> None:
     """The table can't name an option that no command has."""
     names: set[str] = set()
-    for command in ("expand", "preview", "jobs"):
+    for command in ("expand", "preview", "jobs", "enqueue", "worker"):
         arguments = app[command].assemble_argument_collection(parse_docstring=False)
         names |= {name for argument in arguments for name in argument.names}
     assert set(OPTIONS.values()) - names <= FUTURE

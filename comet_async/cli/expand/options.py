@@ -272,7 +272,7 @@ def make_plan(  # noqa: PLR0913 - the groups of options, by name
     from comet_async.requests import EXPAND, ExpandRequest
     from comet_async.runs import limits, selected
 
-    _check_sources(sources)
+    check_sources(sources)
     rule = geometry.rule()
     # Refuses what can't be requested.
     ExpandRequest(image=b"", margins=rule, prompt=request.prompt, n=request.n)
@@ -307,7 +307,12 @@ def make_plan(  # noqa: PLR0913 - the groups of options, by name
     )
 
 
-def _check_sources(sources: tuple[str, ...]) -> None:
+def check_sources(sources: tuple[str, ...]) -> None:
+    """Refuse sources that are slips of the pen.
+
+    Raises:
+        InputError: One looks like an option, or the only one does not exist.
+    """
     for source in sources:
         if source.startswith("-") and source != "-":
             raise InputError(
@@ -363,8 +368,6 @@ def check_journal(text: str) -> Path | str:
     Raises:
         InputError: It can't be used.
     """
-    from yarl import URL
-
     from comet_async.runs import POSTGRES
 
     if not text.startswith(POSTGRES):
@@ -377,13 +380,43 @@ def check_journal(text: str) -> Path | str:
                 hint="write it like --journal postgresql://host/database",
             )
         return Path(text)
+    return _without_password(text)
+
+
+def database(text: str) -> str:
+    """Return *text*, which names a database.
+
+    Raises:
+        InputError: It is not the address of one, or holds a password.
+    """
+    from comet_async.runs import POSTGRES
+
+    if not text.startswith(POSTGRES):
+        raise InputError(
+            f"{text!r} is not a PostgreSQL database",
+            field="journal",
+            value=text,
+            limit="postgresql://…",
+            hint="write it like postgresql://host/database",
+        )
+    return _without_password(text)
+
+
+def _without_password(text: str) -> str:
+    """Return *text* if it holds no password.
+
+    Raises:
+        InputError: It holds one.
+    """
+    from yarl import URL
+
     try:
         password = URL(text).password
     except ValueError:
         password = None
     if password or "password=" in text:
         raise InputError(
-            "--journal holds a password, which other users of this machine could see",
+            "the database's address holds a password, which other users of this machine could see",
             field="journal",
             hint="put it into ~/.pgpass, or into the environment variable PGPASSWORD",
         )

@@ -1,0 +1,284 @@
+"""A fleet: images are enqueued once, and workers take them from the queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from comet_async import (
+    BudgetExceededError,
+    CometSession,
+    ExpandRequest,
+    InputError,
+    JournalRequiredError,
+    Margins,
+)
+from comet_async.errors import JournalError
+from comet_async.fleet import (
+    Enqueued,
+    FleetStatus,
+    FleetWorker,
+    enqueue_folder,
+    enqueue_many,
+    fleet_status,
+)
+from comet_async.postgres import PostgresJournal
+from comet_async.sandbox import DEFAULT_KEY, Sandbox
+from tests.support.images import make_png
+
+pytestmark = pytest.mark.real_loop
+
+WIDE = Margins(left=0.25, right=0.25)
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    """Return a server that charges and paints nothing."""
+    async with Sandbox(engine="stub", speed=100, limit=20) as running:
+        yield running
+
+
+@pytest.fixture
+async def comet(sandbox: Sandbox, journal: PostgresJournal) -> AsyncIterator[CometSession]:
+    """Return a session with a journal in PostgreSQL."""
+    async with session(sandbox, journal) as opened:
+        yield opened
+
+
+def session(sandbox: Sandbox, journal: PostgresJournal) -> CometSession:
+    """Return a session of a fleet's."""
+    return CometSession(
+        DEFAULT_KEY,
+        gateway=sandbox.url,
+        journal=journal,
+        schedule=0.05,
+        concurrency=20,
+        settle=0.1,
+    )
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Return a folder with twelve images."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(12):
+        (folder / f"{number:02d}.png").write_bytes(make_png(300, 300, number))
+    return folder
+
+
+async def enqueued(comet: CometSession, source: Path, out: Path, **options: Any) -> list[Enqueued]:
+    """Enqueue a folder; return what became of its images."""
+    return [each async for each in enqueue_folder(comet, source, out, WIDE, **options)]
+
+
+async def until(journal: PostgresJournal, **wanted: int) -> FleetStatus:
+    """Wait until the queue is as *wanted*."""
+    async with asyncio.timeout(60):
+        while True:
+            status = await fleet_status(journal)
+            if all(getattr(status, name) == number for name, number in wanted.items()):
+                return status
+            await asyncio.sleep(0.05)
+
+
+async def emptied(worker: FleetWorker, journal: PostgresJournal, held: int = 0) -> FleetStatus:
+    """Run *worker* until nothing is left in the queue."""
+    running = asyncio.create_task(worker.run())
+    try:
+        status = await until(journal, queued=0, running=0, held=held)
+    finally:
+        worker.stop()
+        await running
+    return status
+
+
+async def test_enqueued_twice_is_queued_and_charged_once(
+    comet: CometSession, journal: PostgresJournal, sandbox: Sandbox, many: Path, tmp_path: Path
+) -> None:
+    """The queue has one entry for each image, and the worker buys each once."""
+    first = await enqueued(comet, many, tmp_path / "out")
+    assert [each.queued for each in first] == [True] * 12
+    assert all(Path(each.source).is_absolute() for each in first)
+    again = await enqueued(comet, many, tmp_path / "out")
+    assert [(each.queued, each.outcome) for each in again] == [(False, None)] * 12
+    assert (await fleet_status(journal)).queued == 12
+    assert sandbox.ledger.charges == []
+    worker = FleetWorker(comet)
+    status = await emptied(worker, journal)
+    assert (worker.done, worker.failed) == (12, 0)
+    assert len(sandbox.ledger.charges) == 12
+    assert len(list((tmp_path / "out").glob("*.png"))) == 12
+    assert (status.billed, status.finished, status.images_left) == (12, 12, 0)
+    after = await enqueued(comet, many, tmp_path / "out")
+    assert [each.outcome is not None and each.outcome.done for each in after] == [True] * 12
+    assert (await fleet_status(journal)).queued == 0
+
+
+async def test_a_failed_job_is_kept_with_its_reason(
+    comet: CometSession,
+    journal: PostgresJournal,
+    admin: psycopg.Connection[Any],
+    many: Path,
+    tmp_path: Path,
+) -> None:
+    """It stays in the queue as failed until its image is enqueued again."""
+    await enqueued(comet, many, tmp_path / "out")
+    gone = many / "03.png"
+    there = gone.read_bytes()
+    gone.unlink()
+    worker = FleetWorker(comet)
+    status = await emptied(worker, journal, held=1)
+    assert (worker.done, worker.failed, status.held) == (11, 1, 1)
+    assert status.jobs == {"done": 11, "planned": 1}
+    table = sql.Identifier(journal.schema, "pgqueuer_log")
+    query = sql.SQL("SELECT traceback::text FROM {} WHERE status = 'failed'").format(table)
+    reasons = admin.execute(query).fetchall()
+    assert len(reasons) == 1
+    assert "03.png" in reasons[0][0]
+    gone.write_bytes(there)
+    again = await enqueued(comet, many, tmp_path / "out")
+    # An image that was written in the very moment in which it was read is looked at again, too.
+    assert "03.png" in {Path(each.source).name for each in again if each.queued}
+    assert (await fleet_status(journal)).held == 0
+    await emptied(FleetWorker(comet), journal)
+    assert len(list((tmp_path / "out").glob("*.png"))) == 12
+
+
+async def test_a_task_that_failed_is_not_bought_again(
+    comet: CometSession, journal: PostgresJournal, sandbox: Sandbox, many: Path, tmp_path: Path
+) -> None:
+    """Its outcome is told when it is enqueued again, unless it is to be bought again."""
+    order = {"prompt": sandbox.options.risky_words[0]}
+    await enqueued(comet, many / "00.png", tmp_path / "out", **order)
+    await emptied(FleetWorker(comet), journal, held=1)
+    (again,) = await enqueued(comet, many / "00.png", tmp_path / "out", **order)
+    assert again.outcome is not None
+    assert again.outcome.status == "failed"
+    assert (await fleet_status(journal)).queued == 0
+    (bought,) = await enqueued(comet, many / "00.png", tmp_path / "out", retry_failed=True, **order)
+    assert bought.queued
+    assert bought.key != again.key
+
+
+async def test_a_budget_stops_the_worker(
+    comet: CometSession, journal: PostgresJournal, sandbox: Sandbox, many: Path, tmp_path: Path
+) -> None:
+    """What is over it stays in the queue, for a worker that may buy more."""
+    await enqueued(comet, many, tmp_path / "out")
+    worker = FleetWorker(comet, max_jobs=5, budget="spring")
+    with pytest.raises(BudgetExceededError):
+        await asyncio.wait_for(worker.run(), 60)
+    assert isinstance(worker.stopped, BudgetExceededError)
+    assert len(sandbox.ledger.charges) == 5
+    await emptied(FleetWorker(comet, max_jobs=100, budget="spring"), journal)
+    assert len(sandbox.ledger.charges) == 12
+
+
+async def test_workers_leave_the_jobs_of_other_accounts(
+    sandbox: Sandbox, journal: PostgresJournal, many: Path, tmp_path: Path
+) -> None:
+    """A worker with another key takes none of them."""
+    async with session(sandbox, journal) as comet:
+        await enqueued(comet, many, tmp_path / "out")
+    other = CometSession("another-key", gateway=sandbox.url, journal=journal)
+    async with other:
+        worker = FleetWorker(other)
+        running = asyncio.create_task(worker.run())
+        async with session(sandbox, journal) as comet:
+            await emptied(FleetWorker(comet), journal)
+        worker.stop()
+        await running
+        assert (worker.done, worker.failed) == (0, 0)
+
+
+async def test_many_requests(
+    comet: CometSession, journal: PostgresJournal, sandbox: Sandbox, many: Path
+) -> None:
+    """Requests of all kinds are enqueued; an image in memory is none that a worker can read."""
+    requests = [
+        ExpandRequest(image=str(many / "00.png"), margins=WIDE),
+        ExpandRequest(image=make_png(300, 300, 99), margins=WIDE),
+    ]
+    there, refused = sorted(
+        [each async for each in enqueue_many(comet, requests)], key=lambda each: not each.queued
+    )
+    assert there.queued
+    assert refused.outcome is not None
+    assert isinstance(refused.outcome.error, InputError)
+    await emptied(FleetWorker(comet), journal)
+    assert len(sandbox.ledger.charges) == 1
+
+
+async def test_an_image_in_shape_is_copied(
+    comet: CometSession, journal: PostgresJournal, many: Path, tmp_path: Path
+) -> None:
+    """No worker is needed for it."""
+    square = Margins.for_aspect("1:1")
+    out = tmp_path / "out"
+    found = [each async for each in enqueue_folder(comet, many, out, square)]
+    assert all(each.outcome is not None and each.outcome.done for each in found)
+    assert len(list(out.glob("*.png"))) == 12
+    assert (await fleet_status(journal)).queued == 0
+
+
+async def test_priorities(
+    comet: CometSession, journal: PostgresJournal, sandbox: Sandbox, many: Path, tmp_path: Path
+) -> None:
+    """Jobs with a higher number are taken first."""
+    await enqueued(comet, many, tmp_path / "out", exclude=["11.png"])
+    (urgent,) = await enqueued(comet, many / "11.png", tmp_path / "out", priority=5)
+    await emptied(FleetWorker(comet, at_once=2), journal)
+    # It is taken first; the job that is taken next may be sent before it.
+    assert urgent.key in {post.external_task_id for post in sandbox.ledger.posts[:2]}
+
+
+async def test_planning_and_queueing_are_one(
+    comet: CometSession,
+    journal: PostgresJournal,
+    admin: psycopg.Connection[Any],
+    many: Path,
+    tmp_path: Path,
+) -> None:
+    """If a key can't be queued, its job is not there either."""
+    await enqueued(comet, many / "00.png", tmp_path / "out")
+    table = sql.Identifier(journal.schema, "pgqueuer_log")
+    admin.execute(sql.SQL("DROP TABLE {}").format(table))
+    with pytest.raises(JournalError):
+        await enqueued(comet, many, tmp_path / "out")
+    assert await journal.counts() == {"planned": 1}
+
+
+@pytest.mark.usefixtures("sandbox")
+async def test_a_session_needs_a_shared_journal(many: Path, tmp_path: Path) -> None:
+    """It is refused before anything is read."""
+    async with CometSession(DEFAULT_KEY, journal=tmp_path / "journal.sqlite3") as comet:
+        with pytest.raises(JournalRequiredError):
+            FleetWorker(comet)
+        with pytest.raises(JournalRequiredError):
+            await enqueued(comet, many, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"at_once": 1}, {"at_once": 2.5}, {"grace": -1}, {"max_jobs": -1}, {"budgets": "x"}],
+    ids=str,
+)
+async def test_what_a_worker_refuses(comet: CometSession, options: dict[str, Any]) -> None:
+    """What can't be meant is refused when it is made."""
+    with pytest.raises(InputError):
+        FleetWorker(comet, **options)
+
+
+async def test_a_stop_before_the_start(comet: CometSession) -> None:
+    """A worker that was stopped takes nothing."""
+    worker = FleetWorker(comet)
+    worker.stop()
+    await asyncio.wait_for(worker.run(), 30)
