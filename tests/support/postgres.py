@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +42,15 @@ def server(folder: Path, settings: str = SETTINGS) -> Iterator[Any]:
             if fresh:
                 with (self.pgdata / "postgresql.conf").open("a") as file:
                     file.write(settings)
+
+        def ensure_postgres_running(self) -> None:
+            # The wheel allows ten seconds; on a busy machine the server goes on starting after.
+            for _ in range(5):
+                with contextlib.suppress(subprocess.TimeoutExpired, AssertionError):
+                    super().ensure_postgres_running()
+                    return
+                time.sleep(5)
+            super().ensure_postgres_running()
 
     folder.mkdir(parents=True, exist_ok=True)
     running = Small(folder, cleanup_mode="delete")
