@@ -15,8 +15,8 @@ import math
 import random
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol, TypeVar, runtime_checkable
 
 import attrs
@@ -360,17 +360,21 @@ class Gate:
         return max(0.0, self._opens_at - self.clock.monotonic()) if self.failures else 0.0
 
     @asynccontextmanager
-    async def passage(self, ticket: int | None = None) -> AsyncGenerator[None, None]:
-        """Wait at the gate, then send; what the body raises decides whether the gate closes.
+    async def passage(self) -> AsyncGenerator[None, None]:
+        """Wait at the gate, then send, as `passing` says."""
+        with self.passing(await self.enter()):
+            yield
+
+    @contextmanager
+    def passing(self, ticket: int) -> Generator[None, None, None]:
+        """Send; what the body raises decides whether the gate closes.
 
         It closes for errors that the account's other requests would meet as well: too many
         requests, a failing server, a server that can't be reached.
 
         Args:
-            ticket: From `enter` or `try_enter`, for a caller that has waited already.
+            ticket: From `enter` or `try_enter`.
         """
-        if ticket is None:
-            ticket = await self.enter()
         try:
             yield
         except (RateLimitError, ServerError, NotSentError) as error:
@@ -386,7 +390,7 @@ class Gate:
 
         Args:
             error: What a request met.
-            ticket: When that request went through, as `passage` knows; now by default.
+            ticket: When that request went through, as `passing` knows; now by default.
         """
         with self._lock:
             now = self.clock.monotonic()
@@ -423,12 +427,12 @@ class Gate:
                 self._wake()
 
     def try_enter(self) -> int | None:
-        """Return a ticket for `passage` if a request may be sent now, else None."""
+        """Return a ticket for `passing` if a request may be sent now, else None."""
         with self._lock:
             return self._ticket()
 
     async def enter(self) -> int:
-        """Wait until a request may be sent; return its ticket for `passage`, to be used at once."""
+        """Wait until a request may be sent; return its ticket for `passing`, to be used at once."""
         while True:
             with self._lock:
                 if (ticket := self._ticket()) is not None:

@@ -13,11 +13,12 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Generator,
     Iterable,
     Iterator,
     Sequence,
 )
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
 from decimal import Decimal, InvalidOperation
 from functools import partial
 from itertools import islice
@@ -338,18 +339,20 @@ class RunFactory:
                     self._own = await self._open(journal, self.defaults)
         return self._own
 
-    @asynccontextmanager
     async def single(
         self, options: JobOptions, *, prepare: bool | None = None, root: Root | None = None
-    ) -> AsyncGenerator[Batch, None]:
-        """Give a batch for one call of a program's, over the session's own journal."""
+    ) -> AbstractContextManager[Batch]:
+        """Return a batch for one call of a program's, over the session's own journal."""
         check_event_loop()
         self.check_open()
         active = await self.own()
         if prepare is None:
             prepare = self.defaults.get("prepare", False)
         options = attrs.evolve(options, run=options.run or self._run)
-        batch = self._batch(active, options, prepare, root, 1)
+        return self._known(self._batch(active, options, prepare, root, 1))
+
+    @contextmanager
+    def _known(self, batch: Batch) -> Generator[Batch, None, None]:
         self._batches.add(batch)
         try:
             yield batch

@@ -393,7 +393,7 @@ class CometSession:
         """
         options = self._options(timeout, busy, verify_remote=verify_remote, until_submitted=True)
         item = Item(source=name_of(request), request=request)
-        async with self._runs.single(options) as batch:
+        with await self._runs.single(options) as batch:
             outcome = await batch.one(item)
         if outcome.task is None and outcome.error is not None:
             raise outcome.error
@@ -431,7 +431,7 @@ class CometSession:
             target = self._target(out, request.n)
             root = target.rpartition("/")[0] if isinstance(target, str) else target.parent
             item = attrs.evolve(item, dest=exact(target))
-        async with self._runs.single(options, root=root) as batch:
+        with await self._runs.single(options, root=root) as batch:
             outcome = await batch.one(item)
         if outcome.error is not None:
             raise outcome.error
@@ -620,7 +620,7 @@ class CometSession:
         options = attrs.evolve(
             self._options(timeout), limits=limits({**budget}), run=budget.get("budget", "")
         )
-        async with self._runs.single(options, root=root_of(active.journal)) as batch:
+        with await self._runs.single(options, root=root_of(active.journal)) as batch:
             return await batch.resume(record)
 
     def resume(self, **options: Unpack[RunOptions]) -> Run:

@@ -286,9 +286,11 @@ class Inspector:
 
     Attributes:
         size: Bytes fed so far.
+        format: The format, or None while or when it can't be recognised.
     """
 
     size: int = attrs.field(default=0, init=False)
+    format: str | None = attrs.field(default=None, init=False)
     _head: bytes = attrs.field(default=b"", init=False, repr=False)
     _tail: bytes = attrs.field(default=b"", init=False, repr=False)
     _walker: Walker | None = attrs.field(default=None, init=False, repr=False)
@@ -302,6 +304,7 @@ class Inspector:
         if len(self._head) < _HEAD:
             begun = len(self._head)
             self._head += data[: _HEAD - begun]
+            self.format = sniff(self._head)
             make = _WALKERS.get(self.format or "")
             if self._walker is None and make is not None:
                 self._walker = make()
@@ -311,11 +314,6 @@ class Inspector:
     def head(self) -> bytes:
         """The first bytes, enough for `describe`."""
         return self._head
-
-    @property
-    def format(self) -> str | None:
-        """The format, or None while or when it can't be recognised."""
-        return sniff(self._head)
 
     @property
     def info(self) -> ImageInfo | None:

@@ -625,7 +625,7 @@ def _from_path(path: str, check: ImageRules, open_it: Opener) -> SourceImage:
         raise missing(check)
     try:
         with io.FileIO(path, opener=open_it) as file:
-            return attrs.evolve(_from_file(file, path, check), path=Path(path).absolute())
+            return _from_file(file, path, check)
     except OSError as exc:
         raise not_read(exc, check) from exc
 
@@ -641,6 +641,7 @@ def _from_file(file: io.FileIO, path: str, check: ImageRules) -> SourceImage:
         raise changed(check)
     return attrs.evolve(
         image,
+        path=Path(path).absolute(),
         mtime_ns=after.st_mtime_ns if image.data is None else None,
         identity=FileIdentity.of(path, after),
         read_at_ns=read_at_ns,

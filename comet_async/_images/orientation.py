@@ -50,7 +50,8 @@ class OrientationReader:
     @property
     def value(self) -> int:
         """The orientation, 1 (upright) to 8; 1 if nothing says another."""
-        found = _read_exif(self._profile if self._exif is None else self._exif)
+        exif = self._profile if self._exif is None else self._exif
+        found = None if exif is None else _read_exif(exif)
         if found is None and (match := _XMP.search(self.xmp)):
             found = int(match[1])
         return found if found is not None and 1 <= found <= 8 else _UPRIGHT
@@ -86,9 +87,8 @@ def orientation_of(exif: bytes | None, xmp: bytes) -> int:
     return reader.value
 
 
-def _read_exif(block: bytes | None) -> int | None:
+def _read_exif(block: bytes) -> int | None:
     """Return the orientation in an EXIF block (a TIFF structure), None when it says none."""
-    block = block or b""
     for _ in range(2):  # some programs write the prefix twice
         block = block.removeprefix(EXIF_PREFIX)
     return read_numbers(block, {_ORIENTATION}).get(_ORIENTATION)

@@ -163,10 +163,12 @@ class ActiveJobs:
         if self.locks.taken(job.key):
             # The other caller may take long: a crash meanwhile must not lose this destination.
             await self.journal.plan([job], now=self.services.clock.time())
-        async with self._locked(job.key):
+        await self.locks.acquire(job.key)
+        try:
             (record,) = await self.journal.plan([job], now=self.services.clock.time())
-            async with self._owned(record) as current:
-                yield current
+            yield await self._own(record)
+        finally:
+            await self._let_go(job.key)
 
     @asynccontextmanager
     async def alone(self, record: JobRecord) -> AsyncGenerator[JobRecord, None]:
@@ -174,35 +176,32 @@ class ActiveJobs:
 
         Yields the record as it is then.
         """
-        async with self._locked(record.key):
+        await self.locks.acquire(record.key)
+        try:
             if self.shared is None:
                 record = await self.journal.get(record.key) or record
-            async with self._owned(record) as current:
-                yield current
+            yield await self._own(record)
+        finally:
+            await self._let_go(record.key)
 
-    @asynccontextmanager
-    async def _owned(self, record: JobRecord) -> AsyncGenerator[JobRecord, None]:
-        """Own a job among the workers of a shared journal; it must be there."""
+    async def _own(self, record: JobRecord) -> JobRecord:
+        """Own a job among the workers of a shared journal; return its record as it is then."""
         if self.shared is None:
-            yield record
-            return
+            return record
         key = record.key
         with self.shared.listening_for_job(key) as released:
             while (current := await self.shared.claim(key)) is None:
                 await released.wait(LOOK)
         self._owners.add(key)
-        try:
-            yield current
-        finally:
-            self._owners.discard(key)
-            if key not in self.sends:  # else when its answer has been recorded
-                await self.shared.release(key)
+        return current
 
-    @asynccontextmanager
-    async def _locked(self, key: str) -> AsyncGenerator[None, None]:
-        await self.locks.acquire(key)
+    async def _let_go(self, key: str) -> None:
+        """Undo `_own`, and release the lock of *key*."""
         try:
-            yield
+            if key in self._owners:
+                self._owners.discard(key)
+                if self.shared is not None and key not in self.sends:
+                    await self.shared.release(key)  # else when its answer has been recorded
         finally:
             self._ended.pop(key, None)
             self._give_back(key)

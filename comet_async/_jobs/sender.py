@@ -178,7 +178,7 @@ class Sender:
         """Send once, when the gate that all senders share lets the request through."""
         ticket = await self._ticket(record, begin)
         try:
-            async with self.active.services.health.gate.passage(ticket):
+            with self.active.services.health.gate.passing(ticket):
                 self._check(call, record)
                 return await self._once(record, body)
         except _ShowsNothingError as error:

@@ -99,9 +99,9 @@ class MemoryJournal:
             records.append(record)
         for key in changed.keys() - self._jobs.keys():
             self._destinations[key] = {}
-        for key in changed:
+        for key, record in changed.items():
             if key not in self._jobs:
-                self._remember(JournalEvent(key, now, None, JobState.PLANNED, ""))
+                self._remember(None, record, "")
         self._jobs |= changed
         for job in jobs:
             self._add_destination(job)
@@ -291,11 +291,11 @@ class MemoryJournal:
         self._in_flight += after.n * (after.state in IN_FLIGHT)
         self._in_flight -= before.n * (before.state in IN_FLIGHT)
         if before.state is not after.state:
-            self._remember(
-                JournalEvent(after.key, after.updated_at, before.state, after.state, redact(why))
-            )
+            self._remember(before.state, after, why)
 
-    def _remember(self, event: JournalEvent) -> None:
+    def _remember(self, old: JobState | None, record: JobRecord, why: str) -> None:
+        """Keep the move of *record* from the state *old*."""
+        event = JournalEvent(record.key, record.updated_at, old, record.state, redact(why))
         self._events.append(event)
 
     def _add_destination(self, job: NewJob) -> None:
@@ -334,5 +334,5 @@ class ForgettingJournal(MemoryJournal):
     async def save_outcomes(self, outcomes: Sequence[SourceOutcome]) -> None:
         """Keep no outcomes."""
 
-    def _remember(self, event: JournalEvent) -> None:
+    def _remember(self, old: JobState | None, record: JobRecord, why: str) -> None:
         """Keep no history."""

@@ -6,6 +6,7 @@ Nothing here has a field for an API key, a header or an image, so a journal can'
 from __future__ import annotations
 
 import enum
+import functools
 import json
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
@@ -27,10 +28,14 @@ CALLBACK = "callback_url"
 """The parameter that says where the server reports changes: no part of what is bought."""
 
 
+# Made once: json.dumps makes a new one for each text that is not written its own way.
+_JSON = json.JSONEncoder(allow_nan=False)
+
+
 def _read_only(params: Mapping[str, JSON]) -> Mapping[str, JSON]:
     """Return a deep, read-only copy of *params* that is JSON and small."""
     try:
-        text = json.dumps(dict(params), allow_nan=False)
+        text = _JSON.encode(dict(params))
     except (TypeError, ValueError) as error:
         raise InputError(f"a journal holds JSON only: {error}", field="params") from None
     if len(text) > MAX_PARAMS_BYTES:
@@ -42,8 +47,13 @@ def _read_only(params: Mapping[str, JSON]) -> Mapping[str, JSON]:
     return MappingProxyType(json.loads(text))
 
 
+@functools.lru_cache(maxsize=64)  # a session has one account
+def _shows_key(account: str) -> bool:
+    return redact(account) != account
+
+
 def _no_secret(_job: object, field: attrs.Attribute[str], value: str) -> None:
-    if redact(value) != value:
+    if _shows_key(value):
         raise InputError(f"{field.name} looks like a key; a journal never holds one")
 
 
