@@ -168,6 +168,13 @@ class SqliteJournal:
         """Return the job that the server knows by *task_id*."""
         return await self._writer.run("", partial(sql.by_task, task_id=task_id))
 
+    async def newest(
+        self, states: Collection[JobState], *, account: str, kind: str
+    ) -> JobRecord | None:
+        """Return the job planned last that is in one of *states* and has a task, if any."""
+        work = partial(sql.newest, states=tuple(states), account=account, kind=kind)
+        return await self._writer.run("", work)
+
     async def move(
         self,
         record: JobRecord,

@@ -23,7 +23,7 @@ import attrs
 
 from comet_async._http.api import Api
 from comet_async._idempotency import random_key
-from comet_async._journal.records import JobRecord, Journal
+from comet_async._journal.records import FindsNewest, JobRecord, Journal
 from comet_async._journal.states import ON_SERVER
 from comet_async.clock import Clock
 from comet_async.errors import CometError, NotFoundError, RouteUnavailableError
@@ -304,6 +304,9 @@ class Reconciler:
 
     async def _newest(self, group: tuple[str, str]) -> JobRecord | None:
         """Return the job planned last that the server surely has: old ones it may have cleared."""
+        account, kind = group
+        if isinstance(self.journal, FindsNewest):
+            return await self.journal.newest(ON_SERVER, account=account, kind=kind)
         newest: JobRecord | None = None
         after = ""
         while rows := await self.journal.find(ON_SERVER, after=after):

@@ -25,6 +25,8 @@ from comet_async.errors import JournalCorruptError, JournalError
 # tools hold it for milliseconds.)
 _BUSY_TIMEOUT = 5.0
 _EVENTS_KEPT = 365 * 86400.0  # seconds
+# Rows written after which old events are dropped again: a service may run for years.
+_ROWS_BETWEEN = 10_000
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 # How thoroughly a file is checked when it is opened, by its size in bytes: a check reads all of it.
 # The first one also finds an index that disagrees with its table, so that a flipped bit in a key
@@ -57,6 +59,7 @@ class Connection(sqlite3.Connection):
     watch: FileWatch | None = None
     gap: int = 0
     _changes_before: int = -1
+    _dropped_at: int = 0  # rows written when old events were dropped last
 
     @property
     def writes(self) -> int:
@@ -85,6 +88,9 @@ class Connection(sqlite3.Connection):
         if self.watch is None or self.total_changes == self._changes_before:
             self.execute("COMMIT")
             return
+        if self.total_changes - self._dropped_at >= _ROWS_BETWEEN:
+            self._dropped_at = self.total_changes
+            sql.drop_events(self, kept=_EVENTS_KEPT)
         mark = sql.read_mark(self)
         self.execute("COMMIT")
         self.watch.record(attrs.evolve(mark, sends=mark.sends + self.gap))

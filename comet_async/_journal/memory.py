@@ -129,6 +129,17 @@ class MemoryJournal:
         self._check_open()
         return next((job for job in self._jobs.values() if job.task_id == task_id), None)
 
+    async def newest(
+        self, states: Collection[JobState], *, account: str, kind: str
+    ) -> JobRecord | None:
+        """Return the job planned last that is in one of *states* and has a task, if any."""
+        self._check_open()
+        for job in reversed(self._jobs.values()):
+            known = job.task_id is not None and job.state in states
+            if known and (job.account, job.kind) == (account, kind):
+                return job
+        return None
+
     async def move(
         self,
         record: JobRecord,

@@ -10,7 +10,7 @@ import functools
 import json
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Protocol, TypedDict, Unpack
+from typing import Protocol, TypedDict, Unpack, runtime_checkable
 
 import attrs
 
@@ -362,6 +362,17 @@ class Refusal(enum.StrEnum):
     IN_FLIGHT = "in_flight"
     JOBS = "jobs"
     IMAGES = "images"
+
+
+@runtime_checkable
+class FindsNewest(Protocol):
+    """What a journal may offer besides: to find one job without reading all others."""
+
+    async def newest(
+        self, states: Collection[JobState], *, account: str, kind: str
+    ) -> JobRecord | None:
+        """Return the job planned last that is in one of *states* and has a task, if any."""
+        ...
 
 
 class Journal(Protocol):

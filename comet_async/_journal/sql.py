@@ -282,6 +282,18 @@ def find(
     return [decoded(row) for row in _rows(db, sql, *bounds, limit)]
 
 
+def newest(
+    db: sqlite3.Connection, states: Collection[JobState], account: str, kind: str
+) -> JobRecord | None:
+    """Return the job planned last that is in one of *states* and has a task, if any."""
+    # The rowid's own order: most jobs of a large journal are done, so that it ends soon.
+    sql = (
+        f"{_SELECT} NOT INDEXED WHERE task_id IS NOT NULL AND account = ? AND kind = ?"
+        f" AND state IN ({', '.join('?' * len(states))}) ORDER BY id DESC LIMIT 1"
+    )
+    return _job(_row(db, sql, account, kind, *states))
+
+
 def swap(db: sqlite3.Connection, before: JobRecord, after: JobRecord, why: str = "") -> None:
     """Replace *before* by *after*, if *before* is how the job stands.
 

@@ -368,7 +368,12 @@ class Poller:
 
     def dismiss(self) -> None:
         """End all waits, some hundred in each turn of the loop; the tasks continue."""
-        self._in_turns(list(self.index), self._dismiss)
+        self._in_turns(self._taken_off(), self._dismiss)
+
+    def _taken_off(self) -> list[WatchedTask]:
+        """Return all tasks, taken off the timers: their waits are about to end."""
+        self._timers.clear()
+        return list(self.index)
 
     def _dismiss(self, entry: WatchedTask) -> None:
         for watch in entry.all_watches:
@@ -385,7 +390,7 @@ class Poller:
 
     async def stop(self) -> None:
         """End all waits, and the polls on their way."""
-        entries = list(self.index)
+        entries = self._taken_off()
         self._in_turns(entries, self._dismiss)
         while entries:  # noqa: ASYNC110  # emptied in turns of the loop
             await asyncio.sleep(0)
@@ -623,7 +628,7 @@ class Poller:
 
     def _on_failure(self, entry: WatchedTask, error: Exception, now: float) -> None:
         if concerns_account(error):
-            self._in_turns(list(self.index), functools.partial(self.give_up, error=error))
+            self._in_turns(self._taken_off(), functools.partial(self.give_up, error=error))
             return
         when = None if is_our_own(error) else self.shared.policy.on_failure(entry, error, now)
         if when is None:

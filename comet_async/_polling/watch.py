@@ -291,6 +291,12 @@ class TimerHeap:
             self._heap = [item for item in self._heap if item[1] in self._live]
             heapq.heapify(self._heap)
 
+    def clear(self) -> None:
+        """Remove all tasks at once: one by one, the heap would be rebuilt again and again."""
+        for entry in self._live.values():
+            entry.queued = None
+        self._heap, self._live = [], {}
+
     def earliest(self) -> float:
         """Return when the next task wakes; `NEVER` if there is none."""
         while self._heap and self._heap[0][1] not in self._live:

@@ -418,3 +418,44 @@ async def test_pages_bound_the_memory(path: Path) -> None:
         tracemalloc.stop()
     assert seen == number
     assert peak < 1_000_000  # all at once are above 10 MB
+
+
+async def test_old_events_are_dropped_while_it_is_open(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service may run for years: what is older than one is dropped on the way."""
+    monkeypatch.setattr(database, "_ROWS_BETWEEN", 20)
+    async with await SqliteJournal.open(path) as journal:
+        old = await planned(journal)
+        for number in range(1, 21):
+            await journal.plan([new_job(number)], now=NOW + 366 * 86400.0)
+        assert await journal.events(old.key) == []
+        assert len(await journal.events(new_job(20).key)) == 1
+        assert await journal.get(old.key) == old
+
+
+async def test_few_writes_drop_no_events(path: Path) -> None:
+    """Old events are looked for once in ten thousand rows."""
+    async with await SqliteJournal.open(path) as journal:
+        old = await planned(journal)
+        await journal.plan([new_job(1)], now=NOW + 366 * 86400.0)
+        assert len(await journal.events(old.key)) == 1
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+async def test_the_newest_job_of_an_account_is_found(path: Path, *, on_disk: bool) -> None:
+    """The last that was planned: of its kind, in one of the states, and with a task."""
+    journal = await SqliteJournal.open(path) if on_disk else MemoryJournal()
+    wanted = {S.SUBMITTED, S.DONE}
+    async with journal:
+        assert await journal.newest(wanted, account="5f1e", kind="expand") is None
+        await step(journal, await walked(journal, S.SENDING, 0), S.SUBMITTED, task_id="a")
+        newer = await step(journal, await walked(journal, S.SENDING, 1), S.SUBMITTED, task_id="b")
+        await walked(journal, S.SUBMITTED, 2)  # without the id of its task
+        await planned(journal, 3)
+        for number, changes in ((4, {"account": "other"}), (5, {"kind": "try-on"})):
+            sending = await walked(journal, S.SENDING, number, **changes)
+            await step(journal, sending, S.SUBMITTED, task_id=f"c{number}")
+        failed = await step(journal, await walked(journal, S.SENDING, 6), S.SUBMITTED, task_id="d")
+        await step(journal, failed, S.FAILED)
+        assert await journal.newest(wanted, account="5f1e", kind="expand") == newer

@@ -279,7 +279,7 @@ async def test_those_without_a_retry_end_in_time(server: TaskServer) -> None:
 
 
 async def test_one_bad_task_does_not_hinder_the_others(server: TaskServer) -> None:
-    """The server fails for one of fifty only: the others never notification."""
+    """The server fails for one of fifty only: the others never notice."""
     waiter = TaskWaiter(server, schedule=5, error_budget=1e9, use_list=False, rng=random.Random(1))
     server.fault = lambda task_id, _number: ServerError("down") if task_id == "t7" else None
     tasks = [server.submit(60.0) for _ in range(50)]

@@ -257,3 +257,18 @@ async def test_somebody_elses_cancel_loses_no_task(server: TaskServer) -> None:
             task.cancel()
     done = await asyncio.gather(*waits)
     assert all(task.succeeded for task in done)
+
+
+@pytest.mark.parametrize(("median", "fastest"), [(1.0, 0.2), (5.0, 0.25), (20.0, 1.0)])
+async def test_short_tasks_are_listed_more_often(
+    server: TaskServer, median: float, fastest: float
+) -> None:
+    """Up to five times a second while tasks are known to be short, once a second otherwise."""
+    waiter = TaskWaiter(server, rng=random.Random(1))
+    tasks = (server.submit(duration) for duration in durations(600, median))
+    async for _ in waiter.as_completed(tasks, prefetch=32):
+        pass
+    moments = [moment for moment, number, _ in server.pages if number == 1][-20:]
+    between = [after - before for before, after in itertools.pairwise(moments)]
+    assert min(between) >= fastest - 0.001
+    assert (sorted(between)[len(between) // 2] < 0.9) is (median < 20.0)
