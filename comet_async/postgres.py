@@ -201,6 +201,11 @@ class PostgresJournal:
         return self._worker.left
 
     @property
+    def patience(self) -> float:
+        """Seconds that each operation waits for a server that can't be reached."""
+        return self._target.patience
+
+    @property
     def schema(self) -> str:
         """The schema that its tables are in."""
         return self._target.schema

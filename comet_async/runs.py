@@ -219,7 +219,10 @@ class Run:
         """Yield what a run would do with each image; nothing is written, sent or paid."""
         async with self._open(dry=True) as (batch, items):
             async for item in items:
-                yield await _planned(batch, item)
+                try:
+                    yield item, await batch.plan(item)
+                except CometError as error:
+                    yield item, error
 
     @asynccontextmanager
     async def _open(
@@ -239,23 +242,25 @@ async def opened(run: Run) -> AsyncGenerator[tuple[Batch, AsyncGenerator[Item, N
         yield found
 
 
-async def planned(
+async def drafted(
     batch: Batch, items: AsyncIterator[Item]
 ) -> AsyncGenerator[tuple[Item, Planned | CometError], None]:
-    """Yield what a run would do with each of *items*, as soon as it is known.
+    """Yield *items* as `Batch.draft` returns them, or their errors, in the order of completion.
 
     Several images are read at a time. What is found in their files is remembered.
     """
-    plans = in_parallel(items, partial(_planned, batch), batch.workers)
-    async with aclosing(plans):
-        async for plan in plans:
-            yield plan
+    drafts = in_parallel(items, partial(_drafted, batch), batch.workers)
+    async with aclosing(drafts):
+        async for draft in drafts:
+            yield draft
     await batch.memory.flush()
 
 
-async def _planned(batch: Batch, item: Item) -> tuple[Item, Planned | CometError]:
+async def _drafted(batch: Batch, item: Item) -> tuple[Item, Planned | CometError]:
+    if item.outcome is not None and item.planned is not None:
+        return item, item.planned
     try:
-        return item, await batch.plan(item)
+        return item, await batch.draft(item)
     except CometError as error:
         return item, error
 

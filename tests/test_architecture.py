@@ -23,7 +23,7 @@ LAYERS = (
     "events schedules _polling waiter callbacks",
     "_results",
     "outcomes _jobs",
-    "runs session fleet types",
+    "runs session _fleet fleet types",
     "_tools testing otel sandbox pytest_plugin cli __main__",
 )
 UNITS = [name for layer in LAYERS for name in layer.split()]
@@ -39,7 +39,7 @@ OWNERS = {
     "tenacity": {"_backoff"},
     "sqlite3": {"_journal"},
     "psycopg": {"_postgres"},
-    "pgqueuer": {"fleet"},
+    "pgqueuer": {"_fleet"},
     "obstore": {"stores"},
 }
 

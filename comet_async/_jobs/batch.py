@@ -341,9 +341,13 @@ class Batch:
         known = [self._recognised(item, images) for item in page]
         if self.retry_failed:
             return known
-        keys = {item.planned.key for item in known if item.planned is not None}
+        return await self.finished(known)
+
+    async def finished(self, items: Sequence[Item]) -> list[Item]:
+        """Return *items* with the outcome of those that are planned and whose results are there."""
+        keys = {item.planned.key for item in items if item.planned is not None}
         saved = await self.active.journal.saved(keys - {""})
-        return await self._finished([self._with_record(item, saved) for item in known])
+        return await self._with_files([self._with_record(item, saved) for item in items])
 
     def _recognised(self, item: Item, images: Mapping[str, SourceImage]) -> Item:
         """Return *item* planned without reading its file, if that is possible."""
@@ -375,7 +379,7 @@ class Batch:
         planned = attrs.evolve(item.planned, record=job.record, saved=job)
         return attrs.evolve(item, planned=planned)
 
-    async def _finished(self, items: Sequence[Item]) -> list[Item]:
+    async def _with_files(self, items: Sequence[Item]) -> list[Item]:
         """Return *items*, with the outcome of those whose files are all there."""
         if self.saver is None:
             return list(items)
@@ -417,16 +421,23 @@ class Batch:
         Raises:
             InputError: The item breaks a rule; it says which.
         """
+        planned = await self.draft(item)
+        if planned.already_satisfied or planned.record is not None:
+            return planned
+        return attrs.evolve(planned, record=await self.active.journal.get(planned.key))
+
+    async def draft(self, item: Item) -> Planned:
+        """Load and check *item* as a run does, without looking it up.
+
+        Raises:
+            InputError: The item breaks a rule; it says which.
+        """
         planned = await self._keep_name(await self.prepare(item))
         if planned.already_satisfied:
             await self._check_copy(planned)
-            return planned
-        if planned.saved is not None:
-            return planned
-        await self._check_free(planned)
-        if planned.record is not None:
-            return planned
-        return attrs.evolve(planned, record=await self.active.journal.get(planned.key))
+        elif planned.saved is None:
+            await self._check_free(planned)
+        return planned
 
     async def prepare(self, item: Item) -> Planned:
         """Load and check *item*. The journal is read only if the key depends on it."""

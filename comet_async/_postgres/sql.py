@@ -82,8 +82,15 @@ FROM job j JOIN destination d ON d.job = j.id
 LEFT JOIN file f ON f.job = d.job AND f.dest = d.dest
 """
 _IN_ORDER = "ORDER BY d.id, f.number"
+_TEXTS = {"path", "variant", "facts"}
 _SOURCE = tuple(field.name for field in attrs.fields(KnownSource))
 _source_values = attrgetter(*_SOURCE)
+_REMEMBER = (
+    f"INSERT INTO source ({', '.join(_SOURCE)}) SELECT * FROM unnest("
+    + ", ".join("%s::text[]" if n in _TEXTS else "%s::int8[]" for n in _SOURCE)
+    + ") ON CONFLICT (path, variant) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in _SOURCE)
+)
 _OUTCOME = ("outcome", "key", "files", "reason", "hint", "notes", "copied", "billed")
 # What is as before is not written: a run over finished work writes nothing.
 _SAVE_OUTCOME = (
@@ -638,15 +645,11 @@ def known_sources(
 
 def remember_sources(db: PostgresConnection, sources: Sequence[KnownSource]) -> None:
     """Keep what was found in source files; see `Journal.remember_sources`."""
-    marks = ", ".join(["%s"] * len(_SOURCE))
-    updates = ", ".join(f"{name} = excluded.{name}" for name in _SOURCE)
-    query = (
-        f"INSERT INTO source ({', '.join(_SOURCE)}) VALUES ({marks})"
-        f" ON CONFLICT (path, variant) DO UPDATE SET {updates}"
-    )
-    # In one order, so that two workers never wait for each other.
-    for source in sorted(sources, key=attrgetter("path", "variant")):
-        db.run(query, *_source_values(source))
+    newest = {(source.path, source.variant): source for source in sources}
+    if newest:
+        # In one order, so that two workers never wait for each other.
+        rows = [_source_values(newest[name]) for name in sorted(newest)]
+        db.run(_REMEMBER, *map(list, zip(*rows, strict=True)))
 
 
 def events(db: PostgresConnection, key: str | None) -> list[JournalEvent]:

@@ -102,7 +102,7 @@ class WhereTo:
 @Parameter(name="*", group=_FLEET)
 @attrs.frozen(kw_only=True)
 class EnqueueOptions:
-    """How images are enqueued."""
+    """Options of enqueueing."""
 
     priority: Annotated[
         int,
@@ -195,7 +195,7 @@ async def enqueue(  # noqa: PLR0913 - the groups of options, as --help shows the
 
 
 def _word(each: Enqueued) -> str:
-    """Return what became of an image, in a word."""
+    """Return the state of an image, in one word."""
     if each.outcome is not None:
         return str(each.outcome.status)
     return "queued" if each.queued else "waiting"
@@ -244,7 +244,7 @@ async def worker(  # noqa: PLR0913 - the options, as --help shows them
             metavar="NUMBER",
             group=SERVICE,
             converter=whole,
-            help="Maximum images in flight, of all workers together: give each the same number. "
+            help="Maximum images in flight, over all workers: give each the same number. "
             "16 by default.",
         ),
     ] = 16,
@@ -291,7 +291,7 @@ async def worker(  # noqa: PLR0913 - the options, as --help shows them
     connection: Connection = USUAL_CONNECTION,
     general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs
 ) -> int:
-    """Work on the jobs of a queue until a signal comes."""
+    """Work on the jobs of a queue until it is stopped by a signal."""
     from comet_async.cli.endpoint import open_endpoint
     from comet_async.cli.runtime import CURRENT
     from comet_async.fleet import FleetWorker
@@ -381,7 +381,7 @@ def _lines(status: FleetStatus) -> list[str]:
     return [
         f"{counted(len(status.workers), 'worker')}",
         f"queue: {status.queued:,} waiting, {status.running:,} taken, {status.held:,} failed",
-        f"{counted(status.in_flight, 'image')} in flight, {status.images_left:,} to go",
+        f"{counted(status.in_flight, 'image')} in flight, {status.images_left:,} unfinished",
         f"{status.per_hour:,.0f} images per hour in the last ten minutes{left}",
         f"{counted(status.billed, 'image')} billed, {money(status.cost)} by the price",
     ]
@@ -417,15 +417,15 @@ def _as_record(status: FleetStatus) -> dict[str, object]:
 def _refuse_own_sandbox(connection: Connection) -> None:
     if connection.is_sandbox:
         raise InputError(
-            "--sandbox is this command's own, and the queue is shared by several",
+            "--sandbox starts a server for this command alone, and the queue is shared",
             field="gateway",
-            hint="start one with 'comet-async sandbox', and give its address as --gateway",
+            hint="start one with 'comet-async sandbox', and pass its address as --gateway",
         )
 
 
 @asynccontextmanager
 async def _opened(url: str, *, reading: bool = False) -> AsyncGenerator[PostgresJournal, None]:
-    """Open the journal; marked as one for real images if it is not only read."""
+    """Open the journal; unless it is only read, mark it as one for real images."""
     from comet_async.postgres import PostgresJournal
 
     async with await PostgresJournal.open(

@@ -1,0 +1,151 @@
+"""Takes keys from a queue and hands them to a worker, by PGQueuer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from pgqueuer.adapters.drivers.psycopg import PsycopgDriver
+from pgqueuer.core.qm import QueueManager
+from pgqueuer.domain.errors import FailingListenerError, RetryRequested
+from pgqueuer.domain.models import Job as Entry
+
+from comet_async._fleet.queue import Queue, entry_point
+from comet_async.errors import JournalError
+
+if TYPE_CHECKING:
+    import psycopg
+
+logger = logging.getLogger("comet_async.fleet")
+
+_BATCH = 50  # entries that a worker takes at a time
+_IDLE = 30.0  # seconds after which an idle worker checks the queue without a notification
+_RECONNECT = 0.5  # seconds between two attempts
+
+
+class PutBackError(Exception):
+    """The job goes back to the queue.
+
+    Args:
+        reason: Why, for the queue's log.
+        pause: Seconds before it may be taken again.
+    """
+
+    def __init__(self, reason: str, pause: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.pause = pause
+
+
+class _SplitDriver(PsycopgDriver):
+    """PGQueuer's driver with a second connection for statements.
+
+    On the listener's connection each statement would wait until the listener lets go of it, which
+    takes up to a second.
+    """
+
+    def __init__(self, listener: psycopg.AsyncConnection[Any], statements: PsycopgDriver) -> None:
+        super().__init__(listener)
+        self._statements = statements
+
+    async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
+        """Run a statement, and return its rows."""
+        return await self._statements.fetch(query, *args)
+
+    async def execute(self, query: str, *args: object) -> str:
+        """Run a statement, and return its status."""
+        return await self._statements.execute(query, *args)
+
+
+@attrs.define(eq=False, kw_only=True)
+class Consumer:
+    """Takes the entries of one account from a queue.
+
+    Attributes:
+        queue: The queue.
+        account: Whose jobs.
+        at_once: Maximum number of entries that it holds at a time.
+        work: Called with an entry's id, its key, and how often it was put back. An entry leaves the
+            queue when this returns; after `PutBackError` it is queued again; after any other
+            error it is kept as failed.
+    """
+
+    queue: Queue
+    account: str
+    at_once: int
+    work: Callable[[int, str, int], Awaitable[None]]
+    _stop: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
+    _manager: QueueManager | None = attrs.field(default=None, init=False)
+
+    def stop(self) -> None:
+        """Take nothing more; `run` returns when `work` has returned for all entries."""
+        self._stop.set()
+        if self._manager is not None:
+            self._manager.shutdown.set()
+
+    async def run(self) -> None:
+        """Take entries until `stop` is called.
+
+        When the connection is lost, the entries at hand are worked on to their end, and a new
+        connection is tried for as long as the journal itself waits for its database.
+
+        Raises:
+            JournalError: The queue can't be used, or the database can't be reached for long.
+        """
+        lost_at: float | None = None
+        while not self._stop.is_set():
+            try:
+                await self._consume()
+            except (JournalError, FailingListenerError) as error:
+                if isinstance(error, JournalError) and not error.retryable:
+                    raise
+                # A connection that worked in between has been lost just now.
+                if lost_at is None or self._manager is not None:
+                    lost_at = time.monotonic()
+                    logger.warning("the connection to the queue was lost; connecting again")
+                elif time.monotonic() > lost_at + self.queue.journal.patience:
+                    raise
+                self._manager = None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_RECONNECT):
+                    await self._stop.wait()
+
+    async def _consume(self) -> None:
+        """Take entries over one connection.
+
+        Raises:
+            JournalError: There is none, or it was lost.
+            FailingListenerError: Notifications no longer arrive.
+        """
+        journal = self.queue.journal
+        async with journal.connection() as db, journal.connection() as listener:
+            driver = _SplitDriver(listener, PsycopgDriver(db))
+            manager = QueueManager(self.queue.queries(driver), channel=self.queue.settings.channel)
+            manager.entrypoint(entry_point(self.account), on_failure="hold")(self._dispatch)
+            self._manager = manager
+            if self._stop.is_set():
+                return
+            await manager.run(
+                dequeue_timeout=timedelta(seconds=_IDLE),
+                batch_size=min(_BATCH, self.at_once // 2),
+                max_concurrent_tasks=self.at_once,
+                heartbeat_timeout=timedelta(seconds=2 * journal.heartbeat),
+                shutdown_on_listener_failure=True,
+            )
+
+    async def _dispatch(self, entry: Entry) -> None:
+        """Work on one entry.
+
+        Raises:
+            RetryRequested: It is to be queued again.
+        """
+        try:
+            await self.work(entry.id, (entry.payload or b"").decode(), entry.attempts)
+        except PutBackError as error:
+            raise RetryRequested(timedelta(seconds=error.pause), reason=error.reason) from None
