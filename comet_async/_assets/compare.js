@@ -6,13 +6,26 @@
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const one = (selector, root = document) => root.querySelector(selector);
 
-  // Images ------------------------------------------------------------------------------------
+  // Cards of a long page --------------------------------------------------------------------
+
+  // Such cards come inside of noscript, as text. A card is built, without its images, when the
+  // browser has time: browsers load embedded images at once, whatever `loading` says. The images
+  // follow when the card comes near the window.
+
+  function build(item) {
+    const hidden = one(":scope > noscript", item);
+    if (!hidden) return;
+    const holder = document.createElement("template");
+    holder.innerHTML = hidden.textContent.replaceAll(" src=", " data-src=");
+    item.replaceChildren(holder.content);
+    item.classList.remove("unbuilt");
+  }
 
   function load(item) {
-    for (const hidden of all("noscript", item)) {
-      const holder = document.createElement("template");
-      holder.innerHTML = hidden.textContent;
-      hidden.replaceWith(holder.content);
+    build(item);
+    for (const image of all("img[data-src]", item)) {
+      image.src = image.dataset.src;
+      delete image.dataset.src;
     }
   }
 
@@ -28,10 +41,12 @@
     for (const item of all(".cards > li")) near.observe(item);
   }
 
-  // The images of a long page take seconds to read; those at its top are shown at once.
+  // The images of a long page take a while to read; those at its top are shown at once. The rest
+  // stays hidden until the end: a list that grows is laid out again and again.
   let newest = null;
   function watchWhileReading() {
     const done = document.readyState !== "loading";
+    document.documentElement.classList.toggle("reading", !done);
     let item = newest ? newest.nextElementSibling : one(".cards > li");
     // The last card may still be incomplete.
     while (item && (done || item.nextElementSibling)) {
@@ -40,6 +55,16 @@
     }
     if (!done) setTimeout(watchWhileReading, 50);
   }
+
+  // For "find in page" and screen readers, all cards are built in the end.
+  const whole = { timeRemaining: () => 50 }; // Safari can't say
+  const idle = globalThis.requestIdleCallback ?? ((work) => setTimeout(work, 50, whole));
+  function buildRest(deadline) {
+    const waiting = all(".cards > li.unbuilt");
+    while (waiting.length && deadline.timeRemaining() > 5) build(waiting.shift());
+    if (waiting.length) idle(buildRest);
+  }
+  addEventListener("load", () => idle(buildRest));
 
   addEventListener("beforeprint", () => all(".cards > li").forEach(load));
 
@@ -166,10 +191,19 @@
     problems: (a, b) => (a.dataset.outcome === "done") - (b.dataset.outcome === "done"),
   };
 
+  function words(item) {
+    const hidden = one(":scope > noscript", item);
+    const holder = document.createElement("template");
+    // Without the images, most of the text: a search reads all cards.
+    if (hidden) holder.innerHTML = hidden.textContent.replaceAll(/ src="[^"]*"/g, "");
+    const root = hidden ? holder.content : item;
+    const more = one("template", root)?.content.textContent ?? "";
+    return `${one(".body", root).textContent} ${more}`;
+  }
+
   function text(item) {
     if (!texts.has(item)) {
-      const more = one("template", item)?.content.textContent ?? "";
-      texts.set(item, `${one(".body", item).textContent} ${more}`.toLowerCase());
+      texts.set(item, words(item).toLowerCase());
     }
     return texts.get(item);
   }
