@@ -9,15 +9,12 @@ from pathlib import Path
 
 import attrs
 
-from comet_async._journal.records import JobRecord, Journal, SourceOutcome
-from comet_async._journal.states import ACCEPTED, JobState
+from comet_async._journal.records import JobRecord, Journal, SourceOutcome, is_billed
 from comet_async.clock import Clock
 from comet_async.errors import JournalError
 from comet_async.outcomes import Outcome
 
 _BATCH = 200  # outcomes for one write: what they cost is not noticed
-
-_BILLED = ACCEPTED - {JobState.FAILED}
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -70,7 +67,7 @@ class OutcomeLog:
 
     def _entry(self, outcome: Outcome, record: JobRecord | None, at: float) -> SourceOutcome:
         error = outcome.error
-        billed = record is not None and record.run == self.run and record.state in _BILLED
+        billed = record is not None and record.run == self.run and is_billed(record)
         return SourceOutcome(
             source=outcome.source,
             outcome=str(outcome.status),

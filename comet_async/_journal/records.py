@@ -9,12 +9,13 @@ import enum
 import functools
 import json
 from collections.abc import Collection, Mapping, Sequence
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Protocol, TypedDict, Unpack, runtime_checkable
 
 import attrs
 
-from comet_async._journal.states import JobState
+from comet_async._journal.states import BILLED, JobState
 from comet_async._types import JSON
 from comet_async.errors import InputError
 from comet_async.models import ResultImage
@@ -293,6 +294,14 @@ class JournalEvent:
     old: str | None
     new: str
     why: str
+
+
+def is_billed(record: JobRecord) -> bool:
+    """Return whether the server has billed a job.
+
+    A task that failed is not billed, as a rule; it is when the server says that it charged units.
+    """
+    return record.state in BILLED or Decimal(record.units or 0) > 0
 
 
 @attrs.frozen(kw_only=True)

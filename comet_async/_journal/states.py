@@ -71,6 +71,9 @@ ACCEPTED = frozenset(
 )
 """States in which the server has accepted the request, so that a task is known."""
 
+BILLED = ACCEPTED - {_S.FAILED}
+"""States of jobs that were billed; failed tasks are not, as a rule: see `is_billed`."""
+
 READY = frozenset({_S.SUCCEEDED, _S.SAVING, _S.DONE})
 """States in which the result exists: on the server, here, or both."""
 

@@ -38,7 +38,7 @@ from comet_async._journal.records import (
     SourceOutcome,
 )
 from comet_async._journal.rows import FIELDS, decoded, encoded
-from comet_async._journal.states import ACCEPTED, IN_FLIGHT, OPEN, JobState
+from comet_async._journal.states import BILLED, IN_FLIGHT, OPEN, JobState
 from comet_async._journal.transitions import (
     planned,
     replanned,
@@ -259,7 +259,7 @@ def activity(db: PostgresConnection, seconds: float, reader: str) -> Activity:
         finished=0 if finished is None else finished[0],
         in_flight=sum(images.get(state, 0) for state in IN_FLIGHT),
         left=sum(images.get(state, 0) for state in OPEN - {JobState.UNCERTAIN}),
-        billed=sum(images.get(state, 0) for state in ACCEPTED - {JobState.FAILED}),
+        billed=sum(images.get(state, 0) for state in BILLED),
     )
 
 

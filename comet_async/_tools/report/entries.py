@@ -10,23 +10,17 @@ from decimal import Decimal
 import attrs
 
 from comet_async._images.rules import show
-from comet_async._journal.records import Destination, JobRecord, Journal, SourceOutcome
-from comet_async._journal.states import MEANINGS, JobState
+from comet_async._journal.records import (
+    Destination,
+    JobRecord,
+    Journal,
+    SourceOutcome,
+    is_billed,
+)
+from comet_async._journal.states import BILLED, MEANINGS, JobState
 from comet_async.geometry import Margins
 from comet_async.outcomes import OutcomeStatus, from_record
 from comet_async.requests import EXPAND
-
-BILLED = frozenset(
-    {
-        JobState.SUBMITTED,
-        JobState.STRANDED,
-        JobState.SUCCEEDED,
-        JobState.SAVING,
-        JobState.DONE,
-        JobState.EXPIRED,
-    }
-)
-"""States of jobs that were billed; failed tasks are not, as a rule."""
 
 _PENDING = frozenset(
     {
@@ -80,7 +74,7 @@ class Entry:
     @property
     def billed(self) -> bool:
         """True when its job was billed, in whichever run."""
-        return self.record is not None and self.record.state in BILLED
+        return self.record is not None and is_billed(self.record)
 
     @property
     def margins(self) -> Margins | None:

@@ -144,7 +144,7 @@ class RunProgress:
 
     def _parts(self) -> list[tuple[int, int, str]]:
         """Return rank (the highest goes first when there is no room), place and words."""
-        totals = self.totals
+        totals, cost = self.totals, self.totals.cost_so_far
         total = "…" if totals.total is None else f"{totals.total:,}"
         bad = [f"{many:,} {word}" for word, many in totals.ended.items() if word != "done"]
         parts = [
@@ -156,7 +156,7 @@ class RunProgress:
             (6, f"{totals.in_flight:,}/{totals.slots:,} slots" if totals.in_flight else ""),
             (7, f"{totals.retries:,} retries" if totals.retries else ""),
             (4, ", ".join(bad)),
-            (2, f"about {money(totals.cost)}" if not self.free and totals.bought else ""),
+            (2, f"about {money(cost)}" if not self.free and cost else ""),
             (1, duration(totals.seconds)),
             (1, f"about {duration(totals.left)} left" if totals.left else ""),
         ]

@@ -187,6 +187,10 @@ def cost_line(totals: RunTotals) -> str:
         cost = money(totals.price * totals.doubtful)
         parts.append(f"{counted(totals.doubtful, 'image')} may have been billed, about {cost}")
     line = f"{'; '.join(parts)} (an estimate, not a bill)" if parts else "nothing was billed"
+    if totals.failed:
+        line += (
+            f"; {counted(totals.failed, 'image')} failed: failed tasks are not billed, as a rule"
+        )
     if totals.attached:
         were = "was" if totals.attached == 1 else "were"
         line += f"; {counted(totals.attached, 'image')} {were} bought earlier: the server had "

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from comet_async._journal.states import IN_DOUBT, JobState
+from comet_async._journal.records import is_billed
+from comet_async._journal.states import IN_DOUBT, READY, WITHOUT_RESULT, JobState
 from comet_async.errors import RunStoppedError
 
 if TYPE_CHECKING:
@@ -36,13 +37,14 @@ _STAGES: Mapping[JobState, str] = {
     JobState.SAVING: "saving",
 }
 _NOT_ACCEPTED = frozenset({JobState.PLANNED, JobState.REJECTED})
+_SETTLED = READY | WITHOUT_RESULT
 _OPEN_QUESTION = IN_DOUBT | {JobState.SENDING}
 _RECENT = 50
 _ENOUGH = 3  # endings from which a rate can be estimated
 
 
 def billed(record: JobRecord | None, since: float) -> bool | None:
-    """Return whether a run made the server accept, and so bill, a job.
+    """Return whether a run made the server bill a job.
 
     Args:
         record: The job, or None when there is none.
@@ -56,7 +58,7 @@ def billed(record: JobRecord | None, since: float) -> bool | None:
         return False
     if record.run is None:  # the server knew the request: nothing is counted for this run
         return False
-    return None if record.state in _OPEN_QUESTION else True
+    return None if record.state in _OPEN_QUESTION else is_billed(record)
 
 
 @attrs.frozen(kw_only=True)
@@ -121,6 +123,8 @@ class RunTotals:
     not_sent: Counter[str] = attrs.field(factory=Counter, init=False)
     _begin: float = attrs.field(init=False)
     _bought: dict[str, int] = attrs.field(factory=dict, init=False)
+    _settled: dict[str, int] = attrs.field(factory=dict, init=False)
+    _failed: dict[str, int] = attrs.field(factory=dict, init=False)
     _first: dict[str, str] = attrs.field(factory=dict, init=False)
     _doubted: set[str] = attrs.field(factory=set, init=False)
     _active: dict[str, tuple[str, int]] = attrs.field(factory=dict, init=False)
@@ -158,6 +162,11 @@ class RunTotals:
         bought = billed(record, self.since)
         if bought:
             self._bought[record.key] = record.n  # once for equal images, which share a job
+            if record.state in _SETTLED:
+                self._settled[record.key] = record.n
+        elif record.state is JobState.FAILED and self._sent_now(record) and record.run is not None:
+            self._bought.pop(record.key, None)
+            self._failed[record.key] = record.n
         return bought
 
     def add(self, outcome: Outcome, record: JobRecord | None) -> str | None:
@@ -242,10 +251,20 @@ class RunTotals:
 
     @property
     def bought(self) -> int:
-        """Images that the server has newly accepted in this run."""
+        """Images that the server has newly accepted in this run, without those that failed."""
         return sum(self._bought.values())
 
     @property
+    def failed(self) -> int:
+        """Images that the server accepted in this run, and failed to make."""
+        return sum(self._failed.values())
+
+    @property
     def cost(self) -> Decimal:
-        """USD for what this run has bought so far; an estimate."""
+        """USD for what this run has bought; an estimate."""
         return self.price * self.bought
+
+    @property
+    def cost_so_far(self) -> Decimal:
+        """USD for the images that the server has made in this run: it never goes down."""
+        return self.price * sum(self._settled.values())

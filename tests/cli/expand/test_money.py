@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shutil
 import struct
 import zlib
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from comet_async._journal.records import JobRecord, is_billed
+from comet_async._journal.states import JobState
+from comet_async._tools.report.entries import read_entries
+from comet_async.journal import SqliteJournal
+from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import Fault, Sandbox
 
 Command = Callable[..., Awaitable[Any]]  # the fixture `comet`
@@ -70,11 +77,49 @@ async def test_a_lost_answer_is_counted_once(
     assert bought(ended.err) == len(sandbox.ledger.charges) == 3
 
 
-async def test_a_failed_task_is_counted(comet: Command, sandbox: Sandbox, photos: Path) -> None:
-    """The server accepted it, so it is money that may be gone."""
-    words = ("expand", photos / "dog.png", "--out", photos.parent / "wide", *SHAPE)
-    ended = await comet(*words, "--prompt", "sandbox-risky")
-    assert bought(ended.err) == len(sandbox.ledger.charges) == 1
+async def test_failed_tasks_are_not_billed(comet: Command, sandbox: Sandbox, photos: Path) -> None:
+    """The ledger, the summary, the JSON line, the journal and the report say the same."""
+    out = photos.parent / "wide"
+    how = ("--out", out, *SHAPE, "--json", "--json-progress")
+    for name, prompt, images, usd in (
+        ("dog.png", "sandbox-risky", 0, "0.000"),
+        ("cat.png", "snow", 1, "0.028"),
+    ):
+        ended = await comet("expand", photos / name, *how, "--prompt", prompt)
+        (line,) = ended.lines
+        assert line["outcome"] == ("done" if images else "failed")
+        assert line["billed"] is bool(images)
+        assert bought(ended.err) == images
+        assert ("1 image failed: failed tasks are not billed" in ended.err) is not bool(images)
+        *_, last = (event for event in map(json.loads, ended.err.splitlines()) if "ended" in event)
+        assert (last["billed_images"], last["estimate_usd"]) == (images, usd)
+    assert len(sandbox.ledger.charges) == 2
+    assert sandbox.ledger.images == 1
+    async with await SqliteJournal.open(out / JOURNAL_NAME) as journal:
+        outcomes = await journal.outcomes()
+        entries = await read_entries(journal)
+    assert sum(outcome.billed for outcome in outcomes) == 1
+    assert sum(entry.billed for entry in entries) == 1
+    assert sum(entry.cost for entry in entries) == Decimal("0.028")
+
+
+@pytest.mark.parametrize(("units", "billed"), [(None, False), ("0", False), ("8", True)])
+def test_the_server_has_the_last_word(units: str | None, *, billed: bool) -> None:
+    """A failed task for which the server says that it charged units is billed."""
+    job = JobRecord(
+        key="ce1-dog",
+        kind="expand",
+        account="account",
+        state=JobState.FAILED,
+        params={},
+        n=1,
+        source="dog.png",
+        image_sha="dog",
+        created_at=1,
+        updated_at=2,
+        units=units,
+    )
+    assert is_billed(job) is billed
 
 
 async def test_equal_images_are_bought_once(comet: Command, sandbox: Sandbox, photos: Path) -> None:

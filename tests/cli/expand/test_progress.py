@@ -75,7 +75,7 @@ def invalid(name: str, hint: str = "the content decides") -> Outcome:
     [
         (None, False),
         (job("a"), True),
-        (job("a", JobState.FAILED), True),
+        (job("a", JobState.FAILED), False),
         (job("a", JobState.UNCERTAIN), None),
         (job("a", JobState.SENDING), None),
         (job("a", JobState.PLANNED, run=None), False),
@@ -98,6 +98,17 @@ def invalid(name: str, hint: str = "the content decides") -> Outcome:
 def test_what_this_run_bought(record: JobRecord | None, expected: bool | None) -> None:
     """Only what the server newly accepted in this run is bought by it."""
     assert billed(record, START) is expected
+
+
+def test_the_cost_in_the_bar_never_falls() -> None:
+    """It counts what the server has made: a task that it works on may still fail, unbilled."""
+    counts = totals(total=2)
+    counts.look([job("a", JobState.SUBMITTED), job("b", JobState.SUBMITTED)])
+    assert (counts.bought, counts.cost_so_far) == (2, 0)
+    counts.look([job("a", JobState.SUCCEEDED), job("b", JobState.FAILED)])
+    assert (counts.bought, counts.failed, counts.cost_so_far) == (1, 1, Decimal("0.028"))
+    counts.look([job("a")])
+    assert (counts.bought, counts.failed, counts.cost_so_far) == (1, 1, Decimal("0.028"))
 
 
 def test_the_cost_never_falls_and_never_exceeds_the_order() -> None:
@@ -169,9 +180,7 @@ def test_plain_progress_speaks_every_ten_seconds(capfd: pytest.CaptureFixture[st
         clock.now = 11
         progress.refresh()
         progress.refresh()
-    assert capfd.readouterr().err == (
-        "… 0 of … · 1 uploading · 1 waiting · 2/16 slots · about $0.028 · 11 s\n"
-    )
+    assert capfd.readouterr().err == ("… 0 of … · 1 uploading · 1 waiting · 2/16 slots · 11 s\n")
 
 
 def test_what_is_sent_again_is_counted() -> None:
@@ -207,7 +216,7 @@ def test_what_does_not_fit_is_left_out() -> None:
     counts.look([job("a", JobState.SENDING), job("b", JobState.SUBMITTED), job("c")])
     counts.retries = 3
     progress = RunProgress(Screen(), counts)
-    assert progress.facts(width=40) == "0 of 24 · about $0.056 · 0 s"
+    assert progress.facts(width=40) == "0 of 24 · about $0.028 · 0 s"
     assert progress.facts(width=10) == "0 of 24"
 
 
