@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -26,6 +28,15 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     name = hashlib.sha256(os.fsencode(shared)).hexdigest()[:12]
     with postgres.server(Path(tempfile.gettempdir()) / f"comet-async-{name}") as server:
         yield server.get_uri()
+
+
+@pytest.fixture
+def own_database(database: str, admin: psycopg.Connection[Any]) -> Iterator[str]:
+    """Return the address of a database that no other test uses, for programs' default names."""
+    name = f"test_{secrets.token_hex(6)}"
+    admin.execute(f"CREATE DATABASE {name}".encode())
+    yield urlsplit(database)._replace(path=f"/{name}").geturl()
+    admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 @pytest.fixture
