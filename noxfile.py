@@ -147,8 +147,10 @@ def docs(session: nox.Session) -> None:
     """Build the documentation and test the pages. A broken link is an error; needs no network."""
     session.install(ALL_EXTRAS, *group("docs"), *group("test"))
     session.run("sphinx-build", "-n", "-W", "--keep-going", "-q", "-E", "docs", "docs/_build/html")
-    # Links, search, and each page in a browser, if there is one: tests that other sessions skip.
-    session.run("pytest", "-q", "-m", "", "tests/test_documentation_site.py")
+    # Links, search, each page in a browser if there is one, and files to deploy: tests that other
+    # sessions skip.
+    pages = ("tests/test_documentation_site.py", "tests/test_deployment_files.py")
+    session.run("pytest", "-q", "-m", "", *pages)
     session.log("docs/_build/html/index.html")
 
 
