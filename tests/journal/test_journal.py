@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import comet_async.journal
-from comet_async._journal import database
+from comet_async._journal import database, sql as statements
 from comet_async._journal.memory import MemoryJournal
+from comet_async._journal.rows import FIELDS
 from comet_async._journal.states import JobState
 from comet_async.errors import (
     ForkedSessionError,
@@ -459,3 +461,35 @@ async def test_the_newest_job_of_an_account_is_found(path: Path, *, on_disk: boo
         failed = await step(journal, await walked(journal, S.SENDING, 6), S.SUBMITTED, task_id="d")
         await step(journal, failed, S.FAILED)
         assert await journal.newest(wanted, account="5f1e", kind="expand") == newer
+
+
+async def test_asking_for_done_jobs_takes_no_longer_among_many(path: Path) -> None:
+    """A run over finished work asks for each page of it: among 2,000 jobs as among 20."""
+    async with await SqliteJournal.open(path) as journal:
+        done = await walked(journal, S.DONE)
+    fields = [name for name in FIELDS if name not in {"key", "task_id"}]
+    page = [done.key, *(f"new{number}" for number in range(31))]
+    steps: list[int] = []
+
+    def counted(db: sqlite3.Connection) -> int:
+        count = 0
+
+        def step() -> None:
+            nonlocal count
+            count += 1
+
+        db.set_progress_handler(step, 1)
+        assert list(statements.saved(db, page)) == [done.key]
+        db.set_progress_handler(None, 1)
+        return count
+
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        for number in range(2000):
+            if number in {20, 1999}:
+                steps.append(counted(db))
+            db.execute(
+                f"INSERT INTO job (key, {', '.join(fields)})"  # noqa: S608 - the columns
+                f" SELECT 'k{number}', {', '.join(fields)} FROM job WHERE key = ?",
+                (done.key,),
+            )
+    assert steps[0] == steps[1]
