@@ -260,9 +260,9 @@ class SqliteJournal:
         """Write down how sources ended; see `Journal.save_outcomes`."""
         await self._writer.run("outcomes", partial(sql.save_outcomes, outcomes=outcomes))
 
-    async def outcomes(self) -> list[SourceOutcome]:
-        """Return the last outcome of each source, in the order of their names."""
-        return await self._writer.run("", sql.outcomes)
+    async def outcomes(self, *, after: str = "", limit: int = 500) -> list[SourceOutcome]:
+        """Return a page of the last outcomes of sources; see `Journal.outcomes`."""
+        return await self._writer.run("", partial(sql.outcomes, after=after, limit=limit))
 
     async def read_meta(self, name: str) -> JSON:
         """Return what was written under *name*, or None."""

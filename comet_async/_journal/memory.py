@@ -257,10 +257,11 @@ class MemoryJournal:
             if known is None or attrs.evolve(known, at=outcome.at) != outcome:
                 self._outcomes[outcome.source] = outcome
 
-    async def outcomes(self) -> list[SourceOutcome]:
-        """Return the last outcome of each source, in the order of their names."""
+    async def outcomes(self, *, after: str = "", limit: int = 500) -> list[SourceOutcome]:
+        """Return a page of the last outcomes of sources; see `Journal.outcomes`."""
         self._check_open()
-        return [self._outcomes[source] for source in sorted(self._outcomes)]
+        sources = sorted(source for source in self._outcomes if source > after)
+        return [self._outcomes[source] for source in sources[:limit]]
 
     async def read_meta(self, name: str) -> JSON:
         """Return what was written under *name*, or None."""

@@ -531,8 +531,11 @@ class Journal(Protocol):
         """
         ...
 
-    async def outcomes(self) -> list[SourceOutcome]:
-        """Return the last outcome of each source, in the order of their names."""
+    async def outcomes(self, *, after: str = "", limit: int = 500) -> list[SourceOutcome]:
+        """Return a page of the last outcomes of sources, in the order of their names.
+
+        *after* is the last source of the page before; it need not be there.
+        """
         ...
 
     async def read_meta(self, name: str) -> JSON:

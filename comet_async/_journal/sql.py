@@ -535,13 +535,16 @@ def save_outcomes(db: sqlite3.Connection, outcomes: Sequence[SourceOutcome]) -> 
         )
 
 
-def outcomes(db: sqlite3.Connection) -> list[SourceOutcome]:
-    """Return the last outcome of each source, in the order of their names."""
+def outcomes(db: sqlite3.Connection, after: str, limit: int) -> list[SourceOutcome]:
+    """Return a page of the last outcomes of sources, in the order of their names."""
     rows = _rows(
         db,
-        f"SELECT source, {', '.join(_OUTCOME)}, at FROM outcome",
+        f"SELECT source, {', '.join(_OUTCOME)}, at FROM outcome"
+        " WHERE source > ? ORDER BY source LIMIT ?",
+        after,
+        limit,
     )
-    found = [
+    return [
         SourceOutcome(
             source=source,
             outcome=outcome,
@@ -556,7 +559,6 @@ def outcomes(db: sqlite3.Connection) -> list[SourceOutcome]:
         )
         for source, outcome, key, files, reason, hint, notes, copied, billed, at in rows
     ]
-    return sorted(found, key=attrgetter("source"))
 
 
 def read_meta(db: sqlite3.Connection, name: str) -> JSON:

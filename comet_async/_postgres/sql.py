@@ -700,10 +700,15 @@ def save_outcomes(db: PostgresConnection, outcomes: Sequence[SourceOutcome]) -> 
         )
 
 
-def outcomes(db: PostgresConnection) -> list[SourceOutcome]:
-    """Return the last outcome of each source, in the order of their names."""
-    rows = db.rows(f"SELECT source, {', '.join(_OUTCOME)}, at FROM outcome")
-    found = [
+def outcomes(db: PostgresConnection, after: str, limit: int) -> list[SourceOutcome]:
+    """Return a page of the last outcomes of sources, in the order of their names."""
+    rows = db.rows(
+        f"SELECT source, {', '.join(_OUTCOME)}, at FROM outcome"
+        " WHERE source > %s ORDER BY source LIMIT %s",
+        after,
+        limit,
+    )
+    return [
         SourceOutcome(
             source=source,
             outcome=outcome,
@@ -718,7 +723,6 @@ def outcomes(db: PostgresConnection) -> list[SourceOutcome]:
         )
         for source, outcome, key, files, reason, hint, notes, copied, billed, at in rows
     ]
-    return sorted(found, key=attrgetter("source"))
 
 
 def read_meta(db: PostgresConnection, name: str) -> JSON:

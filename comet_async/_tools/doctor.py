@@ -56,7 +56,7 @@ _EXTRAS = {
     "images": ("PIL", "Pillow", "conversion of images and previews"),
     "heif": ("pillow_heif", "pillow-heif", "HEIC, the format of iPhones"),
     "sandbox": ("numpy", "numpy", "the sandbox's better painter"),
-    "report": ("jinja2", "Jinja2", "the report page"),
+    "report": ("jinja2", "Jinja2", "report page"),
     "kling": ("jwt", "PyJWT", "tokens from Kling's access key and secret key"),
     "speed": ("pybase64", "pybase64", "faster uploads and checks of PNG files"),
 }

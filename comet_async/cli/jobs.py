@@ -8,6 +8,7 @@ A row is a job, or a source that has none: one that was invalid, or that needed 
 from __future__ import annotations
 
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -118,38 +119,77 @@ async def jobs(  # noqa: PLR0913 - the arguments and options, as --help shows th
 
 
 async def _show_jobs(journal: Journal, folder: str, choice: Choice, screen: Screen) -> int:
-    from comet_async._tools.report.entries import identity
-
-    outcomes = [] if choice.uncertain and not screen.json else await journal.outcomes()
-    last = {identity(outcome.source): outcome for outcome in outcomes}
+    others = _Others(choice, screen)
+    ended = await others.ends(journal) if screen.json else {}
     rows = []
-    read: set[str] = set()
     async for record in journal_files.all_jobs(journal, _states(choice, screen)):
-        read.add(record.key)
-        ended = last.get(identity(record.source))
-        if ended is not None and ended.key == record.key:
-            del last[identity(record.source)]
-        else:
-            ended = None  # the source's last outcome is that of another job
+        who = others.sources[record.key] = identity_of(record.source)
         if screen.json:
             places = await journal.destinations(record.key)
-            screen.emit(_as_record(record, ended, places, screen))
+            screen.emit(_as_record(record, ended.get((record.key, who)), places, screen))
         else:
             rows.append(_row(record))
-    # What is left has no job, or shares one with an equal image.
-    others = [] if choice.uncertain else list(last.values())
-    others = [each for each in others if each.key is None or each.key in read]
-    others.sort(key=lambda each: each.source)
+    if not choice.uncertain:
+        await others.show(journal)
     if screen.json:
-        for outcome in others:
-            screen.emit(_source_as_record(outcome, screen))
         return DONE
-    rows += [_source_row(each) for each in others if choice.all or each.outcome != _FINISHED]
+    rows += others.rows
     _show_rows(rows, screen)
-    _show_counts(await journal.counts(), others, screen, asked=choice.uncertain)
+    _show_counts(await journal.counts(), others.counts, screen, asked=choice.uncertain)
     for line in _choices(folder, [row[2] for row in rows], wanted=choice.uncertain):
         screen.say(line)
     return DONE
+
+
+def identity_of(source: str) -> int:
+    """Return a number that stands for a source, however it is named: there may be a million."""
+    from comet_async._tools.report.entries import identity
+
+    return hash(identity(source))
+
+
+@attrs.define(eq=False)
+class _Others:
+    """Sources that have no job of their own: it has none, or shares one with an equal image.
+
+    Attributes:
+        choice: What to show.
+        screen: Where.
+        sources: The source of each job that was shown, by the job's key.
+        counts: How many there are, by `_word`.
+        rows: Those of the table.
+    """
+
+    choice: Choice
+    screen: Screen
+    sources: dict[str, int] = attrs.field(factory=dict, init=False)
+    counts: Counter[str] = attrs.field(factory=Counter, init=False)
+    rows: list[tuple[str, ...]] = attrs.field(factory=list, init=False)
+
+    async def ends(self, journal: Journal) -> dict[tuple[str, int], str]:
+        """Return the last outcome by job and source."""
+        from comet_async._tools.report.entries import all_outcomes
+
+        return {
+            (outcome.key, identity_of(outcome.source)): sys.intern(outcome.outcome)
+            async for outcome in all_outcomes(journal)
+            if outcome.key is not None
+        }
+
+    async def show(self, journal: Journal) -> None:
+        """Go through all outcomes, of which few are shown and none is kept."""
+        from comet_async._tools.report.entries import all_outcomes
+
+        async for outcome in all_outcomes(journal):
+            if outcome.key is not None and (
+                self.sources.get(outcome.key) in {None, identity_of(outcome.source)}
+            ):
+                continue
+            self.counts[_word(outcome)] += 1
+            if self.screen.json:
+                self.screen.emit(_source_as_record(outcome, self.screen))
+            elif self.choice.all or outcome.outcome != _FINISHED:
+                self.rows.append(_source_row(outcome))
 
 
 def _states(choice: Choice, screen: Screen) -> Collection[JobState] | None:
@@ -167,7 +207,7 @@ def _show_rows(rows: Sequence[tuple[str, ...]], screen: Screen) -> None:
 
 def _show_counts(
     counts: Mapping[JobState, int],
-    others: Sequence[SourceOutcome],
+    others: Mapping[str, int],
     screen: Screen,
     *,
     asked: bool,
@@ -178,7 +218,7 @@ def _show_counts(
             meaning = _MEANINGS.get(state, MEANINGS[state])
             meaning = meaning[:1].lower() + meaning[1:].rstrip(".")
             screen.say(f"{counted(counts[state], 'job')} {state}: {meaning}")
-    for word, many in sorted(Counter(_word(outcome) for outcome in others).items()):
+    for word, many in sorted(others.items()):
         screen.say(f"{counted(many, 'image')} {word}: {_WITHOUT_JOB[word]}")
     if not counts and not others:
         screen.say("the journal is empty")
@@ -239,14 +279,14 @@ def _known(record: JobRecord) -> str:
 
 def _as_record(
     record: JobRecord,
-    ended: SourceOutcome | None,
+    ended: str | None,
     destinations: tuple[Destination, ...],
     screen: Screen,
 ) -> dict[str, object]:
     return {
         "key": record.key,
         "state": str(record.state),
-        "outcome": None if ended is None else ended.outcome,
+        "outcome": ended,
         "source": screen.clean(record.source) if "://" in record.source else record.source,
         "task_id": record.task_id,
         "n": record.n,

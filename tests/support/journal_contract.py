@@ -576,6 +576,9 @@ class KeepingSuite:
         await journal.save_outcomes([attrs.evolve(late, at=NOW + 2)])
         await journal.save_outcomes([])
         assert await journal.outcomes() == [other, late]
+        assert await journal.outcomes(limit=1) == [other]
+        assert await journal.outcomes(after="a.gif", limit=1) == [late]
+        assert await journal.outcomes(after=SURROGATE) == []
         assert "canary" not in other.reason
 
     async def test_facts_are_kept(self, journal: Journal) -> None:

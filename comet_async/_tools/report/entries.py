@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from decimal import Decimal
 
 import attrs
@@ -120,10 +120,19 @@ async def read_entries(journal: Journal) -> list[Entry]:
                 name = identity(entry.source)
                 found[name] = by_job[name, record.key] = entry
         after = page[-1].key
-    for last in await journal.outcomes():
+    async for last in all_outcomes(journal):
         name = identity(last.source)
         found[name] = _with_outcome(by_job.get((name, last.key)), last)
     return _billed_once(sorted(found.values(), key=lambda entry: natural(entry.source)))
+
+
+async def all_outcomes(journal: Journal) -> AsyncGenerator[SourceOutcome, None]:
+    """Yield the last outcome of each source, page by page: a journal may hold a million."""
+    after = ""
+    while page := await journal.outcomes(after=after):
+        for outcome in page:
+            yield outcome
+        after = page[-1].source
 
 
 def identity(source: str) -> str:
