@@ -1,6 +1,6 @@
 """A journal in PostgreSQL, for any number of processes on any number of machines.
 
-Needs the extra ``postgres``: ``pip install 'comet-async[postgres]'``.
+Needs the extra ``postgres``.
 
 Theory of operation
 -------------------

@@ -32,6 +32,9 @@ html_title = f"comet_async {release}"
 html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
+# Where the pages install from: a copy of the repository, until there is a release on PyPI.
+PACKAGE = "."
+
 copybutton_line_continuation_character = "\\"
 copybutton_prompt_text = "$ "  # what a command prints is not copied with it
 
@@ -104,8 +107,14 @@ def make_accessible(app: Sphinx, failed: Exception | None) -> None:
         path.write_text(page, "utf-8")
 
 
+def install_from(_app: Sphinx, _page: str, source: list[str]) -> None:
+    """Give all install lines of a page the name in `PACKAGE`."""
+    source[0] = source[0].replace("pip install '.[", f"pip install '{PACKAGE}[")
+
+
 def setup(app: Sphinx) -> None:
-    """Register it."""
+    """Register them."""
+    app.connect("source-read", install_from)
     app.connect("build-finished", make_accessible)
 
 
