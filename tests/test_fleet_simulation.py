@@ -1,0 +1,25 @@
+"""The simulation of a fleet: small, its promises hold, and it notices when one is broken."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("psycopg")
+
+from benchmarks.fleet_simulation import Case, Costs, row, run
+
+SLOW = Costs(granted=0.02, refused=0.02, each=0)
+
+
+@pytest.mark.parametrize("killed", [0.0, 0.5])
+def test_a_small_fleet(killed: float) -> None:
+    """All images are made and charged once, the quota is kept, and nearly always in use."""
+    fleet, seconds = run(Case(images=2000, workers=20, quota=40, killed=killed), SLOW)
+    assert row(fleet, seconds)[0] == "2,000"
+    assert fleet.counts["done"] == len(fleet.charges)
+    assert max(fleet.taken.windows) <= 1
+    assert fleet.taken.mean(120, fleet.killed_at or fleet.drained_at or 0) > 0.98
+    assert (fleet.counts["looked up"] > 0) is bool(killed)
+    fleet.charges["ce1-0"] = 2
+    with pytest.raises(AssertionError, match="1 twice"):
+        row(fleet, seconds)
