@@ -52,6 +52,7 @@ from comet_async.errors import (
     ConfigError,
     InputError,
     JournalRequiredError,
+    SaveError,
     SessionClosedError,
     StaleRecordError,
 )
@@ -490,7 +491,9 @@ class FleetWorker:
             raise PutBackError(error.message) from error
         if isinstance(error, StaleRecordError):  # another worker has the job, or had it
             raise PutBackError(error.message, _STALE_PAUSE) from error
-        if error.retryable and attempts < _MOST_ATTEMPTS:
+        # A result that could not be saved here is paid, and may be saved by another worker.
+        retryable = error.retryable or isinstance(error, SaveError)
+        if retryable and attempts < _MOST_ATTEMPTS:
             pause = error.retry_after or min(_LONGEST_PAUSE, 2.0**attempts)
             raise PutBackError(error.message, pause) from error
 

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("comet_async.fleet")
 
 _BATCH = 50  # entries that a worker takes at a time
-_IDLE = 30.0  # seconds after which an idle worker checks the queue without a notification
+_POLL = timedelta(seconds=0.5)  # how often a worker that can take nothing more checks the queue
+
+# In heartbeats. Together they are the time after which another worker has the entries of one that
+# was killed, if it has room for them: by then the journal has freed their jobs, too.
+_STALE = 1.5
+_IDLE = 0.5
 _RECONNECT = 0.5  # seconds between two attempts
 
 
@@ -128,14 +133,15 @@ class Consumer:
             driver = _SplitDriver(listener, PsycopgDriver(db))
             manager = QueueManager(self.queue.queries(driver), channel=self.queue.settings.channel)
             manager.entrypoint(entry_point(self.account), on_failure="hold")(self._dispatch)
+            manager.min_dequeue_poll_interval = _POLL
             self._manager = manager
             if self._stop.is_set():
                 return
             await manager.run(
-                dequeue_timeout=timedelta(seconds=_IDLE),
+                dequeue_timeout=timedelta(seconds=_IDLE * journal.heartbeat),
                 batch_size=min(_BATCH, self.at_once // 2),
                 max_concurrent_tasks=self.at_once,
-                heartbeat_timeout=timedelta(seconds=2 * journal.heartbeat),
+                heartbeat_timeout=timedelta(seconds=_STALE * journal.heartbeat),
                 shutdown_on_listener_failure=True,
             )
 

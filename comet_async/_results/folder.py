@@ -31,9 +31,11 @@ class FolderShelf:
 
     Attributes:
         root: The folder; names in full are taken as they are.
+        mark: What the names of its parts end with; see `ResultSaver.mark`.
     """
 
     root: Path
+    mark: str = ""
     _batcher: FsyncBatcher = attrs.field(factory=FsyncBatcher, init=False)
 
     def place(self, name: str) -> Path:
@@ -91,7 +93,8 @@ class FolderShelf:
         def copy() -> bool:
             self._check_inside(saved.name)
             make_folders(target.parent)
-            part = _copy_part(source, target.parent, file, key)
+            name = f".{source.stem[:80]}-copy-{key[-8:]}{self.mark}.part"
+            part = _copy_part(source, target.parent / name, file)
             if part is not None:
                 give_name(part, target, "fail")
             return part is not None
@@ -117,7 +120,7 @@ class FolderShelf:
         """Write a copy of *image*; see `Shelf.save`."""
         target = self.root / name
         self._check_inside(name)
-        part = await _off_loop(_write_part, image, target)
+        part = await _off_loop(_write_part, image, target, self.mark)
         await place(part, target)
 
     def _folder_problem(self, dest: str) -> str | None:
@@ -178,10 +181,9 @@ def _intact(path: Path, file: SavedFile, thorough: bool) -> bool:  # noqa: FBT00
         return False
 
 
-def _copy_part(source: Path, folder: Path, file: SavedFile, key: str) -> Part | None:
+def _copy_part(source: Path, path: Path, file: SavedFile) -> Part | None:
     if file_sha256(source) != file.sha256:
         return None
-    path = folder / f".{source.stem[:80]}-copy-{key[-8:]}.part"
     with source.open("rb") as kept:
         _write(kept, path)
     return Part(path=path, format="", sha256=file.sha256, size=file.size)
@@ -199,9 +201,9 @@ def _is_free_for(image: SourceImage, target: Path) -> bool:
         return False
 
 
-def _write_part(image: SourceImage, target: Path) -> Part:
+def _write_part(image: SourceImage, target: Path, mark: str) -> Part:
     make_folders(target.parent)
-    path = target.with_name(f".{target.name}.part")
+    path = target.with_name(f".{target.name}{mark}.part")
     with image.open() as source:
         _write(source, path)
     sha256 = file_sha256(path) or ""

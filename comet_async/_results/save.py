@@ -19,6 +19,7 @@ from comet_async._images.load import SourceImage
 from comet_async._images.naming import output_name
 from comet_async._images.rules import shorten
 from comet_async._journal.records import Destination, JobRecord, Journal, SavedFile, StoredImage
+from comet_async._journal.shared import SharedJournal
 from comet_async._journal.states import JobState
 from comet_async._journal.transitions import taken
 from comet_async._results.download import Downloader
@@ -61,9 +62,21 @@ class ResultSaver:
     stores: Stores = attrs.field(factory=Stores)
     folder: FolderShelf = attrs.field(init=False)
     stored: StoreShelf = attrs.field(init=False)
+    _shared: bool = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.folder, self.stored = FolderShelf(self.root), StoreShelf(self.stores)
+        self._shared = isinstance(self.journal, SharedJournal)
+        self.folder = FolderShelf(self.root, self.mark)
+        self.stored = StoreShelf(self.stores)
+
+    @property
+    def mark(self) -> str:
+        """What the names of this worker's parts end with, "" if the journal has no other worker.
+
+        A worker that was suspended and wakes up must not touch the part of the one that took its
+        job over, on a disk that both write to.
+        """
+        return f"-{self.journal.boot}" if self._shared else ""
 
     def shelf(self, name: str) -> Shelf:
         """Return where *name* belongs: a file's, or that of a result without its extension."""
@@ -282,6 +295,10 @@ class ResultSaver:
         folder = self.shelf(destination.dest).part_folder(destination.dest)
         stem = PurePosixPath(destination.dest).name
         name = f"{stem[:80]}-{image.index}-{record.key[-8:]}"
+        if self._shared and record.boot not in {None, self.journal.boot}:
+            left = folder / f".{name}-{record.boot}.part"  # by a worker that was lost
+            await in_thread(functools.partial(left.unlink, missing_ok=True))
+        name += self.mark
 
         async def use(url: str) -> Part:
             fetch = functools.partial(self.downloader.fetch, url, folder, name=name)

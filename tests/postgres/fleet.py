@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import psycopg
 import pytest
 
 from comet_async import CometSession, ExpandRequest, Margins
+from comet_async._fleet.queue import Queue
 from comet_async._idempotency import content_key
 from comet_async._images.load import load
 from comet_async._journal.records import NewJob
@@ -110,6 +113,7 @@ class Fleet:
     schema: str = "fleet"
     cables: list[Cable] = attrs.field(factory=list)
     programs: dict[int, subprocess.Popen[bytes]] = attrs.field(factory=dict)
+    takeovers: list[asyncio.Task[float]] = attrs.field(factory=list)
     over_quota: int = 0
 
     @property
@@ -130,8 +134,6 @@ class Fleet:
             "settle": self.settle,
             "schedule": self.schedule,
             "at_once": self.at_once,
-            "place": place,
-            "workers": self.workers,
         }
         log = (self.folder / f"worker-{place}.log").open("ab")
         with log:
@@ -146,6 +148,23 @@ class Fleet:
         program = self.programs.pop(place)
         program.kill()
         program.wait()
+        name = f"{socket.gethostname()}:{program.pid}"
+        self.takeovers.append(asyncio.create_task(self._taken_over(name)))
+
+    async def _taken_over(self, name: str) -> float:
+        """Return the seconds until no job belongs to the worker *name*, which was killed."""
+        started = time.monotonic()
+        query = (
+            f"SELECT EXISTS (SELECT FROM {self.schema}.job JOIN {self.schema}.worker"  # noqa: S608 - ours
+            " ON worker.boot = job.owner WHERE worker.name = %s)"
+        )
+        while True:
+            with contextlib.suppress(psycopg.Error):  # the server may be down, too
+                async with await psycopg.AsyncConnection.connect(self.url) as db:
+                    row = await (await db.execute(query.encode(), [name])).fetchone()
+                    if row == (False,):
+                        return time.monotonic() - started
+            await asyncio.sleep(0.1)
 
     async def stop(self, place: int, seconds: float) -> None:
         """Stop a worker for a while, and let it continue."""
@@ -178,7 +197,7 @@ class Fleet:
             await asyncio.sleep(0.1)
 
     async def plan(self, images: int) -> list[NewJob]:
-        """Write the jobs down: *images* in all, most of them alone, some two or three at a time."""
+        """Queue the jobs: *images* in all, most of them alone, some two or three at a time."""
         async with CometSession(DEFAULT_KEY, gateway=self.sandbox.url) as comet:
             account = comet._runs.services.account
         jobs: list[NewJob] = []
@@ -187,15 +206,17 @@ class Fleet:
             images -= n
             jobs.append(await new_job(self.folder, len(jobs), n, account))
         async with await PostgresJournal.open(self.url, schema=self.schema) as journal:
+            queue = await Queue.open(journal)
             for start in range(0, len(jobs), 100):
-                await journal.plan(jobs[start : start + 100], now=time.time())
+                await queue.put(jobs[start : start + 100], 0)
         return jobs
 
-    async def check(self, jobs: Sequence[NewJob]) -> dict[str, int]:
+    async def check(self, jobs: Sequence[NewJob]) -> dict[str, float]:
         """Hold the account book against the journal and the files; return some figures."""
         book = self.sandbox.ledger
         async with await PostgresJournal.open(self.url, schema=self.schema) as journal:
             records, events = [], await journal.events()
+            left = await Queue.of(journal).sizes()
             after = ""
             while page := await journal.find(after=after):
                 records += page
@@ -209,8 +230,16 @@ class Fleet:
             names = [f"{job.dest}{end}" for end in _endings(job.n)]
             assert all(Path(name).is_file() for name in names), names
         assert self.over_quota == 0
-        taken_over = sum(event.why == "the process that sent it ended" for event in events)
-        return {"posts": len(posts), "taken over while sending": taken_over}
+        assert left == Counter()
+        unknown = sum(event.why == "the process that sent it ended" for event in events)
+        takeovers = await asyncio.gather(*self.takeovers)
+        return {
+            "charges": len(book.charges),
+            "posts": len(posts),
+            "killed while sending": unknown,
+            "killed": len(takeovers),
+            "slowest takeover": round(max(takeovers, default=0.0), 1),
+        }
 
 
 def _endings(n: int) -> list[str]:
@@ -272,6 +301,8 @@ async def fleet(
                     running.kill(place)
                 for cable in running.cables:
                     await cable.stop()
+                for watch in running.takeovers:
+                    watch.cancel()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A worker of a fleet, as a program: it runs the jobs of a journal until none is left."""
+"""A worker of a fleet, as a program: it works on a queue until that is empty."""
 
 from __future__ import annotations
 
@@ -6,43 +6,15 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from comet_async import CometSession
-from comet_async._journal.states import OPEN
-from comet_async.errors import CometError
+from comet_async.fleet import FleetWorker, fleet_status
 from comet_async.postgres import PostgresJournal
-
-logger = logging.getLogger("fleet")
-
-
-async def open_keys(journal: PostgresJournal) -> AsyncIterator[str]:
-    """Yield the keys of all jobs that have not come to their end."""
-    after = ""
-    while page := await journal.find(OPEN, after=after):
-        for record in page:
-            yield record.key
-        after = page[-1].key
-
-
-async def run_all(comet: CometSession, keys: Sequence[str], at_once: int) -> None:
-    """Run jobs, some at a time; what can't be done now is left for later."""
-    waiting = iter(keys)
-
-    async def one_by_one() -> None:
-        for key in waiting:
-            try:
-                await comet.run_job(key, timeout=120)
-            except CometError as error:
-                logger.info("%s: %s", key, error)
-
-    await asyncio.gather(*(one_by_one() for _ in range(at_once)))
 
 
 async def work(order: dict[str, Any]) -> None:
-    """Work until nothing is left: first on this worker's share, then on all that is left."""
-    place, workers = order["place"], order["workers"]
+    """Work until no entry is left, other workers' included."""
     journal = await PostgresJournal.open(
         order["database"], schema=order["schema"], heartbeat=order["heartbeat"], patience=90
     )
@@ -57,9 +29,14 @@ async def work(order: dict[str, Any]) -> None:
             schedule=order["schedule"],
         ) as comet,
     ):
-        while keys := [key async for key in open_keys(journal)]:
-            share = [key for key in keys if int.from_bytes(key.encode()) % workers == place]
-            await run_all(comet, share or keys, order["at_once"])
+        worker = FleetWorker(comet, at_once=order["at_once"])
+        running = asyncio.create_task(worker.run())
+        while not running.done():
+            status = await fleet_status(journal)
+            if not status.queued + status.running:
+                worker.stop()
+            await asyncio.wait({running}, timeout=0.5)
+        await running
 
 
 if __name__ == "__main__":

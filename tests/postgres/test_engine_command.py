@@ -19,6 +19,7 @@ from comet_async._journal.states import JobState
 from comet_async.postgres import PostgresJournal
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 from tests.support.images import make_png
+from tests.support.s3 import Bucket
 
 pytestmark = pytest.mark.real_loop
 
@@ -138,6 +139,39 @@ async def test_sigterm_while_tasks_run(shared: str, many: Path, tmp_path: Path) 
         await ended(other)
         assert len(sandbox.ledger.charges) == 40
         assert sandbox.ledger.charged_twice() == []
+
+
+async def test_sigterm_while_tasks_take_long(shared: str, many: Path, tmp_path: Path) -> None:
+    """A worker ends after its time of grace, however long its tasks take; they stay recorded."""
+    async with Sandbox(engine="stub", speed=0.001, limit=8) as sandbox:
+        words = ("--journal", shared, "--gateway", sandbox.url)
+        await run("enqueue", str(many), "--out", str(tmp_path / "out"), "--left", "0.2", *words)
+        worker = await start("worker", "--concurrency", "8", "--grace", "0.5", *words)
+        await until(shared, 60, lambda counts: counts.get(JobState.SUBMITTED, 0) == 8)
+        assert "0 jobs done, 0 failed" in await ended(worker)
+        status = await looked_at(shared)
+        assert (status["queued"], status["running"], status["held"]) == (40, 0, 0)
+        assert status["jobs"] == {"planned": 32, "submitted": 8}
+        assert len(sandbox.ledger.charges) == 8
+
+
+async def test_from_a_bucket_into_a_bucket(shared: str, bucket: Bucket) -> None:
+    """Workers read the sources and write the results in a store; nothing is on their disks."""
+    for number in range(6):
+        bucket.write(f"photos/{number}.png", make_png(300, 300, number))
+    async with Sandbox(engine="stub", speed=20, limit=8) as sandbox:
+        words = ("--journal", shared, "--gateway", sandbox.url)
+        order = ("enqueue", f"{bucket.address}/photos", "--store", f"{bucket.address}/wide")
+        assert "6 images queued" in await run(*order, "--left", "0.2", *words)
+        workers = [await start("worker", "--concurrency", "8", *words) for _ in range(2)]
+        await until(shared, 60, lambda counts: counts == {JobState.DONE: 6})
+        for worker in workers:
+            await ended(worker)
+        assert "6 images finished already" in await run(*order, "--left", "0.2", *words)
+        assert len(sandbox.ledger.charges) == 6
+    results = [name for name in bucket.names() if name.endswith(".png") and "wide" in name]
+    assert results == [f"wide/{number}.png" for number in range(6)]
+    assert bucket.read("wide/0.png").startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Four workers in processes of their own, killed, stopped and cut off at random (F70 to F74)."""
+"""Workers of a queue, killed, stopped and cut off at random (F70 to F74)."""
 
 from __future__ import annotations
 
@@ -61,4 +61,23 @@ async def test_a_fleet_at_random(seed: int, tmp_path: Path) -> None:
             await asyncio.sleep(dice.uniform(0.5, 3))
             await hurt(running, dice)
         await running.finished(600)
+        print(seed, await running.check(jobs))  # noqa: T201 - figures for who asks, with -rP
+
+
+@pytest.mark.slow
+@pytest.mark.real_loop
+@pytest.mark.failure("F70", "F71")
+async def test_a_worker_that_is_suspended_and_one_that_is_killed(tmp_path: Path) -> None:
+    """The others finish without them; the one that wakes up changes nothing and pays nothing."""
+    async with fleet(
+        tmp_path, options=OPTIONS, heartbeat=1.0, settle=1.0, workers=3, quota=12
+    ) as running:
+        jobs = await running.plan(60)
+        for place in range(3):
+            running.start(place)
+        while len(running.sandbox.ledger.charges) < 12:  # noqa: ASYNC110 - other processes work
+            await asyncio.sleep(0.05)
+        running.kill(0)
+        await running.stop(1, 5 * running.heartbeat)
+        await running.finished(120)
         await running.check(jobs)
