@@ -15,6 +15,7 @@ from benchmarks.core.programs import ROOT
 from benchmarks.core.report import Section, say, write
 from benchmarks.parts.decode import decode
 from benchmarks.parts.faults import faults
+from benchmarks.parts.fleet import fleet, fleet_large
 from benchmarks.parts.jobs import growth, lag, large, small
 from benchmarks.parts.journal import journal
 from benchmarks.parts.makespan import makespan
@@ -41,6 +42,8 @@ PARTS: Mapping[str, Callable[[Bench], Section]] = {
     "waiting_tasks": waiting_tasks,
     "journal": journal,
     "rerun": rerun,
+    "fleet": fleet,
+    "fleet_large": fleet_large,
     "soak": soak,
     "decode": decode,
     "startup": startup,

@@ -487,6 +487,7 @@ class RunFactory:
                 clock=services.clock,
                 root=Path("/") if isinstance(root, str) else root,
                 stores=self.stores,
+                shared=active.shared is not None,
             )
         runner = JobRunner(active, options, loader)
         return Batch(runner=runner, loader=loader, saver=saver, workers=workers)

@@ -111,6 +111,9 @@ class ActiveJobs:
     _owners: set[str] = attrs.field(factory=set, init=False)
     _releases: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
     _unsubscribe: Callable[[], None] = attrs.field(default=_nothing, init=False)
+    # Callers that wait for a slot, and whether the log says so.
+    _waiting: int = attrs.field(default=0, init=False)
+    _wait_logged: bool = attrs.field(default=False, init=False)
     # Ends that were seen while a runner has the job: it takes them from here.
     _ended: dict[str, Job] = attrs.field(factory=dict, init=False)
     _watches: dict[asyncio.AbstractEventLoop, _LoopWatch] = attrs.field(factory=dict, init=False)
@@ -233,7 +236,8 @@ class ActiveJobs:
         Args:
             record: The job.
             wait: False to raise an error if there is no free slot.
-            single: True for a program's own call, which is told in the log when it waits long.
+            single: True for a program's own call: a long wait is logged as a warning. Not with a
+                shared journal, whose workers may take more jobs than there are slots.
 
         Raises:
             ConcurrencyLimitError: There is no free slot.
@@ -247,14 +251,18 @@ class ActiveJobs:
                 sent=False,
                 external_task_id=record.key,
             )
-        level = logging.WARNING if single else logging.INFO
+        level = logging.WARNING if single and self.shared is None else logging.INFO
         loop = asyncio.get_running_loop()
         timer = loop.call_later(SLOT_PATIENCE, self._log_holders, record, level)
+        self._waiting += 1
         try:
             with self._watching(loop):
                 await self.slots.acquire(record.key, record.n)
         finally:
             timer.cancel()
+            self._waiting -= 1
+            if not self._waiting:
+                self._wait_logged = False
 
     def _log_holders(self, record: JobRecord, level: int) -> None:
         tasks = {running.key: task_id for task_id, running in list(self._running.items())}
@@ -271,6 +279,9 @@ class ActiveJobs:
             limit=self.slots.limit,
             holders=names,
         )
+        if self.shared is not None and self._wait_logged:
+            level = logging.DEBUG  # one line for all that wait
+        self._wait_logged = True
         self.services.events.emit(event, level=level)
 
     @contextmanager

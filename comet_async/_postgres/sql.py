@@ -606,6 +606,9 @@ def _job_at(db: PostgresConnection, record: JobRecord, place: Destination) -> in
 def _replace_files(db: PostgresConnection, job: int, dest: str, files: Sequence[SavedFile]) -> None:
     for file in files:
         place, facts = (job, dest, file.index), (file.sha256, file.size, file.kept)
+        # The usual order: a file is new when it is named, and known when it has its name.
+        if not file.kept and db.run(_INSERT_FILE, *place, file.name, *facts):
+            continue
         update = (
             "UPDATE file SET sha256 = %s, size = %s, kept = %s"
             " WHERE job = %s AND dest = %s AND number = %s AND name = %s"
@@ -614,13 +617,13 @@ def _replace_files(db: PostgresConnection, job: int, dest: str, files: Sequence[
             continue
         gone = "DELETE FROM file WHERE name = %s OR (job = %s AND dest = %s AND number = %s)"
         db.run(gone, file.name, *place)
-        db.run(
-            "INSERT INTO file (job, dest, number, name, sha256, size, kept)"
-            " VALUES (%s, %s, %s, %s, %s, %s, %s)",
-            *place,
-            file.name,
-            *facts,
-        )
+        db.run(_INSERT_FILE, *place, file.name, *facts)
+
+
+_INSERT_FILE = """
+INSERT INTO file (job, dest, number, name, sha256, size, kept)
+VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
+"""
 
 
 def owner_of(db: PostgresConnection, name: str) -> str | None:

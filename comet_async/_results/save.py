@@ -19,7 +19,6 @@ from comet_async._images.load import SourceImage
 from comet_async._images.naming import output_name
 from comet_async._images.rules import shorten
 from comet_async._journal.records import Destination, JobRecord, Journal, SavedFile, StoredImage
-from comet_async._journal.shared import SharedJournal
 from comet_async._journal.states import JobState
 from comet_async._journal.transitions import taken
 from comet_async._results.download import Downloader
@@ -52,6 +51,7 @@ class ResultSaver:
         clock: The source of time.
         root: The folder; names in full are taken as they are.
         stores: The stores, in which names are addresses.
+        shared: True if other processes work on the journal's jobs, too.
     """
 
     journal: Journal
@@ -60,12 +60,11 @@ class ResultSaver:
     clock: Clock
     root: Path
     stores: Stores = attrs.field(factory=Stores)
+    shared: bool = False
     folder: FolderShelf = attrs.field(init=False)
     stored: StoreShelf = attrs.field(init=False)
-    _shared: bool = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._shared = isinstance(self.journal, SharedJournal)
         self.folder = FolderShelf(self.root, self.mark)
         self.stored = StoreShelf(self.stores)
 
@@ -76,7 +75,7 @@ class ResultSaver:
         A worker that was suspended and wakes up must not touch the part of the one that took its
         job over, on a disk that both write to.
         """
-        return f"-{self.journal.boot}" if self._shared else ""
+        return f"-{self.journal.boot}" if self.shared else ""
 
     def shelf(self, name: str) -> Shelf:
         """Return where *name* belongs: a file's, or that of a result without its extension."""
@@ -295,7 +294,7 @@ class ResultSaver:
         folder = self.shelf(destination.dest).part_folder(destination.dest)
         stem = PurePosixPath(destination.dest).name
         name = f"{stem[:80]}-{image.index}-{record.key[-8:]}"
-        if self._shared and record.boot not in {None, self.journal.boot}:
+        if self.shared and record.boot not in {None, self.journal.boot}:
             left = folder / f".{name}-{record.boot}.part"  # by a worker that was lost
             await in_thread(functools.partial(left.unlink, missing_ok=True))
         name += self.mark

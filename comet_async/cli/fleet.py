@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
@@ -87,6 +88,13 @@ class WhereTo:
                 field="out",
                 limit="one place",
                 hint="add --out DIR, or --store s3://bucket/prefix, not both",
+            )
+        if re.fullmatch("[a-z][a-z0-9]+:", str(self.out).partition("/")[0]):
+            raise InputError(
+                f"--out {self.out} is an address in a store",
+                field="out",
+                limit="a folder",
+                hint="use --store for an address",
             )
         if self.store is not None and "://" not in self.store:
             raise InputError(

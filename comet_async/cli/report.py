@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from comet_async.cli.console import DONE
 from comet_async.cli.hints import in_options
 from comet_async.cli.options import USUAL, General
 from comet_async.cli.runtime import CURRENT
+from comet_async.errors import InputError
 
 
 async def report(
@@ -31,6 +33,7 @@ async def report(
     """Write the page."""
     from comet_async._tools.report import write_report
 
+    _check_folder(folder)
     path = journal_files.path_of(folder)
     async with journal_files.reading(path) as (journal, _busy):
         written = await write_report(folder, journal, link=link, words=in_options)
@@ -42,3 +45,20 @@ async def report(
 
         await asyncio.get_running_loop().run_in_executor(None, webbrowser.open, address)
     return DONE
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse an address.
+
+    Raises:
+        InputError: It is one.
+    """
+    if not re.fullmatch("[a-z][a-z0-9]+:", (folder.parts or ("",))[0]):
+        return
+    raise InputError(
+        "a report is written into a folder of results, next to their journal",
+        field="folder",
+        limit="the folder that was given as --out",
+        hint="for a journal in PostgreSQL, use 'comet-async jobs URL', which lists its jobs, or "
+        "'comet-async fleet URL', which sums them up",
+    )

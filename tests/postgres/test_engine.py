@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -144,8 +145,8 @@ async def test_a_failed_job_is_kept_with_its_reason(
     assert "03.png" in reasons[0][0]
     gone.write_bytes(there)
     again = await enqueued(comet, many, tmp_path / "out")
-    # An image that was written in the very moment in which it was read is looked at again, too.
-    assert "03.png" in {Path(each.source).name for each in again if each.queued}
+    # Also those whose files were written in the very moment in which they were read first.
+    assert [Path(each.source).name for each in again if each.queued] == ["03.png"]
     assert (await fleet_status(journal)).held == 0
     await emptied(FleetWorker(comet), journal)
     assert len(list((tmp_path / "out").glob("*.png"))) == 12
@@ -282,3 +283,30 @@ async def test_a_stop_before_the_start(comet: CometSession) -> None:
     worker = FleetWorker(comet)
     worker.stop()
     await asyncio.wait_for(worker.run(), 30)
+
+
+async def test_jobs_that_wait_for_a_slot_are_logged_once(
+    journal: PostgresJournal, many: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that takes more jobs than there are slots says so in one line."""
+    caplog.set_level(logging.INFO, "comet_async")
+    async with Sandbox(engine="stub", speed=0.01, limit=20) as slow:
+        comet = CometSession(DEFAULT_KEY, gateway=slow.url, journal=journal, concurrency=2)
+        async with comet:
+            await enqueued(comet, many, tmp_path / "out")
+            worker = FleetWorker(comet, at_once=12, grace=0)
+            running = asyncio.create_task(worker.run())
+            async with asyncio.timeout(60):
+                while not (lines := slot_lines(caplog)):  # noqa: ASYNC110 - it logs after 5 s
+                    await asyncio.sleep(0.1)
+            await asyncio.sleep(1)
+            worker.stop()
+            await running
+    assert [line.levelname for line in slot_lines(caplog)] == ["INFO"]
+    assert len(lines) == 1
+
+
+def slot_lines(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Return what the log says about waiting for slots."""
+    records = [each for each in caplog.records if each.levelno >= logging.INFO]
+    return [each for each in records if getattr(each, "comet_event", "") == "slotawaited"]

@@ -186,8 +186,13 @@ async def test_from_a_bucket_into_a_bucket(shared: str, bucket: Bucket) -> None:
             "not an address in a store",
         ),
         (("worker", "--journal", "postgresql://host/db", "--sandbox"), "comet-async sandbox"),
+        (
+            *(("enqueue", ".", "--journal", "postgresql://host/db", "--out", "s3://bucket/wide"),),
+            "use --store",
+        ),
+        (("report", "postgresql://host/db"), "comet-async jobs URL"),
     ],
-    ids=["scheme", "password", "file", "nowhere", "store", "sandbox"],
+    ids=["scheme", "password", "file", "nowhere", "store", "sandbox", "out", "report"],
 )
 async def test_what_can_not_be_used(words: tuple[str, ...], text: str) -> None:
     """It is refused before the database is asked, and no password is repeated."""

@@ -342,8 +342,8 @@ def _check_out(out: Path, sources: tuple[str, ...]) -> Path:
             field="out",
             value=str(out),
             limit="a folder",
-            hint="sources may be in a store; results can be saved there from Python, by "
-            "expand_folder in a session with a journal",
+            hint="save results in a store with 'comet-async enqueue --store' and a worker, or from "
+            "Python, by expand_folder in a session with a journal",
         )
     if out.exists() and not out.is_dir():
         raise InputError(
