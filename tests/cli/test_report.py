@@ -31,7 +31,7 @@ async def test_the_page_holds_its_images(comet: Command, sandbox: Sandbox, photo
     shown = addresses(out / "report.html")
     assert len(shown) == 9
     assert all(address.startswith("data:image/webp;base64,") for address in shown)
-    assert "“&lt;b&gt;sun&lt;/b&gt;”" in (out / "report.html").read_text()
+    assert "&#8220;&lt;b&gt;sun&lt;/b&gt;&#8221;" in (out / "report.html").read_text()
     assert len(sandbox.ledger.charges) == 3
 
 
@@ -55,7 +55,7 @@ async def test_the_source_lies_where_it_belongs(
     await comet("report", out)
     page = (out / "report.html").read_text()
     assert "left: 33.333%; top: 0.0%; width: 66.667%; height: 100.0%" in page
-    assert "left\xa050%" in page
+    assert "left&#160;50%" in page
     assert sandbox.ledger.charges
 
 
