@@ -156,17 +156,16 @@ async def test_sigterm_while_tasks_take_long(shared: str, many: Path, tmp_path: 
 
 
 async def test_from_a_bucket_into_a_bucket(shared: str, bucket: Bucket) -> None:
-    """Workers read the sources and write the results in a store; nothing is on their disks."""
+    """A worker reads the sources from a store, and writes the results there."""
     for number in range(6):
         bucket.write(f"photos/{number}.png", make_png(300, 300, number))
     async with Sandbox(engine="stub", speed=20, limit=8) as sandbox:
         words = ("--journal", shared, "--gateway", sandbox.url)
         order = ("enqueue", f"{bucket.address}/photos", "--store", f"{bucket.address}/wide")
         assert "6 images queued" in await run(*order, "--left", "0.2", *words)
-        workers = [await start("worker", "--concurrency", "8", *words) for _ in range(2)]
+        worker = await start("worker", "--concurrency", "8", *words)
         await until(shared, 60, lambda counts: counts == {JobState.DONE: 6})
-        for worker in workers:
-            await ended(worker)
+        await ended(worker)
         assert "6 images finished already" in await run(*order, "--left", "0.2", *words)
         assert len(sandbox.ledger.charges) == 6
     results = [name for name in bucket.names() if name.endswith(".png") and "wide" in name]
