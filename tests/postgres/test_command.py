@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from comet_async.postgres import PostgresJournal
@@ -30,17 +29,15 @@ async def expand(photos: Path, out: Path, gateway: str, *options: str) -> tuple[
     return process.returncode or 0, output.decode()
 
 
-async def test_runs_share_a_database(photos: Path, tmp_path: Path, database: str) -> None:
+async def test_runs_share_a_database(photos: Path, tmp_path: Path, own_database: str) -> None:
     """Two runs at once buy each image once, and each has its own results."""
-    with psycopg.connect(database, autocommit=True) as db:
-        db.execute("DROP SCHEMA IF EXISTS comet_async CASCADE")
     async with Sandbox(engine="stub", speed=100) as sandbox:
         planned = await expand(
-            photos, tmp_path / "a", sandbox.url, "--journal", database, "--dry-run"
+            photos, tmp_path / "a", sandbox.url, "--journal", own_database, "--dry-run"
         )
         assert planned[0] == 0, planned
         runs = [
-            expand(photos, tmp_path / name, sandbox.url, "--journal", database) for name in "ab"
+            expand(photos, tmp_path / name, sandbox.url, "--journal", own_database) for name in "ab"
         ]
         for code, output in await asyncio.gather(*runs):
             assert code == 0, output
@@ -48,10 +45,8 @@ async def test_runs_share_a_database(photos: Path, tmp_path: Path, database: str
     for name in "ab":
         assert len(list((tmp_path / name).rglob("*.png"))) == 3
         assert not (tmp_path / name / ".comet-async").exists()
-    async with await PostgresJournal.open(database) as journal:
+    async with await PostgresJournal.open(own_database) as journal:
         assert await journal.counts() == {"done": 3}
-    with psycopg.connect(database, autocommit=True) as db:
-        db.execute("DROP SCHEMA comet_async CASCADE")
 
 
 async def test_another_file(photos: Path, tmp_path: Path) -> None:

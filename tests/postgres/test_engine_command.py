@@ -8,11 +8,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from comet_async._journal.states import JobState
@@ -25,14 +24,9 @@ pytestmark = pytest.mark.real_loop
 
 
 @pytest.fixture
-def shared(database: str) -> Iterator[str]:
+def shared(own_database: str) -> str:
     """Return a database without a journal."""
-    drop = "DROP SCHEMA IF EXISTS comet_async CASCADE"
-    with psycopg.connect(database, autocommit=True) as db:
-        db.execute("SET client_min_messages = warning")
-        db.execute(drop)
-        yield database
-        db.execute(drop)
+    return own_database
 
 
 @pytest.fixture
