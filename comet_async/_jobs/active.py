@@ -122,7 +122,11 @@ class ActiveJobs:
         if isinstance(self.journal, SharedJournal):
             self.shared = self.journal
             self.shared_slots = SharedSlots(
-                self.journal, self.services.account, self.slots.most, self._poll_unclaimed
+                journal=self.journal,
+                clock=self.services.clock,
+                account=self.services.account,
+                most=self.slots.most,
+                poll_unclaimed=self._poll_unclaimed,
             )
         self.reconciler = Reconciler(
             lookup=TaskLookup(self.services.api, self.services.callbacks),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -9,9 +10,12 @@ import attrs
 
 from comet_async._jobs.admission import CLEAN_RUN, KeyedLock
 from comet_async._journal.shared import SharedJournal
+from comet_async.clock import Clock
 
 _LOOK = 2.0
-"""Seconds after which the journal is asked again, should no message come."""
+"""Seconds after which the journal is read again, should no message come."""
+_POLL_UNCLAIMED = 10.0
+"""Seconds after which unclaimed jobs are polled although slots become free all the time."""
 
 
 @attrs.define(eq=False)
@@ -22,12 +26,14 @@ class SharedSlots:
 
     Attributes:
         journal: The journal.
+        clock: Ours.
         account: Whose quota.
         most: The configured limit: most images of the account in flight, over all workers.
         poll_unclaimed: Called while the wait is long: a job that nobody has may hold a slot.
     """
 
     journal: SharedJournal
+    clock: Clock
     account: str
     most: int
     poll_unclaimed: Callable[[], Awaitable[None]]
@@ -35,6 +41,7 @@ class SharedSlots:
     _asking: dict[str, AsyncExitStack] = attrs.field(factory=dict, init=False)
     # Whether the server is known to take fewer; None before anybody looked.
     _shrunk: bool | None = attrs.field(default=None, init=False)
+    _polled_at: float = attrs.field(default=-math.inf, init=False)
 
     @property
     def crowded(self) -> bool:
@@ -64,7 +71,11 @@ class SharedSlots:
         with self.journal.listening_for_slot(self.account) as signal:
 
             async def wait() -> None:
-                if not await signal.wait(_LOOK):
+                signalled = await signal.wait(_LOOK)
+                # A busy account sends signals all the time, and so must not rely on silence.
+                now = self.clock.monotonic()
+                if not signalled or now - self._polled_at >= _POLL_UNCLAIMED:
+                    self._polled_at = now
                     await self.poll_unclaimed()
 
             yield wait
