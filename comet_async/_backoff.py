@@ -97,7 +97,7 @@ class AtLeastAsked(wait_base):
     """Another strategy's wait, or what the server asked for if that is longer.
 
     So ``Retry-After: 0``, a date in the past or a negative number never shorten the wait. Up to
-    half a second is added to what the server asked for, so that not everybody comes at once.
+    half a second is added to what the server asked for, so that clients don't return all at once.
 
     Attributes:
         strategy: The other strategy.
@@ -400,7 +400,7 @@ class Gate:
                 self._closings += 1
                 self._on_trial = False
                 wait = self.backoff.after_send(self.failures, error, age=now - self._closed_at)
-            else:  # it left before the gate closed: nothing new, but for what the server asks
+            else:  # sent before the gate closed: only the server's own delay is news
                 wait = min(error.retry_after or 0.0, RETRY_AFTER_CAP)
             self._opens_at = max(self._opens_at, now + wait)
             self._wake()

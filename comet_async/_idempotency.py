@@ -67,7 +67,7 @@ def random_key() -> str:
 
 
 def is_own_key(text: str) -> bool:
-    """Tell whether *text* has the shape of a key made here."""
+    """Return True if *text* has the shape of a key made here."""
     return re.fullmatch(PATTERN, text) is not None
 
 
@@ -99,7 +99,7 @@ def canonical(value: JSON) -> str:
 
 def _name(name: object) -> str:
     if not isinstance(name, str):
-        raise InputError("the names of a request's fields are texts", value=name, limit="JSON")
+        raise InputError("the names of a request's fields must be text", value=name, limit="JSON")
     return encode_basestring_ascii(name)
 
 

@@ -285,15 +285,6 @@ def check_event_loop() -> asyncio.AbstractEventLoop:
         ) from None
 
 
-def check_least(name: str, value: object, least: float) -> None:
-    """Refuse a setting that is not a number, or under *least*.
-
-    Raises:
-        InputError: It is.
-    """
-    check_number(name, value, least=least)
-
-
 def check_concurrency(value: int) -> int:
     """Return *value* if it is a whole number of at least 1.
 

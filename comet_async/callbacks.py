@@ -1,7 +1,7 @@
 """`CallbackReceiver`: is notified by the server that a task may have changed.
 
 A callback is a reason to poll now, and nothing else, whatever it says: those that come through a
-gateway are not signed, so anybody may have sent it. What it claims is never used as an answer.
+gateway are not signed, so it may be forged. What it claims is never used as an answer.
 Kling's page on callbacks: https://klingai.com/document-api/api/get-started/callbacks.
 """
 

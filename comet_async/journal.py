@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 
 A job is written down before its paid request is sent, and again at each step, so that no crash
-can make anybody pay twice or lose what was paid. Five parts keep that promise:
+can lead to a second payment or lose what was paid. Five parts keep that promise:
 
 * `comet_async._journal.states` is the protocol: the states of a job and the only moves between
   them. Only T2 leads to a payment, and only from ``planned``.

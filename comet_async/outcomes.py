@@ -142,7 +142,7 @@ def _ending(record: JobRecord, task: Task | None) -> tuple[OutcomeStatus, CometE
                 task=task,
                 task_id=task_id,
                 external_task_id=key,
-                hint="it is not bought again by itself; change the image, or use retry_failed=True",
+                hint="no run buys it again; change the image, or use retry_failed=True",
             )
         case JobState.UNKNOWN | JobState.UNCERTAIN:
             return OutcomeStatus.UNCERTAIN, OutcomeUnknownError(
@@ -163,7 +163,7 @@ def _ending(record: JobRecord, task: Task | None) -> tuple[OutcomeStatus, CometE
             )
         case JobState.ABANDONED:
             return OutcomeStatus.FAILED, RejectedError(
-                "abandoned by hand", task_id=task_id, external_task_id=key
+                "it was abandoned by hand", task_id=task_id, external_task_id=key
             )
         case _:
             return _reached(record, task)

@@ -326,7 +326,7 @@ ASPECTS = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9")
 def _check_aspect(aspect: object) -> None:
     if aspect not in ASPECTS:
         limit = "one of " + ", ".join(ASPECTS)
-        what = f"aspect_ratio {aspect!r} is not made by the API"
+        what = f"aspect_ratio {aspect!r} is not supported by the API"
         raise InputError(what, field="aspect_ratio", value=aspect, limit=limit, hint=limit)
 
 

@@ -237,7 +237,7 @@ class Run:
 
 @asynccontextmanager
 async def opened(run: Run) -> AsyncGenerator[tuple[Batch, AsyncGenerator[Item, None]], None]:
-    """Give the batch of a run and its items, for who does not work on them here."""
+    """Give the batch of a run and its items, to a caller that queues them for other processes."""
     async with run._open(dry=False) as found:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         yield found
 
@@ -337,7 +337,7 @@ class RunFactory:
     async def own(self) -> ActiveJobs:
         """Return the jobs of the session's own journal, opened at its first use."""
         if self._own is None:
-            async with self._locks.of("own"):  # opened once, however many ask at the same time
+            async with self._locks.of("own"):  # opened once, also by calls at the same time
                 self.check_open()
                 if self._own is None:
                     journal = ForgettingJournal() if self.given is None else self.given
@@ -538,7 +538,7 @@ def _folder_journal(root: Path | None, *, dry: bool) -> Path | None:
     return None if path is None or (dry and not path.exists()) else path
 
 
-_JOURNAL = ("plan", "send", "move", "find")  # told by its looks, as any protocol
+_JOURNAL = ("plan", "send", "move", "find")  # recognised by some of its methods, as a protocol is
 _FLAGS = ("prepare", "retry_failed", "verify_remote", "checksum", "follow_links")
 
 
@@ -675,7 +675,7 @@ class RequestItems:
     below: Root | None = None
 
     async def each(self, recall: Recall) -> AsyncGenerator[Item, None]:  # noqa: ARG002
-        """Yield the items, one by one; *recall* is not used: who comes one by one is not many."""
+        """Yield the items; *recall* is not used, because requests come one at a time."""
         number = 0
         async for request in _each(self.requests):
             number += 1

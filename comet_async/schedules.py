@@ -95,7 +95,7 @@ class DurationHistogram:
     _NEIGHBOURS = 1.0
     _REACH = 5
     _PASSES = 3
-    _BLEND = 8.0  # so many ends weigh as much as what was believed
+    _BLEND = 8.0  # this many ends weigh as much as what was believed
     # Old records fade: at this many ends all counts are halved.
     _ENOUGH = 512
 

@@ -286,7 +286,7 @@ class CometSession:
         await self.aclose()
 
     async def aclose(self, timeout: float = CLOSING) -> None:
-        """Close for good: end all calls, record what is being sent, and let go of everything.
+        """Close for good: end all calls, record what is being sent, and close all connections.
 
         Nothing is sent after this. Calls in progress end with `SessionClosedError`, which names
         every id that is known; a task itself continues, and another session can wait for it. It
@@ -482,7 +482,7 @@ class CometSession:
             OutcomeUnknownError: It may have been accepted and billed, and can't be found now.
             DownloadError: The result can't be saved; the task is paid, and the error has its id.
             SessionClosedError: The session was closed.
-            CometError: It was not accepted, or the server can't be asked.
+            CometError: It was not accepted, or its result can't be obtained.
         """
         request = ExpandRequest(
             image=image,
@@ -604,7 +604,7 @@ class CometSession:
             JournalRequiredError: The session has no journal.
             NotFoundError: The journal has no such job.
             BudgetExceededError: The budget does not allow it; nothing was sent.
-            InputError: It was not sent yet, and its image is not to be had.
+            InputError: It was not sent yet, and its image can't be loaded.
             WaitTimeoutError: The time is over; the error says whether anything was sent.
             CometError: It can't continue now; the journal says how far it came.
         """
@@ -724,7 +724,7 @@ class CometSession:
 
         Raises:
             NotFoundError: The server knows no such task.
-            CometError: The server can't be asked.
+            CometError: There was no good answer.
         """
         self._runs.check_open()
         check_text("task_id", task_id)
@@ -744,7 +744,7 @@ class CometSession:
             NotFoundError: No answer was about this id. On a gateway that does not pass ids
                 on, that does not mean that there is no task.
             AuthenticationError: The key was refused.
-            AccountError: The account may not ask.
+            AccountError: The account may not use the API.
         """
         self._runs.check_open()
         check_text("external_task_id", external_task_id)

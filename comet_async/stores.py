@@ -109,7 +109,7 @@ class ObjectReader(Protocol):
         trace: TracebackType | None,
         /,
     ) -> None:
-        """Let go of the connection or the file."""
+        """Close the connection or the file."""
         ...
 
 

@@ -141,8 +141,8 @@ class _GuardedResolver(AbstractResolver):
         try:
             found = await self._resolver.resolve(host, port, family)
         except (UnicodeError, RuntimeError) as exc:
-            # A label that is empty or too long; no thread to be had. aiohttp takes only an
-            # OSError for a failure to connect.
+            # A label that is empty or too long, or no thread could be started. aiohttp takes only
+            # an OSError for a failure to connect.
             raise OSError(None, str(exc)) from None
         if host in self._trusted:
             return found

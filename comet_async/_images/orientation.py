@@ -25,7 +25,7 @@ _UPRIGHT = 1
 _BYTE_ORDERS = {
     b"MM\x00*": ">",
     b"II*\x00": "<",
-    b"MM*\x00": ">",  # written by mistake, and read by everybody
+    b"MM*\x00": ">",  # written by mistake, and read by all viewers
     b"II\x00*": "<",
 }
 # EXIF asks for a SHORT; telephones write LONG, and other programs all the rest.

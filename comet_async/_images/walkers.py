@@ -94,7 +94,6 @@ class Walker(Protocol):
 
 # ---------------------------------------------------------------------------- PNG
 
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 # Colour type → (channels, allowed bits).
 _PNG_COLOURS: Mapping[int, tuple[int, tuple[int, ...]]] = {
     0: (1, (1, 2, 4, 8, 16)),
@@ -110,7 +109,7 @@ _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
 _LEAST = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9, b"acTL": 8, b"fcTL": 26}
 _KEPT = frozenset({b"IHDR", b"eXIf", *_TEXTS})
 _BETWEEN = struct.Struct(">II4s")  # the checksum of a chunk, the next one's length and name
-_SMALLEST_DEFLATE = 1032  # zlib packs at most so many bytes into one
+_SMALLEST_DEFLATE = 1032  # zlib packs at most this many bytes into one
 MISSING_DATA = "is damaged: part of its image data is missing"
 _HEADER_DAMAGE = "has a damaged header"
 

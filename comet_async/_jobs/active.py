@@ -37,11 +37,11 @@ logger = logging.getLogger("comet_async")
 SLOT_PATIENCE = 5.0
 """Seconds of waiting for a slot after which the log says who holds them."""
 
-LOOK = 5.0
-"""Seconds after which a worker looks again for what it waits to be told by another one."""
+RECHECK = 5.0
+"""Seconds after which a worker tries to claim a job again if no message about it came."""
 
 _RECORD_TRIES = 5
-_POLLED = 20  # jobs that nobody has, polled while a slot is waited for
+_POLLED = 20  # jobs without a worker that are polled while a caller waits for a slot
 _NAMED = 5  # jobs that a log line names
 
 
@@ -69,7 +69,7 @@ def readable(task: Task, n: int) -> tuple[ResultImage, ...]:
 
 @attrs.define(eq=False)
 class _LoopWatch:
-    """Polls, in one event loop, for jobs that nobody waits for."""
+    """One event loop's polls for running jobs without a caller."""
 
     callers: int = 0
     tasks: dict[str, asyncio.Task[None]] = attrs.field(factory=dict)
@@ -81,14 +81,14 @@ class ActiveJobs:
 
     All calls and runs of a session over one journal share it, so that they never work on the
     same job at once and count slots together. A job holds its slots from before its request is
-    sent until its task is seen to end, whoever sees that.
+    sent until any poll shows that its task has ended.
 
     Attributes:
         journal: The journal.
         slots: Images in flight.
         services: What the session shares.
         locks: One caller at a time works on a job.
-        sends: Requests in the air, by key.
+        sends: The asyncio tasks that send requests, by key.
         duplicates: Keys that the server knew from an earlier request, until their task is found.
         reconciler: Finds out what became of requests whose answers were lost.
         shared: The journal, if several processes use it.
@@ -145,7 +145,7 @@ class ActiveJobs:
     async def seed(self) -> None:
         """Count the jobs that earlier sessions left running."""
         after = ""
-        # Where several processes use a journal, those may be anybody's, and it counts them itself.
+        # In a shared journal they may be another process's; the journal counts them itself.
         while self.shared is None and (
             page := await self.journal.find({JobState.SUBMITTED}, after=after)
         ):
@@ -198,7 +198,7 @@ class ActiveJobs:
         key = record.key
         with self.shared.listening_for_job(key) as released:
             while (current := await self.shared.claim(key)) is None:
-                await released.wait(LOOK)
+                await released.wait(RECHECK)
         self._owners.add(key)
         return current
 
@@ -213,7 +213,7 @@ class ActiveJobs:
             self._ended.pop(key, None)
             self._give_back(key)
             self.locks.release(key)
-            self._tidy(key)  # also after a timeout: somebody may wait for this job's slot
+            self._tidy(key)  # also after a timeout: another caller may wait for this job's slot
 
     def _give_back(self, key: str) -> None:
         """Release the slots of a job that is neither being sent nor running."""
@@ -221,7 +221,7 @@ class ActiveJobs:
             self.slots.release(key)
 
     def _tidy(self, key: str) -> None:
-        """Let go of a job that nobody works on any more."""
+        """Clean up after the last caller of a job."""
         if self.locks.taken(key):
             return
         if key in self._running_keys:
@@ -234,8 +234,8 @@ class ActiveJobs:
     async def acquire(self, record: JobRecord, *, wait: bool, single: bool) -> None:
         """Take the slots of a job.
 
-        While a caller waits, running jobs that nobody else waits for are polled: they may have
-        ended long ago.
+        While a caller waits, running jobs without a caller are polled: they may have ended long
+        ago.
 
         Args:
             record: The job.
@@ -303,7 +303,7 @@ class ActiveJobs:
                     task.cancel()
 
     def _watch_running(self) -> None:
-        """Poll running jobs that nobody waits for, if a caller here waits for a slot."""
+        """Poll running jobs without a caller, if a caller in this loop waits for a slot."""
         watch = self._watches.get(asyncio.get_running_loop())
         if watch is None:
             return
@@ -321,7 +321,7 @@ class ActiveJobs:
         except TaskFailedError as error:
             task = error.task
         except CometError as error:
-            # Nobody can say whether it runs. If it does, the server refuses one image too many.
+            # It may still be running. If it is, the server refuses one image too many.
             logger.warning("task %s no longer counts as in flight: %s", task_id, error.message)
             self.stop_running(record)
             return
@@ -329,7 +329,7 @@ class ActiveJobs:
             await self.ended(record, task)
 
     async def _poll_unclaimed(self) -> None:
-        """Poll running jobs that no worker has, once: they may have ended, and hold slots."""
+        """Poll running jobs without a worker once: they may have ended, and still hold slots."""
         if self.shared is None:
             return
         for record in await self.shared.unclaimed(self.services.account, limit=_POLLED):
@@ -360,7 +360,7 @@ class ActiveJobs:
     # Sending ------------------------------------------------------------------------------
 
     def send(self, record: JobRecord, task: asyncio.Task[Job]) -> None:
-        """Remember the request in the air until it has been recorded."""
+        """Remember the request that *task* sends until its outcome has been recorded."""
         self.sends[record.key] = task
         task.add_done_callback(functools.partial(self._sent, record.key))
 
@@ -383,7 +383,7 @@ class ActiveJobs:
             logger.warning("%s could not be released: %s", key, error.message)
 
     async def settle(self, timeout: float | None = None) -> None:
-        """Wait until every request in the air has been answered and recorded.
+        """Wait until every request that is being sent has been answered and recorded.
 
         Args:
             timeout: Seconds; those that are not answered by then are recorded as unknown.
@@ -470,7 +470,7 @@ class ActiveJobs:
                     request_id=task.request_id,
                 )
             except StaleRecordError:
-                # Another worker took the job over: it looks it up, and this helps.
+                # Another worker took the job over and looks its task up; this tells it the id.
                 logger.warning(
                     "task %s of %s is billed; another worker has it", task.id, record.key
                 )
@@ -516,7 +516,7 @@ class ActiveJobs:
         if record is None or not task.done:
             return
         if not task.failed and len(readable(task, record.n)) < record.n:
-            return  # more may still appear; whoever waits for it decides
+            return  # more may still appear; the caller that waits for it decides
         try:
             await self.ended(record, task)
         except JournalError as error:
@@ -581,7 +581,7 @@ class ActiveJobs:
 
 
 async def _quietly(work: Awaitable[object]) -> None:
-    """Do *work*, which no paid job depends on."""
+    """Await *work*; only log it if the journal fails, because no paid job depends on it."""
     try:
         await work
     except JournalError as error:

@@ -30,7 +30,7 @@ class KeyedLock:
 
     @asynccontextmanager
     async def of(self, key: str) -> AsyncGenerator[None, None]:
-        """Hold the lock of *key*; callers get it in the order in which they asked."""
+        """Hold the lock of *key*; callers get it in the order of their calls."""
         await self.acquire(key)
         try:
             yield
@@ -58,7 +58,7 @@ class KeyedLock:
             raise
 
     def release(self, key: str) -> None:
-        """Give the lock of *key* back, or to the next one who waits for it."""
+        """Release the lock of *key*, or pass it to the next waiter."""
         with self._lock:
             queue = self._waiting[key]
             while queue:
@@ -185,7 +185,7 @@ class ConcurrencyLimiter:
         self._used -= self._held.pop(key, 0)
 
     def _wake(self) -> None:
-        """Grant slots to the head of the queue as long as there is room."""
+        """Grant slots to the head of the queue as long as they suffice."""
         while self._queue:
             turn, (key, n) = next(iter(self._queue.items()))
             # Its waiter was cancelled and has not noticed yet, or its loop ended without it.
@@ -195,7 +195,7 @@ class ConcurrencyLimiter:
             del self._queue[turn]
             if gone:
                 continue
-            # The slots are taken here, not when the waiter runs: others may ask in between.
+            # The slots are taken here, not when the waiter runs: others may come in between.
             self._take(key, n)
             # By way of the loop: it may be another thread's.
             turn.get_loop().call_soon_threadsafe(_grant, turn)

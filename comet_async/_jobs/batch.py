@@ -65,8 +65,8 @@ async def in_parallel(
     running: set[asyncio.Future[T]] = set()
     pulling: asyncio.Future[tuple[X, ...]] | None = None
     exhausted = False
-    # Each work reports its end here, and None stands for the stream's next: to ask all of them
-    # what has ended costs the more, the more there are.
+    # Each future reports its own end here; None stands for the stream's next item. `asyncio.wait`
+    # would go through all of them each time.
     ended: asyncio.Queue[asyncio.Future[T] | None] = asyncio.Queue()
     try:
         while running or not exhausted:
@@ -156,7 +156,7 @@ class Planned:
         fields: The fields that decide the result.
         key: The content key: the same image with the same fields has the same one.
         record: What the journal knows of it, or None when it is new.
-        needless: True when the image already is what is asked for.
+        already_satisfied: True when the image already is what is wanted.
         saved: The job with its destinations, if it is known to be done.
     """
 
@@ -253,7 +253,7 @@ class Batch:
         finally:
             await log.flush()
         if self.options.verify_remote and not self._ended():
-            await self.active.journal.trust()  # whatever it lacked was looked up
+            await self.active.journal.trust()  # all that it lacked was looked up
 
     def _ended(self) -> bool:
         return self._halted or self.stopped is not None
@@ -284,7 +284,7 @@ class Batch:
             after = page[-1].key
 
     async def unfinished(self) -> AsyncGenerator[Item, None]:
-        """Yield every job of the journal that has not come to its end."""
+        """Yield every unfinished job of the journal."""
         journal, after = self.active.journal, ""
         while page := await journal.find(OPEN, after=after):
             for record in page:
@@ -319,7 +319,7 @@ class Batch:
             if isinstance(error, JournalError) and not isinstance(error, StaleRecordError):
                 self.runner.sender.stop(error)
         except Exception as error:
-            logger.exception("a bug met %s", item.source)
+            logger.exception("internal error while processing %s", item.source)
             what = f"internal error: {type(error).__name__}: {error}"
             problem = CometError(
                 what,

@@ -211,14 +211,14 @@ class Calls:
             facts = {"error": type(error).__name__, "message": error.message}
             self.active.emit(Failed, call.job.record, **facts, sent=self._sent(call))
 
-    def _in_the_air(self, call: Call) -> bool:
+    def _is_being_sent(self, call: Call) -> bool:
         return call.key is not None and call.key in self.active.sends
 
     def _sent(self, call: Call) -> bool | None:
         """Return whether the request of *call* was accepted; None if that is not known."""
         if call.task_id is not None:
             return True
-        if call.lost or self._in_the_air(call):
+        if call.lost or self._is_being_sent(call):
             return None
         unknown = {JobState.SENDING, JobState.UNKNOWN, JobState.UNCERTAIN}
         return None if call.job is not None and call.job.record.state in unknown else False
@@ -253,7 +253,7 @@ class Calls:
         return error
 
     async def _catch_up(self, call: Call) -> None:
-        """Wait for the request in the air, and see how far the job has come."""
+        """Wait for the request that is being sent, and see how far the job has come."""
         if call.key is None:
             return
         if (send := self.active.sends.get(call.key)) is not None:

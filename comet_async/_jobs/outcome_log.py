@@ -14,7 +14,7 @@ from comet_async.clock import Clock
 from comet_async.errors import JournalError
 from comet_async.outcomes import Outcome
 
-_BATCH = 200  # outcomes for one write: what they cost is not noticed
+_BATCH = 200  # outcomes in one write
 
 
 @attrs.define(eq=False, kw_only=True)

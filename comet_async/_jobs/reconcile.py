@@ -7,8 +7,8 @@ only when
   that does not pass our ids on answers "not found" for everything, and
 * the request can no longer arrive: a settle time has passed since its connection ended.
 
-A notification may name the task of an id of ours. Anybody may have sent it, so that task is
-polled, and is ours if the server says so.
+A notification may name the task of an id of ours. It may be forged, so that task is polled, and
+is ours if the server says so.
 
 Without such proof the outcome stays unknown, and the request is not sent again.
 """
@@ -107,7 +107,7 @@ class TaskLookup:
 
         Raises:
             AuthenticationError: The key was refused.
-            AccountError: The account may not ask.
+            AccountError: The account may not use the API.
         """
         if (task := await self._notified(kind, key)) is not None:
             return Finding(verdict=Verdict.FOUND, task=task)
@@ -262,7 +262,7 @@ class Reconciler:
             settle: Seconds during which its task may still appear.
 
         Returns:
-            Found, or absent with proof, or unknown: nothing at hand can answer it.
+            Found, or absent with proof, or unknown: no lookup can answer it now.
         """
         kind = kind_named(record.kind)
         since = None if record.sent_at is None else datetime.fromtimestamp(record.sent_at, UTC)

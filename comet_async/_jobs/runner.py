@@ -5,8 +5,8 @@ Theory of operation: the money protocol
 
 **Roles.** The *server* is the only one that knows what it charged. The *journal* remembers what
 we asked for; every change is one guarded write that is durable before the call returns.
-`ActiveJobs` is what this process knows besides: who works on a job, which requests are in the
-air, which tasks are running. The `Sender` is the only code that sends a paid request. The
+`ActiveJobs` is what this process knows besides: which caller works on a job, which requests are
+being sent, which tasks are running. The `Sender` is the only code that sends a paid request. The
 `Reconciler` finds out what became of a request whose answer was lost. The `JobRunner` moves a job
 along the table of `comet_async._journal.states` until nothing more can be done. A session
 without a journal uses the same code with a journal in memory that forgets what has ended.
@@ -18,8 +18,8 @@ that the same request has the same key in every run, whatever its file is called
 
 1. ``planned``, before anything else.
 2. ``sending``, on the disk *before* the first byte of the request leaves.
-3. ``submitted`` with the task's id, before anybody is told, or one of: ``planned`` (provably not
-   accepted), ``rejected`` (refused for good, not paid), ``unknown`` (everything else).
+3. ``submitted`` with the task's id, before the caller learns it, or one of: ``planned`` (provably
+   not accepted), ``rejected`` (refused for good, not paid), ``unknown`` (everything else).
 4. ``succeeded`` or ``failed``, when any poll of the session shows the end.
 5. ``saving`` when the files are complete under temporary names, ``done`` when they are in place.
 
@@ -36,8 +36,8 @@ twice and nothing is lost.
 **Cancellation.** The request is sent and recorded in a task of its own, shielded from the caller.
 A caller may leave at any moment; the next one that wants the job joins that task.
 
-**Slots** are taken before sending, and given back when the job is neither in the air nor running,
-whoever sees its task end. After a refusal or an outage all senders wait at one gate, and one
+**Slots** are taken before sending, and released when the job is neither being sent nor running;
+any poll may show that. After a refusal or an outage all senders wait at one gate, and one
 request goes on trial. While no request of the account has ever been accepted, one goes at a time,
 and after two lost answers no more are sent: a job that stays planned is the control that shows
 later what became of the others.
@@ -171,7 +171,7 @@ class JobRunner:
             case JobState.PLANNED:
                 return await self._send(call, job.record)
             case JobState.SENDING:
-                # Sent by a task of this process whose caller has left.
+                # Its request is being sent by another asyncio task of this process.
                 return await self._join(job.record)
             case JobState.UNKNOWN:
                 return await self._resolve(job)
@@ -183,7 +183,7 @@ class JobRunner:
                 return job
 
     async def give_up(self, call: Call, job: Job) -> Job:
-        """Mark an unknown outcome as uncertain: nothing at hand can settle it."""
+        """Mark an unknown outcome as uncertain: no lookup can settle it now."""
         if job.record.state is not JobState.UNKNOWN:
             return job
         if await self.active.reconciler.has_control(job.record):
@@ -197,7 +197,7 @@ class JobRunner:
         return call.job
 
     def _check_account(self, record: JobRecord) -> None:
-        """Refuse a job that another account or gateway was asked for.
+        """Refuse a job of another account or gateway, unless it was never paid for.
 
         Raises:
             ConfigError: It was.
@@ -248,7 +248,7 @@ class JobRunner:
         return await self.sender.send(call, record)
 
     async def _join(self, record: JobRecord) -> Job:
-        """Wait for the request of a caller that has left."""
+        """Wait for the request of a caller that is gone."""
         if (send := self.active.sends.get(record.key)) is not None:
             await joined(send)
         current = await self.active.current(record)
@@ -272,7 +272,7 @@ class JobRunner:
         if absent:
             self.active.emit(Resubmitted, record, attempt=record.attempt)
             self.active.slots.release(record.key)
-            why = "the server never took it"
+            why = "the server never accepted it"
             return Job(await self.active.move(record, JobState.PLANNED, why))
         return job
 

@@ -191,9 +191,8 @@ class Sender:
         try:
             job = await self._shielded(record, body)
         except ConcurrencyLimitError as error:
-            if (
-                isinstance(error, _NoSlotError) or self.active.slots.used > record.n
-            ):  # one of ours will end, and make room
+            # While others of ours run, a slot becomes free when one of them ends.
+            if isinstance(error, _NoSlotError) or self.active.slots.used > record.n:
                 raise _ShowsNothingError(error) from None
             raise
         if job.record.state is not JobState.SUBMITTED:
@@ -217,7 +216,7 @@ class Sender:
         try:
             return await self._enter_soon(begin)
         except TimeoutError:
-            error = health.unreachable or RateLimitError("the server has been busy for long")
+            error = health.unreachable or RateLimitError("the server has been busy for too long")
             raise _not_sent(error, record.key) from None
 
     async def _enter_soon(self, begin: float) -> int:
@@ -299,8 +298,8 @@ class Sender:
             else:
                 health.answered()
                 self.active.duplicates.add(record.key)
-            # The server had this request before it was ever sent from here: somebody paid for it
-            # earlier, so it does not count in this run.
+            # The server had this request before this run sent it: it was paid for earlier, so it
+            # does not count in this run.
             refund = isinstance(error, DuplicateTaskError) and record.attempt == 1
             return Job(
                 await self.active.move(
@@ -311,7 +310,7 @@ class Sender:
             health.answered()
             await self.active.move(record, JobState.REJECTED, error.message, error)
             raise error
-        if isinstance(error, StaleRecordError):  # the lease ended; the server was not asked
+        if isinstance(error, StaleRecordError):  # the lease ended before the request was complete
             await self.active.move(record, JobState.PLANNED, error.message, error)
             raise error
         # Nothing was accepted: the server or the network said so, or the file changed.
@@ -325,7 +324,7 @@ class Sender:
 
 
 def _check_lease(journal: SharedJournal, key: str) -> None:
-    """Refuse to complete a request once others may have taken its job over.
+    """Refuse to complete a request once another worker may have taken its job over.
 
     Raises:
         StaleRecordError: This worker's lease may have ended.
@@ -358,17 +357,17 @@ def _not_sent(reason: CometError, key: str) -> CometError:
 
 
 def _log_orphan(task: asyncio.Task[Job]) -> None:
-    """Log what a request did whose caller was cancelled or ran out of time."""
+    """Log the outcome of a request whose caller was cancelled or ran out of time."""
     if task.cancelled():
         return
     if (error := task.exception()) is not None:
         if not isinstance(error, CometError | InputError):
-            logger.error("a request whose caller had left failed", exc_info=error)
+            logger.error("a request failed after its caller was gone", exc_info=error)
         return
     record = task.result().record
     if record.task_id is not None:
         logger.warning(
-            "task %s (%s) was accepted and is billed after its caller had left",
+            "task %s (%s) was accepted and is billed, after its caller was gone",
             record.task_id,
             record.key,
         )

@@ -87,7 +87,7 @@ class ServerHealth:
             self._unreachable = self._unreachable[0], error
 
     def lost(self, error: CometError, settle: float) -> None:
-        """Record that the answer to a request was lost: nobody knows whether it was accepted.
+        """Record that the answer to a request was lost: it may have been accepted.
 
         The next request goes alone. Until one has been accepted, it also waits until the first
         one's task should have appeared.
@@ -117,11 +117,14 @@ class ServerHealth:
             return None
         if not self.gate.trusted and self._lost >= LOST_AT_FIRST:
             hint = (
-                "run again when the server is well: the first request that is accepted then "
-                "shows whether these were"
+                "run again when the server has recovered: the first request that is accepted "
+                "then shows whether these were"
             )
         elif self._lost >= LOST_IN_A_ROW and now - self._lost_since > LASTING:
-            hint = "run again when the server is well: what was sent is looked up, free of charge"
+            hint = (
+                "run again when the server has recovered: what was sent is looked up, free of "
+                "charge"
+            )
         else:
             return None
         return RunStoppedError(

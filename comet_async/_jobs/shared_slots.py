@@ -12,8 +12,8 @@ from comet_async._jobs.admission import CLEAN_RUN, KeyedLock
 from comet_async._journal.shared import SharedJournal
 from comet_async.clock import Clock
 
-_LOOK = 2.0
-"""Seconds after which the journal is read again, should no message come."""
+_RECHECK = 2.0
+"""Seconds after which a slot is requested again if no message came."""
 _POLL_UNCLAIMED = 10.0
 """Seconds after which unclaimed jobs are polled although slots become free all the time."""
 
@@ -22,14 +22,14 @@ _POLL_UNCLAIMED = 10.0
 class SharedSlots:
     """Waits for a slot in the quota that all workers share.
 
-    Of the jobs of this process, one at a time asks the journal; the others wait behind it.
+    Of this process's jobs, one at a time requests a slot of the journal; the others queue.
 
     Attributes:
         journal: The journal.
         clock: Ours.
         account: Whose quota.
         most: The configured limit: most images of the account in flight, over all workers.
-        poll_unclaimed: Called while the wait is long: a job that nobody has may hold a slot.
+        poll_unclaimed: Called during a long wait: a job without a worker may hold a slot.
     """
 
     journal: SharedJournal
@@ -38,8 +38,8 @@ class SharedSlots:
     most: int
     poll_unclaimed: Callable[[], Awaitable[None]]
     _turns: KeyedLock = attrs.field(factory=KeyedLock, init=False)
-    _asking: dict[str, AsyncExitStack] = attrs.field(factory=dict, init=False)
-    # Whether the server is known to take fewer; None before anybody looked.
+    _heads: dict[str, AsyncExitStack] = attrs.field(factory=dict, init=False)
+    # Whether the server is known to take fewer; None before the journal was read.
     _shrunk: bool | None = attrs.field(default=None, init=False)
     _polled_at: float = attrs.field(default=-math.inf, init=False)
 
@@ -50,28 +50,28 @@ class SharedSlots:
 
     @asynccontextmanager
     async def turn(self, key: str) -> AsyncGenerator[None, None]:
-        """Be the one that asks for a slot, in the order of coming, until `started`."""
+        """Wait to be the head of the queue, and stay it until `started`."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._turns.of(""))
-            self._asking[key] = stack
+            self._heads[key] = stack
             try:
                 yield
             finally:
-                self._asking.pop(key, None)
+                self._heads.pop(key, None)
 
     async def started(self, key: str) -> None:
-        """Let the next one ask: the job *key* has its slot."""
-        stack = self._asking.pop(key, None)
+        """Let the next job of the queue request a slot: *key* has its own."""
+        stack = self._heads.pop(key, None)
         if stack is not None:
             await stack.aclose()
 
     @asynccontextmanager
     async def freed(self) -> AsyncGenerator[Callable[[], Awaitable[None]], None]:
-        """Give what waits until a slot may be free; open it before asking for one."""
+        """Give a function that waits until a slot may be free; enter it before requesting one."""
         with self.journal.listening_for_slot(self.account) as signal:
 
             async def wait() -> None:
-                signalled = await signal.wait(_LOOK)
+                signalled = await signal.wait(_RECHECK)
                 # A busy account sends signals all the time, and so must not rely on silence.
                 now = self.clock.monotonic()
                 if not signalled or now - self._polled_at >= _POLL_UNCLAIMED:

@@ -76,12 +76,12 @@ _BATCH = 1000
 # Seconds that the thread waits for more while many write at a time: a commit for each few costs
 # twice the CPU, most of it for waking threads. A task takes a thousand times as long.
 _GATHER = 0.005
-_ENOUGH = 16  # of so many, each pays little for the commit
+_ENOUGH = 16  # writes; each of that many pays little for their commit
 
 
 @attrs.define(eq=False)
 class _Request:
-    """One queued operation and who waits for it."""
+    """One queued operation and the future that waits for it."""
 
     tag: str
     work: Callable[[Any], Any]
@@ -261,7 +261,7 @@ class GroupCommitWriter(Generic[C]):
         for loop, requests in loops.items():
             try:
                 loop.call_soon_threadsafe(_settle, requests)
-            except RuntimeError:  # the loop has ended, and nobody waits any more
+            except RuntimeError:  # the loop has ended, and its callers with it
                 _report(requests)
 
 
@@ -290,7 +290,7 @@ def _report(requests: list[_Request]) -> None:
     """Log the failures that no caller will see."""
     for request in requests:
         if request.error is not None:
-            logger.error("a write failed after its caller had gone: %s", request.error)
+            logger.error("a write failed after its caller was gone: %s", request.error)
 
 
 def _shut(connection: Connection | None) -> None:

@@ -484,7 +484,7 @@ class Journal(Protocol):
     async def save_file(self, key: str, dest: str, file: SavedFile) -> None:
         """Write down a file at a destination; it replaces what was there.
 
-        From now on *key* owns the file's name, whoever did before.
+        From now on *key* owns the file's name, whichever job did before.
 
         Raises:
             JournalError: The job has no such destination.

@@ -33,7 +33,7 @@ from comet_async._journal.states import JobState
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.errors import JournalCorruptError, JournalError
 
-# After so many unreadable row numbers in a row the rest is considered lost. One damaged page
+# After this many unreadable row numbers in a row the rest is considered lost. One damaged page
 # hides a few rows, a damaged inner page some thousands.
 _LONGEST_GAP = 20_000
 

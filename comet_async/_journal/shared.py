@@ -39,7 +39,7 @@ class SharedJournal(Journal, Protocol):
         ...
 
     async def release(self, key: str) -> None:
-        """Let go of a job, and wake who waits for it."""
+        """Stop working on a job, and wake those who wait for it."""
         ...
 
     async def unclaimed(self, account: str, *, limit: int) -> list[JobRecord]:
@@ -47,7 +47,7 @@ class SharedJournal(Journal, Protocol):
         ...
 
     def listening_for_job(self, key: str) -> AbstractContextManager[Signal]:
-        """Give a signal that is set when another worker lets go of a job."""
+        """Give a signal that is set when another worker releases a job."""
         ...
 
     def listening_for_slot(self, account: str) -> AbstractContextManager[Signal]:

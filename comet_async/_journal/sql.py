@@ -346,7 +346,7 @@ def send(
     db: sqlite3.Connection, before: JobRecord, after: JobRecord, run: str, limits: Limits
 ) -> Refusal | None:
     """Enter ``sending`` unless a limit is reached; see `Journal.send`."""
-    # Without a limit nobody needs the sums, the second of which takes a while with very many.
+    # Without a limit the sums are not needed; the second takes long over very many jobs.
     limited = limits.jobs is not None or limits.images is not None
     row = _row(db, "SELECT jobs, images FROM run WHERE id = ?", run) if limited else None
     jobs, images = row or (0, 0)

@@ -58,7 +58,7 @@ IN_FLIGHT = frozenset({_S.SENDING, _S.UNKNOWN, _S.UNCERTAIN, _S.SUBMITTED})
 """States that may occupy a slot in the account's quota of images in flight."""
 
 FINAL = frozenset({_S.DONE, _S.REJECTED, _S.FAILED, _S.EXPIRED, _S.ABANDONED})
-"""States that a run leaves as they are, unless asked otherwise or a file is missing."""
+"""States that a run leaves as they are, unless an option says otherwise or a file is missing."""
 
 OPEN = frozenset(JobState) - FINAL
 """States that the next run continues."""

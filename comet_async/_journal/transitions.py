@@ -46,7 +46,7 @@ def planned(job: NewJob, *, now: float) -> JobRecord:
 def replanned(known: JobRecord, job: NewJob, *, now: float) -> JobRecord:
     """Return *known* after *job* was planned again: *known* itself, unless it is incomplete.
 
-    The account stays: whoever runs the job compares it with its own before anything is sent.
+    The account stays: it is compared with the session's own before anything is sent.
 
     Raises:
         IdempotencyConflictError: *job* is another request under the same key.

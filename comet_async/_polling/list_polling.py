@@ -32,8 +32,8 @@ _SHORTEST_INTERVAL = 0.2
 # With fewer tasks a list call saves nothing.
 _FEWEST = 4
 # Kling's pages hold up to 500 (https://klingai.com/document-api/api/image/common/outpainting);
-# a small one is quicker. It has room for four times the tasks that are waited for: those that
-# take long lie behind all that were submitted and ended since.
+# a small one is quicker. It holds four times the tasks that are waited for: those that take long
+# lie behind all that were submitted and ended since.
 _SPARE = 4
 _SIZES = (30, 100, 200, 500)
 _MOST_PAGES = 20

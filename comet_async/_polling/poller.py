@@ -113,7 +113,7 @@ class Shared:
     counters: Counters = attrs.field(factory=Counters)
 
 
-# Somebody who cancels all tasks of a loop, ours too, may be closing it.
+# A program that cancels all tasks of a loop, ours too, may be closing it.
 AFTERMATH = 1.0
 """Seconds until polling continues after a worker was cancelled from outside."""
 
@@ -347,7 +347,7 @@ class Poller:
             self._retries.wake_next(self.now())
 
     def _emit(self, entry: WatchedTask, event: PollEvent) -> None:
-        """Report an event in the context of whoever waits for the task."""
+        """Report an event in the context of the task's waiter."""
         self.shared.sink.emit(event, context=self._contexts.get(entry))
 
     def _stop_if_idle(self) -> None:

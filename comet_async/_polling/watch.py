@@ -1,4 +1,4 @@
-"""Who waits for what, and what is due when: the waiter's plain data, without I/O."""
+"""The waiter's plain data, without I/O: which tasks are watched, and when each is due."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def without_raw(task: Task) -> Task:
 
 
 Reason = Callable[[], BaseException]
-"""Makes the error that a wait ends with when somebody asks for it: of a hundred thousand waits that
-end at once, few may be asked."""
+"""Makes the error that ends a wait, only when it is raised: of a hundred thousand waits that end at
+once, few may be awaited."""
 
 
 class Watch(Protocol):
@@ -133,7 +133,7 @@ class WatchedTask:
         polls: How often it was polled.
         polled_at: When it was last polled by itself; `-NEVER` before, and after a failure.
         status: Its newest status; None before the first.
-        task: A snapshot, if one was given or somebody follows; its status may be an older one.
+        task: A snapshot, if one was given or a watch follows; its status may be an older one.
         watches: The waits for it: one `Watch`, or a list of them.
         deadline: The earliest of theirs.
         worker: The asyncio task that polls it just now.

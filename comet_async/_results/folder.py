@@ -1,7 +1,7 @@
 """Results in folders of this machine; see `Shelf`.
 
 The order makes every crash harmless: a part is safe on the disk before it gets its name, and its
-name is safe before anybody is told.
+name is safe before the call returns.
 """
 
 from __future__ import annotations

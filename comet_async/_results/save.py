@@ -47,7 +47,7 @@ class ResultSaver:
     Attributes:
         journal: The journal.
         downloader: Fetches results.
-        api: Tells where a result is now.
+        api: Gets a task again for its results' new URLs.
         clock: The source of time.
         root: The folder; names in full are taken as they are.
         stores: The stores, in which names are addresses.
@@ -90,8 +90,8 @@ class ResultSaver:
             record: A job in ``succeeded``, ``saving`` or ``done``.
             dest: The name, relative to the folder, without its extension.
             kind: The job's kind.
-            known: What the journal has at *dest*, if the job has no files anywhere else and
-                the caller knows.
+            known: What the journal has at *dest*, if the caller knows that the job has no files
+                anywhere else.
 
         Returns:
             The record, now ``done``, and the files in the order of the images.

@@ -67,7 +67,7 @@ T = TypeVar("T")
 
 @attrs.frozen(kw_only=True)
 class Notification:
-    """What a callback says. Anybody can send one: it is a reason to poll, never an answer.
+    """What a callback says. It may be forged: it is a reason to poll, never an answer.
 
     Attributes:
         task_id: The server's id of the task.

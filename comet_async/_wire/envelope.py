@@ -246,8 +246,8 @@ def tidy(message: str, *, limit: int = 160) -> str:
 
 # ------------------------------------------------------------------------------ headers
 
-# A server that is serious asks for minutes. More than a day is a broken clock or a default
-# gone wrong, and says nothing.
+# A real limit lasts minutes. More than a day is a broken clock or a wrong default, and says
+# nothing.
 _ABSURD = 86_400.0
 
 
@@ -260,9 +260,9 @@ def retry_after(headers: Mapping[str, str], *, now: float | None) -> float | Non
             of its own to compare it with; None reads no dates.
 
     Returns:
-        Seconds, at least 0 (a negative number or a date gone by means "now"). None when
-        nothing was said, and also when it is garbage or more than a day, which our own
-        backoff does better. Whoever waits puts a cap on it.
+        Seconds, at least 0 (a negative number or a date in the past means "now"). None when
+        the server said nothing, and also when it is garbage or more than a day, which our own
+        backoff does better. The waiting side puts a cap on it.
     """
     milliseconds = _number(headers.get("retry-after-ms", ""))
     if milliseconds is not None:

@@ -1,6 +1,6 @@
 """What the library's errors advise, in the words of the command line.
 
-The library speaks of arguments (``prepare=True``, ``max_jobs``); who types commands needs options.
+The library speaks of arguments (``prepare=True``, ``max_jobs``); commands have options.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _option(found: re.Match[str]) -> str:
 
 
 def message_of(error: CometError) -> str:
-    """Return what happened, for somebody who types commands."""
+    """Return what happened, in the words of the command line."""
     field = error.field if isinstance(error, InputError) else ""
     text = error.message
     if field in OPTIONS and text.startswith(f"{field} "):
@@ -80,7 +80,7 @@ def message_of(error: CometError) -> str:
 
 
 def with_option(error: CometError) -> str | None:
-    """Return the error's advice for somebody who types commands, or None if there is none."""
+    """Return the error's advice in the words of the command line, or None if there is none."""
     if isinstance(error, InputError):
         if error.field == "size" and (size := _SIZE.fullmatch(error.value or "")):
             return _other_shape(int(size[1]), int(size[2]))

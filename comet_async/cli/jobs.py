@@ -54,7 +54,7 @@ _WITHOUT_JOB = {
     "uncertain": "perhaps billed",
 }
 _MEANINGS = {
-    # No run is working on them while nobody holds the journal.
+    # The command holds the journal, so no run is working on them.
     JobState.UNKNOWN: "The answer to the request was lost; the next run looks it up.",
     JobState.SENDING: "The request may have been sent; the next run looks it up.",
 }

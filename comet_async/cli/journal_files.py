@@ -174,7 +174,7 @@ async def check_purpose(journal: Journal, *, sandbox: bool, write: bool = True) 
     if used and marked is not sandbox:
         has, wants = ("the sandbox's", "real") if marked else ("real", "the sandbox's")
         raise ConfigError(
-            f"the output folder holds {has} images, not {wants} ones",
+            f"the output folder holds {has} images, and this run would make {wants}",
             hint="choose another folder with --out",
         )
 

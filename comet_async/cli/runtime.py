@@ -30,7 +30,7 @@ INTERRUPTED = 130
 
 _SHOW_CURSOR = "\x1b[?25h"
 
-# A second signal within so many seconds is the first one, delivered twice: `timeout` of GNU's
+# A second signal within this many seconds is the first one, delivered twice: `timeout` of GNU's
 # coreutils signals the program and then its whole process group.
 _ECHO = 0.3
 

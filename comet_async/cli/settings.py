@@ -1,8 +1,8 @@
 """Options from files: the program's own configuration file, and ``pyproject.toml``.
 
-The command line comes first, then ``[tool.comet-async]`` of the project at hand, then the table of
-the command in the own file. A project may only say how images look and how much is shown: a
-repository that somebody cloned must not redirect a key, spend more, or confirm anything.
+The command line comes first, then ``[tool.comet-async]`` of the current project, then the table of
+the command in the user's own file. A project may only say how images look and how much is shown: a
+cloned repository must not redirect a key, spend more, or confirm anything.
 """
 
 from __future__ import annotations

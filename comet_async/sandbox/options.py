@@ -1,4 +1,4 @@
-"""How the sandbox behaves where the real services differ, or where nobody knows.
+"""How the sandbox behaves where the real services differ, or where their behaviour is unknown.
 
 The defaults follow Kling's documents; every odd thing that was seen on some gateway is a switch.
 """

@@ -35,7 +35,7 @@ from comet_async.sandbox.state import State
 from comet_async.sandbox.tasks import SandboxTask, Tasks
 
 DEFAULT_KEY = "sandbox-key"
-"""The API key that a sandbox takes unless told otherwise."""
+"""The API key that a sandbox takes by default."""
 
 _PROFILES: dict[str, Profile] = {"/kling/v1": "comet", "/v1": "kling"}
 

@@ -368,7 +368,7 @@ async def test_lost_after_trying_again(buyer: Make) -> None:
 @pytest.mark.parametrize(
     ("answers", "words"),
     [
-        ([BOUGHT], ["task 8781 (ce1-x) was accepted and is billed after its caller had left"]),
+        ([BOUGHT], ["task 8781 (ce1-x) was accepted and is billed, after its caller was gone"]),
         ([LOST], ["request ce1-x may have been accepted and billed"]),
         ([RejectedError("no")], []),
     ],

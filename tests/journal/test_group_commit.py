@@ -218,7 +218,7 @@ def test_a_loop_that_ends_does_not_lose_the_write(
     assert asyncio.run(journal.counts()) == {S.SENDING: 1}
     asyncio.run(journal.aclose())
     assert [record.getMessage() for record in caplog.records] == [
-        "a write failed after its caller had gone: job nothing has no destination"
+        "a write failed after its caller was gone: job nothing has no destination"
     ]
 
 

@@ -384,7 +384,7 @@ class SessionSuite:
         await asyncio.sleep(5)
         (charge,) = sandbox.ledger.charges
         assert any(
-            charge.task_id in message and "after its caller had left" in message
+            charge.task_id in message and "after its caller was gone" in message
             for message in caplog.messages
         )
         assert len(sandbox.ledger.posts) == 1

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from comet_async._jobs.batch import Planned
     from comet_async._journal.records import Journal
 
-_LISTED = 100  # rows; a longer table helps nobody
+_LISTED = 100  # rows; a longer table is of no help
 
 _MEANINGS = {
     "new": "will be sent and billed",

@@ -143,7 +143,7 @@ class RunProgress:
         return _joined(parts)
 
     def _parts(self) -> list[tuple[int, int, str]]:
-        """Return rank (the highest goes first when there is no room), place and words."""
+        """Return rank (the highest is left out first on a narrow terminal), place and words."""
         totals, cost = self.totals, self.totals.cost_so_far
         total = "…" if totals.total is None else f"{totals.total:,}"
         bad = [f"{many:,} {word}" for word, many in totals.ended.items() if word != "done"]

@@ -73,7 +73,7 @@ WORDS: Mapping[str, _Word] = MappingProxyType(
         "model_not_found": _Word("503 that means no such model (CometAPI)", _API),
         "no_task_id": _Word("leave out the task's id", _API),
         "no_status": _Word("leave out the task's status", _API),
-        "unknown_status": _Word("send a status word that nobody knows", _API),
+        "unknown_status": _Word("send a status word that is not documented", _API),
         "empty_data": _Word("send an empty list instead of the task", _QUERIES | {"list"}),
         "not_found": _Word("say that there is no such task", _QUERIES),
         "other_task": _Word("send another task", _QUERIES),
@@ -81,7 +81,7 @@ WORDS: Mapping[str, _Word] = MappingProxyType(
         "wrong_magic": _Word("send bytes that are no image", frozenset({"result"})),
         "huge": _Word("announce 10 GB and start to send them", frozenset({"result"})),
         "endless": _Word("send without an end, chunked", frozenset({"result"})),
-        "gzip": _Word("compress though nobody asked", frozenset({"result"})),
+        "gzip": _Word("compress although the client did not accept it", frozenset({"result"})),
         "gzip_bomb": _Word("compress 128 MiB of nothing", frozenset({"result"})),
     }
 )
