@@ -477,8 +477,8 @@ def layer_table() -> Iterator[str]:
         yield f"| {number} | {' '.join(f'`{name}`' for name in names)} | {RULES[number]} |"
 
 
-def package_picture() -> str:
-    """Return the picture of the packages: one band for each layer."""
+def package_drawing() -> str:
+    """Return a drawing of the packages: one band for each layer."""
     width, top, parts = 514.0, 40.0, [label(22, 26, "imports go down only", "small", "start")]
     for number, names in sorted(layers().items(), reverse=True):
         x, y, chips = 30.0, top + 30, list[str]()
@@ -505,7 +505,7 @@ def package_picture() -> str:
     return drawing(width, top + 34, "The packages, by layer", parts)
 
 
-def polls_picture() -> str:
+def polls_drawing() -> str:
     """Return how a learned schedule places its polls over the durations that it has seen."""
     rng = random.Random(7)  # noqa: S311 - a drawing
     schedule = LearnedSchedule(rng=random.Random(7))  # noqa: S311 - the same
@@ -557,8 +557,8 @@ PARTS: dict[str, dict[str, Callable[[], Iterator[str]]]] = {
 }
 FIGURES: dict[str, Callable[[], str]] = {
     "figures/states.svg": state_diagram,
-    "figures/packages.svg": package_picture,
-    "figures/polls.svg": polls_picture,
+    "figures/packages.svg": package_drawing,
+    "figures/polls.svg": polls_drawing,
 }
 
 
