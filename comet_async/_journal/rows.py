@@ -1,15 +1,24 @@
-"""A job's record as the row of a table, and back."""
+"""Records as rows of tables, and back: what the journals in SQLite and PostgreSQL share."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import compress
+from operator import attrgetter, is_not
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import attrs
 
-from comet_async._journal.records import JobRecord, StoredImage
+from comet_async._journal.records import (
+    Destination,
+    JobRecord,
+    KnownSource,
+    SavedFile,
+    SourceOutcome,
+    StoredImage,
+)
 from comet_async._journal.states import JobState
 from comet_async.errors import JournalCorruptError
 
@@ -17,6 +26,13 @@ RECOVER = "keep the file; comet_async.journal.recover(path) copies what is reada
 
 # The columns of a job are the fields of `JobRecord`, by the same names.
 FIELDS = tuple(field.name for field in attrs.fields(JobRecord))
+_values = attrgetter(*FIELDS)
+
+SOURCE = tuple(field.name for field in attrs.fields(KnownSource))
+source_values = attrgetter(*SOURCE)
+
+# Without the source, which is the key of the table, and the time.
+OUTCOME = ("outcome", "key", "files", "reason", "hint", "notes", "copied", "billed")
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -36,6 +52,11 @@ _ENCODERS: Mapping[str, Callable[[Any], object]] = {
     "params": lambda params: json.dumps(dict(params)),
     "images": _encode_images,
 }
+
+
+def changed_fields(before: JobRecord, after: JobRecord) -> tuple[str, ...]:
+    """Return the names of the columns in which *after* differs."""
+    return tuple(compress(FIELDS, map(is_not, _values(before), _values(after))))
 
 
 def encoded(record: JobRecord, names: Sequence[str]) -> list[object]:
@@ -63,3 +84,58 @@ def decoded(row: Row) -> JobRecord:
             f"job {values['key']} can't be read: {error}", hint=RECOVER
         ) from None
     return JobRecord(**values)
+
+
+def decoded_source(row: Row) -> KnownSource:
+    """Return what a row that holds `SOURCE` says."""
+    return KnownSource(**dict(zip(SOURCE, row, strict=True)))
+
+
+def encoded_outcome(outcome: SourceOutcome) -> Row:
+    """Return the source, the values of `OUTCOME`, and the time."""
+    return (
+        outcome.source,
+        outcome.outcome,
+        outcome.key,
+        json.dumps(outcome.files),
+        outcome.reason,
+        outcome.hint,
+        json.dumps(outcome.notes),
+        outcome.copied,
+        outcome.billed,
+        outcome.at,
+    )
+
+
+def decoded_outcome(row: Row) -> SourceOutcome:
+    """Return the outcome that `encoded_outcome` wrote."""
+    source, outcome, key, files, reason, hint, notes, copied, billed, at = row
+    return SourceOutcome(
+        source=source,
+        outcome=outcome,
+        key=key,
+        files=tuple(json.loads(files)),
+        reason=reason,
+        hint=hint,
+        notes=tuple(json.loads(notes)),
+        copied=bool(copied),
+        billed=bool(billed),
+        at=at,
+    )
+
+
+def decoded_destinations(rows: Iterable[Row]) -> dict[str, tuple[Destination, ...]]:
+    """Return the destinations of jobs, by key.
+
+    Args:
+        rows: Key, source, destination, and one of its files: number, name, hash, size and whether
+            it is kept; None for each of these without a file. In order.
+    """
+    jobs: dict[str, dict[str, Destination]] = {}
+    for key, source, dest, number, name, sha256, size, kept in rows:
+        places = jobs.setdefault(key, {})
+        place = places.setdefault(dest, Destination(source=source, dest=dest))
+        if name is not None:
+            file = SavedFile(index=number, name=name, sha256=sha256, size=size, kept=bool(kept))
+            places[dest] = attrs.evolve(place, files=(*place.files, file))
+    return {key: tuple(places.values()) for key, places in jobs.items()}

@@ -14,11 +14,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Sequence
 from functools import lru_cache
-from itertools import compress
-from operator import attrgetter, is_not
-from typing import Any, cast
-
-import attrs
+from typing import cast
 
 from comet_async._journal.lockfile import Mark
 from comet_async._journal.records import (
@@ -33,7 +29,20 @@ from comet_async._journal.records import (
     SavedJob,
     SourceOutcome,
 )
-from comet_async._journal.rows import FIELDS, Row, decoded, encoded
+from comet_async._journal.rows import (
+    FIELDS,
+    OUTCOME,
+    SOURCE,
+    Row,
+    changed_fields,
+    decoded,
+    decoded_destinations,
+    decoded_outcome,
+    decoded_source,
+    encoded,
+    encoded_outcome,
+    source_values,
+)
 from comet_async._journal.states import IN_FLIGHT, JobState
 from comet_async._journal.transitions import (
     planned,
@@ -206,17 +215,13 @@ _PLACES = (
     " LEFT JOIN file f ON f.job = d.job AND f.dest = d.dest"
 )
 _IN_ORDER = "ORDER BY d.rowid, f.number"
-_SOURCE = tuple(field.name for field in attrs.fields(KnownSource))
-_source_values = attrgetter(*_SOURCE)
-_OUTCOME = ("outcome", "key", "files", "reason", "hint", "notes", "copied", "billed")
 # What is as before is not written: a run over finished work costs no commit.
 _SAVE_OUTCOME = (
-    f"INSERT INTO outcome (source, {', '.join(_OUTCOME)}, at) VALUES (?{', ?' * 9})"
-    f" ON CONFLICT (source) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _OUTCOME)},"
-    f" at = excluded.at WHERE {' OR '.join(f'{c} IS NOT excluded.{c}' for c in _OUTCOME)}"
+    f"INSERT INTO outcome (source, {', '.join(OUTCOME)}, at) VALUES (?{', ?' * 9})"
+    f" ON CONFLICT (source) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in OUTCOME)},"
+    f" at = excluded.at WHERE {' OR '.join(f'{c} IS NOT excluded.{c}' for c in OUTCOME)}"
 )
 _FLYING = f"state IN ({', '.join(repr(state.value) for state in sorted(IN_FLIGHT))})"
-_values = attrgetter(*FIELDS)
 
 
 def plan(db: sqlite3.Connection, jobs: Sequence[NewJob], now: float) -> list[JobRecord]:
@@ -300,7 +305,7 @@ def swap(db: sqlite3.Connection, before: JobRecord, after: JobRecord, why: str =
     Raises:
         StaleRecordError: It is not; nothing was written.
     """
-    changed = tuple(compress(FIELDS, map(is_not, _values(before), _values(after))))
+    changed = changed_fields(before, after)
     values = (*encoded(after, changed), why, before.key, before.state, before.fence)
     if _run(db, _update(changed), *values).rowcount != 1:
         _check_current(db, before)
@@ -427,18 +432,8 @@ def counts(db: sqlite3.Connection) -> dict[JobState, int]:
 
 def destinations(db: sqlite3.Connection, key: str) -> tuple[Destination, ...]:
     """Return where the job's images belong, with what is there."""
-    places: dict[str, Destination] = {}
-    for _key, *row in _rows(db, f"{_PLACES} WHERE j.key = ? {_IN_ORDER}", key):
-        _add_place(places, row)
-    return tuple(places.values())
-
-
-def _add_place(places: dict[str, Destination], row: list[Any]) -> None:
-    source, dest, number, name, sha256, size, kept = row
-    place = places.setdefault(dest, Destination(source=source, dest=dest))
-    if name is not None:
-        file = SavedFile(index=number, name=name, sha256=sha256, size=size, kept=bool(kept))
-        places[dest] = attrs.evolve(place, files=(*place.files, file))
+    rows = _rows(db, f"{_PLACES} WHERE j.key = ? {_IN_ORDER}", key)
+    return decoded_destinations(rows).get(key, ())
 
 
 def saved(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, SavedJob]:
@@ -446,14 +441,9 @@ def saved(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, SavedJob]:
     marks = ", ".join("?" * len(keys))
     # The sign keeps SQLite from reading all jobs of that state by its index, for each page.
     rows = _rows(db, f"{_SELECT} WHERE key IN ({marks}) AND +state = 'done'", *keys)
-    places: dict[str, dict[str, Destination]] = {}
-    for key, *row in _rows(db, f"{_PLACES} WHERE j.key IN ({marks}) {_IN_ORDER}", *keys):
-        _add_place(places.setdefault(key, {}), row)
-    records = map(decoded, rows)
-    return {
-        record.key: SavedJob(record, tuple(places.get(record.key, {}).values()))
-        for record in records
-    }
+    found = _rows(db, f"{_PLACES} WHERE j.key IN ({marks}) {_IN_ORDER}", *keys)
+    places, records = decoded_destinations(found), map(decoded, rows)
+    return {record.key: SavedJob(record, places.get(record.key, ())) for record in records}
 
 
 def known_sources(
@@ -461,17 +451,17 @@ def known_sources(
 ) -> dict[str, KnownSource]:
     """Return what is known of source files, by path; see `Journal.known_sources`."""
     marks = ", ".join("?" * len(paths))
-    sql = f"SELECT {', '.join(_SOURCE)} FROM source WHERE variant = ? AND path IN ({marks})"
+    sql = f"SELECT {', '.join(SOURCE)} FROM source WHERE variant = ? AND path IN ({marks})"
     rows = _rows(db, sql, variant, *paths)
-    return {row[0]: KnownSource(**dict(zip(_SOURCE, row, strict=True))) for row in rows}
+    return {row[0]: decoded_source(row) for row in rows}
 
 
 def remember_sources(db: sqlite3.Connection, sources: Sequence[KnownSource]) -> None:
     """Keep what was found in source files; see `Journal.remember_sources`."""
-    marks = ", ".join("?" * len(_SOURCE))
-    sql = f"REPLACE INTO source ({', '.join(_SOURCE)}) VALUES ({marks})"
+    marks = ", ".join("?" * len(SOURCE))
+    sql = f"REPLACE INTO source ({', '.join(SOURCE)}) VALUES ({marks})"
     for source in sources:
-        _run(db, sql, *_source_values(source))
+        _run(db, sql, *source_values(source))
 
 
 def save_file(db: sqlite3.Connection, key: str, dest: str, file: SavedFile) -> None:
@@ -519,46 +509,19 @@ def events(db: sqlite3.Connection, key: str | None) -> list[JournalEvent]:
 def save_outcomes(db: sqlite3.Connection, outcomes: Sequence[SourceOutcome]) -> None:
     """Write down how sources ended; each replaces what was known of its source."""
     for each in outcomes:
-        _run(
-            db,
-            _SAVE_OUTCOME,
-            each.source,
-            each.outcome,
-            each.key,
-            json.dumps(each.files),
-            each.reason,
-            each.hint,
-            json.dumps(each.notes),
-            each.copied,
-            each.billed,
-            each.at,
-        )
+        _run(db, _SAVE_OUTCOME, *encoded_outcome(each))
 
 
 def outcomes(db: sqlite3.Connection, after: str, limit: int) -> list[SourceOutcome]:
     """Return a page of the last outcomes of sources, in the order of their names."""
     rows = _rows(
         db,
-        f"SELECT source, {', '.join(_OUTCOME)}, at FROM outcome"
+        f"SELECT source, {', '.join(OUTCOME)}, at FROM outcome"
         " WHERE source > ? ORDER BY source LIMIT ?",
         after,
         limit,
     )
-    return [
-        SourceOutcome(
-            source=source,
-            outcome=outcome,
-            key=key,
-            files=tuple(json.loads(files)),
-            reason=reason,
-            hint=hint,
-            notes=tuple(json.loads(notes)),
-            copied=bool(copied),
-            billed=bool(billed),
-            at=at,
-        )
-        for source, outcome, key, files, reason, hint, notes, copied, billed, at in rows
-    ]
+    return [decoded_outcome(row) for row in rows]
 
 
 def read_meta(db: sqlite3.Connection, name: str) -> JSON:

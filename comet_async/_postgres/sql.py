@@ -19,8 +19,7 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import compress
-from operator import attrgetter, is_not
+from operator import attrgetter
 from typing import cast
 
 import attrs
@@ -37,7 +36,19 @@ from comet_async._journal.records import (
     SavedJob,
     SourceOutcome,
 )
-from comet_async._journal.rows import FIELDS, decoded, encoded
+from comet_async._journal.rows import (
+    FIELDS,
+    OUTCOME,
+    SOURCE,
+    changed_fields,
+    decoded,
+    decoded_destinations,
+    decoded_outcome,
+    decoded_source,
+    encoded,
+    encoded_outcome,
+    source_values,
+)
 from comet_async._journal.states import BILLED, IN_FLIGHT, OPEN, JobState
 from comet_async._journal.transitions import (
     planned,
@@ -54,7 +65,6 @@ from comet_async.errors import StaleRecordError
 
 _COLUMNS = ", ".join(FIELDS)
 _SELECT = f"SELECT {_COLUMNS} FROM job"
-_values = attrgetter(*FIELDS)
 
 _INSERT = """
 INSERT INTO job
@@ -86,21 +96,18 @@ LEFT JOIN LATERAL (SELECT * FROM file WHERE job = d.job AND dest = d.dest OFFSET
 
 _IN_ORDER = "ORDER BY d.id, f.number"
 _TEXTS = {"path", "variant", "facts"}
-_SOURCE = tuple(field.name for field in attrs.fields(KnownSource))
-_source_values = attrgetter(*_SOURCE)
 _REMEMBER = (
-    f"INSERT INTO source ({', '.join(_SOURCE)}) SELECT * FROM unnest("
-    + ", ".join("%s::text[]" if n in _TEXTS else "%s::int8[]" for n in _SOURCE)
+    f"INSERT INTO source ({', '.join(SOURCE)}) SELECT * FROM unnest("
+    + ", ".join("%s::text[]" if n in _TEXTS else "%s::int8[]" for n in SOURCE)
     + ") ON CONFLICT (path, variant) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in _SOURCE)
+    + ", ".join(f"{name} = excluded.{name}" for name in SOURCE)
 )
-_OUTCOME = ("outcome", "key", "files", "reason", "hint", "notes", "copied", "billed")
 # What is as before is not written: a run over finished work writes nothing.
 _SAVE_OUTCOME = (
-    f"INSERT INTO outcome (source, {', '.join(_OUTCOME)}, at) VALUES (%s{', %s' * 9})"
-    f" ON CONFLICT (source) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _OUTCOME)},"
+    f"INSERT INTO outcome (source, {', '.join(OUTCOME)}, at) VALUES (%s{', %s' * 9})"
+    f" ON CONFLICT (source) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in OUTCOME)},"
     " at = excluded.at WHERE "
-    + " OR ".join(f"outcome.{c} IS DISTINCT FROM excluded.{c}" for c in _OUTCOME)
+    + " OR ".join(f"outcome.{c} IS DISTINCT FROM excluded.{c}" for c in OUTCOME)
 )
 
 LONGEST_TASK = 3600.0
@@ -275,14 +282,10 @@ def swap(db: PostgresConnection, before: JobRecord, after: JobRecord, why: str =
     Raises:
         StaleRecordError: It is not; nothing was written.
     """
-    changed = _changed(before, after)
+    changed = changed_fields(before, after)
     values = (*encoded(after, changed), why, before.key, before.state, before.fence)
     if db.run(_update(changed), *values) != 1:
         _check_current(db, before)
-
-
-def _changed(before: JobRecord, after: JobRecord) -> tuple[str, ...]:
-    return tuple(compress(FIELDS, map(is_not, _values(before), _values(after))))
 
 
 @lru_cache
@@ -341,7 +344,7 @@ def send(
     if refusal:
         _check_current(db, before)
         return refusal
-    changed = _changed(before, after)
+    changed = changed_fields(before, after)
     values = (*encoded(after, changed), after.boot, before.key, before.state, before.fence)
     if db.run(_send(changed), *values, after.boot, run, before.n) != 1:
         _check_current(db, before)
@@ -536,20 +539,8 @@ def notify(db: PostgresConnection, text: str) -> None:
 
 def destinations(db: PostgresConnection, key: str) -> tuple[Destination, ...]:
     """Return where the job's images belong, with what is there."""
-    places: dict[str, Destination] = {}
-    for _key, *row in db.rows(f"{_PLACES} WHERE j.key = %s {_IN_ORDER}", key):
-        _add_place(places, row)
-    return tuple(places.values())
-
-
-def _add_place(places: dict[str, Destination], row: list[object]) -> None:
-    source, dest, number, name, sha256, size, kept = cast(
-        "tuple[str, str, int, str | None, str, int, bool]", row
-    )
-    place = places.setdefault(dest, Destination(source=source, dest=dest))
-    if name is not None:
-        file = SavedFile(index=number, name=name, sha256=sha256, size=size, kept=kept)
-        places[dest] = attrs.evolve(place, files=(*place.files, file))
+    rows = db.rows(f"{_PLACES} WHERE j.key = %s {_IN_ORDER}", key)
+    return decoded_destinations(rows).get(key, ())
 
 
 def saved(db: PostgresConnection, keys: Sequence[str]) -> dict[str, SavedJob]:
@@ -559,13 +550,9 @@ def saved(db: PostgresConnection, keys: Sequence[str]) -> dict[str, SavedJob]:
     if not records:
         return {}
     done = [record.key for record in records]
-    places: dict[str, dict[str, Destination]] = {}
-    for key, *row in db.rows(f"{_PLACES} WHERE j.key = ANY(%s::text[]) {_IN_ORDER}", done):
-        _add_place(places.setdefault(key, {}), row)
-    return {
-        record.key: SavedJob(record, tuple(places.get(record.key, {}).values()))
-        for record in records
-    }
+    found = db.rows(f"{_PLACES} WHERE j.key = ANY(%s::text[]) {_IN_ORDER}", done)
+    places = decoded_destinations(found)
+    return {record.key: SavedJob(record, places.get(record.key, ())) for record in records}
 
 
 def save_file(
@@ -646,9 +633,9 @@ def known_sources(
     db: PostgresConnection, paths: Sequence[str], variant: str
 ) -> dict[str, KnownSource]:
     """Return what is known of source files, by path; see `Journal.known_sources`."""
-    query = f"SELECT {', '.join(_SOURCE)} FROM source WHERE variant = %s AND path = ANY(%s::text[])"
+    query = f"SELECT {', '.join(SOURCE)} FROM source WHERE variant = %s AND path = ANY(%s::text[])"
     rows = db.rows(query, variant, list(paths))
-    return {row[0]: KnownSource(**dict(zip(_SOURCE, row, strict=True))) for row in rows}
+    return {row[0]: decoded_source(row) for row in rows}
 
 
 def remember_sources(db: PostgresConnection, sources: Sequence[KnownSource]) -> None:
@@ -656,7 +643,7 @@ def remember_sources(db: PostgresConnection, sources: Sequence[KnownSource]) -> 
     newest = {(source.path, source.variant): source for source in sources}
     if newest:
         # In one order, so that two workers never wait for each other.
-        rows = [_source_values(newest[name]) for name in sorted(newest)]
+        rows = [source_values(newest[name]) for name in sorted(newest)]
         db.run(_REMEMBER, *map(list, zip(*rows, strict=True)))
 
 
@@ -693,44 +680,18 @@ def forget_attempts(db: PostgresConnection) -> None:
 def save_outcomes(db: PostgresConnection, outcomes: Sequence[SourceOutcome]) -> None:
     """Write down how sources ended; each replaces what was known of its source."""
     for each in sorted(outcomes, key=attrgetter("source")):
-        db.run(
-            _SAVE_OUTCOME,
-            each.source,
-            each.outcome,
-            each.key,
-            json.dumps(each.files),
-            each.reason,
-            each.hint,
-            json.dumps(each.notes),
-            each.copied,
-            each.billed,
-            each.at,
-        )
+        db.run(_SAVE_OUTCOME, *encoded_outcome(each))
 
 
 def outcomes(db: PostgresConnection, after: str, limit: int) -> list[SourceOutcome]:
     """Return a page of the last outcomes of sources, in the order of their names."""
     rows = db.rows(
-        f"SELECT source, {', '.join(_OUTCOME)}, at FROM outcome"
+        f"SELECT source, {', '.join(OUTCOME)}, at FROM outcome"
         " WHERE source > %s ORDER BY source LIMIT %s",
         after,
         limit,
     )
-    return [
-        SourceOutcome(
-            source=source,
-            outcome=outcome,
-            key=key,
-            files=tuple(json.loads(files)),
-            reason=reason,
-            hint=hint,
-            notes=tuple(json.loads(notes)),
-            copied=copied,
-            billed=billed,
-            at=at,
-        )
-        for source, outcome, key, files, reason, hint, notes, copied, billed, at in rows
-    ]
+    return [decoded_outcome(row) for row in rows]
 
 
 def read_meta(db: PostgresConnection, name: str) -> JSON:
