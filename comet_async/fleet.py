@@ -202,7 +202,7 @@ async def enqueue_many(
 
 
 def _absolute(source: str) -> str:
-    return source if url_scheme(source) or source == "-" else os.path.abspath(source)  # noqa: PTH100
+    return source if url_scheme(source) or source == "-" else os.path.abspath(source)  # noqa: PTH100 - links stay as they are named
 
 
 async def _enqueue(comet: CometSession, run: Run, priority: int) -> AsyncGenerator[Enqueued, None]:

@@ -168,7 +168,7 @@ def check_text(value: object, *, field: str) -> str | None:
     if value is None or value == "":
         return None
     limit = "printable text of at most 255 characters"
-    if not isinstance(value, str) or len(value) > 255 or not value.isprintable():  # noqa: PLR2004
+    if not isinstance(value, str) or len(value) > 255 or not value.isprintable():  # noqa: PLR2004 - as the message says
         msg = f"{field} must be {limit}"
         raise InputError(msg, field=field, value=value, limit=limit)
     return value

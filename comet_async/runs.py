@@ -674,7 +674,7 @@ class RequestItems:
     named: bool
     below: Root | None = None
 
-    async def each(self, recall: Recall) -> AsyncGenerator[Item, None]:  # noqa: ARG002
+    async def each(self, recall: Recall) -> AsyncGenerator[Item, None]:  # noqa: ARG002 - as of `FolderItems`
         """Yield the items; *recall* is not used, because requests come one at a time."""
         number = 0
         async for request in _each(self.requests):

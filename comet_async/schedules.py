@@ -213,7 +213,7 @@ class FixedSchedule:
         """Return half to one and a half intervals."""
         return self._seconds * (0.5 + self._rng.random())
 
-    def next(self, age: float, attempt: int, n: int = 1) -> float:  # noqa: ARG002
+    def next(self, age: float, attempt: int, n: int = 1) -> float:  # noqa: ARG002 - the protocol's signature
         """Return the interval."""
         return self._seconds
 
@@ -332,7 +332,7 @@ class LearnedSchedule:
             steps += doubt * min(self._LATER, math.log2(crowd / self._SCOUTS))
         return self._after(0.0, self._FIRST + steps * self._rng.random(), n)
 
-    def next(self, age: float, attempt: int, n: int = 1) -> float:  # noqa: ARG002
+    def next(self, age: float, attempt: int, n: int = 1) -> float:  # noqa: ARG002 - the protocol's signature
         """Return the wait until the next poll, with 10 % of jitter."""
         return self._after(age, 0.9 + 0.2 * self._rng.random(), n)
 
@@ -390,7 +390,7 @@ class LearnedSchedule:
 
         All tasks share one histogram, of durations divided by this.
         """
-        if len(self._scales) < 2 or n not in self._scales:  # noqa: PLR2004
+        if len(self._scales) < 2 or n not in self._scales:  # noqa: PLR2004 - one alone shows no scale
             return 1.0
         usual = next(iter(self._scales.values()))
         return self._scales[n].against(usual)
@@ -473,7 +473,7 @@ class TenacitySchedule:
         """Return what the strategy waits after the first attempt: the submission."""
         return wait_of(self._strategy, 1, age=0.0)
 
-    def next(self, age: float, attempt: int, n: int = 1) -> float:  # noqa: ARG002
+    def next(self, age: float, attempt: int, n: int = 1) -> float:  # noqa: ARG002 - the protocol's signature
         """Return what the strategy waits after poll number *attempt*."""
         return wait_of(self._strategy, attempt + 1, age=age)
 

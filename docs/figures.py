@@ -48,7 +48,7 @@ def draw_geometry() -> None:
     for name, options in GEOMETRY.items():
         with tempfile.TemporaryDirectory() as folder:
             command = ["comet-async", "preview", str(PHOTOS / "chelsea.jpg"), *options]
-            subprocess.run([*command, "--out", folder], check=True, capture_output=True)  # noqa: S603
+            subprocess.run([*command, "--out", folder], check=True, capture_output=True)  # noqa: S603 - our own program
             (drawing,) = Path(folder).glob("*.png")
             with Image.open(drawing) as image:
                 image.thumbnail((600, 600))
@@ -179,7 +179,7 @@ def save(name: str, screen: pyte.Screen) -> None:
     """Write the screen as an SVG file."""
     target = HERE / "_static" / "terminal"
     target.mkdir(exist_ok=True)
-    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115 - open as long as the console
     lines = [line_of(screen, row) for row in range(LINES)]
     while lines and not lines[-1].plain.strip():
         lines.pop()

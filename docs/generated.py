@@ -82,7 +82,7 @@ def options(command: App) -> Iterator[str]:
     arguments = command.assemble_argument_collection(parse_docstring=True)
     for argument in (each for each in arguments if each.show):
         for group in argument.parameter.group:  # type: ignore[union-attr]  # resolved by now
-            groups.setdefault(group.name, []).append(entry(argument))  # type: ignore[union-attr]
+            groups.setdefault(group.name, []).append(entry(argument))  # type: ignore[union-attr]  # resolved by now
     # The same order as in `--help`; the general ones are described once, at the end of the page.
     for name, entries in groups.items():
         if name != "General":
@@ -110,7 +110,7 @@ def general() -> Iterator[str]:
     """Yield the options of every command."""
     command = app["doctor"].assemble_argument_collection(parse_docstring=True)
     for argument in (each for each in command if each.show):
-        if any(group.name == "General" for group in argument.parameter.group):  # type: ignore[union-attr]
+        if any(group.name == "General" for group in argument.parameter.group):  # type: ignore[union-attr]  # resolved by now
             yield entry(argument)
 
 
@@ -572,7 +572,7 @@ def with_parts(page: str, parts: dict[str, Callable[[], Iterator[str]]]) -> str:
         start = f"<!-- generated: {name} -->\n"
         pattern = re.compile(re.escape(start) + r".*?(?=<!-- end -->)", re.DOTALL)
         text = start + "\n" + "\n".join(make()).rstrip() + "\n\n"
-        page, count = pattern.subn(lambda _, text=text: text, page)  # type: ignore[misc]
+        page, count = pattern.subn(lambda _, text=text: text, page)  # type: ignore[misc]  # mypy loses the lambda's type
         if count != 1:
             raise LookupError(f"{count} places for {name}")
     return page

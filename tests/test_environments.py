@@ -180,7 +180,7 @@ async def test_shapes_may_change_between_polls(
     clock: VirtualClock, photo: bytes, shapes: tuple[str, ...], created: str
 ) -> None:
     """Whatever form an answer has, the task is taken once and its end is known."""
-    options = Options(shape=shapes, created_shape=created)  # type: ignore[arg-type]
+    options = Options(shape=shapes, created_shape=created)  # type: ignore[arg-type]  # words of a table
     async with Sandbox(clock=clock, engine="pillow", seed=1, options=options) as sandbox:
         async with CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock) as comet:
             assert (await comet.expand(photo, WIDE)).succeeded

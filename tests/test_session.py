@@ -97,7 +97,7 @@ async def test_images_come_as_paths_text_or_bytes(
     comet: CometSession, dog: Path, make: Callable[[Path], object]
 ) -> None:
     """An image may be a path, text, or bytes."""
-    task = await comet.expand(make(dog), WIDE)  # type: ignore[arg-type]
+    task = await comet.expand(make(dog), WIDE)  # type: ignore[arg-type]  # any kind of image
     assert task.succeeded
 
 
@@ -431,7 +431,7 @@ async def test_bad_input_is_refused_before_it_is_sent(
 ) -> None:
     """Each rule of the API is checked here: which field, nothing sent."""
     with pytest.raises(InputError) as caught:
-        await comet.expand(dog if image is None else image, margins, **more)  # type: ignore[arg-type]
+        await comet.expand(dog if image is None else image, margins, **more)  # type: ignore[arg-type]  # wrong ones
     assert caught.value.field == field
     assert caught.value.sent is False
     assert sandbox.ledger.posts == []

@@ -48,7 +48,7 @@ async def run(
         for fault in row.faults:
             sandbox.faults.add(fault)
         async with CometSession(KEY, gateway=sandbox.url, clock=clock) as comet:
-            run = comet.expand_folder(photos, out, MARGINS, **options)  # type: ignore[arg-type]
+            run = comet.expand_folder(photos, out, MARGINS, **options)  # type: ignore[arg-type]  # its options, from a table
             outcomes = {Path(outcome.source).name: outcome async for outcome in run}
     return outcomes, sandbox
 

@@ -532,7 +532,7 @@ async def test_new_waiters_refuse(name: str) -> None:
 async def test_unknown_options_are_refused(comet: CometSession, tmp_path: Path) -> None:
     """A slip in an option's name must not be taken for nothing said."""
     with pytest.raises(InputError, match="max_job is not an option"):
-        comet.expand_folder(tmp_path, tmp_path / "o", WIDE, max_job=1)  # type: ignore[call-arg]
+        comet.expand_folder(tmp_path, tmp_path / "o", WIDE, max_job=1)  # type: ignore[call-arg]  # a wrong name is tested
 
 
 def test_good_values_are_taken() -> None:

@@ -93,7 +93,7 @@ async def runway(site: Site) -> AsyncIterator[Jobs]:
     """Open Runway's client; its pause between polls is set to ours (6 s by default)."""
     library = importlib.import_module("runwayml")
     polling = importlib.import_module("runwayml.lib.polling")
-    polling.POLL_TIME, polling.POLL_JITTER = INTERVAL, 0  # type: ignore[attr-defined]
+    polling.POLL_TIME, polling.POLL_JITTER = INTERVAL, 0  # type: ignore[attr-defined]  # a module by name
     async with (
         library.AsyncRunwayML(
             api_key="key", base_url=f"{site.root}/runway", timeout=site.patience
@@ -118,7 +118,7 @@ async def runway(site: Site) -> AsyncIterator[Jobs]:
 async def fal(site: Site) -> AsyncIterator[Jobs]:
     """Open fal's client; it asks once more than others, for the result itself."""
     library = importlib.import_module("fal_client.client")
-    library.QUEUE_URL_FORMAT = f"{site.root}/fal/"  # type: ignore[attr-defined]
+    library.QUEUE_URL_FORMAT = f"{site.root}/fal/"  # type: ignore[attr-defined]  # a module by name
     client = library.AsyncClient(key="key", default_timeout=site.patience)
     async with httpx.AsyncClient(timeout=site.patience) as files:
 

@@ -51,7 +51,7 @@ class Tasks:
     asked: int = 0
     _made: int = 0
     _lives: dict[str, tuple[float, float]] = attrs.field(factory=dict)
-    _random: random.Random = attrs.field(factory=lambda: random.Random(7))  # noqa: S311
+    _random: random.Random = attrs.field(factory=lambda: random.Random(7))  # noqa: S311 - repeatable, no secret
 
     async def create(self, request: web.Request) -> web.Response:
         """Answer a paid request."""

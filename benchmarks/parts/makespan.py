@@ -61,7 +61,7 @@ def makespan(bench: Bench) -> Section:
     """Measure folders."""
     rows = []
     for case in _CASES[: 1 if bench.quick else None]:
-        case = attrs.evolve(case, count=32, takes=0.5) if bench.quick else case  # noqa: PLW2901
+        case = attrs.evolve(case, count=32, takes=0.5) if bench.quick else case  # noqa: PLW2901 - the same case, smaller
         found = [run_case(bench, case) for _ in range(bench.count(3, 1))]
         middle = {key: median([each[key] for each in found]) for key in found[0]}
         cells = [f"{middle['least']:.1f}", f"{middle['span']:.1f}", f"**{middle['ratio']:.2f}**"]

@@ -60,7 +60,7 @@ def _look(jobs: int, journal: Path) -> Look:
         jobs=jobs,
         mib=resident_mib(),
         objects=len(gc.get_objects()),
-        files=len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0,  # noqa: PTH208
+        files=len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0,  # noqa: PTH208 - cheaper than `iterdir`
         threads=threading.active_count(),
         journal=sum(file.stat().st_size for file in kept),
     )

@@ -44,7 +44,7 @@ _CROWD = 1000
 
 def _cells(found: Found) -> list[str]:
     return [
-        f"{found.each:.3g}" if found.each < 100 else f"{found.each:.0f}",  # noqa: PLR2004
+        f"{found.each:.3g}" if found.each < 100 else f"{found.each:.0f}",  # noqa: PLR2004 - three digits
         f"{found.delay:.2f}",
         f"{100 * found.added:.1f}",
         f"{found.late():.1f}",

@@ -150,7 +150,7 @@ def _check_output(data: bytes, image: Image, check: ImageRules) -> str:
     try:
         with Image.open(io.BytesIO(data), formats=[found.upper()]) as opened:
             opened.load()
-    except Exception as exc:  # as in `_decode`  # noqa: BLE001
+    except Exception as exc:  # noqa: BLE001 - as in `_decode`
         problem = problem or _reason(exc) or "unreadable"
     if problem:
         what = f"was converted, and the result can't be opened again: {problem}"

@@ -155,7 +155,7 @@ class TaskLookup:
             if form == "list":
                 task = await self._scan(kind, key, since)
             else:
-                task = await self.api.find(key, kind=kind, form=form)  # type: ignore[arg-type]
+                task = await self.api.find(key, kind=kind, form=form)  # type: ignore[arg-type]  # one of the gateway's forms
         except NotFoundError:
             return Finding(verdict=Verdict.ABSENT)
         except CometError as error:

@@ -126,7 +126,7 @@ class FileLock:
         os.lseek(self._handle, 0, os.SEEK_SET)
         words = os.read(self._handle, 256).split()
         pid = int(words[0]) if words and words[0].isdigit() else None
-        if len(words) < 3 or not (words[1].isalnum() and words[2].isdigit()):  # noqa: PLR2004
+        if len(words) < 3 or not (words[1].isalnum() and words[2].isdigit()):  # noqa: PLR2004 - the three words
             return pid, None  # an earlier version wrote no mark
         return pid, Mark(words[1].decode("ascii"), int(words[2]))
 

@@ -131,11 +131,11 @@ class AdaptedSchedule:
         """Return the wait until the next poll."""
         return _sane(self._schedule.next(age, attempt, n))
 
-    def reschedule(self, age: float, due: float, n: int = 1) -> float:  # noqa: ARG002
+    def reschedule(self, age: float, due: float, n: int = 1) -> float:  # noqa: ARG002 - the protocol's signature
         """Return what is left of the wait: nothing was learned."""
         return due - age
 
-    def backstop(self, age: float, n: int = 1) -> float:  # noqa: ARG002
+    def backstop(self, age: float, n: int = 1) -> float:  # noqa: ARG002 - the protocol's signature
         """Return 0: callbacks don't make the user's schedule sparser."""
         return 0.0
 
@@ -146,7 +146,7 @@ class AdaptedSchedule:
     def observe_alive(self, since: float, age: float, n: int = 1) -> None:
         """Do nothing: only ends are reported to a user's schedule."""
 
-    def learn(self, duration: float, n: int = 1, *, since: float = 0.0) -> None:  # noqa: ARG002
+    def learn(self, duration: float, n: int = 1, *, since: float = 0.0) -> None:  # noqa: ARG002 - the protocol's signature
         """Report a duration."""
         self._schedule.learn(duration, n)
 

@@ -161,7 +161,7 @@ class PostgresConnection:
         """
         self.writes, self._number = 0, None
         number = "pg_current_xact_id()::text" if writing else "NULL"
-        query = f"BEGIN; SELECT {number}, extract(epoch FROM clock_timestamp())::float8"  # noqa: S608
+        query = f"BEGIN; SELECT {number}, extract(epoch FROM clock_timestamp())::float8"  # noqa: S608 - a number of ours
         self._number, now = self._patiently(lambda: self._last_row(query))
         try:
             shift = now - self.clock.time()

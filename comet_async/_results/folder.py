@@ -172,7 +172,7 @@ def _is_plain(root: Path, name: str) -> bool:
     return True
 
 
-def _intact(path: Path, file: SavedFile, thorough: bool) -> bool:  # noqa: FBT001
+def _intact(path: Path, file: SavedFile, thorough: bool) -> bool:  # noqa: FBT001 - called by `_off_loop`, by position
     if thorough or not file.kept:
         return file_sha256(path) == file.sha256
     try:

@@ -96,7 +96,7 @@ def identifier(value: JSON) -> str | None:
     if value is None:
         return None
     found = value.strip() if isinstance(value, str) else text(value)
-    return found if found and len(found) <= 256 and found.isprintable() else None  # noqa: PLR2004
+    return found if found and len(found) <= 256 and found.isprintable() else None  # noqa: PLR2004 - longer than any id
 
 
 # What can be put into the path of a request and comes back from the server unchanged.

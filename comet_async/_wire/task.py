@@ -333,4 +333,4 @@ def _units(value: JSON) -> Decimal | None:
     except InvalidOperation:
         return None
     # 1e999999 is a number of 7 characters and a text of a million.
-    return units if units.is_finite() and abs(units.adjusted()) <= 20 else None  # noqa: PLR2004
+    return units if units.is_finite() and abs(units.adjusted()) <= 20 else None  # noqa: PLR2004 - far beyond any amount

@@ -90,7 +90,7 @@ async def test_sandbox_for_other_machines(
     comet: Command, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It prints the address for this machine, which works here, and how others connect."""
-    words = ("--port", 0, "--host", "0.0.0.0", "--engine", "stub", "--option", "lookups=A")  # noqa: S104
+    words = ("--port", 0, "--host", "0.0.0.0", "--engine", "stub", "--option", "lookups=A")  # noqa: S104 - what is tested
     serving = asyncio.ensure_future(
         comet("sandbox", *words, "--allow-host", "sandbox", "--admin-token", "t", "--limit", 0)
     )
@@ -104,7 +104,7 @@ async def test_sandbox_for_other_machines(
     request = urllib.request.Request(  # noqa: S310 - loopback
         f"{root}/admin/tasks", headers={"Host": "sandbox", "Authorization": "Bearer t"}
     )
-    page = await asyncio.to_thread(lambda: urllib.request.urlopen(request).read())  # noqa: S310
+    page = await asyncio.to_thread(lambda: urllib.request.urlopen(request).read())  # noqa: S310 - our own server
     assert page == b'{"tasks":[]}'
     handlers = asyncio.get_running_loop()._signal_handlers  # type: ignore[attr-defined]  # no API
     next(iter(handlers.values()))._run()

@@ -86,11 +86,11 @@ async def api_on(
 
 
 Call = Callable[[Api], Any]
-CREATE: Call = lambda api: api.create(EXPAND, BODY, external_task_id="ce1-x")  # noqa: E731
+CREATE: Call = lambda api: api.create(EXPAND, BODY, external_task_id="ce1-x")  # noqa: E731 - a table of calls
 GET: Call = lambda api: api.get("8781", kind=EXPAND)  # noqa: E731 - a table of calls
-FIND: Call = lambda api: api.find("ce1-x", kind=EXPAND)  # noqa: E731
-FIND_QUERY: Call = lambda api: api.find("ce1-x", kind=EXPAND, form="query")  # noqa: E731
-PAGE: Call = lambda api: api.page(2, 30, kind=EXPAND)  # noqa: E731
+FIND: Call = lambda api: api.find("ce1-x", kind=EXPAND)  # noqa: E731 - a table of calls
+FIND_QUERY: Call = lambda api: api.find("ce1-x", kind=EXPAND, form="query")  # noqa: E731 - a table of calls
+PAGE: Call = lambda api: api.page(2, 30, kind=EXPAND)  # noqa: E731 - a table of calls
 
 
 async def result_of(call: Call, *answers: Answer) -> Task | TaskPage | CometError:
@@ -114,7 +114,7 @@ async def result_of(call: Call, *answers: Answer) -> Task | TaskPage | CometErro
     ],
     ids=["create", "get", "find", "find-query", "page"],
 )
-async def test_one_exchange(call: Call, content: Any, method: str, path: str) -> None:  # noqa: ANN401
+async def test_one_exchange(call: Call, content: Any, method: str, path: str) -> None:  # noqa: ANN401 - any JSON
     """Each call is one request, to its own address, with the key."""
     async with api_on(answering(envelope(content))) as (api, server):
         await call(api)

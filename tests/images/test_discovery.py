@@ -309,7 +309,7 @@ def test_sources_in_the_output_folder() -> None:
     assert stems("album/b", out="album") == {"album/b/z.jpg": "z"}
     found = {each.source: each.error for each in scan(["album/a"], out="album")}
     assert found["album/a/x.jpg"] is None
-    assert "among the sources" in found["album/a/a"].message  # type: ignore[union-attr]
+    assert "among the sources" in found["album/a/a"].message  # type: ignore[union-attr]  # not None
     both = list(scan(["album/a", "album/b"], out="album"))
     assert [each.source for each in both] == ["album/a/", "album/a/a", "album/b/"]
     assert all(each.error for each in both)

@@ -212,7 +212,7 @@ def test_loop_that_ended() -> None:
     quota.release("a")
     assert not quota.holds("lost")
     asyncio.run(quota.acquire("b", 1))
-    lost._log_destroy_pending = False  # type: ignore[attr-defined]
+    lost._log_destroy_pending = False  # type: ignore[attr-defined]  # a task of a loop that is closed
 
 
 class Places(RuleBasedStateMachine):

@@ -18,7 +18,7 @@ WIDE = Margins(left=0.5, right=0.5)
 
 async def run(comet: CometSession, photos: Path, out: Path, **options: object) -> list[Outcome]:
     """Expand a folder, one image at a time."""
-    return [o async for o in comet.expand_folder(photos, out, WIDE, concurrency=1, **options)]  # type: ignore[arg-type]
+    return [o async for o in comet.expand_folder(photos, out, WIDE, concurrency=1, **options)]  # type: ignore[arg-type]  # its options, from a table
 
 
 def bought(sandbox: Sandbox) -> Counter[object]:

@@ -33,7 +33,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     async def load(image: object, **options: object) -> object:
         names.append(Path(str(image)).name)
-        return await real(image, **options)  # type: ignore[arg-type]
+        return await real(image, **options)  # type: ignore[arg-type]  # passed on
 
     monkeypatch.setattr(runner, "load", load)
     now = time.time_ns
@@ -43,7 +43,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 async def run(comet: CometSession, photos: Path, out: Path, **options: object) -> list[Outcome]:
     """Expand a folder; the outcomes by source."""
-    outcomes = [o async for o in comet.expand_folder(photos, out, WIDE, **options)]  # type: ignore[arg-type]
+    outcomes = [o async for o in comet.expand_folder(photos, out, WIDE, **options)]  # type: ignore[arg-type]  # its options
     return sorted(outcomes, key=lambda outcome: outcome.source)
 
 

@@ -21,7 +21,7 @@ from comet_async.journal import SqliteJournal
 
 pytest.register_assert_rewrite("tests.support.journal_contract")
 
-from tests.support.journal_contract import NOW, new_job, planned, saved, step, walked  # noqa: E402
+from tests.support.journal_contract import NOW, new_job, planned, saved, step, walked  # noqa: E402 - after registering it
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -251,7 +251,7 @@ async def test_a_forgotten_journal_warns(path: Path) -> None:
     """Never closing it is a mistake; its file is freed all the same."""
     journal = await SqliteJournal.open(path)
     thread = journal._writer._thread
-    with pytest.warns(ResourceWarning, match=r"unclosed journal .*journal\.sqlite3"):  # noqa: PT031
+    with pytest.warns(ResourceWarning, match=r"unclosed journal .*journal\.sqlite3"):  # noqa: PT031 - both lines matter
         del journal
         gc.collect()
     thread.shutdown()

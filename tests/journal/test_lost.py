@@ -21,7 +21,7 @@ from comet_async.journal import SqliteJournal, recover
 
 pytest.register_assert_rewrite("tests.support.journal_contract")
 
-from tests.support.journal_contract import NOW, planned, step, walked  # noqa: E402
+from tests.support.journal_contract import NOW, planned, step, walked  # noqa: E402 - after registering it
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,7 +161,7 @@ async def test_a_killed_process_loses_nothing(path: Path) -> None:
     [
         lambda path: path.with_name(f"{path.name}-wal").unlink(),
         lambda path: truncate(path, "-wal"),
-        lambda path: os.truncate(f"{path}-wal", os.path.getsize(f"{path}-wal") * 2 // 3),  # noqa: PTH202
+        lambda path: os.truncate(f"{path}-wal", os.path.getsize(f"{path}-wal") * 2 // 3),  # noqa: PTH202 - in a lambda, on text
         Path.unlink,
     ],
     ids=["wal", "wal cut", "wal cut in the middle", "main"],

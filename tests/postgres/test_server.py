@@ -65,7 +65,7 @@ async def test_a_commit_without_an_answer(
     job = await planned(journal)
     execute, broken = psycopg.Connection.execute, []
 
-    def breaks(self: psycopg.Connection[Any], query: Any, *args: Any, **more: Any) -> Any:  # noqa: ANN401
+    def breaks(self: psycopg.Connection[Any], query: Any, *args: Any, **more: Any) -> Any:  # noqa: ANN401 - psycopg's signature
         if query == "COMMIT" and not broken:
             broken.append(self)
             if committed:

@@ -146,7 +146,7 @@ async def test_no_byte_of_a_body_leaves_after_the_lease(
     """A worker that stood still between its record and the first byte does not send it."""
     journal, send = await open_journal(heartbeat=600), PostgresJournal.send
 
-    async def stand_still(self: PostgresJournal, *args: Any, **more: Any) -> Any:  # noqa: ANN401
+    async def stand_still(self: PostgresJournal, *args: Any, **more: Any) -> Any:  # noqa: ANN401 - any signature
         sent = await send(self, *args, **more)
         self._worker._until = 0.0
         return sent

@@ -39,7 +39,7 @@ def skips_the_control(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(TaskLookup, "_finds", finds)
     known = TaskLookup.look
 
-    async def look(self: TaskLookup, kind: Any, key: str, **more: Any) -> Finding:  # noqa: ANN401
+    async def look(self: TaskLookup, kind: Any, key: str, **more: Any) -> Finding:  # noqa: ANN401 - passed on
         more["known"] = more["known"] or Known(key="ce1-any", task_id="any")
         return await known(self, kind, key, **more)
 
@@ -50,7 +50,7 @@ def skips_the_settle_time(patch: pytest.MonkeyPatch) -> None:
     """Believe "not found" although the request may still arrive."""
     plain = Reconciler.resolve
 
-    async def resolve(self: Reconciler, record: Any, _settle: float) -> Finding:  # noqa: ANN401
+    async def resolve(self: Reconciler, record: Any, _settle: float) -> Finding:  # noqa: ANN401 - passed on
         return await plain(self, record, 0.0)
 
     patch.setattr(Reconciler, "resolve", resolve)

@@ -152,7 +152,7 @@ def fail_from(simulation: Simulation, number: int) -> dict[str, int]:
             raise JournalError("disk is full", retryable=True)
         return await plain(what, work)
 
-    simulation.journal._write = write  # type: ignore[method-assign]
+    simulation.journal._write = write  # type: ignore[method-assign]  # broken on purpose
     return full
 
 

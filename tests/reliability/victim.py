@@ -61,7 +61,7 @@ def _named_and_not_synced() -> None:
 def _between_polls() -> None:
     poll = _SessionTasks.poll
 
-    async def once(self: _SessionTasks, task_id: str, **more: Any) -> Any:  # noqa: ANN401
+    async def once(self: _SessionTasks, task_id: str, **more: Any) -> Any:  # noqa: ANN401 - passed on
         await poll(self, task_id, **more)
         die()
 

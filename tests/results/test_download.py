@@ -577,7 +577,7 @@ async def test_link_that_appears_at_the_last_moment(
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     (tmp_path / ".x.part").symlink_to(victim)
-    monkeypatch.setattr(Path, "unlink", lambda _path, missing_ok=False: None)  # noqa: ARG005
+    monkeypatch.setattr(Path, "unlink", lambda _path, missing_ok=False: None)  # noqa: ARG005 - pathlib's signature
     with pytest.raises(DownloadError, match="can't be saved"):
         await fetch(answering(web.Response(body=photo)), tmp_path)
     assert victim.read_bytes() == b"precious"
@@ -628,7 +628,7 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     state = SimpleNamespace(reached=threading.Event(), go_on=threading.Event())
     open_file = os.open
 
-    def slow(path: Any, flags: int, *more: Any, **options: Any) -> int:  # noqa: ANN401
+    def slow(path: Any, flags: int, *more: Any, **options: Any) -> int:  # noqa: ANN401 - the signature of `os.open`
         if str(path).endswith(".part"):
             state.reached.set()
             state.go_on.wait(10)

@@ -289,7 +289,7 @@ def test_options_that_do_not_exist(pair: str) -> None:
 
 async def test_other_machines_get_urls_that_they_can_reach(start: Start) -> None:
     """Listening on all addresses, the results' URLs begin with what the client called it."""
-    client = await start(host="0.0.0.0", engine="stub", allowed_hosts=["sandbox"])  # noqa: S104
+    client = await start(host="0.0.0.0", engine="stub", allowed_hosts=["sandbox"])  # noqa: S104 - what is tested
     assert client.sandbox.url.startswith("http://127.0.0.1:")
     task = client.sandbox.tasks.get((await client.create()).data["task_id"])
     await client.finish(task.id)

@@ -81,7 +81,7 @@ async def stored(
 
 async def run(comet: CometSession, source: str, out: str, **options: object) -> list[Outcome]:
     """Expand a folder; the outcomes by source."""
-    outcomes = [o async for o in comet.expand_folder(source, out, WIDE, **options)]  # type: ignore[arg-type]
+    outcomes = [o async for o in comet.expand_folder(source, out, WIDE, **options)]  # type: ignore[arg-type]  # its options, from a table
     return sorted(outcomes, key=lambda outcome: outcome.source)
 
 

@@ -54,7 +54,7 @@ NOTHING = View(
 def card(name: str, status: Status = Status.DONE, view: View = VIEW, **more: object) -> Card:
     """Return a card."""
     facts = (Fact(name="Cost", value="$0.028"), Fact(name="Task id", value=f"T{name}", copy=True))
-    return Card(name=name, outcome=status, view=view, facts=facts, **more)  # type: ignore[arg-type]
+    return Card(name=name, outcome=status, view=view, facts=facts, **more)  # type: ignore[arg-type]  # fields of a card
 
 
 TWO = View(
@@ -341,7 +341,7 @@ def test_nothing_is_wider_than_the_window(browser: Browser, address: str, width:
 @pytest.mark.parametrize("size", SIZES)
 def test_accessibility(browser: Browser, address: str, size: str, scheme: str) -> None:
     """axe-core finds nothing, on the page and in the large view."""
-    context = browser.new_context(viewport=viewport(size), color_scheme=scheme)  # type: ignore[arg-type]
+    context = browser.new_context(viewport=viewport(size), color_scheme=scheme)  # type: ignore[arg-type]  # words of a table
     page = context.new_page()
     page.goto(address)
     assert violations(page) == []

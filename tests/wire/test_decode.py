@@ -75,7 +75,7 @@ def kling(**fields: object) -> dict[str, Any]:
 
 def utc(*parts: int) -> datetime:
     """Return a moment in UTC; the last part is milliseconds."""
-    return datetime(*parts[:-1], parts[-1] * 1000, tzinfo=UTC)  # type: ignore[misc,arg-type]
+    return datetime(*parts[:-1], parts[-1] * 1000, tzinfo=UTC)  # type: ignore[misc,arg-type]  # six numbers
 
 
 # ------------------------------------------------------------------- recorded answers

@@ -102,7 +102,7 @@ def _whole_cells(photo: Pixels, grid: Grid) -> Image.Image:
 def _inpaint(small: Pixels, grid: Grid, centre: npt.NDArray[np.bool_], variant: int) -> Pixels:
     """Return the small canvas, its new area filled."""
     # Not at the top: only `painter` may decide that this library is fit to be imported.
-    import patchmatch  # noqa: PLC0415
+    import patchmatch  # noqa: PLC0415 - an extra
 
     canvas = np.zeros((grid.height, grid.width, 3), np.uint8)
     hole = np.ones((grid.height, grid.width), np.uint8)
