@@ -52,7 +52,7 @@ PARTS: Mapping[str, Callable[[Bench], Section]] = {
 
 
 def main() -> None:
-    """Run what is asked for."""
+    """Run the parts that are named."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
     parser.add_argument("--only", action="append", choices=PARTS, help="one part; repeatable")

@@ -69,14 +69,14 @@ def test_each_client_of_ours_does_the_same_exchanges(client: str, sources: Path)
 @pytest.mark.parametrize("client", waiting_tasks._CLIENTS)
 @pytest.mark.parametrize("ends", [False, True])
 def test_each_client_asks_about_all_that_wait(client: str, *, ends: bool, tmp_path: Path) -> None:
-    """Fifty tasks are asked about once, those that end and those that go on."""
+    """Fifty tasks are polled once, those that end and those that go on."""
     (tmp_path / "result.png").write_bytes(images.png(3_000))
     with running(tmp_path / "result.png", polls=1) as server:
-        asked = asyncio.run(waiting_tasks._asked(client, server.root, 50, ends=ends))
+        polled = asyncio.run(waiting_tasks._polled(client, server.root, 50, ends=ends))
         counts = server.counts()
     # The last question of those that go on may be cut off: nobody waits any more.
     assert 49 <= counts["GET"] <= 50
-    assert asked.cpu > 0
+    assert polled.cpu > 0
 
 
 @pytest.mark.parametrize("way", ["heap entry and handle", "comet_async, as_completed()"])

@@ -27,7 +27,7 @@ class Site:
         root: Address of the server.
         concurrency: Jobs at a time.
         folder: A folder for the client's own files, such as a journal.
-        patience: Seconds for one exchange, where a client can be told.
+        patience: Seconds for one exchange, where a client has such a setting.
     """
 
     root: str

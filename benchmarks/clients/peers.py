@@ -116,7 +116,7 @@ async def runway(site: Site) -> AsyncIterator[Jobs]:
 
 @asynccontextmanager
 async def fal(site: Site) -> AsyncIterator[Jobs]:
-    """Open fal's client; it asks once more than others, for the result itself."""
+    """Open fal's client; it sends one request more than others, for the result itself."""
     library = importlib.import_module("fal_client.client")
     library.QUEUE_URL_FORMAT = f"{site.root}/fal/"  # type: ignore[attr-defined]  # a module by name
     client = library.AsyncClient(key="key", default_timeout=site.patience)

@@ -19,7 +19,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 def png(size: int, number: int = 0) -> bytes:
     """Return a valid grey PNG of *size* bytes (at least 2 kB); each *number* gives another.
 
-    Its weight is noise in a private chunk behind them: nobody here looks at the pixels.
+    Its weight is noise in a private chunk behind them: nothing here looks at the pixels.
     """
     head = _chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, 8, 0, 0, 0, 0))
     pixels = _chunk(b"IDAT", zlib.compress(bytes((SIDE + 1) * SIDE), 9))

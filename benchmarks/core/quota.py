@@ -48,7 +48,7 @@ class Tasks:
     begun: float = 0.0
     ended: float = 0.0
     refused: int = 0
-    asked: int = 0
+    polls: int = 0
     _made: int = 0
     _lives: dict[str, tuple[float, float]] = attrs.field(factory=dict)
     _random: random.Random = attrs.field(factory=lambda: random.Random(7))  # noqa: S311 - repeatable, no secret
@@ -68,13 +68,13 @@ class Tasks:
         return self._answer(self._task(task_id, now))
 
     async def get(self, request: web.Request) -> web.Response:
-        """Answer a question about one task."""
-        self.asked += 1
+        """Answer a poll of one task."""
+        self.polls += 1
         return self._answer(self._task(request.match_info["id"], self.now()))
 
     async def page(self, request: web.Request) -> web.Response:
         """Answer a page of the list, the newest first."""
-        self.asked += 1
+        self.polls += 1
         if not self.lists:
             return web.json_response({"code": None, "message": "404"}, status=404)
         newest = list(self._lives)[::-1][: int(request.query.get("pageSize", 30))]
@@ -88,7 +88,7 @@ class Tasks:
     async def facts(self, _request: web.Request) -> web.Response:
         """Answer what happened so far."""
         facts = {"span": self.ended - self.begun, "least": self._least()}
-        counts = {"tasks": len(self._lives), "refused": self.refused, "asked": self.asked}
+        counts = {"tasks": len(self._lives), "refused": self.refused, "polls": self.polls}
         return web.json_response({**facts, **counts})
 
     def forget(self) -> None:
@@ -97,11 +97,11 @@ class Tasks:
         self._lives = {key: life for key, life in self._lives.items() if life[1] > now}
 
     def _least(self) -> float:
-        """Return how long these tasks take, in this order, if no place is ever empty."""
-        places = [0.0] * self.quota
+        """Return how long these tasks take, in this order, if no slot is ever free."""
+        slots = [0.0] * self.quota
         for created, end in self._lives.values():
-            heapq.heapreplace(places, places[0] + end - created)
-        return max(places)
+            heapq.heapreplace(slots, slots[0] + end - created)
+        return max(slots)
 
     def _task(self, task_id: str, now: float) -> dict[str, object]:
         created, end = self._lives[task_id]

@@ -1,7 +1,7 @@
 """The benchmark's server: as little work as possible for an exchange, in its own process.
 
 ``python -m benchmarks.core.server IMAGE`` prints its port and serves until its standard input
-ends, so that it never outlives whoever started it. Bodies are counted and thrown away.
+ends, so that it never outlives the program that started it. Bodies are counted and thrown away.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class Server:
 
 @contextlib.contextmanager
 def running(image: Path, *, polls: int = 3) -> Iterator[Server]:
-    """Run a server whose tasks are finished when asked for the *polls*-th time."""
+    """Run a server whose tasks are finished at their *polls*-th poll."""
     command = [sys.executable, "-m", "benchmarks.core.server", str(image), str(polls)]
     with Popen(  # noqa: S603 - ours
         command, stdin=PIPE, stdout=PIPE, text=True, cwd=ROOT, env=ENVIRONMENT

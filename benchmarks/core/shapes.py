@@ -17,7 +17,7 @@ import attrs
 
 KLING = "/kling/v1/images/editing/expand"
 NEVER = "never"
-"""A task whose id starts with this stays unfinished, for whoever measures polls alone."""
+"""A task whose id starts with this stays unfinished, to measure polls alone."""
 
 _MOMENT = 1_722_769_557_708
 _ISO = "2024-08-04T11:05:57.708Z"
@@ -25,7 +25,7 @@ _ISO = "2024-08-04T11:05:57.708Z"
 
 @attrs.define(eq=False)
 class Tasks:
-    """The tasks of the server: how often each was asked about.
+    """The tasks of the server: how often each was polled.
 
     Attributes:
         polls: Which poll is answered with "finished".
@@ -36,7 +36,7 @@ class Tasks:
     polls: int
     root: str
     finished: bool = attrs.field(default=False, init=False)
-    _asked: dict[str, int] = attrs.field(factory=dict, init=False)
+    _polled: dict[str, int] = attrs.field(factory=dict, init=False)
     _made: int = attrs.field(default=0, init=False)
 
     def new(self) -> str:
@@ -44,15 +44,15 @@ class Tasks:
         self._made += 1
         return f"{860_000_000_000 + self._made}"
 
-    def ask(self, task_id: str) -> bool:
-        """Count one poll, and tell whether the task has finished."""
+    def poll(self, task_id: str) -> bool:
+        """Count one poll; return whether the task has finished."""
         if task_id.startswith(NEVER):
             return False
-        asked = self._asked[task_id] = self._asked.get(task_id, 0) + 1
-        if asked >= self.polls:
-            del self._asked[task_id]
+        polled = self._polled[task_id] = self._polled.get(task_id, 0) + 1
+        if polled >= self.polls:
+            del self._polled[task_id]
             self.finished = True
-        return asked >= self.polls
+        return polled >= self.polls
 
     @property
     def image(self) -> str:
@@ -93,7 +93,7 @@ def _kling(tasks: Tasks, method: str, path: str) -> bytes:
     if rest.startswith("?"):
         return _kling_page(tasks, rest)
     task_id = rest[1:]
-    if tasks.ask(task_id):
+    if tasks.poll(task_id):
         return _kling_answer(kling_task(task_id, "succeed", tasks.image))
     return _kling_answer(kling_task(task_id, "processing", None))
 
@@ -109,7 +109,7 @@ def _openai(tasks: Tasks, method: str, path: str) -> bytes:
     status = "queued"
     if method == "POST":
         task_id = tasks.new()
-    elif tasks.ask(task_id):
+    elif tasks.poll(task_id):
         status = "completed"
     video = {"id": task_id, "object": "video", "created_at": _MOMENT // 1000, "model": "sora-2"}
     rest = {"progress": 0, "seconds": "4", "size": "720x1280", "status": status}
@@ -121,7 +121,7 @@ def _runway(tasks: Tasks, method: str, path: str) -> bytes:
     if method == "POST":
         return _dumps({"id": tasks.new(), "estimatedCost": {"credits": 8}})
     task: dict[str, object] = {"id": task_id, "createdAt": _ISO}
-    if tasks.ask(task_id):
+    if tasks.poll(task_id):
         done = {"status": "SUCCEEDED", "cost": {"credits": 8}, "output": [tasks.image]}
         return _dumps({**task, **done})
     return _dumps({**task, "status": "RUNNING", "estimatedCost": {"credits": 8}, "progress": 0.5})
@@ -136,7 +136,7 @@ def _fal(tasks: Tasks, method: str, path: str) -> bytes:
     address = path.partition("?")[0]
     if not address.endswith("/status"):
         return _dumps({"images": [{"url": tasks.image, "content_type": "image/png"}]})
-    if tasks.ask(address.split("/")[-2]):
+    if tasks.poll(address.split("/")[-2]):
         return _dumps({"status": "COMPLETED", "logs": None, "metrics": {"inference_time": 1.0}})
     return _dumps({"status": "IN_PROGRESS", "logs": None})
 
@@ -146,7 +146,7 @@ def _replicate(tasks: Tasks, method: str, path: str) -> bytes:
     status, output = "processing", None
     if method == "POST":
         task_id, status = tasks.new(), "starting"
-    elif tasks.ask(task_id):
+    elif tasks.poll(task_id):
         status, output = "succeeded", tasks.image
     url = f"{tasks.root}/replicate/v1/predictions/{task_id}"
     facts = {"id": task_id, "model": "bench/expand", "version": "1", "created_at": _ISO}

@@ -172,7 +172,7 @@ def _odd(**changes: object) -> bytes:
 
 
 def oddities() -> dict[str, bytes]:
-    """Return answers that gateways give, with a task in them that somebody paid for."""
+    """Return answers that gateways give, with a task in them that was paid for."""
     plain = kling_task(_ID, "succeed", _URL)
     image = {"index": "0", "url": _URL}
     bare = {key: value for key, value in plain.items() if not key.endswith("_at")}
@@ -224,7 +224,7 @@ def decode(bench: Bench) -> Section:
         + ", ".join(odd)
         + ". The choice: a decoder written by hand over attrs classes. It costs a few µs of an "
         "exchange that costs 120 to 250, needs no library, and is the only one that does not "
-        "lose a paid task to a surprise in a field that nobody asked for; declared models would "
+        "lose a paid task to a surprise in a field that is not used; declared models would "
         "need every field to be optional and of any type, and the same code behind them.",
         limit="`json.loads`, and the classes of the standard library that the values become.",
         tables=[table("", head, rows)],

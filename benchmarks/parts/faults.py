@@ -90,7 +90,7 @@ class _Server:
     tasks: Tasks
     posts: int = 0
     paid: int = 0
-    questions: int = 0
+    polls: int = 0
     answers: dict[str, Shape] = attrs.field(factory=dict)
     own_ids: dict[str, str] = attrs.field(factory=dict)
 
@@ -105,8 +105,8 @@ class _Server:
         last = request.path.rpartition("/")[2]
         if self.case.where != "poll" and self._is_lookup(request):
             return self._lookup(last)
-        self.questions += 1
-        if self.case.where == "poll" and self.questions == _THIRD:
+        self.polls += 1
+        if self.case.where == "poll" and self.polls == _THIRD:
             return await self._fail(request)
         return web.json_response(body=self._answer(request))
 
@@ -126,10 +126,10 @@ class _Server:
         return await self._fail(request) if faulty else web.json_response(body=answer)
 
     def _is_lookup(self, request: web.Request) -> bool:
-        """Tell whether somebody looks for a task by an id of their own, in any of the forms."""
-        asked = request.query.get("external_task_id")
+        """Return True if a task is looked up by the client's own id, in any of the forms."""
+        external = request.query.get("external_task_id")
         last = request.path.rpartition("/")[2]
-        return request.path.startswith(KLING) and (bool(asked) or not last.isdigit())
+        return request.path.startswith(KLING) and (bool(external) or not last.isdigit())
 
     def _lookup(self, last: str) -> web.StreamResponse:
         task_id = self.own_ids.get(last)
@@ -241,7 +241,7 @@ def faults(bench: Bench) -> Section:
         words="One job against a server with one fault; the time limit of each client is 1 s where "
         "it can be set. A task that was accepted is paid, answer or not ("
         + "; ".join(f"*{name}*: {words}" for name, words in SUBMITS.items())
-        + "). HTTP 429 and 503 say that nothing was accepted, so asking again is safe, and a "
+        + "). HTTP 429 and 503 say that nothing was accepted, so sending again is safe, and a "
         "matter of patience.",
         tables=[
             _grid(always, clients, submits, posts),

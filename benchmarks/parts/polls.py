@@ -28,39 +28,39 @@ PAGE = 500
 _WORKERS = 32
 HEADERS = {"Authorization": "Bearer key", "Accept": "application/json"}
 
-Ask = Callable[[str], Awaitable[object]]
+Poll = Callable[[str], Awaitable[object]]
 
 
 @asynccontextmanager
-async def raw(root: str) -> AsyncIterator[Ask]:
+async def raw(root: str) -> AsyncIterator[Poll]:
     """Open aiohttp, tuned by hand."""
     connector = aiohttp.TCPConnector(limit=_WORKERS + 1)
     jar = aiohttp.DummyCookieJar()
     async with aiohttp.ClientSession(connector=connector, cookie_jar=jar) as session:
         url = URL(root + KLING)
 
-        async def ask(task_id: str) -> object:
+        async def poll(task_id: str) -> object:
             async with session.get(url / task_id, headers=HEADERS) as answer:
                 return json.loads(await answer.read())["data"]["task_status"]
 
-        yield ask
+        yield poll
 
 
 @asynccontextmanager
-async def _raw_page(root: str) -> AsyncIterator[Ask]:
+async def _raw_page(root: str) -> AsyncIterator[Poll]:
     async with aiohttp.ClientSession() as session:
         url = URL(root + KLING).with_query(pageNum=1, pageSize=PAGE)
 
-        async def ask(_: str) -> object:
+        async def poll(_: str) -> object:
             async with session.get(url, headers=HEADERS) as answer:
                 tasks = json.loads(await answer.read())["data"]
                 return [task["task_status"] for task in tasks]
 
-        yield ask
+        yield poll
 
 
 @asynccontextmanager
-async def _ours(root: str) -> AsyncIterator[Ask]:
+async def _ours(root: str) -> AsyncIterator[Poll]:
     from comet_async import CometSession, Gateway  # noqa: PLC0415 - a process pays for one client
 
     async with CometSession("key", gateway=Gateway.comet(root)) as comet:
@@ -68,46 +68,46 @@ async def _ours(root: str) -> AsyncIterator[Ask]:
 
 
 @asynccontextmanager
-async def _our_page(root: str) -> AsyncIterator[Ask]:
+async def _our_page(root: str) -> AsyncIterator[Poll]:
     from comet_async import CometSession, Gateway  # noqa: PLC0415 - a process pays for one client
 
     async with CometSession("key", gateway=Gateway.comet(root)) as comet:
 
-        async def ask(_: str) -> object:
+        async def poll(_: str) -> object:
             # The benchmark's server has full pages without end: one is enough.
             async with aclosing(comet.list_tasks(page_size=PAGE)) as tasks:
                 return await anext(tasks)
 
-        yield ask
+        yield poll
 
 
 @asynccontextmanager
-async def _httpx(root: str) -> AsyncIterator[Ask]:
+async def _httpx(root: str) -> AsyncIterator[Poll]:
     async with importlib.import_module("httpx").AsyncClient() as client:
 
-        async def ask(task_id: str) -> object:
+        async def poll(task_id: str) -> object:
             answer = await client.get(f"{root}{KLING}/{task_id}", headers=HEADERS)
             return answer.json()["data"]["task_status"]
 
-        yield ask
+        yield poll
 
 
 @asynccontextmanager
-async def _openai(root: str) -> AsyncIterator[Ask]:
+async def _openai(root: str) -> AsyncIterator[Poll]:
     library = importlib.import_module("openai")
     async with library.AsyncOpenAI(api_key="key", base_url=f"{root}/openai/v1") as client:
         yield client.videos.retrieve
 
 
 @asynccontextmanager
-async def _runway(root: str) -> AsyncIterator[Ask]:
+async def _runway(root: str) -> AsyncIterator[Poll]:
     library = importlib.import_module("runwayml")
     async with library.AsyncRunwayML(api_key="key", base_url=f"{root}/runway") as client:
         yield client.tasks.retrieve
 
 
 @asynccontextmanager
-async def _replicate(root: str) -> AsyncIterator[Ask]:
+async def _replicate(root: str) -> AsyncIterator[Poll]:
     library = importlib.import_module("replicate")
     client = library.Client(api_token="key", base_url=f"{root}/replicate")  # noqa: S106 - no secret
     yield client.predictions.async_get
@@ -126,19 +126,19 @@ _PAGES = {"raw aiohttp, page": _raw_page, "comet_async, page": _our_page}
 
 async def _measure(name: str, root: str, calls: int) -> float:
     """Return the CPU time of one call, in µs."""
-    async with {**_POLLS, **_PAGES}[name](root) as ask:
-        await _many(ask, max(_WORKERS, calls // 10))
+    async with {**_POLLS, **_PAGES}[name](root) as poll:
+        await _many(poll, max(_WORKERS, calls // 10))
         begin = cpu_seconds()
-        await _many(ask, calls)
+        await _many(poll, calls)
         return 1e6 * (cpu_seconds() - begin) / calls
 
 
-async def _many(ask: Ask, calls: int) -> None:
+async def _many(poll: Poll, calls: int) -> None:
     numbers = iter(range(calls))
 
     async def work() -> None:
         for number in numbers:
-            await ask(f"{NEVER}-{number}")
+            await poll(f"{NEVER}-{number}")
 
     async with asyncio.TaskGroup() as group:
         for _ in range(_WORKERS):

@@ -19,7 +19,7 @@ _IMAGES = (ResultImage(index=0, url="https://example/a.png", task_id="t"),)
 
 
 class _Jumps(selectors.SelectSelector):
-    """A selector without files: what it is told to wait for has come."""
+    """A selector without files: what it waits for has come."""
 
     now = 0.0
 
@@ -100,7 +100,7 @@ class Tasks:
         return lambda: None
 
     def last_notification(self, task_id: str, external_task_id: str | None = None) -> None:
-        """Return nothing: no callback comes before somebody waits."""
+        """Return nothing: no callback comes before the wait begins."""
 
     def _snapshot(self, life: Life, now: float) -> Task:
         done = now >= life.ends

@@ -1,4 +1,4 @@
-"""What importing costs, and asking the command line for help."""
+"""What importing costs, and the help of the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When to ask: what other clients do, how long tasks take, and the best that is possible."""
+"""When to poll: what other clients do, how long tasks take, and the best that is possible."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Optimum:
     """The polls that are best for durations known exactly; a schedule that needs no learning.
 
     Attributes:
-        ages: When to ask.
+        ages: When to poll.
         polls: Mean number of polls a task.
         delay: Mean seconds from the end to the next poll.
     """

@@ -84,7 +84,7 @@ def merged(parts: Iterable[Found]) -> Found:
 
 
 def _follow(schedule: Schedule, duration: float) -> tuple[int, float]:
-    """Ask about one task as *schedule* says; return the polls and the delay of the last."""
+    """Poll one task as *schedule* says; return the polls and the delay of the last."""
     seen, age, polls = 0.0, schedule.first(), 1
     learns = isinstance(schedule, LearnedSchedule)
     while age < duration:
@@ -149,9 +149,9 @@ class Run:
     """Tasks that are submitted and waited for, so many in flight at a time.
 
     Attributes:
-        server: What is asked.
-        heard: The tasks whose callback came.
-        unheard: Those whose callback was lost.
+        server: What is polled.
+        notified: The tasks whose callback came.
+        unnotified: Those whose callback was lost.
     """
 
     def __init__(self, setting: Setting, seed: int, make: Make = ours) -> None:
@@ -166,13 +166,13 @@ class Run:
             concurrency=max(32, setting.in_flight),
             rng=random.Random(seed + 2),
         )
-        self.heard, self.unheard = Found(), Found()
+        self.notified, self.unnotified = Found(), Found()
 
     async def wait(self, durations: DurationHistogram, count: int) -> Found:
         """Wait for *count* tasks."""
         waiter, found, left = self._waiter, Found(), iter(range(count))
         before = waiter.polls + waiter.list_calls
-        self.heard, self.unheard = Found(), Found()
+        self.notified, self.unnotified = Found(), Found()
 
         async def work() -> None:
             for number in left:
@@ -190,7 +190,7 @@ class Run:
         await self._waiter.wait(task)
         delay = self.server.clock.monotonic() - life.ends
         found.add(0, delay, duration)
-        (self.unheard if lost else self.heard).add(0, delay, duration)
+        (self.unnotified if lost else self.notified).add(0, delay, duration)
 
 
 def really(
@@ -202,7 +202,7 @@ def really(
     learned: int = LEARNED,
     make: Make = ours,
 ) -> tuple[Found, Run]:
-    """Use the real waiter for *learned* tasks and then for *count*, of which it tells."""
+    """Use the real waiter for *learned* tasks and then for *count*, whose polls it reports."""
 
     async def measure() -> tuple[Found, Run]:
         run = Run(setting, seed, make)

@@ -1,4 +1,4 @@
-"""When to ask again: requests a task, and how long it takes to notice that it ended."""
+"""When to poll again: requests a task, and how long it takes to notice that it ended."""
 
 # ruff: noqa: S311 - seeded draws; nothing is guarded by them
 from __future__ import annotations
@@ -56,7 +56,7 @@ _HEAD = ("requests a task", "mean delay s", "added %", "p95 delay s", "score")
 
 
 def _singles(durations: DurationHistogram, count: int) -> dict[str, Found]:
-    """Ask about each task by itself."""
+    """Poll each task by itself."""
     found = {
         name: simulate(make(random.Random(SEED)), durations, count, random.Random(SEED))
         for name, make in PEERS.items()
@@ -98,7 +98,7 @@ def _cold_table(runs: int) -> Table:
 
 
 def _lists(count: int) -> dict[str, tuple[Found, ...]]:
-    """Use a server whose list works, which one call a second asks."""
+    """Use a server whose list works, read once a second."""
     found = {}
     for in_flight in (8, 32, 128):
         setting = Setting(in_flight=in_flight, lists=True, round_trip=_ROUND_TRIP)
@@ -128,8 +128,8 @@ def _callbacks(durations: DurationHistogram, lost: int, count: int) -> tuple[Fou
 def _callbacks_table(found: dict[tuple[DurationHistogram, int], tuple[Found, Run]]) -> Table:
     rows = []
     for (durations, lost), (all_of_them, run) in found.items():
-        cells = [f"{all_of_them.each:.2f}", f"{run.heard.delay:.2f}"]
-        late = run.unheard
+        cells = [f"{all_of_them.each:.2f}", f"{run.notified.delay:.2f}"]
+        late = run.unnotified
         cells += [f"{late.delay:.0f}", f"{late.late(1.0):.0f}"] if late.delays else ["–", "–"]
         rows.append([f"{durations.name}; {'each tenth' if lost else 'none'} lost", *cells])
     head = ("callbacks", "requests a task", "delivered: mean delay s", "lost: mean s", "longest s")
@@ -244,7 +244,7 @@ def waiting(bench: Bench) -> Section:
             drawn.append(("waiting.png", "Requests a task and mean delay, by strategy"))
     return Section(
         name="waiting",
-        title="When to ask again",
+        title="When to poll again",
         words=_WORDS.format(count=count, chunk=CHUNK, trip=_ROUND_TRIP, callback=CALLBACK),
         limit="how often a server may be polled; at the same number of polls little is left to "
         "gain.",

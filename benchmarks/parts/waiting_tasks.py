@@ -1,7 +1,7 @@
-"""Many tasks waiting in one process: what each of them holds, and what asking about them costs.
+"""Many tasks waiting in one process: what each of them holds, and what polling them costs.
 
 As a program, ``python -m benchmarks.parts.waiting_tasks`` with ``hold WAY COUNT TRACED`` or with
-``ask CLIENT ROOT COUNT ENDS``, it measures one way to wait.
+``poll CLIENT ROOT COUNT ENDS``, it measures one way to wait.
 """
 
 from __future__ import annotations
@@ -131,14 +131,14 @@ async def _as_completed(ids: list[str]) -> object:
 
 
 async def _until(there: Callable[[], bool]) -> None:
-    while not there():  # noqa: ASYNC110 - nothing tells us
+    while not there():  # noqa: ASYNC110 - there is no event for it
         await asyncio.sleep(_GLANCE)
 
 
 _WAYS: dict[str, Callable[[list[str]], Awaitable[object]]] = {
     "heap entry and handle": _heap,
     "a future each, one poller": _futures,
-    "a coroutine each, which sleeps and asks": _loops,
+    "a coroutine each, which sleeps and polls": _loops,
     "tenacity, AsyncRetrying each": _tenacity,
     "comet_async, wait() in a task each": _wait,
     "comet_async, as_completed()": _as_completed,
@@ -173,7 +173,7 @@ async def _held(way: str, count: int, *, traced: bool) -> Held:
     kept.append(await _WAYS[way](ids))
     setup = cpu_seconds() - begin
     if isinstance(waiter := _first(kept[-1]), TaskWaiter):
-        await _until(lambda: waiter.polls >= count)  # each was asked about once
+        await _until(lambda: waiter.polls >= count)  # each was polled once
     return Held(
         resident=(forget_peak() - before) * _MIB / count,
         traced=tracemalloc.get_traced_memory()[0] / count if traced else 0.0,
@@ -194,7 +194,7 @@ def _collection() -> float:
     return time.process_time() - begin
 
 
-# --------------------------------------------------------------------------------- asking
+# --------------------------------------------------------------------------------- polling
 
 
 @attrs.define(eq=False)
@@ -211,20 +211,20 @@ class _Meter:
     _done: int = 0
 
     def begin(self, done: int = 0) -> None:
-        """Begin to measure; *done* polls were asked before."""
+        """Begin to measure; *done* polls were made before."""
         self.taking = self.lag.worst()
         self.lag.late.clear()
         self._cpu, self._done = cpu_seconds(), done
 
-    def end(self, done: int) -> Asked:
+    def end(self, done: int) -> Polled:
         """Return what the polls since then cost."""
         cpu = 1e6 * (cpu_seconds() - self._cpu) / (done - self._done)
         worst, p99 = self.lag.worst(), self.lag.p99()
-        return Asked(cpu=cpu, worst=worst, p99=p99, taking=self.taking)
+        return Polled(cpu=cpu, worst=worst, p99=p99, taking=self.taking)
 
 
 @attrs.frozen(kw_only=True)
-class Asked:
+class Polled:
     """What one poll costs while many tasks wait.
 
     Attributes:
@@ -240,20 +240,20 @@ class Asked:
     taking: float
 
 
-async def _raw(root: str, ids: list[str], meter: _Meter) -> Asked:
+async def _raw(root: str, ids: list[str], meter: _Meter) -> Polled:
     left = iter(ids)
-    async with raw(root) as ask:
+    async with raw(root) as poll:
 
         async def work() -> None:
             for task_id in left:
-                await ask(task_id)
+                await poll(task_id)
 
         meter.begin()
         await asyncio.gather(*(work() for _ in range(_WORKERS)))
         return meter.end(len(ids))
 
 
-async def _ours(root: str, ids: list[str], meter: _Meter) -> Asked:
+async def _ours(root: str, ids: list[str], meter: _Meter) -> Polled:
     async with CometSession("key", gateway=Gateway.comet(root)) as comet:
         waiter = TaskWaiter(comet, use_list=False, concurrency=_WORKERS)
         async with waiter.as_completed(ids, prefetch=len(ids)) as stream:
@@ -261,10 +261,10 @@ async def _ours(root: str, ids: list[str], meter: _Meter) -> Asked:
             await _until(lambda: waiter.waiting + waiter.finished == len(ids))
             meter.begin(waiter.polls)
             await _until(lambda: waiter.polls >= len(ids))
-            asked = meter.end(waiter.polls)
+            polled = meter.end(waiter.polls)
             taker.cancel()
             await asyncio.wait({taker})
-        return asked
+        return polled
 
 
 async def _drain(stream: TaskStream) -> None:
@@ -275,7 +275,7 @@ async def _drain(stream: TaskStream) -> None:
 _CLIENTS = {BASE: _raw, "comet_async": _ours}
 
 
-async def _asked(client: str, root: str, count: int, *, ends: bool) -> Asked:
+async def _polled(client: str, root: str, count: int, *, ends: bool) -> Polled:
     prefix = "" if ends else f"{NEVER}-"
     ids = [f"{prefix}{860_000_000_000 + number}" for number in range(count)]
     async with LoopLag() as lag:
@@ -301,14 +301,14 @@ def _hold_table(bench: Bench) -> Table:
     return table(f"{count:,} tasks waiting", head, rows)
 
 
-def _ask_table(bench: Bench, root: str, *, ends: bool) -> Table:
+def _poll_table(bench: Bench, root: str, *, ends: bool) -> Table:
     count = bench.count(COUNT, 500)
     words = (root, str(count), "ends" if ends else "")
 
-    def measured(client: str) -> Asked:
-        return Asked(**json.loads(last_line("parts.waiting_tasks", "ask", client, *words)))
+    def measured(client: str) -> Polled:
+        return Polled(**json.loads(last_line("parts.waiting_tasks", "poll", client, *words)))
 
-    what = f"{count:,} tasks that {'have ended' if ends else 'go on'}, each asked about once"
+    what = f"{count:,} tasks that {'have ended' if ends else 'go on'}, each polled once"
     found = in_rounds(list(_CLIENTS), measured, rounds=bench.count(3, 1), what=what)
     rows = []
     for name, samples in found.items():
@@ -322,24 +322,24 @@ def _ask_table(bench: Bench, root: str, *, ends: bool) -> Table:
 
 
 def waiting_tasks(bench: Bench) -> Section:
-    """Measure what many waiting tasks hold, and what it costs to ask about them."""
+    """Measure what many waiting tasks hold, and what it costs to poll them."""
     result = bench.scratch / "result.png"
     result.write_bytes(images.png(20_000))
     with running(result, polls=1) as server:
-        asked = [_ask_table(bench, server.root, ends=ends) for ends in (False, True)]
+        polled = [_poll_table(bench, server.root, ends=ends) for ends in (False, True)]
     return Section(
         name="waiting_tasks",
         title="Many tasks waiting",
         words="What each of them holds: growth of the process, and what Python's allocator gave "
         "out; tenacity with a tenth of the tasks. Then polls about all of them, 32 at a time, "
-        "through one `as_completed()`; *raw aiohttp* asks the same from 32 workers and knows "
+        "through one `as_completed()`; *raw aiohttp* polls the same from 32 workers and knows "
         "nothing of waiting. The delays are those of another task in the loop, which sleeps for "
         "5 ms again and again; *taken in* is while the tasks are handed over, when the longest is "
         "a full garbage collection of Python's.",
         limit="Python's garbage collector, whose full collections look at all that waits. Polls "
         "cause none, but what the program itself makes does; a program that waits for so "
         "many can call `gc.freeze()` once they are taken in.",
-        tables=[_hold_table(bench), *asked],
+        tables=[_hold_table(bench), *polled],
     )
 
 
@@ -347,10 +347,10 @@ def main(what: str, *words: str) -> None:
     """Measure one way, and print."""
     if what == "hold":
         way, count, traced = words
-        found: Held | Asked = asyncio.run(_held(way, int(count), traced=bool(traced)))
+        found: Held | Polled = asyncio.run(_held(way, int(count), traced=bool(traced)))
     else:
         client, root, count, ends = words
-        found = asyncio.run(_asked(client, root, int(count), ends=bool(ends)))
+        found = asyncio.run(_polled(client, root, int(count), ends=bool(ends)))
     sys.stdout.write(json.dumps(attrs.asdict(found)) + "\n")
 
 
