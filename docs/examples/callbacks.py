@@ -18,9 +18,7 @@ async def main() -> None:
         ]
         async for task in waiter.as_completed(tasks):
             print(task.id, task.status, *(image.url for image in task.images))
-        print(
-            f"{len(tasks)} tasks, {waiter.polls} questions, {waiter.notifications} callbacks heeded"
-        )
+        print(f"{len(tasks)} tasks, {waiter.polls} polls, {waiter.notifications} callbacks heeded")
 
 
 if __name__ == "__main__":
