@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import tomllib
 from pathlib import Path
@@ -63,6 +64,13 @@ class WithoutTypes(ast.NodeTransformer):
         return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
 
 
+@functools.cache
+def parsed(path: Path, *, typed: bool = True) -> ast.Module:
+    """Return the tree of a file; without *typed*, only what is run."""
+    tree = ast.parse(path.read_text("utf-8"))
+    return tree if typed else WithoutTypes().visit(tree)
+
+
 def imported_modules(tree: ast.AST) -> set[str]:
     """Return the dotted names that a file imports, anywhere in it."""
     found: set[str] = set()
@@ -77,15 +85,16 @@ def imported_modules(tree: ast.AST) -> set[str]:
 
 def imported_units(path: Path) -> set[str]:
     """Return the units that the file imports from."""
-    names = imported_modules(ast.parse(path.read_text("utf-8")))
+    names = imported_modules(parsed(path))
     ours = {name for name in names if f"{name}.".startswith("comet_async.")}
     ours.discard("comet_async.__version__")  # a value, not a unit
     return {name.split(".")[1] if "." in name else "the root" for name in ours}
 
 
+@functools.cache
 def foreign_imports(path: Path) -> set[str]:
     """Return the other packages that the file loads, without aiohttp's server side."""
-    names = imported_modules(WithoutTypes().visit(ast.parse(path.read_text("utf-8"))))
+    names = imported_modules(parsed(path, typed=False))
     return {name.split(".")[0] for name in names if not f"{name}.".startswith("aiohttp.web.")}
 
 
@@ -120,7 +129,7 @@ def test_only_the_command_line_names_options(path: Path) -> None:
         return
     strings = [
         node.value
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value
     ]
     assert [text for text in strings if re.search(r"(^|[\s(])--[a-z]{2,}", text)] == []

@@ -79,6 +79,7 @@ def test_each_client_asks_about_all_that_wait(client: str, *, ends: bool, tmp_pa
     assert polled.cpu > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["heap entry and handle", "comet_async, as_completed()"])
 def test_each_way_holds_its_tasks(way: str) -> None:
     """A thousand tasks come to wait in each way, and are left in the end."""

@@ -59,7 +59,7 @@ def evaluate(example: Example) -> None:
     """Run one block in the page's namespace; ``await`` may stand at its top level."""
     source = str(example.parsed)
     if "def test_" in source:
-        run_as_tests(source, example.namespace)
+        example.namespace.setdefault("_suite", []).append(source)
         return
     padded = "\n" * (example.line + example.parsed.line_offset) + source
     code = compile(padded, example.path, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -71,16 +71,13 @@ def evaluate(example: Example) -> None:
     example.namespace.pop("__builtins__", None)
 
 
-def run_as_tests(source: str, namespace: dict[str, Any]) -> None:
-    """Run a block that holds tests with pytest, as a reader would."""
-    folder = Path.cwd() / f"suite{namespace['_count']()}"
+def run_as_tests(blocks: list[str]) -> None:
+    """Run the blocks of a page that hold tests with pytest, as a reader would."""
+    folder = Path.cwd() / "suite"
     folder.mkdir()
     (folder / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
-    # A page imports once, at its top.
-    suite = namespace.setdefault("_suite", [])
-    suite.append(source)
     (folder / "conftest.py").write_text(PHOTO)
-    (folder / "test_page.py").write_text("\n\n".join(suite))
+    (folder / "test_page.py").write_text("\n\n".join(blocks))
     shutil.copytree("photos", folder / "photos")
     for photo in Path.cwd().glob("*.*g"):
         shutil.copy(photo, folder)
@@ -153,18 +150,19 @@ def test_blocks_of_a_page(page: Path, folder: Path, request: pytest.FixtureReque
         request.getfixturevalue("shop")
     document = SYBIL.parse(page)
     names = {name: getattr(comet_async, name) for name in comet_async.__all__}
-    numbers = iter(range(100))
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         context = session_of_the_page()
         given = runner.run(context.__aenter__())
         try:
             document.namespace.update(names, **given)
-            document.namespace.update(_runner=runner, _count=lambda: next(numbers), asyncio=asyncio)
+            document.namespace.update(_runner=runner, asyncio=asyncio)
             for example in document.examples():
                 with contextlib.suppress(unittest.SkipTest):  # this block alone, with its reason
                     example.evaluate()
         finally:
             runner.run(context.__aexit__(None, None, None))
+    if blocks := document.namespace.get("_suite"):
+        run_as_tests(blocks)
     assert Path.cwd() == folder
 
 

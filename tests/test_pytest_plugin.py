@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 
@@ -82,7 +80,7 @@ def run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
     return pytester.runpytest_subprocess("-p", "no:cacheprovider", *LOADED, *args)
 
 
-@pytest.mark.parametrize("mode", ["auto", "strict"])
+@pytest.mark.parametrize("mode", ["auto", pytest.param("strict", marks=pytest.mark.slow)])
 def test_with_pytest_asyncio(pytester: pytest.Pytester, mode: str) -> None:
     """Fixtures work in both modes, and only marked tests are on the virtual loop."""
     suite = SUITE.replace("PHOTO =", "pytestmark = pytest.mark.asyncio\nPHOTO =")
@@ -100,6 +98,7 @@ def test_with_anyio(pytester: pytest.Pytester) -> None:
     run(pytester, "-p", "no:asyncio").assert_outcomes(passed=7)
 
 
+@pytest.mark.slow
 def test_with_both(pytester: pytest.Pytester) -> None:
     """Each test's fixtures run on the loop of the plugin that runs the test."""
     pytester.makepyfile(
@@ -160,27 +159,6 @@ def test_unused_it_loads_nothing(pytester: pytest.Pytester) -> None:
         """
     )
     run(pytester).assert_outcomes(passed=1)
-
-
-@pytest.mark.parametrize("page", ["testing", "sandbox"])
-def test_the_documentation(pytester: pytest.Pytester, page: str) -> None:
-    """Every Python block of the pages about tests, as one suite."""
-    text = (Path(__file__).parents[1] / "docs" / "guides" / f"{page}.md").read_text("utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    (pytester.path / "dog.png").write_bytes(make_png(300, 300))
-    pytester.makeconftest(
-        """
-        import pathlib, pytest
-
-        @pytest.fixture
-        def photo():
-            return pathlib.Path("dog.png").absolute()
-        """
-    )
-    pytester.makepyfile("\n".join(blocks))
-    tests = sum(block.count("def test_") for block in blocks)
-    assert tests >= 1
-    run(pytester, "--asyncio-mode=auto").assert_outcomes(passed=tests)
 
 
 def test_project_hooks_still_count(pytester: pytest.Pytester) -> None:

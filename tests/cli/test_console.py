@@ -45,7 +45,17 @@ def plan(folder: Path, *words: str, **more: Any) -> subprocess.CompletedProcess[
     return subprocess.run([*command, *words], timeout=60, check=False, **settings)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii", "cp1252", "gbk", "shift_jis"])
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        "ascii",
+        "gbk",
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in ("utf-8", "latin-1", "cp1252", "shift_jis")
+        ),
+    ],
+)
 @pytest.mark.parametrize("words", [(), ("--json",)], ids=["people", "json"])
 def test_any_encoding(folder: Path, encoding: str, words: tuple[str, ...]) -> None:
     """What an encoding lacks is shown as an escape; the plan and the status are the same."""

@@ -9,7 +9,7 @@ import warnings
 import zlib
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from comet_async._images.formats import Inspector
 from comet_async._images.load import SourceImage, load
@@ -97,7 +97,6 @@ def verdict(data: bytes, *, prepare: bool = False) -> SourceImage | InputError:
 
 
 @given(damaged())
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_what_is_accepted_opens(data: bytes) -> None:
     """Whatever was done to a file, it is refused with a reason, or Pillow can open it."""
     image = verdict(data)
@@ -113,7 +112,6 @@ def test_what_is_accepted_opens(data: bytes) -> None:
 
 
 @given(damaged())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of odd metadata
 def test_conversion_ends_in_a_verdict(data: bytes) -> None:
     """A conversion gives an image that opens, or an error of ours; nothing else is raised."""
@@ -133,7 +131,6 @@ def test_conversion_ends_in_a_verdict(data: bytes) -> None:
 
 
 @given(damaged(), st.sampled_from([1, 13, 997]))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_verdict_does_not_depend_on_the_pieces(data: bytes, step: int) -> None:
     """However a file comes in, the same is found, and little is kept of it."""
     whole, pieces = Inspector(), Inspector()

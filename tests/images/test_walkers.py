@@ -212,7 +212,7 @@ async def test_what_pillow_opens_is_accepted(data: bytes, step: int) -> None:
     assert inspector.complete or inspector.has_end([data])
 
 
-@pytest.mark.parametrize("step", [1, 7, 4096])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 7, 4096])
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
 def test_damage_is_found_in_pieces(data: bytes, step: int) -> None:
     """Wherever the pieces are cut, the verdict is the same."""

@@ -71,7 +71,7 @@ histories = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(history=histories)
 def test_every_task_is_reported_once_and_in_time(history: dict[str, object]) -> None:
     """Whatever arrives when, lasts how long, fails how often, and is called back or listed.
@@ -129,7 +129,7 @@ async def _live(
     assert waiter.waiting == 0
 
 
-@settings(max_examples=60)
+@settings(max_examples=settings.default.max_examples)
 @given(
     durations=st.lists(st.floats(0.1, 100.0), min_size=1, max_size=10),
     readers=st.lists(

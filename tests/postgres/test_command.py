@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from comet_async.cli.app import run
 from comet_async.postgres import PostgresJournal
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 
@@ -73,11 +74,16 @@ async def test_another_file(photos: Path, tmp_path: Path) -> None:
     ids=["scheme", "password", "sandbox"],
 )
 async def test_what_can_not_be_used(
-    photos: Path, tmp_path: Path, options: tuple[str, ...], text: str
+    photos: Path,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    text: str,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Nothing is sent, and no password is repeated."""
     gateway = "http://127.0.0.1:1" if "--sandbox" not in options else "sandbox"
-    code, output = await expand(photos, tmp_path / "out", gateway, *options)
-    assert code == 2
+    words = ("expand", str(photos), "--out", str(tmp_path / "out"), "--left", "0.2")
+    assert await run([*words, "--gateway", gateway, *options]) == 2
+    output = "".join(capfd.readouterr())
     assert text in " ".join(output.split())
     assert "canary" not in output

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from comet_async._journal.states import JobState
+from comet_async.cli.app import run as cli
 from comet_async.postgres import PostgresJournal
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 from tests.support.images import make_png
@@ -83,6 +84,7 @@ def all_done(counts: dict[JobState, int]) -> bool:
     return counts == {JobState.DONE: 40}
 
 
+@pytest.mark.slow
 async def test_two_workers(shared: str, many: Path, tmp_path: Path) -> None:
     """Two processes share a queue; each image is charged once, and SIGTERM ends both."""
     out = tmp_path / "out"
@@ -112,6 +114,7 @@ async def test_two_workers(shared: str, many: Path, tmp_path: Path) -> None:
     assert "40 images billed" in await run("fleet", shared)
 
 
+@pytest.mark.slow
 async def test_sigterm_while_tasks_run(shared: str, many: Path, tmp_path: Path) -> None:
     """A worker leaves at once if it has no grace; others take its jobs up and pay nothing again."""
     out = tmp_path / "out"
@@ -187,10 +190,11 @@ async def test_from_a_bucket_into_a_bucket(shared: str, bucket: Bucket) -> None:
     ],
     ids=["scheme", "password", "file", "nowhere", "store", "sandbox", "out", "report"],
 )
-async def test_what_can_not_be_used(words: tuple[str, ...], text: str) -> None:
-    """It is refused before the database is asked, and no password is repeated."""
-    process = await start(*words)
-    output, _ = await process.communicate()
-    assert process.returncode == 2
-    assert text in " ".join(output.decode().split())
-    assert b"canary" not in output
+async def test_what_can_not_be_used(
+    words: tuple[str, ...], text: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is refused before the database is used, and no password is repeated."""
+    assert await cli(words) == 2
+    output = "".join(capfd.readouterr())
+    assert text in " ".join(output.split())
+    assert "canary" not in output

@@ -132,7 +132,7 @@ def life(numbers: Sequence[int]):  # noqa: ANN201 - a coroutine function
     return expand
 
 
-Protocol.TestCase.settings = settings(max_examples=100, stateful_step_count=10)
+Protocol.TestCase.settings = settings(stateful_step_count=10)
 TestProtocol = Protocol.TestCase
 
 
