@@ -150,7 +150,7 @@ async def test_practice_and_purchase_do_not_mix(
     await comet(*words)
     ended = await comet(*words, "--sandbox")
     assert ended.status == 2
-    assert "the output folder holds real images, not the sandbox's ones" in ended.err
+    assert "the output folder holds real images, and this run would make the sandbox's" in ended.err
     assert len(sandbox.ledger.charges) == 3
 
 
