@@ -11,7 +11,7 @@ import attrs
 
 from comet_async._journal.records import JobRecord
 from comet_async._journal.states import READY, JobState
-from comet_async._results.shelves import Place, addresses_of, files_of
+from comet_async._types import Place, addresses_of, files_of
 from comet_async.errors import (
     AccountError,
     AuthenticationError,

@@ -46,7 +46,7 @@ from yarl import URL
 from comet_async._addresses import is_literal, is_loopback, is_public
 from comet_async._fs import NO_FOLLOW
 from comet_async._images.formats import Inspector
-from comet_async._images.prepare import convert, encode, needs_conversion
+from comet_async._images.prepare import Converted, convert, encode, needs_conversion
 from comet_async._images.rules import show
 from comet_async._images.streams import (
     AsyncReadableFile,
@@ -608,16 +608,7 @@ def _from_pillow(image: PillowImage, check: ImageRules) -> SourceImage:
     check.check_shape(made.width, made.height)
     pixels = hashlib.sha256(f"pixels 1\0{image.mode}\0{image.size}\0".encode())
     pixels.update(image.tobytes())
-    return SourceImage(
-        source=check.source,
-        sha256=pixels.hexdigest() if check.hashed else "",
-        data=made.data,
-        size=len(made.data),
-        width=made.width,
-        height=made.height,
-        format=made.format,
-        notes=made.notes,
-    )
+    return _encoded(made, check.source, pixels.hexdigest() if check.hashed else "")
 
 
 def _from_path(path: str, check: ImageRules, open_it: Opener) -> SourceImage:
@@ -729,10 +720,15 @@ def _converted(
 ) -> SourceImage:
     file.seek(0)
     made = convert(file, inspector.format or "", check, info=inspector.info)
+    # Marked as converted: sent as it is, the same original would be another image.
+    sha256 = "" if digest is None else hashlib.sha256(b"prepared 1\0" + digest).hexdigest()
+    return _encoded(made, check.source, sha256)
+
+
+def _encoded(made: Converted, source: str, sha256: str) -> SourceImage:
     return SourceImage(
-        source=check.source,
-        # Marked as converted: sent as it is, the same original would be another image.
-        sha256="" if digest is None else hashlib.sha256(b"prepared 1\0" + digest).hexdigest(),
+        source=source,
+        sha256=sha256,
         data=made.data,
         size=len(made.data),
         width=made.width,

@@ -26,8 +26,7 @@ from comet_async._journal.memory import ForgettingJournal, MemoryJournal
 from comet_async._journal.records import CALLBACK, Destination, JobRecord, NewJob, SavedJob
 from comet_async._journal.states import ACCEPTED, LEFT_OVER, OPEN, READY, WITHOUT_RESULT, JobState
 from comet_async._results.save import ResultSaver
-from comet_async._results.shelves import Place, addresses_of, files_of
-from comet_async._types import JSON
+from comet_async._types import JSON, Place, addresses_of, files_of
 from comet_async.errors import (
     CometError,
     InputError,

@@ -24,7 +24,8 @@ from comet_async._journal.transitions import taken
 from comet_async._results.download import Downloader
 from comet_async._results.files import Part, in_thread
 from comet_async._results.folder import FolderShelf
-from comet_async._results.shelves import Place, Shelf, StoreShelf
+from comet_async._results.shelves import Shelf, StoreShelf
+from comet_async._types import Place
 from comet_async.clock import Clock
 from comet_async.errors import (
     CometError,

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeVar
 
 import attrs
 
@@ -23,22 +23,9 @@ from comet_async._images.load import SourceImage
 from comet_async._images.naming import output_name
 from comet_async._journal.records import SavedFile
 from comet_async._results.files import Part, finished, refused
+from comet_async._types import Place
 from comet_async.errors import InputError, MissingExtraError, SaveError
 from comet_async.stores import PIECE, Stores, spool
-
-Place: TypeAlias = Path | str
-"""Where a result is: a file of this machine, or the address of an object in a store."""
-
-
-def files_of(places: Collection[Place]) -> tuple[Path, ...]:
-    """Return those of *places* that are files of this machine."""
-    return tuple(place for place in places if isinstance(place, Path))
-
-
-def addresses_of(places: Collection[Place]) -> tuple[str, ...]:
-    """Return those of *places* that are addresses in a store."""
-    return tuple(place for place in places if isinstance(place, str))
-
 
 T = TypeVar("T")
 

@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
 from typing import IO, TextIO
 
 import attrs
@@ -322,20 +321,6 @@ def error_record(error: CometError | None, screen: Screen) -> dict[str, object] 
         "code": error.code,
         "hint": None if hint is None else screen.clean(hint),
     }
-
-
-def money(amount: Decimal) -> str:
-    """Return *amount* in USD: cents, and tenths of a cent where there are any."""
-    return f"${amount:,.3f}".removesuffix("0")
-
-
-def duration(seconds: float) -> str:
-    """Return *seconds* as people say it."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def counted(number: int, noun: str) -> str:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 import attrs
 from cyclopts import Group, Parameter
 
+from comet_async._tools.amounts import duration, money
 from comet_async.cli import journal_files
-from comet_async.cli.console import DONE, NOT_DONE, Screen, counted, duration, money
+from comet_async.cli.console import DONE, NOT_DONE, Screen, counted
 from comet_async.cli.expand.options import (
     RequestOptions,
     SourceOptions,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from comet_async.cli.console import DONE, NOT_DONE, Screen, money
+from comet_async._tools.amounts import money
+from comet_async.cli.console import DONE, NOT_DONE, Screen
 from comet_async.cli.endpoint import find_endpoint
 from comet_async.cli.options import (
     OUTPUT,

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from comet_async.cli.console import Screen, duration, money, printable
+from comet_async._tools.amounts import duration, money
+from comet_async.cli.console import Screen, printable
 from comet_async.secret import Secret
 
 Command = Callable[..., Awaitable[Any]]  # the fixture `comet`

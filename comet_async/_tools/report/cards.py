@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,6 +15,7 @@ import attrs
 
 from comet_async._images.formats import read_info
 from comet_async._images.rules import show
+from comet_async._tools.amounts import duration, money
 from comet_async._tools.report.entries import Entry
 from comet_async._tools.report.thumbnails import Thumbnail, make_thumbnail
 from comet_async.geometry import Margins
@@ -338,20 +338,6 @@ def _in_words(margins: Margins | None) -> str:
 def percent(share: float) -> str:
     """Return *share* as "33.3%"."""
     return f"{100 * share:.1f}".removesuffix(".0") + "%"
-
-
-def money(amount: Decimal) -> str:
-    """Return *amount* in USD: cents, and tenths of a cent where there are any."""
-    return f"${amount:,.3f}".removesuffix("0")
-
-
-def duration(seconds: float) -> str:
-    """Return *seconds* as people say it."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def moment(seconds: float) -> str:

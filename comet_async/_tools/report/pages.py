@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from comet_async import _assets
-from comet_async._tools.report.cards import Card, CardMaker, duration, moment, money
+from comet_async._tools.amounts import duration, money
+from comet_async._tools.report.cards import Card, CardMaker, moment
 from comet_async._tools.report.entries import Entry
 from comet_async.errors import ConfigError, InputError
 from comet_async.outcomes import OutcomeStatus

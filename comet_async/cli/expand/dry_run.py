@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from comet_async._journal.states import JobState
+from comet_async._tools.amounts import money
 from comet_async.cli import journal_files
-from comet_async.cli.console import DONE, NOT_DONE, Screen, counted, error_record, money
+from comet_async.cli.console import DONE, NOT_DONE, Screen, counted, error_record
 from comet_async.cli.endpoint import Endpoint
 from comet_async.cli.expand.options import ExpandPlan
 from comet_async.cli.expand.progress import short, shown

@@ -10,7 +10,8 @@ import attrs
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from comet_async._images.rules import shorten, show
-from comet_async.cli.console import STYLES, Screen, duration, money
+from comet_async._tools.amounts import duration, money
+from comet_async.cli.console import STYLES, Screen
 from comet_async.cli.expand.totals import RunTotals, Unfinished
 from comet_async.cli.hints import message_of, with_option
 from comet_async.errors import RunStoppedError, WaitTimeoutError

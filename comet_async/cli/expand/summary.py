@@ -9,7 +9,8 @@ from pathlib import Path
 
 import attrs
 
-from comet_async.cli.console import Screen, counted, duration, money
+from comet_async._tools.amounts import duration, money
+from comet_async.cli.console import Screen, counted
 from comet_async.cli.expand.progress import shown
 from comet_async.cli.expand.totals import RunTotals, Unfinished
 from comet_async.cli.hints import OPTIONS, message_of, with_option
