@@ -75,7 +75,7 @@ SETTLE = 60.0
 """Seconds after a request whose answer was lost during which its task may still appear."""
 
 # Images that are looked for at once: a thread for each would cost more than finding it.
-_PAGE = 32
+_PAGE = 64
 
 Root: TypeAlias = Path | str
 """Below what results are saved: a folder, or an address in a store without a final slash."""
