@@ -12,7 +12,8 @@ import numbers
 import os
 import random
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 from comet_async.errors import ConfigError, InputError
 from comet_async.models import Task
@@ -26,6 +27,10 @@ class Field(Protocol):
 
     name: str
 
+
+# The limits of Linux, macOS and Windows for one name; that of Linux for a path, less a file's name.
+_LONGEST_NAME = 255
+_LONGEST_PATH = 4096 - 1 - _LONGEST_NAME
 
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
@@ -160,6 +165,26 @@ def check_path(field: str, value: object) -> None:
     text: object = os.fspath(value)
     if not isinstance(text, str) or not text or "\0" in text:
         raise wrong(field, text, limit)
+
+
+def check_writable_path(field: str, value: object) -> None:
+    """Refuse a *value* that can't be the path of a file or a folder to write; see `check_path`.
+
+    Raises:
+        InputError: It is no path, or longer than file systems accept.
+    """
+    check_path(field, value)
+    text = os.fspath(cast("str | os.PathLike[str]", value))
+    if "://" in text:
+        return  # an address in a store
+    longest = max((_bytes(name) for name in Path(text).parts), default=0)
+    if longest > _LONGEST_NAME or _bytes(text) > _LONGEST_PATH:
+        limit = f"a path of at most {_LONGEST_PATH} bytes, with names of at most {_LONGEST_NAME}"
+        raise wrong(field, text, limit, hint="choose a shorter one")
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def check_offers(field: str, value: object, names: Sequence[str], limit: str) -> None:

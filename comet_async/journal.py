@@ -54,7 +54,13 @@ from comet_async._journal.repair import Recovered, recover
 from comet_async._journal.states import JobState
 from comet_async._journal.transitions import is_refunded, moved, new_boot, noted, sending
 from comet_async._types import JSON
-from comet_async._validation import check_call, check_clock, check_flag, check_path, check_text
+from comet_async._validation import (
+    check_call,
+    check_clock,
+    check_flag,
+    check_text,
+    check_writable_path,
+)
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.secret import redact
 
@@ -128,7 +134,7 @@ class SqliteJournal:
         Warns:
             ResourceWarning: when it is never closed.
         """
-        check_path("path", path)
+        check_writable_path("path", path)
         check_clock(clock)
         check_flag("verify_remote", verify_remote)
         check_call("hook", hook)

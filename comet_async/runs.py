@@ -44,9 +44,9 @@ from comet_async._validation import (
     check_flag,
     check_number,
     check_offers,
-    check_path,
     check_text,
     check_timeout,
+    check_writable_path,
     shown,
 )
 from comet_async.clock import Clock
@@ -290,7 +290,7 @@ class RunFactory:
     def __attrs_post_init__(self) -> None:
         check_options(self.defaults)
         if isinstance(self.given, str | os.PathLike):
-            check_path("journal", self.given)
+            check_writable_path("journal", self.given)
         elif self.given is not None:
             check_offers("journal", self.given, _JOURNAL, "a path or a Journal")
 

@@ -47,6 +47,7 @@ from comet_async._validation import (
     check_task,
     check_text,
     check_timeout,
+    check_writable_path,
 )
 from comet_async.auth import Credentials
 from comet_async.clock import SYSTEM_CLOCK, Clock
@@ -522,7 +523,7 @@ class CometSession:
         """
         check_several("requests", requests, "an iterable of requests")
         if out is not None:
-            check_path("out", out)
+            check_writable_path("out", out)
         folder = None if out is None else self._root(out)
         items = RequestItems(requests=requests, named=folder is not None)
         return self._runs.run(items, folder, options)
@@ -561,7 +562,7 @@ class CometSession:
             MissingExtraError: A store needs a library that is not installed.
             SessionClosedError: The session was closed.
         """
-        check_path("out", out)
+        check_writable_path("out", out)
         if isinstance(source, str | os.PathLike):
             source = (source,)
         check_several("source", source, "a folder, a file, a URL, or several of them")
@@ -808,7 +809,7 @@ class CometSession:
         """
         self._runs.check_open()
         _check_image(image, watermarked=watermarked)
-        check_path("path", path)
+        check_writable_path("path", path)
         check_choice("exists", exists, get_args(Exists))
         target = Path(path)
         save = self._runs.services.downloader.save
@@ -868,7 +869,7 @@ class CometSession:
         Raises:
             InputError: It can't be the name of one image.
         """
-        check_path("out", out)
+        check_writable_path("out", out)
         text = os.fspath(out)
         if text.endswith(("/", os.sep)) or Path(text).is_dir():
             raise InputError("out must name a file", field="out", value=text, limit="a file's name")

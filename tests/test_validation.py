@@ -74,6 +74,8 @@ COUNT: Wrong = (0, -1, 1.5, NAN, INF, "2", True, None, ODD)
 TEXT: Wrong = (5, True, b"x", ODD)
 NAME: Wrong = ("", *TEXT)
 PATH: Wrong = (5, True, ODD, "a\0b")
+TOO_LONG = ("x" * 256, "x/" * 2_500)
+WRITABLE_PATH = (*PATH, *TOO_LONG)
 KEY: Wrong = ("", " ", "a b", "a\nb", "'k'", "\N{SNOWMAN}", 5, b"x", ODD)
 CALL: Wrong = (5, "f", ODD)
 OBJECT: Wrong = (5, "x", True, ODD)
@@ -118,7 +120,7 @@ CALLED = {
     "busy": ONE_OF,
     "on_submitted": CALL,
     "verify_remote": ("yes", 1, ODD),
-    "out": PATH,
+    "out": WRITABLE_PATH,
 }
 WAITED = {"timeout": DEADLINE, "kind": TASK_KIND, "n": VARIANTS}
 ASKED = {
@@ -283,7 +285,7 @@ MAKERS: dict[str, tuple[Callable[..., Any], dict[str, Any], Rows]] = {
         {
             "api_key": KEY,
             "gateway": (5, True, "", "x", "ftp://a.example", "http://a.example", ODD),
-            "journal": (5, True, ODD, "a\0b"),
+            "journal": (5, True, ODD, "a\0b", *TOO_LONG),
             "account": ("", 5, True, "a\nb", "x" * 101, ODD),
             "concurrency": COUNT,
             "request_timeout": POSITIVE,
@@ -305,7 +307,7 @@ MAKERS: dict[str, tuple[Callable[..., Any], dict[str, Any], Rows]] = {
         SqliteJournal.open,
         {"path": "unused/journal.sqlite3"},
         {
-            "path": (*PATH, None, ""),
+            "path": (*WRITABLE_PATH, None, ""),
             "clock": OBJECT,
             "verify_remote": FLAG,
             "boot": NAME,
@@ -330,12 +332,15 @@ SESSION: dict[str, tuple[dict[str, Any], Rows]] = {
         {"image": PHOTO, "margins": WIDE},
         {"image": IMAGE, "margins": MARGINS, **ASKED, **CALLED},
     ),
-    "expand_many": ({"requests": []}, {"requests": (5, None, "x.png", ODD), "out": PATH, **RUN}),
+    "expand_many": (
+        {"requests": []},
+        {"requests": (5, None, "x.png", ODD), "out": WRITABLE_PATH, **RUN},
+    ),
     "expand_folder": (
         {"source": "photos", "out": "wide", "margins": WIDE},
         {
             "source": (5, True, None, ODD, "", [5]),
-            "out": (*PATH, None),
+            "out": (*WRITABLE_PATH, None),
             "margins": MARGINS,
             **{name: ASKED[name] for name in ("prompt", "n", "watermark")},
             **RUN,
@@ -361,7 +366,7 @@ SESSION: dict[str, tuple[dict[str, Any], Rows]] = {
         {"image": ResultImage(index=0, url="https://a.example/x"), "path": "x.png"},
         {
             "image": (5, None, "https://a.example/x", ODD),
-            "path": (*PATH, None),
+            "path": (*WRITABLE_PATH, None),
             "exists": ONE_OF,
             "watermarked": FLAG,
         },

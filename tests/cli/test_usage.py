@@ -134,6 +134,18 @@ async def test_out_is_an_address(comet: Command, sandbox: Sandbox, photos: Path)
     assert sandbox.ledger.posts == []
 
 
+async def test_a_name_that_no_file_system_accepts(
+    comet: Command, sandbox: Sandbox, photos: Path
+) -> None:
+    """It is refused before anything is sent."""
+    long = photos.parent / ("x" * 300)
+    for words in (("--out", long), ("--out", photos.parent / "wide", "--journal", long)):
+        ended = await comet("expand", photos, *words, *TO)
+        assert ended.status == 2
+        assert "names of at most 255" in ended.err
+    assert not sandbox.ledger.posts
+
+
 async def test_out_is_a_file(comet: Command, sandbox: Sandbox, photos: Path) -> None:
     """An output folder that is a file is refused."""
     ended = await comet("expand", photos, "--out", photos / "dog.png", *TO)

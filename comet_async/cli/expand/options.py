@@ -336,6 +336,9 @@ def _leads_nowhere(source: str) -> bool:
 
 
 def _check_out(out: Path, sources: tuple[str, ...]) -> Path:
+    from comet_async._validation import check_writable_path
+
+    check_writable_path("out", out)
     if re.fullmatch("[a-z][a-z0-9]+:", (out.parts or ("",))[0]):
         raise InputError(
             f"--out {out} is an address; this command saves results in folders",
@@ -368,6 +371,7 @@ def check_journal(text: str) -> Path | str:
     Raises:
         InputError: It can't be used.
     """
+    from comet_async._validation import check_writable_path
     from comet_async.runs import POSTGRES
 
     if not text.startswith(POSTGRES):
@@ -379,6 +383,7 @@ def check_journal(text: str) -> Path | str:
                 limit="a path, or postgresql://…",
                 hint="write it like --journal postgresql://host/database",
             )
+        check_writable_path("journal", text)
         return Path(text)
     return _without_password(text)
 
