@@ -93,7 +93,7 @@ def _bind(words: Sequence[str]) -> tuple[Command, General | None] | int:
         app.config = () if _HELP.intersection(words) else _layers()
         command, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
     except CycloptsError as error:
-        return _refuse(words, " ".join(str(error).split()))
+        return _refuse(words, _reason(error))
     except ConfigError as error:
         return _refuse(words, error.message, error.hint)
     call = partial(command, *bound.args, **bound.kwargs)
@@ -107,6 +107,12 @@ def _layers() -> tuple[Layer, ...]:
     from comet_async.cli.settings import layers
 
     return layers()
+
+
+def _reason(error: Exception) -> str:
+    """Return what a usage error says, without the list of commands that it cuts off."""
+    text = " ".join(str(error).split())
+    return text.partition(" Available commands: ")[0] if text.endswith("...") else text
 
 
 def _refuse(words: Sequence[str], why: str, hint: str | None = None) -> int:

@@ -258,6 +258,15 @@ def test_the_first_page_is_for_nothing_else(words: list[str]) -> None:
     assert answer(words) is None
 
 
+def test_an_unknown_command(capfd: pytest.CaptureFixture[str]) -> None:
+    """It is named, and the list of commands is where all of them are."""
+    assert launch(["nonsense"]) == 2
+    error = capfd.readouterr().err
+    assert "Unknown command" in error
+    assert "..." not in error
+    assert "comet-async --help" in error
+
+
 def test_unknown_words_before_a_command(capfd: pytest.CaptureFixture[str]) -> None:
     """An option that no command has is refused without a loop."""
     assert launch(["--bogus"]) == 2
