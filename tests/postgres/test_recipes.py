@@ -42,6 +42,7 @@ def environment(own_database: str, sandbox: Sandbox, tmp_path: Path) -> dict[str
     """Return what the programs are given."""
     return {
         **os.environ,
+        "PYTHONPATH": str(EXAMPLES / "queues"),  # also where PYTHONSAFEPATH is set
         "DATABASE_URL": own_database,
         "COMETAPI_KEY": DEFAULT_KEY,
         "COMETAPI_API_ROOT": sandbox.url,
