@@ -90,8 +90,8 @@ class Worker:
 
     jobs: set[str] = attrs.field(factory=set)
     ready: deque[str] = attrs.field(factory=deque)
-    asking: bool = False  # in the queue for the lock
-    heard: int = 0  # how many slots had become free when it began to ask
+    claiming: bool = False  # in the queue for the lock
+    freed_before: int = 0  # slots that had become free when it queued for the lock
     dead: bool = False
 
 
@@ -198,7 +198,7 @@ class Fleet:
     # Workers ----------------------------------------------------------------------------
 
     def take(self, worker: Worker) -> None:
-        """Take entries from the queue as long as there is room."""
+        """Take entries from the queue until the worker is full."""
         while not worker.dead and len(worker.jobs) < self.case.at_once:
             key = self.next_entry()
             if key is None:
@@ -255,10 +255,10 @@ class Fleet:
 
     def ask(self, worker: Worker) -> None:
         """Queue for the lock of the quota."""
-        if worker.asking or worker.dead or not worker.ready:
+        if worker.claiming or worker.dead or not worker.ready:
             return
         self.waiting.discard(worker)
-        worker.asking, worker.heard = True, self.freed
+        worker.claiming, worker.freed_before = True, self.freed
         self.lock.append(worker)
         self.next_attempt()
 
@@ -281,7 +281,7 @@ class Fleet:
     def unlocked(self, worker: Worker, before: JobRecord, refusal: Refusal | None) -> None:
         """End an attempt: its commit, and the next one's turn."""
         self.lock_held = False
-        worker.asking = False
+        worker.claiming = False
         if worker.dead:
             pass
         elif refusal is None:
@@ -292,7 +292,7 @@ class Fleet:
             self.write(before, after)
             self.post(worker, before.key)
             self.ask(worker)
-        elif self.freed > worker.heard:
+        elif self.freed > worker.freed_before:
             self.ask(worker)
         else:
             self.waiting.add(worker)

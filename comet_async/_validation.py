@@ -171,7 +171,7 @@ def check_writable_path(field: str, value: object) -> None:
     """Refuse a *value* that can't be the path of a file or a folder to write; see `check_path`.
 
     Raises:
-        InputError: It is no path, or longer than file systems accept.
+        InputError: It is not a path, or is longer than file systems accept.
     """
     check_path(field, value)
     text = os.fspath(cast("str | os.PathLike[str]", value))

@@ -290,7 +290,7 @@ async def _own_outcome(batch: Batch, item: Item, draft: Planned | CometError) ->
 
 
 def _check_session(comet: CometSession) -> None:
-    """Refuse a session whose journal is no fleet's.
+    """Refuse a session whose journal is not in PostgreSQL.
 
     Raises:
         InputError: It is not a session.
@@ -432,7 +432,7 @@ class FleetWorker:
 
     async def _leave(self) -> None:
         journal = await _journal_of(self.comet)
-        # The database may be what can't be reached: the time of grace goes on meanwhile.
+        # The database itself may be unreachable; the grace period runs in the meantime.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.grace):
                 await self._put_back_unsent(journal)

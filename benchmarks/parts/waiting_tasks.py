@@ -131,7 +131,7 @@ async def _as_completed(ids: list[str]) -> object:
 
 
 async def _until(there: Callable[[], bool]) -> None:
-    while not there():  # noqa: ASYNC110 - there is no event for it
+    while not there():  # noqa: ASYNC110 - nothing signals it
         await asyncio.sleep(_GLANCE)
 
 
@@ -308,7 +308,7 @@ def _poll_table(bench: Bench, root: str, *, ends: bool) -> Table:
     def measured(client: str) -> Polled:
         return Polled(**json.loads(last_line("parts.waiting_tasks", "poll", client, *words)))
 
-    what = f"{count:,} tasks that {'have ended' if ends else 'go on'}, each polled once"
+    what = f"{count:,} {'finished' if ends else 'running'} tasks, each polled once"
     found = in_rounds(list(_CLIENTS), measured, rounds=bench.count(3, 1), what=what)
     rows = []
     for name, samples in found.items():

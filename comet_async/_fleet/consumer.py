@@ -22,13 +22,13 @@ from comet_async.errors import JournalError
 if TYPE_CHECKING:
     import psycopg
 
-logger = logging.getLogger("comet_async.fleet")
+logger = logging.getLogger("comet_async")
 
 _BATCH = 50  # entries that a worker takes at a time
 _POLL = timedelta(seconds=0.5)  # how often a worker that can take nothing more checks the queue
 
 # In heartbeats. Together they are the time after which another worker has the entries of one that
-# was killed, if it has room for them: by then the journal has freed their jobs, too.
+# was killed, if it can take more jobs: by then the journal has freed their jobs, too.
 _STALE = 1.5
 _IDLE = 0.5
 _RECONNECT = 0.5  # seconds between two attempts

@@ -123,7 +123,7 @@ class Queue:
         )
 
     async def sizes(self) -> Counter[str]:
-        """Return the number of entries by status; none if there is no queue."""
+        """Return the number of entries by status; empty if the queue does not exist."""
 
         def count(db: PostgresConnection) -> Counter[str]:
             found: Counter[str] = Counter()

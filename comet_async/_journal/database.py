@@ -67,7 +67,7 @@ class Connection(sqlite3.Connection):
         return self.total_changes
 
     def begin(self, *, writing: bool = True) -> None:
-        """Begin a transaction; there is one writer, so one that only reads is no different."""
+        """Begin a transaction, the same for reading and writing: there is only one writer."""
         del writing
         if self.watch is not None:
             self.watch.look()

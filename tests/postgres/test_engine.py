@@ -31,7 +31,7 @@ from comet_async.fleet import (
 )
 from comet_async.postgres import PostgresJournal
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
-from tests.support.images import make_png
+from tests.support.images import make_folder, make_png
 
 pytestmark = pytest.mark.real_loop
 
@@ -67,11 +67,7 @@ def session(sandbox: Sandbox, journal: PostgresJournal) -> CometSession:
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
     """Return a folder with twelve images."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(12):
-        (folder / f"{number:02d}.png").write_bytes(make_png(300, 300, number))
-    return folder
+    return make_folder(tmp_path / "photos", 12)
 
 
 async def enqueued(comet: CometSession, source: Path, out: Path, **options: Any) -> list[Enqueued]:

@@ -18,7 +18,7 @@ from comet_async._journal.states import JobState
 from comet_async.cli.app import run as cli
 from comet_async.postgres import PostgresJournal
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
-from tests.support.images import make_png
+from tests.support.images import make_folder, make_png
 from tests.support.s3 import Bucket
 
 pytestmark = pytest.mark.real_loop
@@ -33,11 +33,7 @@ def shared(own_database: str) -> str:
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
     """Return a folder with forty images."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(40):
-        (folder / f"{number:02d}.png").write_bytes(make_png(300, 300, number))
-    return folder
+    return make_folder(tmp_path / "photos", 40)
 
 
 async def start(*words: str) -> asyncio.subprocess.Process:

@@ -22,7 +22,7 @@ import pytest
 from comet_async._journal.states import JobState
 from comet_async.postgres import PostgresJournal
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
-from tests.support.images import make_png
+from tests.support.images import make_folder
 
 pytestmark = [pytest.mark.real_loop, pytest.mark.slow]
 
@@ -54,11 +54,7 @@ def environment(own_database: str, sandbox: Sandbox, tmp_path: Path) -> dict[str
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
     """Return a folder with images."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(IMAGES):
-        (folder / f"{number:02d}.png").write_bytes(make_png(300, 300, number))
-    return folder
+    return make_folder(tmp_path / "photos", IMAGES)
 
 
 async def start(environment: dict[str, str], *words: str) -> asyncio.subprocess.Process:

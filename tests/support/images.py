@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from pathlib import Path
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -26,3 +27,11 @@ def make_png(width: int, height: int, tint: int = 0) -> bytes:
     )
     pixels = png_chunk(b"IDAT", zlib.compress(rows, 1))
     return PNG_SIGNATURE + png_header(width, height) + pixels + png_chunk(b"IEND", b"")
+
+
+def make_folder(folder: Path, count: int) -> Path:
+    """Make *folder* with *count* different images; return it."""
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number:02d}.png").write_bytes(make_png(300, 300, number))
+    return folder

@@ -60,7 +60,7 @@ async def enqueue(request: Request) -> dict[str, Any]:
 
 @app.get("/images/{key}")
 async def state(request: Request, key: str) -> dict[str, Any]:
-    """Say how far a job has come; reads the journal, and asks nobody else."""
+    """Return how far a job has come, from the journal alone."""
     job = await request.app.state.journal.get(key)
     if job is None:
         raise HTTPException(404)
