@@ -111,6 +111,7 @@ if TYPE_CHECKING:
         Balance as Balance,
         ResultImage as ResultImage,
         Task as Task,
+        TaskKind as TaskKind,
         TaskPage as TaskPage,
         TaskStatus as TaskStatus,
     )
@@ -124,7 +125,6 @@ if TYPE_CHECKING:
         TRY_ON as TRY_ON,
         ExpandRequest as ExpandRequest,
         GenerationRequest as GenerationRequest,
-        TaskKind as TaskKind,
         TaskRequest as TaskRequest,
         TryOnRequest as TryOnRequest,
     )

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from comet_async.errors import ConfigError, InputError
-from comet_async.models import Task
 
 Validator = Callable[[Any, Any, Any], None]
 """What attrs calls with the object, the field and its value."""
@@ -272,16 +271,6 @@ def instance_of(*kinds: type | None) -> Validator:
             raise wrong(field.name, value, limit)
 
     return validate
-
-
-def check_task(task: object) -> None:
-    """Refuse a *task* that is neither a `Task` nor an id, such as a number or None.
-
-    Raises:
-        InputError: It is neither.
-    """
-    if not isinstance(task, Task | str) or not task:
-        raise wrong("task", task, "a task or a task's id", hint="pass a Task, or its id as text")
 
 
 def check_timeout(timeout: object) -> None:

@@ -16,10 +16,9 @@ import attrs
 from yarl import URL
 
 from comet_async._addresses import is_loopback
-from comet_async._types import JSON
 from comet_async._validation import check_instance, check_text, flag, instance_of, text, wrong
 from comet_async.errors import ConfigError, InputError
-from comet_async.requests import TaskKind
+from comet_async.models import JSON, TaskKind
 from comet_async.secret import Secret, redact
 
 LookupForm = Literal["path", "query", "flag"]

@@ -53,7 +53,6 @@ from comet_async._journal.records import (
 from comet_async._journal.repair import Recovered, recover
 from comet_async._journal.states import JobState
 from comet_async._journal.transitions import is_refunded, moved, new_boot, noted, sending
-from comet_async._types import JSON
 from comet_async._validation import (
     check_call,
     check_clock,
@@ -62,6 +61,7 @@ from comet_async._validation import (
     check_writable_path,
 )
 from comet_async.clock import SYSTEM_CLOCK, Clock
+from comet_async.models import JSON
 from comet_async.secret import redact
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What the server says about tasks and the account, as frozen facts.
+"""Tasks: their kinds, and what the server says about them and the account, as frozen facts.
 
 Nothing here changes under its holder: each answer makes a new snapshot. Words and shapes
 follow Kling's "Image expansion" page,
@@ -9,13 +9,49 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
+
+from comet_async._validation import text, wrong
+
+JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
+"""What JSON can hold. (Bytes are refused when they come.)"""
+
+
+def _check_route(_owner: object, _field: object, value: Any) -> None:  # noqa: ANN401 - any field's
+    if not isinstance(value, str) or not value or value.startswith("/"):
+        raise wrong("path", value, "a route such as images/generations")
+
+
+def _check_list_price(_owner: object, _field: object, value: Any) -> None:  # noqa: ANN401 - as above
+    if value is not None and not (isinstance(value, Decimal) and value.is_finite() and value >= 0):
+        raise wrong("price", value, "a Decimal of at least 0, or None")
+
+
+@attrs.frozen(kw_only=True)
+class TaskKind:
+    """A kind of task: where it lives and what it costs.
+
+    ``EXPAND`` is image expansion, ``GENERATION`` makes images from text, and ``TRY_ON`` puts a
+    garment on a person.
+
+    Attributes:
+        name: Our word for it, as kept in the journal.
+        path: The route below the gateway's prefix; create, query and list share it.
+        price: List price in USD for one image, if published; an estimate, never a bill.
+
+    Raises:
+        InputError: A value can't be used.
+    """
+
+    name: str = attrs.field(validator=text)
+    path: str = attrs.field(validator=_check_route)
+    price: Decimal | None = attrs.field(default=None, validator=_check_list_price)
 
 
 class TaskStatus(enum.StrEnum):

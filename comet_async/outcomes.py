@@ -11,7 +11,6 @@ import attrs
 
 from comet_async._journal.records import JobRecord
 from comet_async._journal.states import READY, JobState
-from comet_async._types import Place, addresses_of, files_of
 from comet_async.errors import (
     AccountError,
     AuthenticationError,
@@ -26,6 +25,7 @@ from comet_async.errors import (
     TaskFailedError,
 )
 from comet_async.models import Task, TaskStatus
+from comet_async.stores import Place, addresses_of, files_of
 
 
 class OutcomeStatus(enum.StrEnum):

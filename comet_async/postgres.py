@@ -67,10 +67,10 @@ from comet_async._postgres.connection import (
 )
 from comet_async._postgres.sql import Activity, WorkerLease
 from comet_async._postgres.worker import Signal, Worker
-from comet_async._types import JSON
 from comet_async._validation import check_number
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.errors import CometError, InputError, StaleRecordError
+from comet_async.models import JSON
 from comet_async.secret import redact
 
 if TYPE_CHECKING:

@@ -13,47 +13,16 @@ from typing import Any, ClassVar, Literal, Protocol
 import attrs
 
 from comet_async._images.load import ImageInput, SourceImage, check_input
-from comet_async._types import JSON
-from comet_async._validation import Field, check_choice, check_instance, text, wrong
+from comet_async._validation import Field, check_choice, check_instance, text
 from comet_async.errors import InputError
 from comet_async.geometry import MarginRule, Margins, as_rule, check_pixels
+from comet_async.models import JSON, TaskKind
 
 MAX_PROMPT = 2500
 """The longest prompt, in characters."""
 
 MAX_N = 9
 """The most images that one task makes."""
-
-
-def _check_route(_owner: object, _field: object, value: Any) -> None:  # noqa: ANN401 - any field's
-    if not isinstance(value, str) or not value or value.startswith("/"):
-        raise wrong("path", value, "a route such as images/generations")
-
-
-def _check_list_price(_owner: object, _field: object, value: Any) -> None:  # noqa: ANN401 - as above
-    if value is not None and not (isinstance(value, Decimal) and value.is_finite() and value >= 0):
-        raise wrong("price", value, "a Decimal of at least 0, or None")
-
-
-@attrs.frozen(kw_only=True)
-class TaskKind:
-    """A kind of task: where it lives and what it costs.
-
-    ``EXPAND`` is image expansion, ``GENERATION`` makes images from text, and ``TRY_ON`` puts a
-    garment on a person.
-
-    Attributes:
-        name: Our word for it, as kept in the journal.
-        path: The route below the gateway's prefix; create, query and list share it.
-        price: List price in USD for one image, if published; an estimate, never a bill.
-
-    Raises:
-        InputError: A value can't be used.
-    """
-
-    name: str = attrs.field(validator=text)
-    path: str = attrs.field(validator=_check_route)
-    price: Decimal | None = attrs.field(default=None, validator=_check_list_price)
 
 
 class TaskRequest(Protocol):

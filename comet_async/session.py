@@ -44,7 +44,6 @@ from comet_async._validation import (
     check_number,
     check_path,
     check_several,
-    check_task,
     check_text,
     check_timeout,
     check_writable_path,
@@ -94,7 +93,7 @@ from comet_async.runs import (
 from comet_async.schedules import ScheduleLike, as_schedule
 from comet_async.secret import Secret
 from comet_async.stores import OpenStore, Stores
-from comet_async.waiter import NotificationSource, TaskStream, TaskWaiter
+from comet_async.waiter import NotificationSource, TaskStream, TaskWaiter, check_task
 
 WAIT = 900.0
 """Seconds that `CometSession.expand` takes at most by default; ComfyUI's users found ten minutes

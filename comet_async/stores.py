@@ -21,10 +21,10 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, Self, TypeAlias
 from urllib.parse import urlsplit
 
 import attrs
@@ -44,10 +44,23 @@ CREATE = 8 * 1024 * 1024
 """Bytes up to which an object is written by one request, which fails if its name is taken. Larger
 ones are written in parts, of which two are in memory."""
 
+Place: TypeAlias = Path | str
+"""Where a result is: a file of this machine, or the address of an object in a store."""
+
 _REQUEST = "300s"  # for one request, its body included
 _CONNECT = "10s"
 _RETRIES = 4
 _RETRYING = dt.timedelta(seconds=30)
+
+
+def files_of(places: Collection[Place]) -> tuple[Path, ...]:
+    """Return those of *places* that are files of this machine."""
+    return tuple(place for place in places if isinstance(place, Path))
+
+
+def addresses_of(places: Collection[Place]) -> tuple[str, ...]:
+    """Return those of *places* that are addresses in a store."""
+    return tuple(place for place in places if isinstance(place, str))
 
 
 @attrs.frozen(kw_only=True)

@@ -23,12 +23,12 @@ from comet_async._journal.records import (
 )
 from comet_async._journal.states import JobState
 from comet_async._results.files import Exists
-from comet_async._types import JSON
 from comet_async.auth import Credentials
 from comet_async.clock import Clock
 from comet_async.events import Event, JobEvent, PollEvent
 from comet_async.gateways import DownField, LookupForm
 from comet_async.geometry import Anchor
+from comet_async.models import JSON
 from comet_async.runs import Budget
 from comet_async.schedules import ScheduleLike
 from comet_async.stores import Listing, ObjectInfo, ObjectReader, OpenStore

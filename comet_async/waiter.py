@@ -26,9 +26,9 @@ from comet_async._validation import (
     check_offers,
     check_rng,
     check_several,
-    check_task,
     check_text,
     check_timeout,
+    wrong,
 )
 from comet_async._wire.decode import Notification
 from comet_async.errors import TaskFailedError
@@ -417,6 +417,16 @@ class TaskWaiter:
             else:
                 with contextlib.suppress(RuntimeError):  # that loop was closed
                     loop.call_soon_threadsafe(poller.notify, notification)
+
+
+def check_task(task: object) -> None:
+    """Refuse a *task* that is neither a `Task` nor an id, such as a number or None.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if not isinstance(task, Task | str) or not task:
+        raise wrong("task", task, "a task or a task's id", hint="pass a Task, or its id as text")
 
 
 def _check_waited(kind: object, n: object) -> None:

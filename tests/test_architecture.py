@@ -16,9 +16,9 @@ import comet_async
 # only from units on lower layers, or from its left on the same layer. Inside a package, modules
 # may import each other freely, without cycles.
 LAYERS = (
-    "errors clock _types _addresses _fs _backoff _assets",
-    "models _validation stores geometry secret _idempotency _wire",
-    "_images requests",
+    "errors clock _addresses _fs _backoff _assets",
+    "_validation models geometry secret _wire",
+    "stores _images requests",
     "auth gateways config _http",
     "_journal journal _postgres postgres",
     "events schedules _polling waiter callbacks",

@@ -20,8 +20,7 @@ from comet_async.auth import Credentials, KlingToken
 from comet_async.clock import Clock
 from comet_async.errors import AuthenticationError, CometError, InputError
 from comet_async.gateways import Gateway, LookupForm
-from comet_async.models import Task, TaskPage
-from comet_async.requests import TaskKind
+from comet_async.models import Task, TaskKind, TaskPage
 from comet_async.secret import SHORTEST, Secret, redact
 
 MAX_PAGE = 1000

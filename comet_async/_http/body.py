@@ -11,8 +11,8 @@ from typing import BinaryIO
 import attrs
 
 from comet_async._images.load import SourceImage
-from comet_async._types import JSON
 from comet_async.errors import CometError
+from comet_async.models import JSON
 
 PIECE = 192 * 1024
 """Bytes of an image encoded at a time: a multiple of 3, so that Base64 pieces join. Larger

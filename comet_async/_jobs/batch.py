@@ -15,18 +15,17 @@ from typing import TypeVar
 
 import attrs
 
-from comet_async._idempotency import content_key, random_key
 from comet_async._images.load import FileIdentity, SourceImage
 from comet_async._jobs.active import ActiveJobs, Job
 from comet_async._jobs.calls import Call, Calls, JobOptions
 from comet_async._jobs.outcome_log import OutcomeLog
 from comet_async._jobs.runner import JobRunner, Loader
 from comet_async._jobs.sources import SourceMemory
+from comet_async._journal.keys import content_key, random_key
 from comet_async._journal.memory import ForgettingJournal, MemoryJournal
 from comet_async._journal.records import CALLBACK, Destination, JobRecord, NewJob, SavedJob
 from comet_async._journal.states import ACCEPTED, LEFT_OVER, OPEN, READY, WITHOUT_RESULT, JobState
 from comet_async._results.save import ResultSaver
-from comet_async._types import JSON, Place, addresses_of, files_of
 from comet_async.errors import (
     CometError,
     InputError,
@@ -36,9 +35,10 @@ from comet_async.errors import (
     TaskFailedError,
 )
 from comet_async.events import Failed, Saved
-from comet_async.models import Task
+from comet_async.models import JSON, Task
 from comet_async.outcomes import Outcome, OutcomeStatus, as_task, from_error, from_record
 from comet_async.requests import TaskRequest, kind_named
+from comet_async.stores import Place, addresses_of, files_of
 
 logger = logging.getLogger("comet_async")
 

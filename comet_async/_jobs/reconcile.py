@@ -22,13 +22,13 @@ from datetime import UTC, datetime, timedelta
 import attrs
 
 from comet_async._http.api import Api
-from comet_async._idempotency import random_key
+from comet_async._journal.keys import random_key
 from comet_async._journal.records import FindsNewest, JobRecord, Journal
 from comet_async._journal.states import ON_SERVER
 from comet_async.clock import Clock
 from comet_async.errors import CometError, NotFoundError, RouteUnavailableError
-from comet_async.models import Task
-from comet_async.requests import TaskKind, kind_named
+from comet_async.models import Task, TaskKind
+from comet_async.requests import kind_named
 from comet_async.waiter import NotificationSource
 
 LIST_PAGES = 20

@@ -41,7 +41,7 @@ from comet_async._journal.transitions import (
     unknown_destination,
     unknown_key,
 )
-from comet_async._types import JSON
+from comet_async.models import JSON
 from comet_async.secret import redact
 
 

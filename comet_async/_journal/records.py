@@ -16,9 +16,8 @@ from typing import Protocol, TypedDict, Unpack, runtime_checkable
 import attrs
 
 from comet_async._journal.states import BILLED, JobState
-from comet_async._types import JSON
 from comet_async.errors import InputError
-from comet_async.models import ResultImage
+from comet_async.models import JSON, ResultImage
 from comet_async.secret import redact
 
 # A request without its image is below 3 kB (Kling's prompts end at 2,500 characters); the

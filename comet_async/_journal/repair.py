@@ -24,8 +24,8 @@ from pathlib import Path
 import attrs
 
 from comet_async._fs import sync_folder
-from comet_async._idempotency import PATTERN
 from comet_async._journal.database import connect, migrate
+from comet_async._journal.keys import PATTERN
 from comet_async._journal.lockfile import FileLock, Mark, absolute, beside, make_file, unused
 from comet_async._journal.rows import Row
 from comet_async._journal.sql import TABLES, get, read_mark, write_mark

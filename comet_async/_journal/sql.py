@@ -52,7 +52,7 @@ from comet_async._journal.transitions import (
     unknown_destination,
     unknown_key,
 )
-from comet_async._types import JSON
+from comet_async.models import JSON
 
 APPLICATION_ID = 0x63653161  # "ce1a": tells a journal from any other SQLite file
 

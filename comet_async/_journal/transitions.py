@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from comet_async._idempotency import canonical
+from comet_async._journal.keys import canonical
 from comet_async._journal.records import CALLBACK, Changes, JobRecord, NewJob
 from comet_async._journal.states import JobState, Move, check_move
 from comet_async.errors import (

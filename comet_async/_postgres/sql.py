@@ -60,8 +60,8 @@ from comet_async._journal.transitions import (
 )
 from comet_async._postgres.connection import PostgresConnection, Row
 from comet_async._postgres.schema import FLYING
-from comet_async._types import JSON
 from comet_async.errors import StaleRecordError
+from comet_async.models import JSON
 
 _COLUMNS = ", ".join(FIELDS)
 _SELECT = f"SELECT {_COLUMNS} FROM job"

@@ -25,7 +25,6 @@ from comet_async._results.download import Downloader
 from comet_async._results.files import Part, in_thread
 from comet_async._results.folder import FolderShelf
 from comet_async._results.shelves import Shelf, StoreShelf
-from comet_async._types import Place
 from comet_async.clock import Clock
 from comet_async.errors import (
     CometError,
@@ -34,8 +33,9 @@ from comet_async.errors import (
     NotFoundError,
     ResultExpiredError,
 )
-from comet_async.requests import MAX_N, TaskKind
-from comet_async.stores import Stores
+from comet_async.models import TaskKind
+from comet_async.requests import MAX_N
+from comet_async.stores import Place, Stores
 
 LIFETIME = 30 * 86400.0
 """Seconds that the server keeps results (Kling, "Image expansion")."""

@@ -23,9 +23,8 @@ from comet_async._images.load import SourceImage
 from comet_async._images.naming import output_name
 from comet_async._journal.records import SavedFile
 from comet_async._results.files import Part, finished, refused
-from comet_async._types import Place
 from comet_async.errors import InputError, MissingExtraError, SaveError
-from comet_async.stores import PIECE, Stores, spool
+from comet_async.stores import PIECE, Place, Stores, spool
 
 T = TypeVar("T")
 

@@ -24,7 +24,7 @@ import attrs
 from comet_async._http.api import Api
 from comet_async._http.balance import balance
 from comet_async._http.transport import Transport
-from comet_async._idempotency import random_key
+from comet_async._journal.keys import random_key
 from comet_async.auth import Credentials
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.config import Network, Proxies, Timeouts
@@ -39,8 +39,8 @@ from comet_async.errors import (
 )
 from comet_async.gateways import Gateway, LookupForm
 from comet_async.geometry import Margins
-from comet_async.models import Task
-from comet_async.requests import EXPAND, ExpandRequest, TaskKind
+from comet_async.models import Task, TaskKind
+from comet_async.requests import EXPAND, ExpandRequest
 from comet_async.session import CometSession
 from comet_async.waiter import TaskWaiter
 

@@ -176,7 +176,7 @@ async def _session(
 
 async def _find(comet: CometSession, task_id: str) -> Task:
     """Look a task up by the provider's id, or by ours if it looks like one of ours."""
-    from comet_async._idempotency import is_own_key
+    from comet_async._journal.keys import is_own_key
 
     return await (comet.find(task_id) if is_own_key(task_id) else comet.get(task_id))
 

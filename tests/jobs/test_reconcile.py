@@ -26,7 +26,7 @@ from comet_async.requests import EXPAND
 
 if TYPE_CHECKING:
     from comet_async._http.api import Api
-    from comet_async.requests import TaskKind
+    from comet_async.models import TaskKind
     from comet_async.waiter import NotificationSource
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

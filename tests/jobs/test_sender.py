@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from comet_async._http.api import Api
     from comet_async._http.body import Body
     from comet_async._results.download import Downloader
-    from comet_async.requests import TaskKind, TaskRequest
+    from comet_async.models import TaskKind
+    from comet_async.requests import TaskRequest
     from comet_async.testing import VirtualClock
     from comet_async.waiter import NotificationSource, TaskWaiter
 

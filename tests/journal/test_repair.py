@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from comet_async._idempotency import content_key
+from comet_async._journal.keys import content_key
 from comet_async._journal.states import JobState
 from comet_async.errors import (
     IdempotencyConflictError,

@@ -23,8 +23,8 @@ import pytest
 
 from comet_async import CometSession, ExpandRequest, Margins
 from comet_async._fleet.queue import Queue
-from comet_async._idempotency import content_key
 from comet_async._images.load import load
+from comet_async._journal.keys import content_key
 from comet_async._journal.records import NewJob
 from comet_async.postgres import PostgresJournal
 from comet_async.sandbox import DEFAULT_KEY, Faults, Options, Sandbox

@@ -9,9 +9,9 @@ import attrs
 import pytest
 
 from comet_async._images.load import SourceImage
-from comet_async._types import JSON
 from comet_async.errors import InputError
 from comet_async.geometry import MarginRule, Margins
+from comet_async.models import JSON
 from comet_async.requests import EXPAND, ExpandRequest
 
 IMAGE = SourceImage(source="dog.png", sha256="ab", width=400, height=300, format="png")

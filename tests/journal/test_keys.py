@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from comet_async._idempotency import canonical, content_key, is_own_key, random_key
-from comet_async._types import JSON
+from comet_async._journal.keys import canonical, content_key, is_own_key, random_key
 from comet_async.errors import InputError
+from comet_async.models import JSON
 
 SHA = "ab" * 32
 FIELDS = {"left": 0.3, "prompt": "white sun", "n": 1}

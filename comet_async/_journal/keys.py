@@ -3,8 +3,6 @@
 A key is sent as ``external_task_id``, so it must be opaque: it is a hash and shows neither
 file names nor prompts. Equal requests have equal keys whatever the file is called, which is
 how a second run, or a second copy of an image, finds out that it is paid already.
-
-Rule of this file: pure functions of their arguments; only `random_key` rolls dice.
 """
 
 from __future__ import annotations
@@ -20,8 +18,8 @@ from decimal import Decimal
 from json.encoder import encode_basestring_ascii
 from typing import cast
 
-from comet_async._types import JSON
 from comet_async.errors import InputError
+from comet_async.models import JSON
 
 # Part of what is hashed: a change of the canonical form must never let two forms meet.
 _VERSION = 1
