@@ -165,6 +165,11 @@ class ConfigError(_AboutOneValue, CometError):
     default_sent: ClassVar[bool | None] = False
 
 
+def install_command(extra: str) -> str:
+    """Return the command that installs *extra*; every hint of the package takes it from here."""
+    return f"pip install 'comet-async[{extra}]'"
+
+
 class MissingExtraError(ConfigError):
     """An optional dependency is not installed.
 
@@ -176,7 +181,7 @@ class MissingExtraError(ConfigError):
 
     def __init__(self, message: str, *, extra: str = "", **details: Any) -> None:
         if extra and "hint" not in details:
-            details["hint"] = f"pip install 'comet-async[{extra}]'"
+            details["hint"] = install_command(extra)
         super().__init__(message, **details)
         self.extra = extra
 

@@ -36,6 +36,7 @@ from comet_async.errors import (
     NotFoundError,
     NotSentError,
     RouteUnavailableError,
+    install_command,
 )
 from comet_async.gateways import Gateway, LookupForm
 from comet_async.geometry import Margins
@@ -289,7 +290,7 @@ def _extras() -> list[Check]:
     for extra, (module, library, use) in _EXTRAS.items():
         name = f"[{extra}]"
         if importlib.util.find_spec(module) is None:
-            hint = f"pip install 'comet-async[{extra}]' if you want it"
+            hint = f"{install_command(extra)} if you want it"
             text = f"{library} is not installed: no {use}"
             checks.append(Check(name=name, verdict="note", text=text, hint=hint))
         else:

@@ -38,7 +38,9 @@ def _status() -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _NEEDS:
             raise
-        _complain(f"the command line needs {error.name}: pip install 'comet-async[cli]'")
+        from comet_async.errors import install_command  # noqa: PLC0415 - the sentence at the top
+
+        _complain(f"the command line needs {error.name}: {install_command('cli')}")
         return 2
     except KeyboardInterrupt:  # before our own handler is there, or after it is gone
         _complain("interrupted")

@@ -533,13 +533,6 @@ async def test_missing_pillow_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (await load(fine, prepare=True)).notes == ()
 
 
-async def test_missing_heif_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HEIC needs an extra of its own."""
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(MissingExtraError, match=r"comet-async\[heif\]"):
-        await load(b"\0\0\0\x18ftypheic" + bytes(100), prepare=True)
-
-
 async def test_old_pillow_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """AVIF came to Pillow late."""
     monkeypatch.delitem(Image.OPEN, "AVIF", raising=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from comet_async.errors import ConfigError, MissingExtraError
+from comet_async.errors import ConfigError
 from comet_async.sandbox import Options, Sandbox, serve
 
 if TYPE_CHECKING:
@@ -263,14 +263,6 @@ async def test_a_painter_that_breaks(
     done = await client.finish((await client.create()).data["task_id"])
     assert done["task_status"] == "failed"
     assert "ZeroDivisionError" in caplog.text
-
-
-async def test_needs_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without Pillow the sandbox does not start, and says what to install."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(MissingExtraError, match="sandbox"):
-        async with Sandbox():
-            pass
 
 
 async def test_tells_what_it_knows(start: Start) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -12,7 +11,7 @@ import pytest
 from comet_async._images.load import SourceImage, load
 from comet_async._tools import preview
 from comet_async._tools.preview import render
-from comet_async.errors import InputError, MissingExtraError
+from comet_async.errors import InputError
 from comet_async.geometry import Margins
 
 if TYPE_CHECKING:
@@ -153,14 +152,6 @@ async def test_changed_image(tmp_path: Path, photo: bytes) -> None:
     loaded = await load(path)
     path.write_bytes(photo + b"more")
     with pytest.raises(InputError, match="changed while it was read"):
-        render(loaded, Margins.uniform(0.1))
-
-
-async def test_missing_pillow_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error says what to install."""
-    loaded = await red()
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(MissingExtraError, match=r"comet-async\[images\]"):
         render(loaded, Margins.uniform(0.1))
 
 

@@ -11,7 +11,6 @@ import attrs
 
 from comet_async._images.formats import sniff
 from comet_async._images.prepare import eight_bits
-from comet_async.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,9 +50,7 @@ def make_thumbnail(path: Path, longest: int) -> Thumbnail | None:
             full = image.size
             image.draft("RGB", (longest, longest))  # a JPEG is decoded smaller, and faster
             return _copy(image, full, longest)
-    except MissingExtraError:
-        return None
-    except Exception:  # noqa: BLE001 - decoders raise whatever damaged bytes lead them to
+    except Exception:  # noqa: BLE001 - no pillow-heif; decoders raise whatever bytes lead them to
         return None
 
 
@@ -62,10 +59,8 @@ def _open(file: io.BufferedReader) -> Image:
 
     if sniff(file.peek(_HEAD)[:_HEAD]) != "heic":
         return PIL.Image.open(file)
-    try:
-        from pillow_heif import HeifImageFile  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise MissingExtraError("reading HEIC needs pillow-heif", extra="heif") from None
+    from pillow_heif import HeifImageFile  # noqa: PLC0415 - an extra
+
     heif: Image = HeifImageFile(file)  # type: ignore[no-untyped-call]  # it has no types there
     return heif
 

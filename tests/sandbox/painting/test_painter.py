@@ -15,7 +15,6 @@ from PIL import Image, ImageChops, ImageOps, ImageStat
 
 from comet_async.errors import MissingExtraError
 from comet_async.geometry import Margins
-from comet_async.sandbox._painting import painter
 from comet_async.sandbox._painting.painter import Painting, best_engine, cloudlike_size, paint
 
 if TYPE_CHECKING:
@@ -330,11 +329,3 @@ def test_painting_hides_its_bytes() -> None:
     """A painting's text is short: the file's bytes are not in it."""
     painting = Painting(png=b"secret", width=3, height=2, engine="pillow")
     assert repr(painting) == "Painting(width=3, height=2, engine='pillow')"
-
-
-def test_pillow_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without Pillow the error names the extra to install."""
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(MissingExtraError) as caught:
-        painter.load_photo(b"")
-    assert "comet-async[sandbox]" in str(caught.value)
