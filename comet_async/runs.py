@@ -743,7 +743,7 @@ class FolderItems:
             Item(
                 source=found.source,
                 request=attrs.evolve(self.template, image=found.image),
-                dest=_dest(str(found.stem), self.below),
+                dest=_dest(found.stem, self.below),
                 others=tuple(_dest(name, self.below) for name in found.others),
                 error=found.error,
                 identity=found.identity or _identity(found.image) if found.error is None else None,

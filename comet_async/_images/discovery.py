@@ -18,7 +18,6 @@ import select
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import IO, Any
 
 import attrs
@@ -28,7 +27,9 @@ from comet_async._images.naming import (
     NameRequest,
     fold,
     image_suffix,
+    names_in_folder,
     unique_names,
+    wished_name,
 )
 from comet_async._images.rules import ImageRules
 from comet_async._images.stored import identity_of
@@ -67,16 +68,17 @@ class Found:
     Attributes:
         source: The image as the user named it; below a folder, with the folder's name.
         image: The same, to be loaded.
-        stem: Where its results go: a name without extension, relative to the output folder.
+        stem: Where its results go: a name with "/" and without extension, relative to the output
+            folder.
         error: Why it can't be used, or None.
         plain: The stem that it would have if no other source wanted the same; None if it has it.
         identity: What an object in a store is recognised by.
     """
 
     source: str
-    stem: PurePosixPath
+    stem: str
     error: InputError | None = None
-    plain: PurePosixPath | None = None
+    plain: str | None = None
     identity: FileIdentity | None = None
 
     @property
@@ -93,8 +95,8 @@ class Found:
         if self.plain is None or self.error is not None:
             return ()
         extension = os.path.splitext(self.source)[1][1:]
-        joined = self.plain.with_name(f"{self.plain.name}-{extension}")
-        return tuple(str(each) for each in (self.plain, joined) if each != self.stem)
+        wishes = (self.plain, f"{self.plain}-{extension}")
+        return tuple(each for each in wishes if each != self.stem)
 
 
 @attrs.define(kw_only=True)
@@ -183,6 +185,8 @@ class Selection:
 
 
 def _matches(path: str, patterns: Sequence[str]) -> bool:
+    if not patterns:
+        return False
     path = fold(path)
     name = path.rpartition("/")[2]
     for pattern in patterns:
@@ -292,22 +296,22 @@ class Scan(Iterator[Found]):
         stems, labels = unique_names(files), unique_names(folders.values())
         taken: defaultdict[str, set[str]] = defaultdict(set)  # names, by folder
         for stem in stems.values():
-            taken[fold(str(stem.parent))].add(fold(stem.name))
+            folder, _, name = stem.rpartition("/")
+            taken[fold(folder)].add(fold(name))
         for key, source in named.items():
             if key not in folders:
-                plain = PurePosixPath(wishes[key])
-                shared = plain if plain != stems[key] else None
+                plain = wishes[key] if wishes[key] != stems[key] else None
                 identity = stored[key].identity if key in stored else None
-                yield Found(source=source, stem=stems[key], plain=shared, identity=identity)
+                yield Found(source=source, stem=stems[key], plain=plain, identity=identity)
                 continue
-            base = labels[key] if len(folders) > 1 else PurePosixPath()
+            base = labels[key] if len(folders) > 1 else ""
             if key in stored:
                 yield from self._stored_folder(stored[key], base, taken, named)
             else:
                 yield from self._folder(source, base, taken, named)
 
     def _folder(
-        self, root: str, base: PurePosixPath, taken: Mapping[str, set[str]], named: Collection[str]
+        self, root: str, base: str, taken: Mapping[str, set[str]], named: Collection[str]
     ) -> Iterator[Found]:
         """Yield what is in the folder *root*; its results go below *base*."""
         real = os.path.realpath(root)
@@ -330,19 +334,19 @@ class Scan(Iterator[Found]):
                 files = []
             here = os.path.join(root, inner, "")
             absolute = os.path.join(os.path.abspath(here), "")
-            stems = unique_names(files, taken.get(fold(str(below)), ()))
-            for request in files:
-                if absolute + request.key not in named:
-                    yield _found(here, request, below, stems[request.key])
+            stems = names_in_folder(files, taken.get(fold(below), ()))
+            for name, stem in stems.items():
+                if absolute + name not in named:
+                    yield _found(here, name, below, stem)
             labels = unique_names(map(NameRequest.of_folder, folders))
             for name in reversed(folders):
                 path = os.path.join(inner, name)
                 where = os.path.realpath(os.path.join(root, path))
                 if where != self._out and (not self._selection.follow_links or where not in seen):
                     seen.add(where)
-                    waiting.append((path, below / labels[name]))
+                    waiting.append((path, _join(below, labels[name])))
 
-    def _meets_sources(self, below: PurePosixPath) -> bool:
+    def _meets_sources(self, below: str) -> bool:
         """Return True if results in *below* would be found as sources by the next run."""
         place = os.path.join(self._out, below)
         return bool(self._inside) and self._real(place).startswith(self._inside)
@@ -374,7 +378,7 @@ class Scan(Iterator[Found]):
     def _stored_folder(
         self,
         root: _Stored,
-        base: PurePosixPath,
+        base: str,
         taken: Mapping[str, set[str]],
         named: Collection[str],
     ) -> Iterator[Found]:
@@ -401,15 +405,15 @@ class Scan(Iterator[Found]):
                 problem = "would have its results among the sources, and they would be bought next"
                 yield _refused(here, below, problem, _ELSEWHERE)
                 files = {}
-            requests = [NameRequest.of_name(name) for name in files]
-            stems = unique_names(requests, taken.get(fold(str(below)), ()))
-            for request in requests:
-                if here + request.key not in named:
-                    identity = identity_of(here + request.key, files[request.key])
-                    yield _found(here, request, below, stems[request.key], identity)
+            stems = names_in_folder(files, taken.get(fold(below), ()))
+            for name, stem in stems.items():
+                if here + name not in named:
+                    identity = identity_of(here + name, files[name])
+                    yield _found(here, name, below, stem, identity)
             labels = unique_names(map(NameRequest.of_folder, folders))
             waiting += [
-                (os.path.join(inner, name), below / labels[name]) for name in reversed(folders)
+                (os.path.join(inner, name), _join(below, labels[name]))
+                for name in reversed(folders)
             ]
 
     def _sorted(self, listing: Listing, inner: str) -> tuple[dict[str, ObjectInfo], list[str]]:
@@ -445,12 +449,12 @@ class Scan(Iterator[Found]):
 
     # In a folder --------------------------------------------------------------------------
 
-    def _listing(self, root: str, inner: str, real: str) -> tuple[list[NameRequest], list[str]]:
+    def _listing(self, root: str, inner: str, real: str) -> tuple[list[str], list[str]]:
         """Return the images and the folders in the folder *inner* of *root*, sorted by name.
 
         There are none in an output folder, unless it is *root* itself, which was named.
         """
-        files: list[NameRequest] = []
+        files: list[str] = []
         folders: list[str] = []
         with os.scandir(os.path.join(root, inner)) as entries:
             for entry in entries:
@@ -462,8 +466,8 @@ class Scan(Iterator[Found]):
                 if kind == "folder":
                     folders.append(entry.name)
                 elif kind == "file":
-                    files.append(NameRequest.of_name(entry.name))
-        return sorted(files, key=lambda each: each.key), sorted(folders)
+                    files.append(entry.name)
+        return sorted(files), sorted(folders)
 
     def _kind(self, entry: os.DirEntry[str], path: str, real: str) -> str:
         """Return ``"file"`` or ``"folder"``, or an empty text for what is left out and counted."""
@@ -536,21 +540,22 @@ def _is_system(name: str) -> bool:
 
 
 def _found(
-    here: str,
-    request: NameRequest,
-    below: PurePosixPath,
-    stem: PurePosixPath,
-    identity: FileIdentity | None = None,
+    here: str, name: str, below: str, stem: str, identity: FileIdentity | None = None
 ) -> Found:
-    plain = None if str(stem) == request.name else below / request.name
-    return Found(source=here + request.key, stem=below / stem, plain=plain, identity=identity)
+    wish = wished_name(name)
+    plain = None if stem == wish else _join(below, wish)
+    return Found(source=here + name, stem=_join(below, stem), plain=plain, identity=identity)
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
 
 
 def _leads_out(path: str, root: str) -> bool:
     return not os.path.realpath(path).startswith(os.path.join(root, ""))
 
 
-def _refused(path: str, stem: PurePosixPath, problem: str, hint: str) -> Found:
+def _refused(path: str, stem: str, problem: str, hint: str) -> Found:
     check = ImageRules(source=path)
     return Found(
         source=path, stem=stem, error=check.refuse(problem, limit="a readable image", hint=hint)

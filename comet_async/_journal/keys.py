@@ -7,7 +7,6 @@ how a second run, or a second copy of an image, finds out that it is paid alread
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import math
@@ -26,6 +25,8 @@ _VERSION = 1
 _PREFIX = "ce1-"
 # 26 characters of Base32 are 130 bits: no two images will ever share a key.
 _LENGTH = 26
+_DIGITS = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS = tuple(first + second for first in _DIGITS for second in _DIGITS)  # of ten bits
 PATTERN = rf"{_PREFIX}[a-z2-7]{{{_LENGTH}}}(?:\.(?:[2-9]|[1-9][0-9]+))?"
 """A regular expression for keys made here."""
 
@@ -114,4 +115,6 @@ def _number(value: float) -> str:
 
 
 def _shape(digest: bytes) -> str:
-    return _PREFIX + base64.b32encode(digest[:20]).decode("ascii")[:_LENGTH].lower()
+    # Base32 of the first 130 bits, as base64.b32encode writes it, in a quarter of the time.
+    bits = int.from_bytes(digest[:17], "big") >> 6
+    return _PREFIX + "".join([_PAIRS[bits >> shift & 1023] for shift in range(120, -1, -10)])

@@ -131,11 +131,17 @@ def decoded_destinations(rows: Iterable[Row]) -> dict[str, tuple[Destination, ..
         rows: Key, source, destination, and one of its files: number, name, hash, size and whether
             it is kept; None for each of these without a file. In order.
     """
-    jobs: dict[str, dict[str, Destination]] = {}
+    jobs: dict[str, dict[tuple[str, str], list[SavedFile]]] = {}
     for key, source, dest, number, name, sha256, size, kept in rows:
-        places = jobs.setdefault(key, {})
-        place = places.setdefault(dest, Destination(source=source, dest=dest))
+        files = jobs.setdefault(key, {}).setdefault((source, dest), [])
         if name is not None:
-            file = SavedFile(index=number, name=name, sha256=sha256, size=size, kept=bool(kept))
-            places[dest] = attrs.evolve(place, files=(*place.files, file))
-    return {key: tuple(places.values()) for key, places in jobs.items()}
+            files.append(
+                SavedFile(index=number, name=name, sha256=sha256, size=size, kept=bool(kept))
+            )
+    return {
+        key: tuple(
+            Destination(source=source, dest=dest, files=tuple(files))
+            for (source, dest), files in places.items()
+        )
+        for key, places in jobs.items()
+    }

@@ -540,7 +540,10 @@ def _run(db: sqlite3.Connection, sql: str, *values: object) -> sqlite3.Cursor:
 
 
 def _rows(db: sqlite3.Connection, sql: str, *values: object) -> list[Row]:
-    return [tuple(map(_text, row)) for row in _run(db, sql, *values)]
+    # Rows without bytes, nearly all, are taken as they are.
+    return [
+        tuple(map(_text, row)) if bytes in map(type, row) else row for row in _run(db, sql, *values)
+    ]
 
 
 def _row(db: sqlite3.Connection, sql: str, *values: object) -> Row | None:

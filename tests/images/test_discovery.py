@@ -62,7 +62,7 @@ def test_spelling_of_the_folder_is_kept(source: str) -> None:
     touch("photos/dog.png")
     (found,) = scan([source], out="out")
     assert found.source == found.image == os.path.join(source, "dog.png")  # noqa: PTH118 - text is compared
-    assert found.stem == PurePosixPath("dog")
+    assert found.stem == "dog"
 
 
 def test_what_a_folder_leaves_out() -> None:
@@ -340,9 +340,9 @@ def test_names_stay_inside_and_apart(names: list[str], as_urls: bool) -> None:
     folded = {str(each.stem).casefold() for each in found}
     assert len(folded) == len(found) == len({each.source for each in found})
     for each in found:
-        assert each.stem.parts
-        for part in each.stem.parts:  # none leads up, or to the root
-            assert part not in {".", ".."}
+        assert each.stem
+        for part in each.stem.split("/"):  # none leads up, or to the root
+            assert part not in {"", ".", ".."}
             assert not set(part) & set('<>:"/\\|?*\0\n')
             assert not part.startswith(".")
             assert not part.endswith((".", " "))
@@ -445,7 +445,7 @@ def test_an_earlier_name_is_known() -> None:
     """A file that appears later must not rename the results of another."""
     touch("photos/trip/a.jpg", "photos/trip/a.png", "photos/b.png")
     found = by_source(scan(["photos"], out="out"))
-    assert found["photos/trip/a.jpg"].stem == PurePosixPath("trip/a-jpg")
+    assert found["photos/trip/a.jpg"].stem == "trip/a-jpg"
     assert found["photos/trip/a.jpg"].others == ("trip/a",)
     assert found["photos/b.png"].others == ()
     named = by_source(scan(["photos/trip/a.jpg", "photos/trip/a.png"], out="out"))
