@@ -15,8 +15,8 @@ import math
 import random
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar, runtime_checkable
 
 import attrs
@@ -327,6 +327,18 @@ class RetryBudget:
 
 
 @attrs.define(eq=False)
+class Passage:
+    """One request's way through a `Gate`.
+
+    Attributes:
+        telling: False if what the request met says nothing about the account's other requests, so
+            that the gate stays as it is.
+    """
+
+    telling: bool = True
+
+
+@attrs.define(eq=False)
 class Gate:
     """Holds back all senders of one account after a 429 or an outage.
 
@@ -359,14 +371,8 @@ class Gate:
         """Seconds until the gate lets a request through; 0 while it is open."""
         return max(0.0, self._opens_at - self.clock.monotonic()) if self.failures else 0.0
 
-    @asynccontextmanager
-    async def passage(self) -> AsyncGenerator[None, None]:
-        """Wait at the gate, then send, as `passing` says."""
-        with self.passing(await self.enter()):
-            yield
-
     @contextmanager
-    def passing(self, ticket: int) -> Generator[None, None, None]:
+    def passing(self, ticket: int) -> Generator[Passage, None, None]:
         """Send; what the body raises decides whether the gate closes.
 
         It closes for errors that the account's other requests would meet as well: too many
@@ -374,16 +380,26 @@ class Gate:
 
         Args:
             ticket: From `enter` or `try_enter`.
+
+        Yields:
+            The passage, on which the body notes if it shows nothing.
         """
+        passage = Passage()
         try:
-            yield
+            yield passage
         except (RateLimitError, ServerError, NotSentError) as error:
-            self.failed(error, ticket)
+            if passage.telling:
+                self.failed(error, ticket)
+            else:
+                self._leave(ticket)
             raise
         except BaseException:
             self._leave(ticket)
             raise
-        self._succeeded(ticket)
+        if passage.telling:
+            self._succeeded(ticket)
+        else:
+            self._leave(ticket)
 
     def failed(self, error: CometError, ticket: int | None = None) -> float:
         """Close the gate because of *error*; return the seconds until it opens.

@@ -259,7 +259,7 @@ class Account:
         accepted = False
         while not accepted:
             with contextlib.suppress(type(self.error)):
-                async with self.gate.passage():
+                with self.gate.passing(await self.gate.enter()):
                     self.sent.append(self.clock.monotonic())
                     await self.clock.sleep(0.1)
                     if self.clock.monotonic() < self.until:
@@ -288,12 +288,12 @@ async def test_the_gate_waits_as_long_as_the_server_asks(clock: VirtualClock) ->
 
     async def refused(after: float, wanted: float | None) -> None:
         with contextlib.suppress(RateLimitError):
-            async with gate.passage():
+            with gate.passing(await gate.enter()):
                 await clock.sleep(after)
                 raise RateLimitError("slow", retry_after=wanted)
 
     await asyncio.gather(refused(0.1, None), refused(0.2, 30.0))
-    async with gate.passage():
+    with gate.passing(await gate.enter()):
         assert clock.monotonic() - began >= 30.0
     assert gate.failures == 0
 
@@ -303,7 +303,7 @@ async def test_a_success_from_before_does_not_open_the_gate(clock: VirtualClock)
     gate = Gate(clock)
 
     async def accepted() -> None:
-        async with gate.passage():
+        with gate.passing(await gate.enter()):
             await clock.sleep(0.5)
 
     early = asyncio.create_task(accepted())
@@ -319,7 +319,7 @@ async def test_a_cancelled_trial_makes_room_for_another(clock: VirtualClock) -> 
     gate.failed(ServerError("down"))
 
     async def hang() -> None:
-        async with gate.passage():
+        with gate.passing(await gate.enter()):
             await asyncio.Event().wait()
 
     trial = asyncio.create_task(hang())
@@ -330,9 +330,9 @@ async def test_a_cancelled_trial_makes_room_for_another(clock: VirtualClock) -> 
     await clock.sleep(1.0)
     second.cancel()
     with pytest.raises(InputError):
-        async with gate.passage():
+        with gate.passing(await gate.enter()):
             raise InputError("refused for what it says")
-    async with gate.passage():
+    with gate.passing(await gate.enter()):
         pass
     assert gate.failures == 0
     await asyncio.gather(trial, second, return_exceptions=True)
@@ -343,9 +343,25 @@ async def test_a_failed_trial_closes_the_gate_for_longer(clock: VirtualClock) ->
     gate = Gate(clock, Backoff.of(lambda state: 10.0 * state.attempt_number))
     for expected in (10.0, 20.0, 30.0):
         with pytest.raises(ServerError):
-            async with gate.passage():
+            with gate.passing(await gate.enter()):
                 raise ServerError("down")
         assert gate.remaining == pytest.approx(expected, abs=4.0)
+
+
+@pytest.mark.parametrize("error", [None, RateLimitError("slow")], ids=["accepted", "refused"])
+async def test_what_shows_nothing_leaves_the_gate(
+    error: CometError | None, clock: VirtualClock
+) -> None:
+    """The next request has the trial, and the gate is neither open nor closed for longer."""
+    gate = Gate(clock)
+    gate.failed(ServerError("down"))
+    with contextlib.suppress(RateLimitError), gate.passing(await gate.enter()) as passage:
+        passage.telling = False
+        if error is not None:
+            raise error
+    assert gate.failures == 1
+    assert gate.try_enter() is not None
+    assert gate.try_enter() is None
 
 
 def test_a_gate_serves_several_loops() -> None:
@@ -355,13 +371,13 @@ def test_a_gate_serves_several_loops() -> None:
     inside, leave = threading.Event(), threading.Event()
 
     async def first() -> None:
-        async with gate.passage():
+        with gate.passing(await gate.enter()):
             inside.set()
             await asyncio.to_thread(leave.wait)
             order.append("first")
 
     async def second() -> None:
-        async with gate.passage():
+        with gate.passing(await gate.enter()):
             order.append("second")
 
     thread = threading.Thread(target=lambda: asyncio.run(first()))

@@ -48,14 +48,6 @@ class _NoSlotError(ConcurrencyLimitError):
     """All slots of the quota that the workers of a journal share are in use."""
 
 
-class _ShowsNothingError(Exception):
-    """Leaves the gate as it is: what the request met says nothing about the others."""
-
-    def __init__(self, result: Job | ConcurrencyLimitError) -> None:
-        super().__init__()
-        self.result = result
-
-
 @attrs.define(eq=False)
 class Sender:
     """Sends the paid requests of one batch.
@@ -177,27 +169,17 @@ class Sender:
     async def _pass(self, call: Call, record: JobRecord, body: Body, begin: float) -> Job:
         """Send once, when the gate that all senders share lets the request through."""
         ticket = await self._ticket(record, begin)
-        try:
-            with self.active.services.health.gate.passing(ticket):
-                self._check(call, record)
-                return await self._once(record, body)
-        except _ShowsNothingError as error:
-            result = error.result
-        if isinstance(result, Job):
-            return result
-        raise result
-
-    async def _once(self, record: JobRecord, body: Body) -> Job:
-        try:
-            job = await self._shielded(record, body)
-        except ConcurrencyLimitError as error:
-            # While others of ours run, a slot becomes free when one of them ends.
-            if isinstance(error, _NoSlotError) or self.active.slots.used > record.n:
-                raise _ShowsNothingError(error) from None
-            raise
-        if job.record.state is not JobState.SUBMITTED:
-            raise _ShowsNothingError(job)
-        return job
+        with self.active.services.health.gate.passing(ticket) as passage:
+            self._check(call, record)
+            try:
+                job = await self._shielded(record, body)
+            except ConcurrencyLimitError as error:
+                # While others of ours run, a slot becomes free when one of them ends.
+                ours = isinstance(error, _NoSlotError) or self.active.slots.used > record.n
+                passage.telling = not ours
+                raise
+            passage.telling = job.record.state is JobState.SUBMITTED
+            return job
 
     async def _ticket(self, record: JobRecord, begin: float) -> int:
         """Wait at the gate that all senders share; return the ticket for its passage."""
