@@ -5,7 +5,7 @@ Nothing here repeats a paid request, waits, or keeps anything but the offset of 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from functools import partial
 from typing import TypeVar
 
@@ -63,7 +63,7 @@ class Submission:
     """When a paid request was on its way, on the monotonic clock.
 
     Attributes:
-        sent: When it was sent.
+        sent: When it was sent; the first time, if its token had to be renewed.
         answered: When its answer came.
     """
 
@@ -119,26 +119,9 @@ class Api:
             CometError: As `comet_async._http.transport.Transport.post` and
                 `comet_async._wire.decode.decode_created` say; ``sent`` says whether it left.
         """
-        url = self.gateway.collection(kind)
-
-        sent = 0.0
-
-        def send() -> Awaitable[Reply]:
-            nonlocal sent
-            sent = self.clock.monotonic()
-            return self.transport.post(
-                url, self.credentials, body, external_task_id=external_task_id
-            )
-
-        def decode(reply: Reply) -> Task:
-            return decode_created(
-                reply,
-                kind=kind.name,
-                external_task_id=external_task_id,
-                now=self.clock.time(),
-            )
-
-        task = await self._exchange(send, decode)
+        decode = partial(decode_created, kind=kind.name, external_task_id=external_task_id)
+        url, sent = self.gateway.collection(kind), self.clock.monotonic()
+        task = await self._exchange(url, decode, body=body, external_task_id=external_task_id)
         self.submissions.add(task.id, Submission(sent, self.clock.monotonic()))
         return task
 
@@ -160,11 +143,8 @@ class Api:
                 value=task_id,
                 limit="text without slashes",
             )
-
-        def decode(reply: Reply) -> Task:
-            return decode_task(reply, kind=kind.name, task_id=task_id, now=self.clock.time())
-
-        return await self._get(self.gateway.task(kind, task_id), decode, timeout)
+        decode = partial(decode_task, kind=kind.name, task_id=task_id)
+        return await self._exchange(self.gateway.task(kind, task_id), decode, timeout=timeout)
 
     async def find(
         self, external_task_id: str, *, kind: TaskKind, form: LookupForm = "path"
@@ -177,16 +157,8 @@ class Api:
         Raises:
             CometError: As `comet_async._wire.decode.decode_task` says.
         """
-
-        def decode(reply: Reply) -> Task:
-            return decode_task(
-                reply,
-                kind=kind.name,
-                external_task_id=external_task_id,
-                now=self.clock.time(),
-            )
-
-        return await self._get(self.gateway.lookup(kind, external_task_id, form), decode, None)
+        decode = partial(decode_task, kind=kind.name, external_task_id=external_task_id)
+        return await self._exchange(self.gateway.lookup(kind, external_task_id, form), decode)
 
     async def page(
         self, number: int, size: int, *, kind: TaskKind, timeout: float | None = None
@@ -205,13 +177,8 @@ class Api:
         """
         for field, value, most in (("page", number, MAX_PAGE), ("size", size, MAX_PAGE_SIZE)):
             check_number(field, value, least=1, most=most, whole=True)
-
-        def decode(reply: Reply) -> TaskPage:
-            return decode_page(
-                reply, kind=kind.name, number=number, size=size, now=self.clock.time()
-            )
-
-        return await self._get(self.gateway.page(kind, number, size), decode, timeout)
+        decode = partial(decode_page, kind=kind.name, number=number, size=size)
+        return await self._exchange(self.gateway.page(kind, number, size), decode, timeout=timeout)
 
     async def fetch(self, url: URL, *, timeout: float | None = None) -> Reply:
         """Get anything from the gateway with the key; return its answer, whatever its status.
@@ -223,34 +190,53 @@ class Api:
         Raises:
             CometError: As `comet_async._http.transport.Transport.get` says.
         """
-        limit = timeout if timeout is not None else self.transport.timeouts.request
-        reply = await self.transport.get(url, self.credentials, timeout=limit)
-        return _without(self._secrets, reply)
-
-    def _get(self, url: URL, decode: Callable[[Reply], T], timeout: float | None) -> Awaitable[T]:
-        limit = timeout if timeout is not None else self.transport.timeouts.request
-        send = partial(self.transport.get, url, self.credentials, timeout=limit)
-        return self._exchange(send, decode)
+        return _without(self._secrets, await self._send(url, timeout))
 
     async def _exchange(
-        self, send: Callable[[], Awaitable[Reply]], decode: Callable[[Reply], T]
+        self,
+        url: URL,
+        decode: partial[T],
+        *,
+        timeout: float | None = None,
+        body: Body | None = None,
+        external_task_id: str = "",
     ) -> T:
-        """Send, and decode the answer; once more if only the token was too old or too young."""
-        result = self._read(decode, reply := await send())
+        """Send, and decode the answer; once more if only the token was too old or too young.
+
+        Args:
+            url: Where to.
+            decode: Called with the answer, and the time when it came.
+            timeout: Seconds for a GET; the transport's own limit by default.
+            body: What to POST, and pay for; None to GET.
+            external_task_id: Our own id of what is paid for.
+        """
+        reply = await self._send(url, timeout, body, external_task_id)
+        result = self._read(decode, reply)
         if isinstance(result, AuthenticationError) and self._may_renew(result, reply):
-            result = self._read(decode, await send())
+            result = self._read(decode, await self._send(url, timeout, body, external_task_id))
         del reply  # the frames of an error must not show what the server echoed
         if isinstance(result, CometError):
             raise result
         return result
 
-    def _read(self, decode: Callable[[Reply], T], reply: Reply) -> T | CometError:
+    def _send(
+        self, url: URL, timeout: float | None, body: Body | None = None, external_task_id: str = ""
+    ) -> Awaitable[Reply]:
+        """Return the answer to one POST of *body*, or to a GET if there is none."""
+        if body is not None:
+            return self.transport.post(
+                url, self.credentials, body, external_task_id=external_task_id
+            )
+        limit = self.transport.timeouts.request if timeout is None else timeout
+        return self.transport.get(url, self.credentials, timeout=limit)
+
+    def _read(self, decode: partial[T], reply: Reply) -> T | CometError:
         """Return what *decode* returns or raises, without any key that the server echoed.
 
         An error loses its traceback: the variables in it hold what the server wrote.
         """
         try:
-            return decode(_without(self._secrets, reply))
+            return decode(_without(self._secrets, reply), now=self.clock.time())
         except CometError as caught:
             error = caught.with_traceback(None)
         _redact_fields(error, self._secrets)
