@@ -11,8 +11,6 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
-    Awaitable,
-    Callable,
     Generator,
     Iterable,
     Iterator,
@@ -79,8 +77,6 @@ _PAGE = 64
 
 Root: TypeAlias = Path | str
 """Below what results are saved: a folder, or an address in a store without a final slash."""
-
-Recall = Callable[[Sequence[Item]], Awaitable[list[Item]]]
 
 JournalLike = str | os.PathLike[str] | Journal | None
 
@@ -213,7 +209,7 @@ class Run:
                 self._stopped, self._batch = batch.stopped, None
 
     def _each(self, batch: Batch) -> AsyncGenerator[Item, None]:
-        return batch.unfinished() if self._items is None else self._items.each(batch.recall)
+        return batch.unfinished() if self._items is None else batch.recognised(self._items.pages())
 
     async def plan(self) -> AsyncGenerator[tuple[Item, Planned | CometError], None]:
         """Yield what a run would do with each image; nothing is written, sent or paid."""
@@ -674,8 +670,8 @@ class RequestItems:
     named: bool
     below: Root | None = None
 
-    async def each(self, recall: Recall) -> AsyncGenerator[Item, None]:  # noqa: ARG002 - as of `FolderItems`
-        """Yield the items; *recall* is not used, because requests come one at a time."""
+    async def pages(self) -> AsyncGenerator[list[Item], None]:
+        """Yield each item as a page of its own: requests come one at a time."""
         number = 0
         async for request in _each(self.requests):
             number += 1
@@ -683,7 +679,7 @@ class RequestItems:
             stem = Path(source).stem if not source.startswith("<") else request.kind.name
             safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in stem).strip(".")[:100]
             dest = _dest(f"{number:05d}-{safe}", self.below) if self.named else None
-            yield Item(source=source, request=request, dest=dest)
+            yield [Item(source=source, request=request, dest=dest)]
 
 
 async def _each(
@@ -720,8 +716,8 @@ class FolderItems:
     below: Root | None = None
     skipped: SkipReport = attrs.field(factory=SkipReport)
 
-    async def each(self, recall: Recall) -> AsyncGenerator[Item, None]:
-        """Yield the items while the sources are read, with what *recall* knows of them."""
+    async def pages(self) -> AsyncGenerator[list[Item], None]:
+        """Yield the items, some at a time, while the sources are read."""
         loop = asyncio.get_running_loop()
         scanned = scan(
             self.sources,
@@ -732,8 +728,7 @@ class FolderItems:
         )
         try:
             while page := await loop.run_in_executor(None, self._page, scanned):
-                for item in await recall(page):
-                    yield item
+                yield page
         finally:
             scanned.close()  # a thread may be waiting for the standard input
 

@@ -118,7 +118,7 @@ class Item:
             that an earlier run left unfinished.
         images: The images of a parked job.
         identity: What its file may be recognised by.
-        planned: What `Batch.recall` found out without reading its file.
+        planned: What `Batch.recognised` found out without reading its file.
         outcome: Its outcome, if there is nothing left to do.
     """
 
@@ -331,13 +331,21 @@ class Batch:
 
     # Recognising what is known ------------------------------------------------------------
 
-    async def recall(self, page: Sequence[Item]) -> list[Item]:
-        """Return *page* with all that is known of items whose files are unchanged."""
+    async def recognised(
+        self, pages: AsyncGenerator[list[Item], None]
+    ) -> AsyncGenerator[Item, None]:
+        """Yield the items of *pages* with all that is known of those whose files are unchanged."""
+        async with aclosing(pages):
+            async for page in pages:
+                for item in await self._recall(page):
+                    yield item
+
+    async def _recall(self, page: Sequence[Item]) -> Sequence[Item]:
         files = {item.identity.path: item.identity for item in page if item.identity is not None}
         images = await self.memory.recall(files)
         if not images:
-            return list(page)
-        known = [self._recognised(item, images) for item in page]
+            return page
+        known = [self._plan_unread(item, images) for item in page]
         if self.retry_failed:
             return known
         return await self.finished(known)
@@ -348,7 +356,7 @@ class Batch:
         saved = await self.active.journal.saved(keys - {""})
         return await self._with_files([self._with_record(item, saved) for item in items])
 
-    def _recognised(self, item: Item, images: Mapping[str, SourceImage]) -> Item:
+    def _plan_unread(self, item: Item, images: Mapping[str, SourceImage]) -> Item:
         """Return *item* planned without reading its file, if that is possible."""
         image = None if item.identity is None else images.get(item.identity.path)
         request = item.request
