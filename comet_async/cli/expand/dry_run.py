@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
+from comet_async._images.naming import output_name
 from comet_async._journal.states import JobState
 from comet_async._tools.amounts import money
 from comet_async.cli import journal_files
@@ -70,7 +72,7 @@ class Step:
         word: The plan in a word.
         images: How many images it would buy.
         first: The source whose image it equals, or None.
-        files: Where its images are already.
+        files: Where its images are, or would be.
         error: Why it is refused, or None.
         task_id: The server's id of its task, if there is one.
         key: Our own id of its task.
@@ -94,7 +96,7 @@ class _Forecast:
     counts: Counter[str] = attrs.field(factory=Counter)
     images: int = 0
     jobs: int = 0
-    rows: list[tuple[str, str, str]] = attrs.field(factory=list)
+    rows: list[tuple[str, str, str, str]] = attrs.field(factory=list)
     left_out: str = ""
     _first: dict[str, str] = attrs.field(factory=dict)
 
@@ -103,7 +105,7 @@ class _Forecast:
         if isinstance(planned, CometError):
             return Step(source=source, word="invalid", error=planned)
         if planned.already_satisfied:
-            return Step(source=source, word="copy")
+            return Step(source=source, word="copy", files=kept.expected(planned))
         record = planned.record
         word = "new" if record is None else _STATES.get(record.state, "resume")
         first = self._first.setdefault(planned.key, source)
@@ -114,7 +116,7 @@ class _Forecast:
             word="same" if same else word,
             images=0 if word != "new" or same or request is None else request.n,
             first=first if first != source else None,
-            files=await kept.of(planned) if word == "done" else (),
+            files=() if word == "failed" else await kept.of(planned),
             task_id=None if record is None else record.task_id,
             key=planned.key or None,
         )
@@ -125,7 +127,8 @@ class _Forecast:
         self.images += step.images
         self.jobs += bool(step.images)
         if len(self.rows) < _LISTED:
-            self.rows.append((step.word, shown(step.source), self._meaning(step)))
+            files = _span(step.files)
+            self.rows.append((step.word, shown(step.source), files, self._meaning(step)))
 
     def _meaning(self, step: Step) -> str:
         if step.error is not None:
@@ -136,23 +139,49 @@ class _Forecast:
         return meaning.format(first=shown(step.first or ""))
 
 
+def _span(files: Sequence[Path]) -> str:
+    """Return the names of one source's images, briefly."""
+    if not files:
+        return "-"
+    last = f" … {files[-1].name}" if len(files) > 1 else ""
+    return shown(str(files[0])) + shown(last)
+
+
 @attrs.frozen
 class Files:
-    """Finds what earlier runs saved."""
+    """Finds what earlier runs saved, and names what a run would save."""
 
     journal: Journal
     out: Path
+    full: bool  # as the names are in a journal that may serve several folders
 
     async def of(self, planned: Planned) -> tuple[Path, ...]:
-        """Return the files of a job that is done, at this source's destination."""
+        """Return the files at this source's destination: those of a job that is done, if any."""
         dest = planned.item.dest
-        return tuple(
+        kept = tuple(
             self.out / file.name
             for place in await self.journal.destinations(planned.key)
             if dest is not None and place.dest in {dest, str(self.out.absolute() / dest)}
             for file in place.files
             if file.kept
         )
+        return kept or self.expected(planned)
+
+    def expected(self, planned: Planned) -> tuple[Path, ...]:
+        """Return the files that a run would save.
+
+        Only the extension is a guess, unless the image is copied: it will follow the content of
+        the result, which so far has been PNG.
+        """
+        dest, n, format_ = planned.item.dest, planned.item.wanted.n, "png"
+        if planned.already_satisfied:
+            (image,) = planned.images.values()
+            n, format_ = 1, image.format or format_
+        if dest is None:
+            return ()
+        root = self.out.absolute()
+        paths = (root / output_name(dest, index, n, format_) for index in range(n))
+        return tuple(path if self.full else self.out / path.relative_to(root) for path in paths)
 
 
 async def show(plan: ExpandPlan, endpoint: Endpoint, screen: Screen, *, free: bool) -> int:
@@ -172,7 +201,7 @@ async def show(plan: ExpandPlan, endpoint: Endpoint, screen: Screen, *, free: bo
         if free:
             await journal_files.abandon_ended_sandbox_jobs(journal, now=SYSTEM_CLOCK.time())
             plan = attrs.evolve(plan, options={**plan.options, "retry_failed": True})
-        kept = Files(journal, plan.out)
+        kept = Files(journal, plan.out, full=plan.own_journal is not None)
         async with CometSession(
             endpoint.credentials, gateway=endpoint.gateway, journal=journal
         ) as comet:
@@ -205,7 +234,8 @@ def _record(step: Step, usd: Decimal, screen: Screen) -> dict[str, object]:
 
 def _summary(forecast: _Forecast, plan: ExpandPlan, screen: Screen) -> None:
     if not screen.json:
-        screen.table(("plan", "source", "reason"), forecast.rows, long=("source", "reason"))
+        titles = ("plan", "source", "file", "reason")
+        screen.table(titles, forecast.rows, long=titles[1:])
         if forecast.counts.total() > len(forecast.rows):
             screen.say(f"… and {forecast.counts.total() - len(forecast.rows):,} more")
     counts = [f"{forecast.counts[word]:,} {word}" for word in _MEANINGS if forecast.counts[word]]

@@ -6,10 +6,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from comet_async.cli.expand.dry_run import _LISTED
 from comet_async.journal import SqliteJournal
 from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import Sandbox
+from tests.support.images import make_png
 
 Command = Callable[..., Awaitable[Any]]  # the fixture `comet`
 
@@ -23,7 +26,7 @@ async def test_sends_and_writes_nothing(comet: Command, photos: Path) -> None:
     assert ended.status == 0
     assert "plan: 3 new; nothing was sent and nothing was written" in ended.err
     assert "would buy 3 images: about $0.084 ($0.028 each, an estimate, not a bill)" in ended.err
-    assert ended.out.splitlines()[0] == "plan\tsource\treason"
+    assert ended.out.splitlines()[0] == "plan\tsource\tfile\treason"
     assert not out.exists()
 
 
@@ -39,13 +42,40 @@ async def test_json(comet: Command, photos: Path) -> None:
         "source": str(photos / "dog.png"),
         "outcome": "pending",
         "task_id": None,
-        "files": [],
+        "files": [str(out / "dog-0.png"), str(out / "dog-1.png")],
         "error": None,
         "billed": False,
         "same_as": None,
         "plan": "new",
         "estimate_usd": "0.056",
     }
+
+
+@pytest.mark.usefixtures("sandbox")
+@pytest.mark.parametrize("journal", [(), ("--journal", "jobs.sqlite3")])
+async def test_the_files_are_those_that_the_run_saves(
+    comet: Command, photos: Path, journal: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each source has the names that the run gives its results then, in the same form."""
+    monkeypatch.chdir(photos.parent)
+    (photos / "dog.jpg").write_bytes(b"no image")  # takes no name away, but changes one
+    (photos / "square.png").write_bytes(make_png(320, 320))  # copied
+    words = ("expand", photos.name, "--out", "wide", "--to", "1:1", *journal, "--json")
+    planned = await comet(*words, "--dry-run")
+    done = await comet(*words)
+    again = await comet(*words, "--dry-run")
+    files = [
+        {line["source"]: line["files"] for line in run.lines} for run in (planned, done, again)
+    ]
+    assert files[0] == files[1] == files[2]
+    assert [len(names) for names in files[0].values()].count(1) == 4
+
+
+async def test_several_files_of_a_source(comet: Command, photos: Path) -> None:
+    """The table names the first and the last."""
+    words = ("expand", photos / "dog.png", "--out", photos.parent / "wide", *SHAPE, "-n", 4)
+    ended = await comet(*words, "--dry-run")
+    assert f"{photos.parent / 'wide'}/dog-0.png … dog-3.png\twill be sent" in ended.out
 
 
 async def test_knows_what_is_done(comet: Command, sandbox: Sandbox, photos: Path) -> None:
@@ -77,7 +107,7 @@ async def test_bad_images_are_in_the_plan(comet: Command, photos: Path) -> None:
     assert ended.outcomes == {"pending": 3, "invalid": 1}
     ended = await comet("expand", photos, "--out", out, *SHAPE, "--dry-run")
     (line,) = [line for line in ended.out.splitlines() if line.startswith("invalid")]
-    assert "bad.png\tis text, not a PNG or JPEG; the type is detected from the content" in line
+    assert "bad.png\t-\tis text, not a PNG or JPEG; the type is detected from the content" in line
 
 
 async def test_equal_images_cost_once(comet: Command, photos: Path) -> None:
