@@ -104,11 +104,19 @@ def describe(exc: Exception, url: URL) -> TransportFailure:
     """Return what is worth keeping of *exc*, met on the way to *url*."""
     names = [cls.__name__ for cls in type(exc).__mro__]
     row = next(FAILURES[name] for name in names if name in FAILURES)
-    reason = getattr(getattr(exc, "os_error", None), "strerror", None) or names[0]
+    reason = _system_reason(getattr(exc, "os_error", None)) or names[0]
     if names[0] == "ClientHttpProxyError":
         reason = f"HTTP {getattr(exc, 'status', 0)}"
     # The raw host: to decode it can fail.
     return attrs.evolve(row, text=f"{row.text} ({url.raw_host}:{url.port}, {reason})")
+
+
+def _system_reason(error: OSError | None) -> str | None:
+    """Return why no connection was made, in the system's words and not in asyncio's."""
+    reason: str | None = getattr(error, "strerror", None)
+    if error is not None and error.errno and (reason or "").startswith("Connect call failed"):
+        return os.strerror(error.errno)
+    return reason
 
 
 MAX_REPLY = 2 * 1024 * 1024

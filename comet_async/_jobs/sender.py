@@ -120,6 +120,12 @@ class Sender:
             raise _not_sent(self.stopped, record.key)
         call.deadline.check()
 
+    def _patience(self) -> float:
+        """Return the seconds for which this batch tries to reach the server."""
+        if not self.options.single:
+            return self.active.services.health.patience
+        return 0.0 if self.options.busy == "raise" else UNREACHED
+
     def _give_up(self, error: CometError, begin: float) -> None:
         """Decide whether to try again after *error*.
 
@@ -170,7 +176,9 @@ class Sender:
         """Send once, when the gate that all senders share lets the request through."""
         ticket = await self._ticket(record, begin)
         with self.active.services.health.gate.passing(ticket) as passage:
+            passage.telling = False  # a refusal of ours is no failure of the server's
             self._check(call, record)
+            passage.telling = True
             try:
                 job = await self._shielded(record, body)
             except ConcurrencyLimitError as error:
@@ -297,7 +305,7 @@ class Sender:
             raise error
         # Nothing was accepted: the server or the network said so, or the file changed.
         await self.active.move(record, JobState.PLANNED, error.message, error)
-        health.failed(error)
+        health.failed(error, self._patience())
         if isinstance(error, ConcurrencyLimitError):
             await self.active.refused_for_concurrency()
         if error.account_wide or isinstance(error, ConfigError):

@@ -25,8 +25,9 @@ from comet_async.waiter import NotificationSource, TaskWaiter
 
 logger = logging.getLogger("comet_async")
 
-FIRST_CONTACT = 40.0
-"""Seconds after which a server that was never reached is given up: a wrong address."""
+FIRST_CONTACT = 25.0
+"""Seconds after which a server that was never reached is given up: a wrong address. A network that
+is just coming up, on a machine that woke from sleep, does not take longer."""
 
 LASTING = 300.0
 """Seconds after which a server that was reached before, and no longer answers, is given up."""
@@ -75,16 +76,22 @@ class ServerHealth:
         with self._lock:
             self._reached, self._unreachable, self._lost = True, None, 0
 
-    def failed(self, error: CometError) -> None:
-        """Record that a request was not accepted because of *error*."""
+    def failed(self, error: CometError, patience: float) -> None:
+        """Record that a request was not accepted because of *error*.
+
+        Args:
+            error: Why.
+            patience: Seconds for which the caller will try to reach the server.
+        """
         if not isinstance(error, NotSentError):
             self.answered()
             return
         with self._lock:
-            if self._unreachable is None:
-                logger.warning("can't reach the server (%s); retrying", error.message)
-                self._unreachable = self.clock.monotonic(), error
-            self._unreachable = self._unreachable[0], error
+            first = self._unreachable is None
+            since = self.clock.monotonic() if self._unreachable is None else self._unreachable[0]
+            self._unreachable = since, error
+        if first and patience:
+            logger.warning("%s; retrying for about %.0f s", error.message, patience)
 
     def lost(self, error: CometError, settle: float) -> None:
         """Record that the answer to a request was lost: it may have been accepted.
@@ -107,12 +114,17 @@ class ServerHealth:
         """Why the server can't be reached at present, or None."""
         return None if self._unreachable is None else self._unreachable[1]
 
+    @property
+    def patience(self) -> float:
+        """Seconds for which a run tries to reach a server that does not answer."""
+        return LASTING if self._reached else FIRST_CONTACT
+
     def given_up(self) -> CometError | None:
         """Return why a run should send nothing more, or None."""
         now = self.clock.monotonic()
         if self._unreachable is not None:
             since, error = self._unreachable
-            return error if now - since > (LASTING if self._reached else FIRST_CONTACT) else None
+            return error if now - since > self.patience else None
         if now - self._lost_at > COOL_DOWN:
             return None
         if not self.gate.trusted and self._lost >= LOST_AT_FIRST:

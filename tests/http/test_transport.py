@@ -458,13 +458,14 @@ async def test_another_process_is_refused() -> None:
 
 
 async def test_unreachable_read_is_not_sent() -> None:
-    """A GET to where nobody listens says that nothing was sent."""
+    """A GET to where nobody listens says that nothing was sent, and why, in the system's words."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     async with transport() as made:
-        with pytest.raises(NotSentError):
+        with pytest.raises(NotSentError) as caught:
             await made.get(URL(f"http://127.0.0.1:{port}/"), None, timeout=5)
+    assert caught.value.message == f"can't connect (127.0.0.1:{port}, Connection refused)"
 
 
 @pytest.mark.parametrize("status", [301, 302, 307])

@@ -17,7 +17,13 @@ from comet_async._jobs.admission import ConcurrencyLimiter
 from comet_async._jobs.batch import Batch, Item
 from comet_async._jobs.calls import JobOptions
 from comet_async._jobs.runner import JobRunner, Loader
-from comet_async._jobs.services import COOL_DOWN, LOST_AT_FIRST, ServerHealth, Services
+from comet_async._jobs.services import (
+    COOL_DOWN,
+    FIRST_CONTACT,
+    LOST_AT_FIRST,
+    ServerHealth,
+    Services,
+)
 from comet_async._journal.memory import MemoryJournal
 from comet_async.config import Timeouts
 from comet_async.errors import (
@@ -126,6 +132,7 @@ class Buyer:
     callback: str | None = None
     loader: FakeLoader = attrs.field(factory=lambda: FakeLoader(prepare=False, private=False))
     options: JobOptions = attrs.field(factory=lambda: JobOptions(single=True, until_submitted=True))
+    workers: int = 4
     active: ActiveJobs = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -148,7 +155,7 @@ class Buyer:
     def batch(self, **options: Any) -> Batch:
         """Return a batch."""
         runner = JobRunner(self.active, attrs.evolve(self.options, **options), self.loader)
-        return Batch(runner=runner, loader=self.loader, saver=None, workers=4)
+        return Batch(runner=runner, loader=self.loader, saver=None, workers=self.workers)
 
     async def submit(self, request: TaskRequest = REQUEST) -> Task:
         """Return the task that *request* makes."""
@@ -298,6 +305,34 @@ async def test_many_callers_learn_of_a_dead_server_soon(many: int, buyer: Make) 
     assert {type(result) for result, _ in results} == {NotSentError}
     assert max(seconds for _, seconds in results) < 20
     assert len(one.api.sent) < 20
+
+
+@pytest.mark.parametrize("many", [1, 16])
+async def test_a_run_leaves_a_dead_server_soon(
+    many: int, buyer: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line says how long it tries; no image waits for a turn of its own after that."""
+    one = buyer([NotSentError("refused")])
+    one.workers = many
+    begin = asyncio.get_running_loop().time()
+    outcomes = await one.run(many)
+    assert asyncio.get_running_loop().time() - begin < FIRST_CONTACT + 2 * 8.5
+    assert {type(outcome.error) for outcome in outcomes} == {NotSentError}
+    assert len(outcomes) == many
+    warnings = [record.message for record in caplog.records if record.name == "comet_async"]
+    assert warnings.count("refused; retrying for about 25 s") == 1
+
+
+async def test_no_retry_is_promised_to_a_caller_who_wants_none(
+    buyer: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With ``busy="raise"`` there is one attempt, and no word about more."""
+    one = buyer([NotSentError("refused")])
+    one.options = attrs.evolve(one.options, busy="raise")
+    with pytest.raises(NotSentError):
+        await one.submit()
+    assert len(one.api.sent) == 1
+    assert "retrying" not in caplog.text
 
 
 @pytest.mark.parametrize(
