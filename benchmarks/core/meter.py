@@ -8,7 +8,6 @@ import gc
 import resource
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import attrs
@@ -79,12 +78,7 @@ class LoopLag:
         self._task = asyncio.create_task(self._look())
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         """Stop."""
         if self._task is not None:
             self._task.cancel()

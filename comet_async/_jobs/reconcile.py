@@ -124,7 +124,7 @@ class TaskLookup:
             if answer.task is not None:
                 # Another task, or one that does not name its external id: believed only if
                 # this lookup distinguishes ids.
-                if answer.task.external_task_id is None and await self._tells_apart(
+                if answer.task.external_task_id is None and await self.tells_apart(
                     kind, form, known
                 ):
                     return Finding(verdict=Verdict.FOUND, task=answer.task)
@@ -132,6 +132,23 @@ class TaskLookup:
                 absent = True
         verdict = Verdict.ABSENT if absent else Verdict.UNKNOWN
         return Finding(verdict=verdict, silent=silent)
+
+    async def tells_apart(self, kind: TaskKind, form: str, known: Known) -> bool:
+        """Return True if a lookup finds the known task, and nothing for an id never used.
+
+        A gateway that ignores the id shows whatever it has, perhaps that very task.
+
+        Args:
+            kind: The task's kind.
+            form: One of the gateway's lookup forms, or ``"list"``.
+            known: A task that exists.
+
+        Raises:
+            AuthenticationError: The key was refused.
+            AccountError: The account may not use the API.
+        """
+        nothing = await self._look_up(kind, random_key(), form)
+        return nothing.verdict is Verdict.ABSENT and await self._finds(kind, form, known)
 
     async def _notified(self, kind: TaskKind, key: str) -> Task | None:
         """Return the task that a notification names for our id, if the server confirms it."""
@@ -173,11 +190,6 @@ class TaskLookup:
             return False
         # A list is searched by us, so it must name our ids; elsewhere the server searches.
         return task.external_task_id == known.key or (form != "list" and task.id == known.task_id)
-
-    async def _tells_apart(self, kind: TaskKind, form: str, known: Known) -> bool:
-        """Return True if a lookup finds the known task, and nothing for an id never used."""
-        nothing = await self._look_up(kind, random_key(), form)
-        return nothing.verdict is Verdict.ABSENT and await self._finds(kind, form, known)
 
     async def _scan(self, kind: TaskKind, key: str, since: datetime | None) -> Task | None:
         """Return the task of *key* from the list, or None when the list lacks it.

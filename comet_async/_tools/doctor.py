@@ -24,6 +24,7 @@ import attrs
 from comet_async._http.api import Api
 from comet_async._http.balance import balance
 from comet_async._http.transport import Transport
+from comet_async._jobs.reconcile import Known, TaskLookup
 from comet_async._journal.keys import random_key
 from comet_async.auth import Credentials
 from comet_async.clock import SYSTEM_CLOCK, Clock
@@ -227,20 +228,12 @@ class _Doctor:
         return Check(name="lookups", verdict="warning", text=text, hint=hint)
 
     async def _tells_apart(self, known: Task, form: LookupForm) -> bool:
-        """Return True if a lookup finds the known task, and nothing for an id never used.
-
-        A gateway that ignores the id shows whatever it has, perhaps that very task.
-        """
-        found = await self._find(known.external_task_id or "", form)
-        return (
-            found is not None and found.id == known.id and not await self._find(random_key(), form)
-        )
-
-    async def _find(self, key: str, form: LookupForm) -> Task | None:
+        """Return True if a run would believe what this lookup shows."""
+        one = Known(key=known.external_task_id or "", task_id=known.id)
         try:
-            return await self.api.find(key, kind=self.kind, form=form)
+            return await TaskLookup(self.api).tells_apart(self.kind, form, one)
         except CometError:
-            return None
+            return False
 
 
 def _problem(name: str, error: CometError, text: str) -> Check:
