@@ -33,6 +33,7 @@ from comet_async._jobs.batch import Batch, Item, Planned, in_parallel
 from comet_async._jobs.calls import JobOptions
 from comet_async._jobs.runner import JobRunner, Loader
 from comet_async._jobs.services import Services
+from comet_async._jobs.tasks import SessionTasks, closed_error
 from comet_async._journal.memory import ForgettingJournal, MemoryJournal
 from comet_async._journal.records import Journal, Limits
 from comet_async._results.save import ResultSaver
@@ -52,10 +53,8 @@ from comet_async.errors import (
     CometError,
     InputError,
     JournalRequiredError,
-    SessionClosedError,
 )
 from comet_async.journal import SqliteJournal
-from comet_async.models import Task
 from comet_async.outcomes import Outcome
 from comet_async.requests import EXPAND, ExpandRequest, TaskRequest
 from comet_async.stores import Stores
@@ -267,18 +266,18 @@ class RunFactory:
 
     Attributes:
         services: What the session shares.
+        tasks: What its waiters poll, which knows the open journals.
         defaults: The session's own options.
         given: The session's journal, or None.
         stores: The stores that the session knows.
     """
 
     services: Services
+    tasks: SessionTasks
     defaults: RunOptions
     given: JournalLike
     stores: Stores = attrs.field(factory=Stores)
-    closed: bool = attrs.field(default=False, init=False)
     _own: ActiveJobs | None = attrs.field(default=None, init=False)
-    _opened: set[ActiveJobs] = attrs.field(factory=set, init=False)
     _batches: set[Batch] = attrs.field(factory=set, init=False)
     _locks: KeyedLock = attrs.field(factory=KeyedLock, init=False)
     _run: str = attrs.field(factory=lambda: secrets.token_hex(8), init=False)
@@ -305,7 +304,7 @@ class RunFactory:
             JournalRequiredError: Results in a store need the session's journal.
             SessionClosedError: The session was closed.
         """
-        self.check_open()
+        self.tasks.check_open()
         check_options(options)  # refused here, not at the first image
         if isinstance(root, str):
             self.stores.at(root)  # a library that is missing is named here
@@ -321,20 +320,11 @@ class RunFactory:
                 items = attrs.evolve(items, below=root.absolute())
         return Run(self, items, root, options)
 
-    def check_open(self) -> None:
-        """Refuse to work for a closed session.
-
-        Raises:
-            SessionClosedError: It was closed.
-        """
-        if self.closed:
-            raise closed_error()
-
     async def own(self) -> ActiveJobs:
         """Return the jobs of the session's own journal, opened at its first use."""
         if self._own is None:
             async with self._locks.of("own"):  # opened once, also by calls at the same time
-                self.check_open()
+                self.tasks.check_open()
                 if self._own is None:
                     journal = ForgettingJournal() if self.given is None else self.given
                     self._own = await self._open(journal, self.defaults)
@@ -345,7 +335,7 @@ class RunFactory:
     ) -> AbstractContextManager[Batch]:
         """Return a batch for one call of a program's, over the session's own journal."""
         check_event_loop()
-        self.check_open()
+        self.tasks.check_open()
         active = await self.own()
         if prepare is None:
             prepare = self.defaults.get("prepare", False)
@@ -373,7 +363,7 @@ class RunFactory:
             resume: Save results where the session's own journal says.
         """
         check_event_loop()
-        self.check_open()
+        self.tasks.check_open()
         settings: RunOptions = {**self.defaults, **options}
         active = await self.own() if self.given is not None else None
         shared = active is not None
@@ -404,7 +394,7 @@ class RunFactory:
             self._batches.discard(batch)
             await active.settle()
             if not shared:
-                self._opened.discard(active)
+                self.tasks.journals.discard(active)
                 await active.aclose()
                 await active.journal.aclose()
 
@@ -460,7 +450,7 @@ class RunFactory:
         active = ActiveJobs(journal, ConcurrencyLimiter(concurrency), self.services)
         active.share_notifications()
         await active.seed()
-        self._opened.add(active)
+        self.tasks.journals.add(active)
         return active
 
     def _batch(
@@ -488,29 +478,24 @@ class RunFactory:
         runner = JobRunner(active, options, loader)
         return Batch(runner=runner, loader=loader, saver=saver, workers=workers)
 
-    async def observe(self, task: Task) -> None:
-        """Record the end of a task in whichever open journal has its job."""
-        for active in list(self._opened):
-            await active.observe(task)
-
     async def aclose(self, timeout: float) -> None:
         """End all calls and runs, record what is being sent, and close our own journals.
 
         Args:
             timeout: Seconds; requests that are not answered by then are recorded as unknown.
         """
-        self.closed = True
+        self.tasks.closed = True
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
         for batch in list(self._batches):
             batch.interrupt(closed_error())
-        for active in list(self._opened):
+        for active in list(self.tasks.journals):
             await active.settle(max(0.0, until - loop.time()))
         for batch in list(self._batches):
             await batch.calls.ended(max(1.0, until - loop.time()))
         own, self._own = self._own, None
         if own is not None:
-            self._opened.discard(own)
+            self.tasks.journals.discard(own)
             await own.aclose(0.0)
             if own.journal is not self.given:
                 await own.journal.aclose()
@@ -521,11 +506,6 @@ async def _open_postgres(url: str, clock: Clock, settings: RunOptions) -> Journa
 
     verify_remote = settings.get("verify_remote", False)
     return await PostgresJournal.open(url, clock=clock, verify_remote=verify_remote)
-
-
-def closed_error() -> SessionClosedError:
-    """Return the error of using a closed session."""
-    return SessionClosedError("the session is closed", hint="nothing was sent; open a new session")
 
 
 def _folder_journal(root: Path | None, *, dry: bool) -> Path | None:

@@ -20,7 +20,7 @@ from typing import NoReturn, Self, Unpack, get_args
 import attrs
 
 from comet_async._backoff import Backoff, Gate, WaitStrategy, with_retries
-from comet_async._http.api import MAX_PAGE, MAX_PAGE_SIZE, Api, Submission
+from comet_async._http.api import MAX_PAGE, Api
 from comet_async._http.balance import balance
 from comet_async._http.transport import Transport
 from comet_async._images.load import ImageInput, SourceImage, load
@@ -30,6 +30,7 @@ from comet_async._jobs.batch import Item
 from comet_async._jobs.calls import Busy, JobOptions
 from comet_async._jobs.reconcile import TaskLookup
 from comet_async._jobs.services import ServerHealth, Services
+from comet_async._jobs.tasks import SessionTasks
 from comet_async._journal.records import Journal
 from comet_async._results.download import Downloader
 from comet_async._results.files import Exists
@@ -71,7 +72,7 @@ from comet_async.errors import (
 from comet_async.events import Event, EventSink
 from comet_async.gateways import Gateway
 from comet_async.geometry import MarginRule
-from comet_async.models import Balance, ResultImage, Task, TaskPage
+from comet_async.models import Balance, ResultImage, Task
 from comet_async.outcomes import Outcome
 from comet_async.requests import EXPAND, ExpandRequest, TaskRequest, kind_named
 from comet_async.runs import (
@@ -101,50 +102,6 @@ too short (https://github.com/Comfy-Org/ComfyUI/pull/8860)."""
 
 CLOSING = 25.0
 """Seconds that closing takes at most by default: Kubernetes kills after 30."""
-
-
-@attrs.define(eq=False)
-class _SessionTasks:
-    """What a session's waiters poll; see `TaskSource`."""
-
-    _api: Api
-    schedule: ScheduleLike
-    backoff: Backoff
-    runs: RunFactory = attrs.field(init=False)  # which needs the waiter that polls this
-
-    @property
-    def clock(self) -> Clock:
-        """The session's clock."""
-        return self._api.clock
-
-    def submission(self, task_id: str) -> Submission | None:
-        """Return when this session submitted a task, if it did so lately."""
-        return self._api.submissions.find(task_id)
-
-    async def poll(self, task_id: str, *, kind: str, timeout: float | None) -> Task:
-        """Poll a task once, without retries.
-
-        Raises:
-            CometError: There was no good answer.
-        """
-        self.runs.check_open()
-        task = await self._api.get(task_id, kind=kind_named(kind), timeout=timeout)
-        if task.done:
-            await self.runs.observe(task)
-        return task
-
-    async def poll_page(self, number: int, size: int, *, kind: str) -> TaskPage:
-        """Read a page of the list once, without retries.
-
-        Raises:
-            CometError: There was no good answer.
-        """
-        self.runs.check_open()
-        page = await self._api.page(number, min(size, MAX_PAGE_SIZE), kind=kind_named(kind))
-        for task in page.tasks:
-            if task.done:
-                await self.runs.observe(task)
-        return page
 
 
 class CometSession:
@@ -242,9 +199,10 @@ class CometSession:
         )
         self._backoff = Backoff.of(backoff)
         self._api = Api(gateway=chosen, credentials=credentials, transport=transport, clock=clock)
-        tasks = _SessionTasks(self._api, as_schedule(schedule), self._backoff)
-        self._waiter = TaskWaiter(tasks, callbacks=callbacks, on_event=on_event)
+        self._tasks = SessionTasks(self._api, as_schedule(schedule), self._backoff)
+        self._waiter = TaskWaiter(self._tasks, callbacks=callbacks, on_event=on_event)
         self._runs = RunFactory(
+            tasks=self._tasks,
             services=Services(
                 api=self._api,
                 waiter=self._waiter,
@@ -264,7 +222,6 @@ class CometSession:
             given=journal,
             stores=Stores(stores or {}),
         )
-        tasks.runs = self._runs
 
     async def __aenter__(self) -> Self:
         """Open the journal, if there is one, and return the session.
@@ -276,7 +233,7 @@ class CometSession:
             ConfigError: No asyncio event loop is running.
         """
         check_event_loop()
-        self._runs.check_open()
+        self._tasks.check_open()
         if self._runs.given is not None:
             await self._runs.own()
         return self
@@ -304,8 +261,8 @@ class CometSession:
         await self._api.transport.aclose()
 
     def __del__(self) -> None:
-        runs: RunFactory | None = getattr(self, "_runs", None)  # None if a setting was refused
-        if runs is not None and not runs.closed and self._api.transport.unclosed:
+        tasks: SessionTasks | None = getattr(self, "_tasks", None)  # None: a setting was refused
+        if tasks is not None and not tasks.closed and self._api.transport.unclosed:
             message = f"unclosed {self!r}: use 'async with' or await aclose()"
             warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
             self._api.transport.abandon(message)  # Python hides the warning by default
@@ -343,7 +300,7 @@ class CometSession:
             InputError: A rule of the API is broken, or the image can't be read.
             SessionClosedError: The session was closed.
         """
-        self._runs.check_open()
+        self._tasks.check_open()
         loaded = await load(image, allow_private=self.gateway.loopback)
         if loaded.url is None or loaded.width is not None:
             return loaded
@@ -642,7 +599,7 @@ class CometSession:
 
     async def balance(self) -> Balance | None:
         """Return what is left in the account, or None when the gateway does not say."""
-        self._runs.check_open()
+        self._tasks.check_open()
         return await balance(self._api)
 
     # Waiting ----------------------------------------------------------------------------
@@ -670,15 +627,15 @@ class CometSession:
             SessionClosedError: The session was closed.
             CometError: As `TaskWaiter.wait` says.
         """
-        self._runs.check_open()
+        self._tasks.check_open()
         check_task(task)
         check_timeout(timeout)
         try:
             ended = await self._runs.services.wait(task, timeout=timeout, kind=kind, n=n)
         except TaskFailedError as error:
-            await self._runs.observe(error.task)
+            await self._tasks.observe(error.task)
             raise
-        await self._runs.observe(ended)
+        await self._tasks.observe(ended)
         return ended
 
     def transitions(
@@ -694,7 +651,7 @@ class CometSession:
         Raises:
             SessionClosedError: The session was closed.
         """
-        self._runs.check_open()
+        self._tasks.check_open()
         return self._waiter.transitions(task, timeout=timeout, kind=kind, n=n)
 
     def as_completed(
@@ -710,7 +667,7 @@ class CometSession:
         Raises:
             SessionClosedError: The session was closed.
         """
-        self._runs.check_open()
+        self._tasks.check_open()
         return self._waiter.as_completed(tasks, timeout=timeout, kind=kind, n=n)
 
     # Looking ----------------------------------------------------------------------------
@@ -726,12 +683,10 @@ class CometSession:
             NotFoundError: The server knows no such task.
             CometError: There was no good answer.
         """
-        self._runs.check_open()
+        self._tasks.check_open()
         check_text("task_id", task_id)
-        read = functools.partial(self._api.get, task_id, kind=kind_named(kind))
-        task = await with_retries(read, clock=self._api.clock, backoff=self._backoff)
-        await self._runs.observe(task)
-        return task
+        read = functools.partial(self._tasks.poll, task_id, kind=kind)
+        return await with_retries(read, clock=self._api.clock, backoff=self._backoff)
 
     async def find(self, external_task_id: str, *, kind: str = EXPAND.name) -> Task:
         """Look a task up by your external id, trying each form the gateway may support.
@@ -746,7 +701,7 @@ class CometSession:
             AuthenticationError: The key was refused.
             AccountError: The account may not use the API.
         """
-        self._runs.check_open()
+        self._tasks.check_open()
         check_text("external_task_id", external_task_id)
         finding = await TaskLookup(self._api).look(kind_named(kind), external_task_id, known=None)
         if finding.task is None:
@@ -755,7 +710,7 @@ class CometSession:
                 external_task_id=external_task_id,
                 hint="the gateway may not look tasks up by external id",
             )
-        await self._runs.observe(finding.task)
+        await self._tasks.observe(finding.task)
         return finding.task
 
     async def list_tasks(
@@ -771,11 +726,9 @@ class CometSession:
             CometError: A page can't be read. CometAPI documents no list.
         """
         for number in range(1, MAX_PAGE + 1):
-            self._runs.check_open()
-            read = functools.partial(self._api.page, number, page_size, kind=kind_named(kind))
+            read = functools.partial(self._tasks.poll_page, number, page_size, kind=kind)
             page = await with_retries(read, clock=self._api.clock, backoff=self._backoff)
             for task in page.tasks:
-                await self._runs.observe(task)
                 yield task
             if page.last:
                 return
@@ -806,7 +759,7 @@ class CometSession:
             DownloadError: It can't be fetched or saved, or another file has the name.
             SessionClosedError: The session was closed.
         """
-        self._runs.check_open()
+        self._tasks.check_open()
         _check_image(image, watermarked=watermarked)
         check_writable_path("path", path)
         check_choice("exists", exists, get_args(Exists))
@@ -827,7 +780,7 @@ class CometSession:
             DownloadError: It can't be fetched.
             SessionClosedError: The session was closed.
         """
-        self._runs.check_open()
+        self._tasks.check_open()
         _check_image(image, watermarked=watermarked)
         read = self._runs.services.downloader.read
         return await read(image, self.get, watermarked=watermarked)
@@ -851,7 +804,7 @@ class CometSession:
             ConnectionLostError: It broke off, or what came is not a complete image.
             SessionClosedError: The session was closed.
         """
-        self._runs.check_open()
+        self._tasks.check_open()
         _check_image(image, watermarked=watermarked)
         open_stream = self._runs.services.downloader.stream
         async with open_stream(image, self.get, watermarked=watermarked) as chunks:
@@ -887,7 +840,7 @@ class CometSession:
         return text
 
     def _require_journal(self, what: str) -> None:
-        self._runs.check_open()
+        self._tasks.check_open()
         if self._runs.given is None:
             raise JournalRequiredError(
                 f"{what} needs a session with a journal", hint="pass journal= to CometSession"

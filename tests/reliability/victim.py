@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from comet_async import CometSession, Margins, Timeouts
+from comet_async._jobs.tasks import SessionTasks
 from comet_async._results import files
 from comet_async.journal import SqliteJournal
 from comet_async.runs import JOURNAL_NAME
-from comet_async.session import _SessionTasks
 from tests.reliability.fast import FastClock, FastLoop
 
 MARGINS = Margins(left=0.25, right=0.25)
@@ -59,13 +59,13 @@ def _named_and_not_synced() -> None:
 
 
 def _between_polls() -> None:
-    poll = _SessionTasks.poll
+    poll = SessionTasks.poll
 
-    async def once(self: _SessionTasks, task_id: str, **more: Any) -> Any:  # noqa: ANN401 - passed on
+    async def once(self: SessionTasks, task_id: str, **more: Any) -> Any:  # noqa: ANN401 - passed on
         await poll(self, task_id, **more)
         die()
 
-    _SessionTasks.poll = once  # type: ignore[method-assign]  # for this process only
+    SessionTasks.poll = once  # type: ignore[method-assign]  # for this process only
 
 
 PLACES: dict[str, Callable[[], None]] = {
