@@ -403,7 +403,7 @@ class FleetWorker:
         journal = await _journal_of(self.comet)
         self._consumer = Consumer(
             queue=await Queue.open(journal),
-            account=self.comet._runs.services.account,  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            account=self.comet._services.account,  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
             at_once=self.at_once,
             work=self._work,
         )

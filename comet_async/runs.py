@@ -365,38 +365,53 @@ class RunFactory:
         check_event_loop()
         self.tasks.check_open()
         settings: RunOptions = {**self.defaults, **options}
-        active = await self.own() if self.given is not None else None
-        shared = active is not None
-        if active is None:
-            path = None if isinstance(root, str) else _folder_journal(root, dry=dry)
-            # A dry run sends nothing, so an older copy of a journal does no harm there.
-            settings = {**settings, "verify_remote": dry or settings.get("verify_remote", False)}
-            active = await self._open(path, settings)
-        if resume:
-            root = root_of(active.journal)
-        workers = 2 * check_concurrency(settings.get("concurrency", CONCURRENCY))
+        if dry and self.given is None:
+            # Nothing is sent, so an older copy of a folder's journal does no harm.
+            settings["verify_remote"] = True
+        async with self._jobs_of(root, settings, dry=dry) as active:
+            if resume:
+                root = root_of(active.journal)
+            batch = self._run_batch(active, settings, root, dry=dry)
+            if isinstance(root, str) and not dry:
+                await self._mark(root)
+            try:
+                with self._known(batch):
+                    yield batch
+            finally:
+                await active.settle()
+
+    @asynccontextmanager
+    async def _jobs_of(
+        self, root: Root | None, settings: RunOptions, *, dry: bool
+    ) -> AsyncGenerator[ActiveJobs, None]:
+        """Give the jobs of the session's journal; if it has none, those of the folder's own."""
+        if self.given is not None:
+            yield await self.own()
+            return
+        path = None if isinstance(root, str) else _folder_journal(root, dry=dry)
+        active = await self._open(path, settings)
+        try:
+            yield active
+        finally:
+            self.tasks.journals.discard(active)
+            await active.aclose()
+            await active.journal.aclose()
+
+    def _run_batch(
+        self, active: ActiveJobs, settings: RunOptions, root: Root | None, *, dry: bool
+    ) -> Batch:
+        """Return a batch for a run over many images."""
         # Twice: while one half is in flight, the other saves results and reads images.
-        batch = self._batch(
-            active, self._job_options(settings), settings.get("prepare", False), root, workers
-        )
+        workers = 2 * check_concurrency(settings.get("concurrency", CONCURRENCY))
+        prepare = settings.get("prepare", False)
+        batch = self._batch(active, _job_options(settings), prepare, root, workers)
         batch.fresh = settings.get("fresh", "")
         batch.memory.trusted = not settings.get("checksum", False)
         batch.memory.writable &= not dry
         batch.retry_failed = settings.get("retry_failed", False)
         # Only in the folder's own journal do all jobs belong to this folder.
         batch.finish_left_over = root is not None and is_of(active.journal, root)
-        if isinstance(root, str) and not dry:
-            await self._mark(root)
-        self._batches.add(batch)
-        try:
-            yield batch
-        finally:
-            self._batches.discard(batch)
-            await active.settle()
-            if not shared:
-                self.tasks.journals.discard(active)
-                await active.aclose()
-                await active.journal.aclose()
+        return batch
 
     async def _mark(self, root: str) -> None:
         """Mark *root* in its store as an output folder, so that no run takes it for a source.
@@ -424,15 +439,6 @@ class RunFactory:
                 limit="a place in a store that can be written",
                 hint="nothing was sent: check the address and your rights there",
             )
-
-    def _job_options(self, settings: RunOptions) -> JobOptions:
-        return JobOptions(
-            settle=settings.get("settle", SETTLE),
-            timeout=settings.get("timeout"),
-            limits=limits(settings),
-            run=settings.get("budget") or secrets.token_hex(8),
-            verify_remote=settings.get("verify_remote", False),
-        )
 
     async def _open(self, given: JournalLike, settings: RunOptions) -> ActiveJobs:
         journal = given
@@ -499,6 +505,17 @@ class RunFactory:
             await own.aclose(0.0)
             if own.journal is not self.given:
                 await own.journal.aclose()
+
+
+def _job_options(settings: RunOptions) -> JobOptions:
+    """Return how a run over many images does its jobs."""
+    return JobOptions(
+        settle=settings.get("settle", SETTLE),
+        timeout=settings.get("timeout"),
+        limits=limits(settings),
+        run=settings.get("budget") or secrets.token_hex(8),
+        verify_remote=settings.get("verify_remote", False),
+    )
 
 
 async def _open_postgres(url: str, clock: Clock, settings: RunOptions) -> Journal:

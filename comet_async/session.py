@@ -201,23 +201,24 @@ class CometSession:
         self._api = Api(gateway=chosen, credentials=credentials, transport=transport, clock=clock)
         self._tasks = SessionTasks(self._api, as_schedule(schedule), self._backoff)
         self._waiter = TaskWaiter(self._tasks, callbacks=callbacks, on_event=on_event)
-        self._runs = RunFactory(
-            tasks=self._tasks,
-            services=Services(
-                api=self._api,
-                waiter=self._waiter,
-                downloader=Downloader(
-                    transport=transport,
-                    clock=clock,
-                    loopback=chosen.loopback,
-                    own_host=chosen.root.host if chosen.allow_http else None,
-                    backoff=self._backoff,
-                ),
-                health=ServerHealth(clock, Gate(clock, self._backoff, trusted=False)),
-                account=f"{chosen.fingerprint}-{identity}",
-                callbacks=callbacks,
-                events=EventSink(on_event),
+        self._services = Services(
+            api=self._api,
+            waiter=self._waiter,
+            downloader=Downloader(
+                transport=transport,
+                clock=clock,
+                loopback=chosen.loopback,
+                own_host=chosen.root.host if chosen.allow_http else None,
+                backoff=self._backoff,
             ),
+            health=ServerHealth(clock, Gate(clock, self._backoff, trusted=False)),
+            account=f"{chosen.fingerprint}-{identity}",
+            callbacks=callbacks,
+            events=EventSink(on_event),
+        )
+        self._runs = RunFactory(
+            services=self._services,
+            tasks=self._tasks,
             defaults=defaults,
             given=journal,
             stores=Stores(stores or {}),
@@ -305,7 +306,7 @@ class CometSession:
         if loaded.url is None or loaded.width is not None:
             return loaded
         try:
-            header = await self._runs.services.downloader.header(loaded.url)
+            header = await self._services.downloader.header(loaded.url)
             reason = "it is not a PNG or JPEG image"
         except (DownloadError, TransportError) as error:
             header, reason = None, error.message.replace("the result's URL", "it")
@@ -631,7 +632,7 @@ class CometSession:
         check_task(task)
         check_timeout(timeout)
         try:
-            ended = await self._runs.services.wait(task, timeout=timeout, kind=kind, n=n)
+            ended = await self._services.wait(task, timeout=timeout, kind=kind, n=n)
         except TaskFailedError as error:
             await self._tasks.observe(error.task)
             raise
@@ -764,7 +765,7 @@ class CometSession:
         check_writable_path("path", path)
         check_choice("exists", exists, get_args(Exists))
         target = Path(path)
-        save = self._runs.services.downloader.save
+        save = self._services.downloader.save
         await save(image, target, self.get, exists=exists, watermarked=watermarked)
         return target
 
@@ -782,7 +783,7 @@ class CometSession:
         """
         self._tasks.check_open()
         _check_image(image, watermarked=watermarked)
-        read = self._runs.services.downloader.read
+        read = self._services.downloader.read
         return await read(image, self.get, watermarked=watermarked)
 
     @asynccontextmanager
@@ -806,7 +807,7 @@ class CometSession:
         """
         self._tasks.check_open()
         _check_image(image, watermarked=watermarked)
-        open_stream = self._runs.services.downloader.stream
+        open_stream = self._services.downloader.stream
         async with open_stream(image, self.get, watermarked=watermarked) as chunks:
             yield chunks
 

@@ -47,7 +47,7 @@ def _session() -> CometSession:
 async def _save_all(photos: Path, out: Path, result: bytes) -> None:
     """Fill the folder's journal and the folder as a run over *photos* leaves them."""
     async with _session() as comet:
-        account = comet._runs.services.account  # noqa: SLF001 - as the run itself
+        account = comet._services.account  # noqa: SLF001 - as the run itself
         plan = [each async for each in comet.expand_folder(photos, out, _MARGINS).plan()]
     jobs = []
     for item, planned in plan:

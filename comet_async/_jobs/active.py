@@ -449,8 +449,6 @@ class ActiveJobs:
     ) -> Job:
         """Record the task that a request made, and report both ids.
 
-        If the disk refuses, keep trying: the id is worth money.
-
         Args:
             record: The job.
             task: Its task.
@@ -459,9 +457,17 @@ class ActiveJobs:
             **facts: The event's own fields.
         """
         self.services.health.accepted()
+        moved = await self._record_task(record, task, why)
+        self.emit(make, moved, **facts)
+        self.reconciler.acknowledged(record, task)
+        self._run(moved)
+        return Job(moved, task)
+
+    async def _record_task(self, record: JobRecord, task: Task, why: str) -> JobRecord:
+        """Record a job's task. If the disk refuses, keep trying: the id is worth money."""
         for attempt in range(_RECORD_TRIES):
             try:
-                moved = await self.journal.move(
+                return await self.journal.move(
                     record,
                     JobState.SUBMITTED,
                     now=self.services.clock.time(),
@@ -487,12 +493,7 @@ class ActiveJobs:
                 if attempt == _RECORD_TRIES - 1:
                     error.task_id, error.external_task_id = task.id, record.key
                     raise
-                await self.services.clock.sleep(2.0**attempt)
-            else:
-                self.emit(make, moved, **facts)
-                self.reconciler.acknowledged(record, task)
-                self._run(moved)
-                return Job(moved, task)
+            await self.services.clock.sleep(2.0**attempt)
         raise AssertionError
 
     def emit(self, make: type[JobEvent], record: JobRecord, **facts: Any) -> None:

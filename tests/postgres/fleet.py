@@ -199,7 +199,7 @@ class Fleet:
     async def plan(self, images: int) -> list[NewJob]:
         """Queue the jobs: *images* in all, most of them alone, some two or three at a time."""
         async with CometSession(DEFAULT_KEY, gateway=self.sandbox.url) as comet:
-            account = comet._runs.services.account
+            account = comet._services.account
         jobs: list[NewJob] = []
         while images:
             n = min(images, (1, 1, 1, 2, 1, 1, 3, 1)[len(jobs) % 8])
