@@ -331,11 +331,11 @@ class Passage:
     """One request's way through a `Gate`.
 
     Attributes:
-        telling: False if what the request met says nothing about the account's other requests, so
-            that the gate stays as it is.
+        conclusive: False if what the request met says nothing about the account's other requests,
+            so that the gate stays as it is.
     """
 
-    telling: bool = True
+    conclusive: bool = True
 
 
 @attrs.define(eq=False)
@@ -388,7 +388,7 @@ class Gate:
         try:
             yield passage
         except (RateLimitError, ServerError, NotSentError) as error:
-            if passage.telling:
+            if passage.conclusive:
                 self.failed(error, ticket)
             else:
                 self._leave(ticket)
@@ -396,7 +396,7 @@ class Gate:
         except BaseException:
             self._leave(ticket)
             raise
-        if passage.telling:
+        if passage.conclusive:
             self._succeeded(ticket)
         else:
             self._leave(ticket)

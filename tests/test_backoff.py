@@ -356,7 +356,7 @@ async def test_what_shows_nothing_leaves_the_gate(
     gate = Gate(clock)
     gate.failed(ServerError("down"))
     with contextlib.suppress(RateLimitError), gate.passing(await gate.enter()) as passage:
-        passage.telling = False
+        passage.conclusive = False
         if error is not None:
             raise error
     assert gate.failures == 1

@@ -176,17 +176,17 @@ class Sender:
         """Send once, when the gate that all senders share lets the request through."""
         ticket = await self._ticket(record, begin)
         with self.active.services.health.gate.passing(ticket) as passage:
-            passage.telling = False  # a refusal of ours is no failure of the server's
+            passage.conclusive = False  # a refusal of ours is no failure of the server's
             self._check(call, record)
-            passage.telling = True
+            passage.conclusive = True
             try:
                 job = await self._shielded(record, body)
             except ConcurrencyLimitError as error:
                 # While others of ours run, a slot becomes free when one of them ends.
                 ours = isinstance(error, _NoSlotError) or self.active.slots.used > record.n
-                passage.telling = not ours
+                passage.conclusive = not ours
                 raise
-            passage.telling = job.record.state is JobState.SUBMITTED
+            passage.conclusive = job.record.state is JobState.SUBMITTED
             return job
 
     async def _ticket(self, record: JobRecord, begin: float) -> int:

@@ -25,9 +25,9 @@ from comet_async.waiter import NotificationSource, TaskWaiter
 
 logger = logging.getLogger("comet_async")
 
-FIRST_CONTACT = 25.0
-"""Seconds after which a server that was never reached is given up: a wrong address. A network that
-is just coming up, on a machine that woke from sleep, does not take longer."""
+FIRST_CONTACT = 40.0
+"""Seconds after which a server that was never reached is given up: a wrong address. A server or a
+network that comes up within half a minute must be waited for."""
 
 LASTING = 300.0
 """Seconds after which a server that was reached before, and no longer answers, is given up."""

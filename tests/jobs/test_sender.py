@@ -74,6 +74,7 @@ class FakeApi:
     gateway: Gateway = attrs.field(factory=Gateway.comet)
     sent: list[dict[str, Any]] = attrs.field(factory=list)
     lookups: int = 0
+    down_until: float = 0.0
     transport: SimpleNamespace = attrs.field(factory=lambda: SimpleNamespace(timeouts=Timeouts()))
     _last: Task | CometError = NO_TASK
 
@@ -83,6 +84,8 @@ class FakeApi:
         assert isinstance(text, bytes)
         self.sent.append({"kind": kind, "key": external_task_id, "text": text.decode()})
         await asyncio.sleep(1)
+        if self.clock.monotonic() < self.down_until:
+            raise NotSentError("refused")
         answer = self._give(self.creates)
         return attrs.evolve(answer, external_task_id=external_task_id)
 
@@ -320,7 +323,21 @@ async def test_a_run_leaves_a_dead_server_soon(
     assert {type(outcome.error) for outcome in outcomes} == {NotSentError}
     assert len(outcomes) == many
     warnings = [record.message for record in caplog.records if record.name == "comet_async"]
-    assert warnings.count("refused; retrying for about 25 s") == 1
+    assert warnings.count("refused; retrying for about 40 s") == 1
+
+
+@pytest.mark.failure("F01")
+@pytest.mark.parametrize("many", [1, 16])
+async def test_a_run_waits_for_a_server_that_starts(
+    many: int, buyer: Make, clock: VirtualClock
+) -> None:
+    """A server that refuses connections for half a minute, and then works, gets each job once."""
+    one = buyer([BOUGHT])
+    one.workers = many
+    one.api.down_until = clock.monotonic() + 30
+    outcomes = await one.run(many)
+    assert [outcome.error for outcome in outcomes] == [None] * many
+    assert len(one.api.sent) < 10 + many
 
 
 async def test_no_retry_is_promised_to_a_caller_who_wants_none(
