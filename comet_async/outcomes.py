@@ -184,6 +184,15 @@ def _reached(record: JobRecord, task: Task | None) -> tuple[OutcomeStatus, Comet
     )
 
 
+_STATUSES = {
+    JobState.SUCCEEDED: TaskStatus.SUCCEED,
+    JobState.SAVING: TaskStatus.SUCCEED,
+    JobState.DONE: TaskStatus.SUCCEED,
+    JobState.EXPIRED: TaskStatus.SUCCEED,
+    JobState.FAILED: TaskStatus.FAILED,
+}
+
+
 def as_task(record: JobRecord) -> Task | None:
     """Return what the journal knows of the record's task, or None when it has none.
 
@@ -191,19 +200,12 @@ def as_task(record: JobRecord) -> Task | None:
     """
     if record.task_id is None:
         return None
-    states = {
-        JobState.SUCCEEDED: TaskStatus.SUCCEED,
-        JobState.SAVING: TaskStatus.SUCCEED,
-        JobState.DONE: TaskStatus.SUCCEED,
-        JobState.EXPIRED: TaskStatus.SUCCEED,
-        JobState.FAILED: TaskStatus.FAILED,
-    }
     images = tuple(
         image.as_result(task_id=record.task_id, kind=record.kind) for image in record.images
     )
     return Task(
         id=record.task_id,
-        status=states.get(record.state, TaskStatus.SUBMITTED),
+        status=_STATUSES.get(record.state, TaskStatus.SUBMITTED),
         message=record.message,
         external_task_id=record.key,
         images=images,

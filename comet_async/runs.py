@@ -13,7 +13,6 @@ from collections.abc import (
     AsyncIterator,
     Generator,
     Iterable,
-    Iterator,
     Sequence,
 )
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
@@ -31,8 +30,10 @@ from comet_async._jobs.active import ActiveJobs
 from comet_async._jobs.admission import ConcurrencyLimiter, KeyedLock
 from comet_async._jobs.batch import Batch, Item, Planned, in_parallel
 from comet_async._jobs.calls import JobOptions
+from comet_async._jobs.intake import Intake
 from comet_async._jobs.runner import JobRunner, Loader
 from comet_async._jobs.services import Services
+from comet_async._jobs.sources import SourceMemory
 from comet_async._jobs.tasks import SessionTasks, closed_error
 from comet_async._journal.memory import ForgettingJournal, MemoryJournal
 from comet_async._journal.records import Journal, Limits
@@ -71,8 +72,10 @@ CONCURRENCY = 16
 SETTLE = 60.0
 """Seconds after a request whose answer was lost during which its task may still appear."""
 
-# Images that are looked for at once: a thread for each would cost more than finding it.
+# Images that are looked for at once: a thread for each would cost more than finding it. More
+# where nothing but the files themselves is looked at.
 _PAGE = 64
+_SCANNED = 256
 
 Root: TypeAlias = Path | str
 """Below what results are saved: a folder, or an address in a store without a final slash."""
@@ -200,8 +203,12 @@ class Run:
                 return
             self._batch = batch
             try:
-                items = self._each(batch)
-                async with aclosing(items), aclosing(batch.outcomes(items)) as outcomes:
+                if isinstance(self._items, FolderItems):
+                    intake = self._items.intake(batch)
+                    found = batch.outcomes(intake.to_do(), intake.finished())
+                else:
+                    found = batch.outcomes(self._each(batch))
+                async with aclosing(found) as outcomes:
                     async for outcome in outcomes:
                         yield outcome
             finally:
@@ -714,8 +721,39 @@ class FolderItems:
     skipped: SkipReport = attrs.field(factory=SkipReport)
 
     async def pages(self) -> AsyncGenerator[list[Item], None]:
-        """Yield the items, some at a time, while the sources are read."""
-        loop = asyncio.get_running_loop()
+        """Yield the items in the order of the sources, some at a time, while these are read."""
+        async with aclosing(self._pages(_PAGE)) as pages:
+            async for page in pages:
+                yield [self._item(*source) for source in page]
+
+    def intake(self, batch: Batch) -> Intake[Found, Item]:
+        """Return the items for *batch*: those of new images come first."""
+
+        async def look_up(sources: list[Found]) -> list[Item]:
+            return await batch.recall(await asyncio.to_thread(self._items, sources))
+
+        return Intake(
+            pages=self._split_pages(batch.memory),
+            look_up=look_up,
+            is_finished=lambda item: item.outcome is not None,
+        )
+
+    async def _split_pages(
+        self, memory: SourceMemory
+    ) -> AsyncGenerator[tuple[list[Item], list[Found]], None]:
+        """Yield the items of those sources that *memory* does not know, and those it knows."""
+        async for page in self._pages(_SCANNED):
+            files = [identity for _, identity in page if identity is not None]
+            known = await memory.known({identity.path: identity for identity in files})
+            new: list[Found] = []
+            aside: list[Found] = []
+            for found, identity in page:
+                is_known = identity is not None and identity.path in known
+                (aside if is_known else new).append(found)
+            yield await asyncio.to_thread(self._items, new) if new else [], aside
+
+    async def _pages(self, size: int) -> AsyncGenerator[list[_Seen], None]:
+        """Yield the sources while they are read, in their order."""
         scanned = scan(
             self.sources,
             out=self.out,
@@ -723,25 +761,38 @@ class FolderItems:
             skipped=self.skipped,
             stores=self.stores,
         )
+
+        def read() -> list[_Seen]:
+            return [_seen(found) for found in islice(scanned, size)]
+
         try:
-            while page := await loop.run_in_executor(None, self._page, scanned):
+            while page := await asyncio.to_thread(read):
                 yield page
         finally:
             scanned.close()  # a thread may be waiting for the standard input
 
-    def _page(self, scanned: Iterator[Found]) -> list[Item]:
-        """Return the next items, with what their files may be recognised by."""
-        return [
-            Item(
-                source=found.source,
-                request=attrs.evolve(self.template, image=found.image),
-                dest=_dest(found.stem, self.below),
-                others=tuple(_dest(name, self.below) for name in found.others),
-                error=found.error,
-                identity=found.identity or _identity(found.image) if found.error is None else None,
-            )
-            for found in islice(scanned, _PAGE)
-        ]
+    def _items(self, sources: Iterable[Found]) -> list[Item]:
+        return [self._item(*_seen(found)) for found in sources]
+
+    def _item(self, found: Found, identity: FileIdentity | None) -> Item:
+        return Item(
+            source=found.source,
+            request=attrs.evolve(self.template, image=found.image),
+            dest=_dest(found.stem, self.below),
+            others=tuple(_dest(name, self.below) for name in found.others),
+            error=found.error,
+            identity=identity,
+        )
+
+
+# A source, and what its file may be recognised by.
+_Seen: TypeAlias = tuple[Found, FileIdentity | None]
+
+
+def _seen(found: Found) -> _Seen:
+    if found.error is not None:
+        return found, None
+    return found, found.identity or _identity(found.image)
 
 
 def _identity(image: str) -> FileIdentity | None:

@@ -9,9 +9,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, aclosing
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 
@@ -46,47 +54,60 @@ _MAY_BE_SENT = frozenset(JobState) - ACCEPTED - {JobState.ABANDONED}
 
 X = TypeVar("X")
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 async def in_parallel(
-    items: AsyncIterator[X], work: Callable[[X], Awaitable[T]], workers: int
+    items: AsyncIterator[X],
+    work: Callable[[X], Awaitable[T]],
+    workers: int,
+    others: AsyncIterator[Sequence[T]] | None = None,
 ) -> AsyncGenerator[T, None]:
     """Run *work* on *items* with bounded concurrency, yielding results as they complete.
 
-    The stream is read one ahead and no further. What *work* raises ends the iteration; what is
-    running then, or when the iteration is left early, is cancelled and waited for.
+    The streams are read one ahead and no further. What *work* or a stream raises ends the
+    iteration; what is running then, or when the iteration is left early, is cancelled and waited
+    for.
 
     Args:
         items: What to work on.
         work: Called with each item.
         workers: How many items to work on at a time.
+        others: Results that come without work here, some at a time.
     """
+    # Each future reports its own end here: `asyncio.wait` would go through all of them each time.
+    ended: asyncio.Queue[asyncio.Future[Any]] = asyncio.Queue()
+
+    def start(coroutine: Awaitable[R]) -> asyncio.Future[R]:
+        future = asyncio.ensure_future(coroutine)
+        future.add_done_callback(ended.put_nowait)
+        return future
+
     running: set[asyncio.Future[T]] = set()
     pulling: asyncio.Future[tuple[X, ...]] | None = None
+    looking = None if others is None else start(_pull(others))
     exhausted = False
-    # Each future reports its own end here; None stands for the stream's next item. `asyncio.wait`
-    # would go through all of them each time.
-    ended: asyncio.Queue[asyncio.Future[T] | None] = asyncio.Queue()
     try:
-        while running or not exhausted:
+        while running or looking is not None or not exhausted:
             if pulling is None and not exhausted and len(running) < workers:
-                pulling = asyncio.ensure_future(_pull(items))
-                pulling.add_done_callback(lambda _: ended.put_nowait(None))
+                pulling = start(_pull(items))
             future = await ended.get()
-            if future is not None:
-                running.discard(future)
-                yield future.result()
-            elif pulling is not None:
+            if future is pulling:
                 pulled = pulling.result()
                 pulling, exhausted = None, not pulled
-                for item in pulled:
-                    started = asyncio.ensure_future(work(item))
-                    started.add_done_callback(ended.put_nowait)
-                    running.add(started)
+                running.update(start(work(item)) for item in pulled)
+            elif others is not None and future is looking:
+                found = looking.result()
+                looking = start(_pull(others)) if found else None
+                for results in found:
+                    for result in results:
+                        yield result
+            else:
+                running.discard(future)
+                yield future.result()
     finally:
         await _cancel(running)
-        if pulling is not None:
-            await _cancel({pulling})
+        await _cancel({each for each in (pulling, looking) if each is not None})
 
 
 async def _pull(items: AsyncIterator[X]) -> tuple[X, ...]:
@@ -96,11 +117,15 @@ async def _pull(items: AsyncIterator[X]) -> tuple[X, ...]:
     return ()
 
 
-async def _cancel(futures: set[asyncio.Future[T]]) -> None:
+async def _cancel(futures: Collection[asyncio.Future[Any]]) -> None:
     for future in futures:
         future.cancel()
     if futures:
         await asyncio.wait(futures)
+
+
+# How an item ended, None for one without an outcome, and its job's record if that is known.
+_End: TypeAlias = tuple[Outcome | None, JobRecord | None]
 
 
 @attrs.frozen(kw_only=True)
@@ -229,8 +254,16 @@ class Batch:
 
     # Many items ---------------------------------------------------------------------------
 
-    async def outcomes(self, items: AsyncIterator[Item]) -> AsyncGenerator[Outcome, None]:
-        """Yield one outcome for each of *items*, in the order of completion.
+    async def outcomes(
+        self,
+        items: AsyncGenerator[Item, None],
+        finished: AsyncIterator[Sequence[Item]] | None = None,
+    ) -> AsyncGenerator[Outcome, None]:
+        """Yield one outcome for each item, in the order of completion.
+
+        Args:
+            items: What to work on.
+            finished: Items that have their outcome, read at the same time.
 
         Raises:
             JournalError: The journal can't be read.
@@ -242,13 +275,16 @@ class Batch:
             root=None if self.saver is None else self.saver.root,
         )
         try:
+            known = None if finished is None else _ends(finished)
             for phase in (self._until_halted(items), self._second_look(), self._left_over()):
-                async with aclosing(in_parallel(phase, self._outcome, self.workers)) as outcomes:
-                    async for outcome in outcomes:
+                ends = in_parallel(phase, self._end, self.workers, known)
+                async with aclosing(ends):
+                    async for outcome, record in ends:
                         if outcome is not None:
-                            await log.add(outcome)
+                            await log.add(outcome, record)
                             yield outcome
                 await self.memory.flush()
+                known = None
         finally:
             await log.flush()
         if self.options.verify_remote and not self._ended():
@@ -257,11 +293,12 @@ class Batch:
     def _ended(self) -> bool:
         return self._halted or self.stopped is not None
 
-    async def _until_halted(self, items: AsyncIterator[Item]) -> AsyncGenerator[Item, None]:
-        async for item in items:
-            if self._ended():
-                return
-            yield item
+    async def _until_halted(self, items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:
+        async with aclosing(items):
+            async for item in items:
+                if self._ended():
+                    return
+                yield item
 
     async def _second_look(self) -> AsyncIterator[Item]:
         """Yield the jobs that were parked: by now others have shown which lookups work."""
@@ -296,14 +333,15 @@ class Batch:
     def _is_ours(self, record: JobRecord) -> bool:
         return record.account == self.active.services.account
 
+    async def _end(self, item: Item) -> _End:
+        return await self._outcome(item), None
+
     async def _outcome(self, item: Item) -> Outcome | None:
         """Turn the end of one item, whatever it is, into an outcome.
 
         Returns:
             None for a job that is parked, or that another run has ended meanwhile.
         """
-        if item.outcome is not None:
-            return item.outcome
         call: Call | None = None
         try:
             async with self._call(item) as call:
@@ -337,62 +375,64 @@ class Batch:
         """Yield the items of *pages* with all that is known of those whose files are unchanged."""
         async with aclosing(pages):
             async for page in pages:
-                for item in await self._recall(page):
+                for item in await self.recall(page):
                     yield item
 
-    async def _recall(self, page: Sequence[Item]) -> Sequence[Item]:
+    async def recall(self, page: Sequence[Item]) -> list[Item]:
+        """Return *page* with all that is known of items whose files are unchanged."""
+        named = {item.identity.path: item.source for item in page if item.identity is not None}
         files = {item.identity.path: item.identity for item in page if item.identity is not None}
-        images = await self.memory.recall(files)
-        if not images:
-            return page
-        known = [self._plan_unread(item, images) for item in page]
-        if self.retry_failed:
-            return known
-        return await self.finished(known)
+        images = await self.memory.recall(files, named)
+        if not images or self.retry_failed:
+            return list(page)
+        return await self._with_jobs([(item, self._plan_unread(item, images)) for item in page])
 
     async def finished(self, items: Sequence[Item]) -> list[Item]:
         """Return *items* with the outcome of those that are planned and whose results are there."""
-        keys = {item.planned.key for item in items if item.planned is not None}
-        saved = await self.active.journal.saved(keys - {""})
-        return await self._with_files([self._with_record(item, saved) for item in items])
+        return await self._with_jobs([(item, item.planned) for item in items])
 
-    def _plan_unread(self, item: Item, images: Mapping[str, SourceImage]) -> Item:
+    def _plan_unread(self, item: Item, images: Mapping[str, SourceImage]) -> Planned | None:
         """Return *item* planned without reading its file, if that is possible."""
         image = None if item.identity is None else images.get(item.identity.path)
         request = item.request
-        if image is None or request is None or item.error is not None or self.retry_failed:
-            return item
-        given = {name: attrs.evolve(image, source=item.source) for name in request.images()}
+        if image is None or request is None or item.error is not None:
+            return None
+        given = dict.fromkeys(request.images(), image)
         if len(given) != 1 or request.external_task_id is not None:
-            return item
+            return None
         try:
             if request.already_satisfied(given):
-                planned = Planned(
+                return Planned(
                     item=item, images=given, fields={}, key="", record=None, already_satisfied=True
                 )
-            else:
-                fields = request.fields(given)
-                hashes = dict.fromkeys(given, image.sha256)
-                key = content_key(request.kind.name, hashes, fields, salt=self.fresh)
-                planned = Planned(item=item, images=given, fields=fields, key=key, record=None)
+            fields = request.fields(given)
+            hashes = dict.fromkeys(given, image.sha256)
+            key = content_key(request.kind.name, hashes, fields, salt=self.fresh)
         except CometError:
-            return item  # it is said when its turn comes
-        return attrs.evolve(item, planned=planned)
+            return None  # it is said when its turn comes
+        return Planned(item=item, images=given, fields=fields, key=key, record=None)
 
-    def _with_record(self, item: Item, saved: Mapping[str, SavedJob]) -> Item:
-        job = None if item.planned is None else saved.get(item.planned.key)
-        if item.planned is None or job is None or not self._is_ours(job.record):
-            return item
-        planned = attrs.evolve(item.planned, record=job.record, saved=job)
-        return attrs.evolve(item, planned=planned)
+    async def _with_jobs(self, known: Sequence[tuple[Item, Planned | None]]) -> list[Item]:
+        """Return items with what was planned, and the outcome of those that are done."""
+        keys = {planned.key for _, planned in known if planned is not None}
+        saved = await self.active.journal.saved(keys - {""})
+        found = [(item, self._with_job(planned, saved)) for item, planned in known]
+        places = {
+            item.source: place
+            for item, planned in found
+            if planned is not None and (place := _saved_place(item, planned)) is not None
+        }
+        files = {} if self.saver is None else await self.saver.intact(list(places.values()))
+        return [
+            item if planned is None else _with_outcome(item, planned, places, files)
+            for item, planned in found
+        ]
 
-    async def _with_files(self, items: Sequence[Item]) -> list[Item]:
-        """Return *items*, with the outcome of those whose files are all there."""
-        if self.saver is None:
-            return list(items)
-        places = {item.source: place for item in items if (place := _saved_place(item)) is not None}
-        files = await self.saver.intact(list(places.values()))
-        return [_with_outcome(item, places, files) for item in items]
+    def _with_job(self, planned: Planned | None, saved: Mapping[str, SavedJob]) -> Planned | None:
+        job = None if planned is None else saved.get(planned.key)
+        if planned is None or job is None or not self._is_ours(job.record):
+            return planned
+        return attrs.evolve(planned, record=job.record, saved=job)
 
     # One item -----------------------------------------------------------------------------
 
@@ -682,9 +722,17 @@ class Batch:
         return from_record(item.source, job.record, saved, call.notes, task=job.task)
 
 
-def _saved_place(item: Item) -> Destination | None:
+async def _ends(finished: AsyncIterator[Sequence[Item]]) -> AsyncGenerator[list[_End], None]:
+    """Yield the outcomes of items that are *finished*, with their records."""
+    async for items in finished:
+        saved = [None if item.planned is None else item.planned.saved for item in items]
+        records = [None if job is None else job.record for job in saved]
+        yield [(item.outcome, record) for item, record in zip(items, records, strict=True)]
+
+
+def _saved_place(item: Item, planned: Planned) -> Destination | None:
     """Return where all images of *item* were saved, if its job is done."""
-    job = None if item.planned is None else item.planned.saved
+    job = planned.saved
     if job is None:
         return None
     wanted = {image.index for image in job.record.images}
@@ -696,15 +744,17 @@ def _saved_place(item: Item) -> Destination | None:
 
 
 def _with_outcome(
-    item: Item, places: Mapping[str, Destination], files: Mapping[str, tuple[Place, ...]]
+    item: Item,
+    planned: Planned,
+    places: Mapping[str, Destination],
+    files: Mapping[str, tuple[Place, ...]],
 ) -> Item:
-    """Return *item* with its outcome, if the *files* of its place are there."""
-    place, planned = places.get(item.source), item.planned
-    if place is None or place.dest not in files or planned is None or planned.saved is None:
-        return item
-    notes = tuple(note for image in planned.images.values() for note in image.notes)
-    outcome = from_record(item.source, planned.saved.record, files[place.dest], notes)
-    return attrs.evolve(item, outcome=outcome)
+    """Return *item* as planned, with its outcome if the *files* of its place are there."""
+    place, outcome = places.get(item.source), None
+    if place is not None and place.dest in files and planned.saved is not None:
+        notes = tuple(note for image in planned.images.values() for note in image.notes)
+        outcome = from_record(item.source, planned.saved.record, files[place.dest], notes)
+    return attrs.evolve(item, planned=planned, outcome=outcome)
 
 
 def _task_of(call: Call | None) -> Task | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import attrs
@@ -36,19 +36,29 @@ class OutcomeLog:
     run: str
     root: Path | None
     _waiting: list[tuple[Outcome, float]] = attrs.field(factory=list, init=False)
+    _records: dict[str, JobRecord] = attrs.field(factory=dict, init=False)
 
-    async def add(self, outcome: Outcome) -> None:
-        """Record *outcome*, at once or with later ones."""
+    async def add(self, outcome: Outcome, record: JobRecord | None = None) -> None:
+        """Record *outcome*, at once or with later ones.
+
+        Args:
+            outcome: The outcome.
+            record: Its job, if it was just read.
+        """
         self._waiting.append((outcome, self.clock.time()))
+        if record is not None:
+            self._records[record.key] = record
         if len(self._waiting) >= _BATCH:
             await self.flush()
 
     async def flush(self) -> None:
         """Write what is waiting."""
         waiting, self._waiting = self._waiting, []
+        records, self._records = self._records, {}
         if waiting:
             with contextlib.suppress(JournalError):
-                records = await self._records([outcome for outcome, _ in waiting])
+                keys = {key for outcome, _ in waiting if (key := outcome.external_task_id)}
+                records |= await self._read(keys - records.keys())
                 await self.journal.save_outcomes(
                     [
                         self._entry(outcome, records.get(outcome.external_task_id or ""), at)
@@ -56,9 +66,8 @@ class OutcomeLog:
                     ]
                 )
 
-    async def _records(self, outcomes: Sequence[Outcome]) -> dict[str, JobRecord]:
-        """Return the jobs of *outcomes* by key, most of them by one query."""
-        keys = {key for outcome in outcomes if (key := outcome.external_task_id) is not None}
+    async def _read(self, keys: AbstractSet[str]) -> dict[str, JobRecord]:
+        """Return the jobs of these keys, most of them by one query."""
         records = {key: job.record for key, job in (await self.journal.saved(keys)).items()}
         for key in keys - records.keys():
             if (record := await self.journal.get(key)) is not None:
@@ -73,7 +82,7 @@ class OutcomeLog:
             outcome=str(outcome.status),
             key=None if record is None else record.key,
             files=(
-                *(os.path.relpath(path, self.root or os.curdir) for path in outcome.files),
+                *(self._relative(path) for path in outcome.files),
                 *outcome.urls,
             ),
             reason="" if error is None else error.message,
@@ -83,3 +92,10 @@ class OutcomeLog:
             billed=billed,
             at=at,
         )
+
+    def _relative(self, path: Path) -> str:
+        """Return *path* relative to the root."""
+        root, text = os.path.join(self.root or os.curdir, ""), str(path)  # noqa: PTH118 - text
+        if text.startswith(root) and ".." not in text:  # of very many files
+            return text[len(root) :]
+        return os.path.relpath(text, root)

@@ -9,7 +9,7 @@ What is recognised is good for planning only: before a request is sent, the file
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import attrs
@@ -44,16 +44,27 @@ class SourceMemory:
     writable: bool = True
     _found: list[KnownSource] = attrs.field(factory=list, init=False)
 
-    async def recall(self, files: Mapping[str, FileIdentity]) -> dict[str, SourceImage]:
-        """Return those of *files*, by absolute path, that are known and unchanged."""
+    async def recall(
+        self, files: Mapping[str, FileIdentity], names: Mapping[str, str]
+    ) -> dict[str, SourceImage]:
+        """Return those of *files*, by absolute path, that are known and unchanged.
+
+        Args:
+            files: What they are recognised by.
+            names: What they are called.
+        """
+        unchanged = await self._unchanged(files)
+        return {path: _image(source, names[path]) for path, source in unchanged.items()}
+
+    async def known(self, files: Mapping[str, FileIdentity]) -> Collection[str]:
+        """Return the absolute paths of those of *files* that are known and unchanged."""
+        return (await self._unchanged(files)).keys()
+
+    async def _unchanged(self, files: Mapping[str, FileIdentity]) -> dict[str, KnownSource]:
         if not self.trusted or not files:
             return {}
         known = await self.journal.known_sources(files.keys(), variant=self._variant)
-        return {
-            path: _image(source)
-            for path, source in known.items()
-            if _is_current(source, files[path])
-        }
+        return {path: source for path, source in known.items() if _is_current(source, files[path])}
 
     async def remember(self, images: Iterable[SourceImage]) -> None:
         """Keep what was found in *images* that were read from files."""
@@ -91,11 +102,11 @@ def _known(image: SourceImage, variant: str) -> KnownSource:
     )
 
 
-def _image(source: KnownSource) -> SourceImage:
+def _image(source: KnownSource, name: str) -> SourceImage:
     _, sha256, size, width, height, format_, notes = json.loads(source.facts)
     stored = "://" in source.path
     return SourceImage(
-        source=source.path,
+        source=name,
         sha256=sha256,
         path=None if stored else Path(source.path),
         address=source.path if stored else None,
@@ -110,8 +121,9 @@ def _image(source: KnownSource) -> SourceImage:
 
 
 def _is_current(source: KnownSource, now: FileIdentity) -> bool:
-    then = FileIdentity(source.path, source.size, source.mtime_ns, source.ctime_ns, source.inode)
-    return then == now and not _is_racy(source) and source.facts.startswith(f"[{_VERSION},")
+    then = source.size, source.mtime_ns, source.ctime_ns, source.inode
+    unchanged = then == (now.size, now.mtime_ns, now.ctime_ns, now.inode)
+    return unchanged and not _is_racy(source) and source.facts.startswith(f"[{_VERSION},")
 
 
 def _is_racy(source: KnownSource) -> bool:

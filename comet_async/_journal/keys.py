@@ -88,7 +88,7 @@ def canonical(value: JSON) -> str:
             return _number(value)
         case Mapping():
             fields = cast("Mapping[object, JSON]", value)
-            pairs = sorted(f"{_name(name)}:{canonical(item)}" for name, item in fields.items())
+            pairs = sorted([f"{_name(name)}:{canonical(item)}" for name, item in fields.items()])
             return f"{{{','.join(pairs)}}}"
         case [*items]:
             return f"[{','.join(canonical(item) for item in items)}]"

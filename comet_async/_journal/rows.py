@@ -100,7 +100,7 @@ def encoded_outcome(outcome: SourceOutcome) -> Row:
         json.dumps(outcome.files),
         outcome.reason,
         outcome.hint,
-        json.dumps(outcome.notes),
+        json.dumps(outcome.notes) if outcome.notes else "[]",
         outcome.copied,
         outcome.billed,
         outcome.at,

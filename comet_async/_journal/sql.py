@@ -215,12 +215,8 @@ _PLACES = (
     " LEFT JOIN file f ON f.job = d.job AND f.dest = d.dest"
 )
 _IN_ORDER = "ORDER BY d.rowid, f.number"
-# What is as before is not written: a run over finished work costs no commit.
-_SAVE_OUTCOME = (
-    f"INSERT INTO outcome (source, {', '.join(OUTCOME)}, at) VALUES (?{', ?' * 9})"
-    f" ON CONFLICT (source) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in OUTCOME)},"
-    f" at = excluded.at WHERE {' OR '.join(f'{c} IS NOT excluded.{c}' for c in OUTCOME)}"
-)
+_KNOWN_OUTCOMES = f"SELECT source, {', '.join(OUTCOME)} FROM outcome WHERE source IN"
+_SAVE_OUTCOME = f"REPLACE INTO outcome (source, {', '.join(OUTCOME)}, at) VALUES (?{', ?' * 9})"
 _FLYING = f"state IN ({', '.join(repr(state.value) for state in sorted(IN_FLIGHT))})"
 
 
@@ -508,8 +504,13 @@ def events(db: sqlite3.Connection, key: str | None) -> list[JournalEvent]:
 
 def save_outcomes(db: sqlite3.Connection, outcomes: Sequence[SourceOutcome]) -> None:
     """Write down how sources ended; each replaces what was known of its source."""
+    marks = ", ".join("?" * len(outcomes))
+    known = set(_rows(db, f"{_KNOWN_OUTCOMES} ({marks})", *(each.source for each in outcomes)))
     for each in outcomes:
-        _run(db, _SAVE_OUTCOME, *encoded_outcome(each))
+        row = encoded_outcome(each)
+        # What is as before is not written: a run over finished work costs no commit.
+        if row[:-1] not in known:
+            _run(db, _SAVE_OUTCOME, *row)
 
 
 def outcomes(db: sqlite3.Connection, after: str, limit: int) -> list[SourceOutcome]:

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, ParamSpec, TypeVar
@@ -62,7 +63,7 @@ class FolderShelf:
 
         def look() -> list[bool]:
             return [
-                all(_intact(self.root / file.name, file, thorough=False) for file in group)
+                all(file.kept and _size(self.root / file.name) == file.size for file in group)
                 for group in groups
             ]
 
@@ -109,10 +110,7 @@ class FolderShelf:
         """Look at the file; see `Shelf.size_of`."""
 
         def look() -> int | None:
-            try:
-                return (self.root / name).stat().st_size
-            except OSError:
-                return None
+            return _size(self.root / name)
 
         return await _off_loop(look)
 
@@ -172,13 +170,19 @@ def _is_plain(root: Path, name: str) -> bool:
     return True
 
 
+def _size(path: str | Path) -> int | None:
+    """Return the size of the file at *path*, None if there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - for each of very many
+    except (OSError, ValueError):
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
 def _intact(path: Path, file: SavedFile, thorough: bool) -> bool:  # noqa: FBT001 - called by `_off_loop`, by position
     if thorough or not file.kept:
         return file_sha256(path) == file.sha256
-    try:
-        return path.is_file() and path.stat().st_size == file.size
-    except OSError:
-        return False
+    return _size(path) == file.size
 
 
 def _copy_part(source: Path, path: Path, file: SavedFile) -> Part | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from io import BytesIO
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from comet_async._images.load import FileIdentity
 from comet_async._jobs import runner
 from comet_async._jobs.sources import SourceMemory
 from comet_async._journal.memory import MemoryJournal
+from comet_async.journal import SqliteJournal
 from comet_async.outcomes import Outcome
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 from comet_async.testing import VirtualClock
@@ -64,6 +65,32 @@ async def test_what_is_done_is_not_read_again(
         assert was.task is not None
         assert now.task.id == was.task.id
     assert len(sandbox.ledger.posts) == 3
+
+
+async def test_a_new_image_goes_before_all_that_are_known(
+    comet: CometSession,
+    sandbox: Sandbox,
+    photos: Path,
+    tmp_path: Path,
+    read: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is read, to be sent, before the first known one is looked up in the journal."""
+    out = tmp_path / "out"
+    await run(comet, photos, out)
+    read.clear()
+    (photos / "zebra.png").write_bytes((photos / "dog.png").read_bytes() + b"another")
+    saved = SqliteJournal.saved
+
+    async def noted(journal: SqliteJournal, keys: Collection[str]) -> object:
+        read.append(f"{len(keys)} looked up")
+        return await saved(journal, keys)
+
+    monkeypatch.setattr(SqliteJournal, "saved", noted)
+    outcomes = await run(comet, photos, out)
+    assert read[:2] == ["zebra.png", "3 looked up"]
+    assert [outcome.status for outcome in outcomes] == ["done"] * 4
+    assert len(sandbox.ledger.posts) == 4
 
 
 async def test_a_dry_run_reads_nothing_either(
@@ -234,8 +261,8 @@ async def test_what_was_written_while_it_was_read_is_not_trusted(
     )  # fmt: skip
     await memory.remember([image])
     await memory.flush()
-    found = await memory.recall({identity.path: identity})
+    found = await memory.known({identity.path: identity})
     assert bool(found) is trusted
     for name in ("size", "mtime_ns", "ctime_ns", "inode"):
         changed = attrs.evolve(identity, **{name: 9})
-        assert await memory.recall({identity.path: changed}) == {}
+        assert not await memory.known({identity.path: changed})
