@@ -199,13 +199,17 @@ class Screen:
         if self.events:
             self._event("message", {"text": whole.strip()})
             return
-        line = Text()
-        if word:
-            line.append(f"{word} ", style=style)
-        line.append(cleaned, style="" if word else style)
+        body = cleaned if word else cleaned.lstrip()
+        margin = f"{word} " if word else " " * (len(cleaned) - len(body))
+        line = Text(body, style="" if word else style)
         # Broken between words on a terminal; a command to copy, and what goes to a file, is not.
-        whole_line = not self.console.is_terminal or cleaned.startswith("  comet-async ")
-        self.console.print(line, soft_wrap=whole_line)
+        if self.console.is_terminal and not cleaned.startswith("  comet-async "):
+            width = max(_READABLE, self.console.width - len(margin))
+            lines = line.wrap(self.console, width)
+            for each in lines:
+                each.rstrip()
+            line = Text(f"\n{' ' * len(margin)}").join(lines)
+        self.console.print(Text.assemble((margin, style), line), soft_wrap=True)
 
     def event(self, name: str, facts: Mapping[str, object]) -> None:
         """Write an event for programs, on standard error, if events are wanted."""
@@ -247,10 +251,12 @@ class Screen:
                 self.tell("\t".join(row))
             return
         used = [at for at in range(len(titles)) if any(row[at] != "-" for row in rows)]
-        kept = [at for at in used if titles[at] not in long]
-        widths = [max(cell_len(row[at]) for row in (titles, *rows)) for at in kept]
-        left = console.width - sum(widths) - _GAP * (len(used) - 1)
-        if left < _READABLE * (len(used) - len(kept)):
+        least = sum(
+            min(width, _READABLE) if titles[at] in long else width
+            for at in used
+            for width in [max(cell_len(row[at]) for row in (titles, *rows))]
+        )
+        if console.width < least + _GAP * (len(used) - 1):
             self._paragraphs(titles, rows)
             return
         table = Table(box=None, header_style="bold", pad_edge=False)

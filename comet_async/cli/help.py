@@ -34,14 +34,17 @@ The key is read from COMETAPI_KEY (for Kling itself from KLING_API_KEY), setting
 ~/.config/comet-async/config.toml.
 """
 
-STATUSES = """\
-[bold]Exit status[/bold]
-  0    all done
-  1    some images are not done
-  2    wrong usage or settings; nothing was sent
-  3    stopped by the account (key, credit, rights)
-  130  interrupted
-"""
+_STATUSES = (
+    ("0", "all done"),
+    ("1", "some images are not done"),
+    ("2", "wrong usage or settings; nothing was sent"),
+    ("3", "stopped by the account (key, credit, rights)"),
+    ("130", "interrupted"),
+)
+
+STATUSES = "\n".join(
+    ["[bold]Exit status[/bold]", *(f"  {code:<5}{meaning}" for code, meaning in _STATUSES), ""]
+)
 
 EXPAND = f"""Expand images, and save the results under the names of their sources.
 
@@ -146,7 +149,7 @@ LIST = """List the account's tasks, newest first. CometAPI documents no list; Kl
   [cyan]comet-async list --pages 3[/cyan]
 """
 
-SANDBOX = """Serve a local stand-in for CometAPI and Kling until Ctrl-C. Free; nothing leaves it.
+SANDBOX = """Serve a local stand-in for CometAPI and Kling until Ctrl-C. Free; works offline.
 
 It speaks both APIs, keeps a ledger, actually paints the new edges, and can simulate faults. Its \
 front page shows tasks, charges and images.
@@ -178,14 +181,18 @@ COMPLETION = """Print a script that completes commands and options in your shell
   [cyan]comet-async completion fish > ~/.config/fish/completions/comet-async.fish[/cyan]
 """
 
-_OPTIONS = (
-    ("-h, --help", "Show this help; after a command, show that command's options."),
-    ("-V, --version", "Show the version."),
-    ("-q, --quiet", "Show problems only (works with every command)."),
-    ("-v, --verbose", "Show details: what is sent and retried (works with every command)."),
-    ("--log FILE", "Append all messages to a file (after every command)."),
-    ("--debug", "Show tracebacks and all log messages (works with every command)."),
-)
+_OPTIONS = {
+    "Options": (
+        ("-h, --help", "Show this help; after a command, show that command's options."),
+        ("-V, --version", "Show the version."),
+    ),
+    "Options of every command": (
+        ("-q, --quiet", "Show problems only."),
+        ("-v, --verbose", "Show details: what is sent and retried."),
+        ("--log FILE", "Append all messages to a file."),
+        ("--debug", "Show tracebacks and all log messages."),
+    ),
+}
 
 # By group: name, place below this package, and what it is for.
 COMMANDS: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -231,7 +238,7 @@ USAGES = {
 
 _WIDEST = 100
 _NARROWEST = 40
-_INDENT = 13  # where the words about a command begin
+_INDENT = 14  # where the words about a command begin
 _STYLES = {"[bold]": "1", "[cyan]": "36", "[/bold]": "0", "[/cyan]": "0"}
 
 
@@ -259,18 +266,13 @@ def page(*, styled: bool, width: int = 80) -> str:
         width: Columns of the terminal.
     """
     width = max(_NARROWEST, min(width, _WIDEST))
-    parts = ["[bold]Usage:[/bold] comet-async COMMAND", _wrap(PROGRAM.rstrip(), width)]
-    parts += [
-        "\n".join(
-            [
-                f"[bold]{title}[/bold]",
-                *(_entry(name, text.partition("\n")[0], width) for name, _, text in commands),
-            ]
-        )
-        for title, commands in COMMANDS.items()
-    ]
-    options = [_entry(name, text, width, indent=18) for name, text in _OPTIONS]
-    parts += ["\n".join(["[bold]Options[/bold]", *options]), STATUSES]
+    usage = "[bold]Usage:[/bold] comet-async COMMAND [OPTIONS]"
+    parts = [usage, _wrap(PROGRAM.rstrip(), width)]
+    for title, commands in COMMANDS.items():
+        named = [(name, text.partition("\n")[0]) for name, _, text in commands]
+        parts.append(_entries(title, named, width, _INDENT))
+    parts += [_entries(title, options, width, 18) for title, options in _OPTIONS.items()]
+    parts.append(_entries("Exit status", _STATUSES, width, 7) + "\n")
     text = "\n\n".join(parts)
     for mark, code in _STYLES.items():
         text = text.replace(mark, f"\x1b[{code}m" if styled else "")
@@ -285,9 +287,13 @@ def _wrap(text: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def _entry(name: str, text: str, width: int, *, indent: int = _INDENT) -> str:
-    lines = textwrap.wrap(text, width - indent)
-    return f"  [cyan]{name:{indent - 2}}[/cyan]" + f"\n{'':{indent}}".join(lines)
+def _entries(title: str, entries: Sequence[tuple[str, str]], width: int, indent: int) -> str:
+    """Return a list of names with what each is for, under a title."""
+    lines = [f"[bold]{title}[/bold]"]
+    for name, text in entries:
+        wrapped = f"\n{'':{indent}}".join(textwrap.wrap(text, width - indent))
+        lines.append(f"  [cyan]{name:{indent - 2}}[/cyan]{wrapped}")
+    return "\n".join(lines)
 
 
 def _width() -> int:

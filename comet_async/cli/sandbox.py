@@ -30,12 +30,15 @@ async def sandbox(  # noqa: PLR0913 - the arguments and options, as --help shows
         Parameter(
             metavar="PORT",
             converter=whole,
-            help="Where to listen, 8765 by default; 0 takes a free port.",
+            help="The port to listen on, 8765 by default; 0 takes a free one.",
         ),
     ] = 8765,
     host: Annotated[
         str,
-        Parameter(metavar="ADDRESS", help="Where to listen; by default this machine only."),
+        Parameter(
+            metavar="ADDRESS",
+            help="The address to listen on; by default, only this machine can connect.",
+        ),
     ] = "127.0.0.1",
     key: Annotated[
         str | None,
@@ -45,19 +48,23 @@ async def sandbox(  # noqa: PLR0913 - the arguments and options, as --help shows
         float,
         Parameter(
             metavar="TIMES",
-            help="How many times faster than the service, whose tasks take 8 to 40 s.",
+            help="How many times faster than the service, whose tasks take 8 to 40 s; 1 by "
+            "default.",
         ),
     ] = 1.0,
     engine: Annotated[
         Literal["auto", "patchmatch", "pillow", "stub"],
-        Parameter(help="What paints; stub makes plain grey images, without Pillow."),
+        Parameter(
+            help="What paints; the best one installed by default. stub makes plain grey images, "
+            "without Pillow."
+        ),
     ] = "auto",
     limit: Annotated[
         int,
         Parameter(
             metavar="COUNT",
             converter=whole,
-            help="How many images may be in flight; 0 for any number.",
+            help="How many images may be in flight, 20 by default; 0 for any number.",
         ),
     ] = 20,
     option: Annotated[
@@ -65,7 +72,7 @@ async def sandbox(  # noqa: PLR0913 - the arguments and options, as --help shows
         Parameter(
             metavar="NAME=VALUE",
             negative="",
-            help="A switch of the sandbox, such as 'task_seconds=[0, 1]'; repeatable.",
+            help="Change a setting of the sandbox, such as 'task_seconds=[0, 1]'; can be repeated.",
         ),
     ] = None,
     allow_host: Annotated[
@@ -73,14 +80,14 @@ async def sandbox(  # noqa: PLR0913 - the arguments and options, as --help shows
         Parameter(
             metavar="NAME",
             negative="",
-            help="A host name under which it may be reached, such as a container's; repeatable.",
+            help="Accept requests to this host name, such as a container's; can be repeated.",
         ),
     ] = None,
     admin_token: Annotated[
         str | None,
         Parameter(
             metavar="TOKEN",
-            help="Opens the administration (/admin) to requests with this bearer token.",
+            help="Allow requests to /admin that carry this bearer token.",
         ),
     ] = None,
     fault: Annotated[

@@ -242,3 +242,23 @@ def test_secrets_are_hidden_in_events(capfd: pytest.CaptureFixture[str]) -> None
 def test_an_error_without_words() -> None:
     """A system error may come without any text."""
     assert describe_os_error(OSError()) == "OSError"
+
+
+def test_long_lines_are_indented_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is broken stands below its own beginning; a command to copy stays whole."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    screen = Screen()
+    screen.say("a reason that does not fit into a line of forty", word="invalid  ")
+    screen.say("      and advice that does not fit either, of course")
+    screen.say("  comet-async expand photos --out wide --to 16:9 --prepare")
+    assert capsys.readouterr().err.splitlines() == [
+        "invalid   a reason that does not fit",
+        "          into a line of forty",
+        "      and advice that does not fit",
+        "      either, of course",
+        "  comet-async expand photos --out wide --to 16:9 --prepare",
+    ]

@@ -35,7 +35,7 @@ _MEANINGS = {
     "same": "same image as {first}: billed once",
     "resume": "billed earlier: continues, free",
     "done": "billed and saved earlier",
-    "copy": "already has this shape: copied, free",
+    "copy": "already has this shape: copied",
     "uncertain": "may be billed: looked up first, free",
     "failed": "failed in an earlier run; skipped (--retry-failed buys it again)",
     "invalid": "refused before sending",

@@ -70,16 +70,15 @@ class SourceOptions:
         tuple[str, ...],
         Parameter(
             metavar="PATTERN",
-            help="Of folders, take only files that match, such as '*.png' or '2024/*'. May be "
-            "given several times.",
+            help="From folders, take only files that match, such as '*.png' or '2024/*'. Can be "
+            "repeated.",
         ),
     ] = ()
     exclude: Annotated[
         tuple[str, ...],
         Parameter(
             metavar="PATTERN",
-            help="Of folders, leave out files and subfolders that match. May be given several "
-            "times.",
+            help="From folders, leave out files and subfolders that match. Can be repeated.",
         ),
     ] = ()
     follow_links: Annotated[

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeGuard
 
 import attrs
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
@@ -13,7 +14,7 @@ from comet_async._tools.amounts import duration, money
 from comet_async.cli.console import STYLES, Screen
 from comet_async.cli.expand.totals import RunTotals, Unfinished
 from comet_async.cli.hints import message_of, with_option
-from comet_async.errors import RunStoppedError, WaitTimeoutError
+from comet_async.errors import CometError, InputError, RunStoppedError, WaitTimeoutError
 
 if TYPE_CHECKING:
     from comet_async.outcomes import Outcome
@@ -103,7 +104,10 @@ class RunProgress:
         # Equal ones are counted at the end, and so is what a stop leaves behind.
         if again or isinstance(outcome.error, RunStoppedError) or _stops_all(outcome):
             return
-        self._line(why.status, f"{shown(outcome.source)}: {why.reason}", problem=True)
+        reason = why.reason
+        if _is_taken(outcome.error):  # by which file, is told here only
+            reason = short(message_of(outcome.error), outcome.source)
+        self._line(why.status, f"{shown(outcome.source)}: {reason}", problem=True)
         if why.hint and why.hint not in self._hints:
             self._hints.add(why.hint)
             self.screen.say(f"{' ' * _WIDE} {why.hint}", style="dim", problem=True)
@@ -149,7 +153,7 @@ class RunProgress:
             (3, f"{totals.retrying:,} retrying" if totals.retrying else ""),
             (5, f"{totals.saving:,} saving" if totals.saving else ""),
             (6, f"{totals.in_flight:,}/{totals.slots:,} slots" if totals.in_flight else ""),
-            (7, f"{totals.retries:,} retries" if totals.retries else ""),
+            (7, f"{totals.retries:,} retries" if totals.retries > totals.retrying else ""),
             (4, ", ".join(bad)),
             (2, f"about {money(cost)}" if not self.free and cost else ""),
             (1, duration(totals.seconds)),
@@ -185,6 +189,11 @@ def _stops_all(outcome: Outcome) -> bool:
     return outcome.error is not None and outcome.error.account_wide and not outcome.error.task_id
 
 
+def _is_taken(error: CometError | None) -> TypeGuard[InputError]:
+    """Return True if another file has the name of the result."""
+    return isinstance(error, InputError) and error.field == "out"
+
+
 def unfinished(outcome: Outcome, *, free: bool = False) -> Unfinished:
     """Return why a source is not done, in words that are equal for equal reasons.
 
@@ -203,6 +212,8 @@ def unfinished(outcome: Outcome, *, free: bool = False) -> Unfinished:
     accepted = "accepted" if free else "accepted and billed"
     if hint is not None and key:
         hint = hint.replace(key, "it")
+    if _is_taken(outcome.error):  # each source has a name of its own
+        reason = re.sub(r"^.+(?= exists already, )", "its file", reason)
     if isinstance(outcome.error, WaitTimeoutError) and outcome.error.sent:
         reason, hint = f"its time was over: {accepted}", None
     if status == "not sent" or reason.startswith("not sent, because this run has stopped"):

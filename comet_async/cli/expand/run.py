@@ -138,8 +138,8 @@ async def _run(
     screen, free = invocation.screen, endpoint.sandbox is not None
     if free:
         screen.say(
-            "sandbox: the new edges are painted on this machine; the prompt is checked, "
-            "not followed",
+            "sandbox: the new edges are painted on this machine; prompts are checked "
+            "but not followed",
             style="dim",
         )
     verified = plan.options.get("verify_remote", False)

@@ -91,7 +91,7 @@ class Ending:
             f"{many:,} {word}"
             for many, word in (
                 (totals.earlier, "from earlier runs"),
-                (totals.copied, "copied, as they already have this shape"),
+                (totals.copied, "copied as is"),
                 (totals.equal, "equal to another image"),
             )
             if many

@@ -204,7 +204,8 @@ class RunTotals:
             self.doubtful += record.n
         if outcome.status == "pending" and record.state in ACTIVE - _OPEN_QUESTION:
             self.accepted += 1
-        if record.updated_at > self.since and not isinstance(outcome.error, RunStoppedError):
+        waited_for = record.updated_at > self.since and record.state not in _NOT_ACCEPTED
+        if waited_for and not isinstance(outcome.error, RunStoppedError):
             self._moments.append(self.clock())
 
     def _sent_now(self, record: JobRecord) -> bool:

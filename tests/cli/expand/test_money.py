@@ -294,3 +294,19 @@ async def test_a_single_missing_source_is_wrong_usage(comet: Command, tmp_path: 
     ended = await comet("expand", tmp_path / "nofolder", "--out", tmp_path / "w", *SHAPE)
     assert ended.status == 2
     assert "does not exist" in ended.err
+
+
+async def test_names_that_are_taken_are_one_reason(
+    comet: Command, sandbox: Sandbox, photos: Path
+) -> None:
+    """The first image says which file is in the way; the end has one line for all of them."""
+    out = photos.parent / "wide"
+    await comet("expand", photos, "-o", out, *SHAPE)
+    ended = await comet("expand", photos, "-o", out, "--to", "2:1")
+    assert ended.status == 1
+    lines = [line for line in ended.err.splitlines() if "exists already" in line]
+    assert len(lines) == 2
+    assert lines[0].startswith("invalid ")
+    assert f"{out}/" in lines[0]
+    assert "  3 invalid: its file exists already, and is the result of another" in lines[1]
+    assert len(sandbox.ledger.charges) == 3

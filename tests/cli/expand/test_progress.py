@@ -17,6 +17,7 @@ from comet_async.errors import (
     AuthenticationError,
     InputError,
     OutcomeUnknownError,
+    RejectedError,
     RunStoppedError,
     WaitTimeoutError,
 )
@@ -143,11 +144,14 @@ def test_an_equal_image_is_counted_once() -> None:
 def test_what_is_left_goes_by_what_this_run_waited_for() -> None:
     """A hundred images of earlier runs, done in the first second, do not make it look fast."""
     clock = Ticks()
-    counts = totals(clock, total=110)
+    counts = totals(clock, total=115)
     for number in range(100):
         counts.add(
             done(f"old{number}"), job(f"old{number}", sent_at=START - 60, updated_at=START - 1)
         )
+    refused = Outcome(source="bad", status=OutcomeStatus.REJECTED, error=RejectedError("no"))
+    for number in range(5):  # neither do those that the server refuses at once
+        counts.add(refused, job(f"bad{number}", state=JobState.REJECTED))
     assert counts.left is None
     for number in range(5):
         clock.now += 2

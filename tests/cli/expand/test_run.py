@@ -263,7 +263,7 @@ async def test_in_a_sandbox_of_its_own(comet: Command, photos: Path) -> None:
     words = ("expand", photos / "dog.png", "--out", photos.parent / "wide", *SHAPE, "--sandbox")
     ended = await comet(*words)
     assert ended.status == 0
-    assert "the prompt is checked, not followed" in ended.err
+    assert "prompts are checked but not followed" in ended.err
     assert "painted here by" in ended.err
     ended = await comet(*words)
     assert ended.status == 0

@@ -47,8 +47,7 @@ def test_details_of_what_is_done() -> None:
     end = ending(ended={"done": 6, "invalid": 2})
     end.totals.earlier, end.totals.copied, end.totals.equal = 3, 1, 1
     assert end.facts()[0] == (
-        "6 done, 2 invalid (3 from earlier runs, 1 copied, as they already have this shape, "
-        "1 equal to another image) in 0 s"
+        "6 done, 2 invalid (3 from earlier runs, 1 copied as is, 1 equal to another image) in 0 s"
     )
 
 
