@@ -27,6 +27,7 @@ import psycopg
 from psycopg import sql
 
 from benchmarks.core.report import Table
+from comet_async._jobs.shared_slots import RECHECK, RECHECK_EACH
 from comet_async._journal.records import JobRecord, Limits, NewJob, Refusal
 from comet_async._journal.states import IN_FLIGHT, JobState
 from comet_async._journal.transitions import moved, planned, sending
@@ -41,8 +42,9 @@ HEARTBEAT, SETTLE = 10.0, 30.0  # the defaults
 WINDOW = 10.0  # seconds over which the use of the quota is averaged
 
 # Measured; see `Costs`.
-STATEMENTS, WAL = 20, 11_000  # a job's, without those of refused attempts
+STATEMENTS, WAL = 13, 10_500  # a job's, without those of refused attempts
 REFUSED = 5  # statements of an attempt to send that found no slot
+QUEUED = 4  # statements of queueing for a slot
 BEAT = 3  # statements of a renewed lease
 
 
@@ -91,7 +93,10 @@ class Worker:
     jobs: set[str] = attrs.field(factory=set)
     ready: deque[str] = attrs.field(factory=deque)
     claiming: bool = False  # in the queue for the lock
-    freed_before: int = 0  # slots that had become free when it queued for the lock
+    place: int | None = None  # in the queue for a slot
+    told: bool = False  # that a slot is free, and has not asked for it yet
+    answering: bool = False  # asks because it was told
+    waits: int = 0  # for a slot, so far
     dead: bool = False
 
 
@@ -141,8 +146,9 @@ class Fleet:
     busy: int = 0  # images that the server works on
     taken: Use = attrs.field(init=False)  # of the quota, as the journal counts
     working: Use = attrs.field(init=False)  # of the quota, as the server works
-    freed: int = 0
-    waiting: set[Worker] = attrs.field(factory=set)  # for a slot
+    # For a slot, by place; with those that have left it since or were told, which count no more.
+    queue: list[tuple[int, Worker]] = attrs.field(factory=list)
+    waiting: int = 0
     left: int = 0  # images that have not been planned yet
     workers: list[Worker] = attrs.field(factory=list)
     idle: set[Worker] = attrs.field(factory=set)
@@ -187,7 +193,7 @@ class Fleet:
         else:
             self.records[before.key] = after
         if was and not is_now:
-            self.slot_is_free()
+            self.slots_are_free(after.n)
 
     def move(self, key: str, new: JobState) -> None:
         """Move a job."""
@@ -254,13 +260,40 @@ class Fleet:
         self.ask(worker)
 
     def ask(self, worker: Worker) -> None:
-        """Queue for the lock of the quota."""
-        if worker.claiming or worker.dead or not worker.ready:
+        """Queue for the lock of the quota; first for a slot, if other jobs of it wait already."""
+        if worker.claiming or worker.place is not None or worker.dead or not worker.ready:
             return
-        self.waiting.discard(worker)
-        worker.claiming, worker.freed_before = True, self.freed
+        if len(worker.ready) > 1:
+            self.enter(worker)
+        else:
+            self.request(worker)
+
+    def request(self, worker: Worker) -> None:
+        """Queue for the lock of the quota."""
+        worker.claiming = True
+        worker.answering, worker.told = worker.told, False
         self.lock.append(worker)
         self.next_attempt()
+
+    def enter(self, worker: Worker) -> None:
+        """Queue for a slot, at the old place if there is one; request it if nobody else waits."""
+        self.counts["queued"] += 1
+        if worker.place is None:
+            worker.place = next(self.numbers)
+        look = not self.waiting
+        self.waiting += 1
+        heapq.heappush(self.queue, (worker.place, worker))
+        if look:
+            self.request(worker)
+        else:
+            self.wait(worker)
+
+    def leave(self, worker: Worker) -> None:
+        """Queue for a slot no more."""
+        if worker.place is not None:
+            if not worker.told and not worker.answering:
+                self.waiting -= 1
+            worker.place, worker.told, worker.answering = None, False, False
 
     def next_attempt(self) -> None:
         """Give the lock to the next worker."""
@@ -286,23 +319,49 @@ class Fleet:
             pass
         elif refusal is None:
             worker.ready.popleft()
+            self.leave(worker)
             after = sending(
                 before, now=self.now, post_deadline=self.now + 60, boot=str(id(worker)), run=""
             )
             self.write(before, after)
             self.post(worker, before.key)
             self.ask(worker)
-        elif self.freed > worker.freed_before:
-            self.ask(worker)
         else:
-            self.waiting.add(worker)
+            self.refused(worker)
         self.next_attempt()
 
-    def slot_is_free(self) -> None:
-        """Wake all that wait for a slot, as NOTIFY does."""
-        self.freed += 1
-        for worker in list(self.waiting):
-            self.ask(worker)
+    def refused(self, worker: Worker) -> None:
+        """Wait for a slot, unless something may have become free since."""
+        if worker.place is None or worker.answering:
+            worker.answering = False
+            self.enter(worker)
+        elif worker.told:
+            self.request(worker)
+        else:
+            self.wait(worker)
+
+    def wait(self, worker: Worker) -> None:
+        """Wait to be told of a slot."""
+        worker.waits += 1
+        pause = max(RECHECK, self.waiting * RECHECK_EACH) * self.random.uniform(0.8, 1.2)
+        self.when_alive(worker, pause, partial(self.recheck, worker, worker.waits))
+
+    def recheck(self, worker: Worker, wait: int) -> None:
+        """Ask although nothing was heard, if it is still the same wait."""
+        if worker.waits == wait and worker.place is not None and not worker.claiming:
+            self.counts["rechecked"] += 1
+            self.request(worker)
+
+    def slots_are_free(self, many: int) -> None:
+        """Tell as many workers, those that have waited longest first."""
+        while many and self.queue:
+            place, worker = heapq.heappop(self.queue)
+            if worker.place == place and not worker.told and not worker.answering:
+                worker.told, worker.waits = True, worker.waits + 1
+                self.waiting -= 1
+                many -= 1
+                if not worker.claiming and not worker.dead:
+                    self.request(worker)
 
     def post(self, worker: Worker, key: str) -> None:
         """Send the request; the server has it some time before its answer is here."""
@@ -360,7 +419,6 @@ class Fleet:
         dying = self.workers[: int(self.case.killed * len(self.workers))]
         for worker in dying:
             worker.dead = True
-            self.waiting.discard(worker)
             self.idle.discard(worker)
             self.lost |= worker.jobs
             # Each lease was renewed at a moment of its own; survivors look all the time.
@@ -404,7 +462,7 @@ def row(fleet: Fleet, seconds: float) -> list[str]:
     begin = 12 * WINDOW
     end = drained if fleet.killed_at is None else fleet.killed_at
     jobs = counts["done"]
-    statements = jobs * STATEMENTS + counts["refused"] * REFUSED
+    statements = jobs * STATEMENTS + counts["refused"] * REFUSED + counts["queued"] * QUEUED
     beats = case.workers / (TICK * HEARTBEAT) * BEAT
     return [
         f"{case.images:,}",

@@ -29,7 +29,6 @@ tasks that wait, as the journal on disk does; the other one belongs to the lease
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import re
 import weakref
@@ -67,7 +66,7 @@ from comet_async._postgres.connection import (
 )
 from comet_async._postgres.sql import Activity, WorkerLease
 from comet_async._postgres.worker import Signal, Worker
-from comet_async._validation import check_number
+from comet_async._validation import check_flag, check_number
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.errors import CometError, InputError, StaleRecordError
 from comet_async.models import JSON
@@ -118,6 +117,7 @@ class PostgresJournal:
         heartbeat: float = HEARTBEAT,
         patience: float = PATIENCE,
         migrate: bool = True,
+        read_only: bool = False,
         clock: Clock = SYSTEM_CLOCK,
         verify_remote: bool = False,
         hook: Hook | None = None,
@@ -133,6 +133,9 @@ class PostgresJournal:
             patience: Seconds that each operation waits for a server that can't be reached. 60 by
                 default, which is longer than a restart takes.
             migrate: Make missing tables, or bring them up to date. False for a role that must not.
+            read_only: Only look: for a role that may read the tables and no more. It is no worker
+                then, and nothing is migrated; what would write raises `JournalError`. A database
+                that was restored is opened all the same.
             clock: The machine's clock. Where it differs from the database's, that one counts.
             verify_remote: Open it although the database was restored. Then each new job must be
                 looked up on the server before it is sent, until `trust` is called.
@@ -157,7 +160,10 @@ class PostgresJournal:
                 value=schema,
                 limit="small letters, digits and '_', at most 63",
             )
-        target = Target(url=url, schema=schema, patience=patience, stall=heartbeat)
+        check_flag("read_only", read_only)
+        target = Target(
+            url=url, schema=schema, patience=patience, stall=heartbeat, read_only=read_only
+        )
         worker = Worker(target, heartbeat)
         connection = PostgresConnection(target, clock, verify_remote)
         writer = GroupCommitWriter[PostgresConnection](target, hook)
@@ -171,6 +177,9 @@ class PostgresJournal:
         )
         worker.on_hint = weakref.WeakMethod(journal._on_hint)
         try:
+            if read_only:
+                await writer.run("", check_version)
+                return journal
             await writer.run("open", partial(_begin, worker=worker, migrated=migrate))
         except BaseException:
             await writer.aclose()
@@ -197,7 +206,7 @@ class PostgresJournal:
 
     @property
     def lease_left(self) -> float:
-        """Seconds until this worker's lease ends at the earliest; negative if it has ended."""
+        """Seconds until this worker's lease ends at the earliest; negative if it has none."""
         return self._worker.left
 
     @property
@@ -323,7 +332,8 @@ class PostgresJournal:
             boot=self.boot,
             run=run,
         )
-        work = partial(sql.send, before=record, after=after, run=run, limits=limits)
+        queued = self._worker.listens(sql.slot_topic(record.account))
+        work = partial(sql.send, before=record, after=after, run=run, limits=limits, queued=queued)
         return await self._run("T2", work) or after
 
     async def note(self, record: JobRecord, *, now: float, **changes: Unpack[Changes]) -> JobRecord:
@@ -417,7 +427,8 @@ class PostgresJournal:
         self._closed = True
         self._connection.hurry()
         try:
-            await self._writer.run("leave", partial(sql.leave, boot=self.boot))
+            if not self._target.read_only:
+                await self._writer.run("leave", partial(sql.leave, boot=self.boot))
         except CometError:
             pass  # it can't be reached, or belongs to another process; a lease ends by itself
         finally:
@@ -434,7 +445,9 @@ class PostgresJournal:
         Returns:
             The job as it is now; None while another worker has it, or if there is no such job.
         """
-        return await self._run("claim", partial(sql.claim, key=key, boot=self.boot))
+        work = partial(sql.claim, key=key, boot=self.boot)
+        # The first look says to whom the job's end is told; only the second one can't miss it.
+        return await self._run("claim", work) or await self._run("claim", work)
 
     async def release(self, key: str) -> None:
         """Let go of a job, and wake who waits for it in other processes."""
@@ -446,12 +459,26 @@ class PostgresJournal:
 
     def listening_for_job(self, key: str) -> AbstractContextManager[Signal]:
         """Give a signal that is set when another worker lets go of a job."""
-        digest = hashlib.md5(key.encode(errors="replace"), usedforsecurity=False).hexdigest()
-        return self._worker.listening(f"job {digest}")
+        return self._worker.listening(sql.job_topic(key))
 
     def listening_for_slot(self, account: str) -> AbstractContextManager[Signal]:
-        """Give a signal that is set when images of *account* are no longer in flight."""
-        return self._worker.listening(f"slot {account}")
+        """Give a signal that is set when it is this worker's turn to request a slot."""
+        return self._worker.listening(sql.slot_topic(account))
+
+    async def queue_for_slot(self, account: str) -> int:
+        """Have this worker told when a slot may be free for it; return how many others wait.
+
+        Each free slot is told to one worker, the one that has waited longest. One that requests it
+        in vain keeps its place when it queues again.
+        """
+        work = partial(sql.queue_for_slot, account=account, boot=self.boot)
+        return await self._run("queue", work)
+
+    async def unqueue_for_slot(self, account: str) -> None:
+        """Have the others told instead, unless somebody else in this process waits."""
+        if not self._worker.listens(sql.slot_topic(account)):
+            work = partial(sql.unqueue_for_slot, account=account, boot=self.boot)
+            await self._run("queue", work)
 
     async def shrink(self, account: str) -> int:
         """Record that the server takes no more images of *account* at present; return how many."""

@@ -20,6 +20,9 @@ def test_a_small_fleet(killed: float) -> None:
     assert max(fleet.taken.windows) <= 1
     assert fleet.taken.mean(120, fleet.killed_at or fleet.drained_at or 0) > 0.98
     assert (fleet.counts["looked up"] > 0) is bool(killed)
+    # Each slot is told to one worker, and all together make ten requests a second besides.
+    assert fleet.counts["refused"] - fleet.counts["rechecked"] < 2 * fleet.counts["granted"]
+    assert fleet.counts["rechecked"] < 11 * fleet.now
     fleet.charges["ce1-0"] = 2
     with pytest.raises(AssertionError, match="1 twice"):
         row(fleet, seconds)

@@ -109,6 +109,15 @@ class Queue:
             " (dedupe_key) WHERE status = 'failed'"
         )
 
+    async def upgrade(self) -> None:
+        """Bring PGQueuer's tables up to date, as ``pgq upgrade`` does.
+
+        Raises:
+            JournalError: They can't be changed.
+        """
+        async with self.journal.connection() as db:
+            await self.queries(PsycopgDriver(db)).upgrade()
+
     def _exists(self, db: PostgresConnection, name: str) -> bool:
         found = db.row("SELECT to_regclass(%s) IS NOT NULL", f"{self.settings.db_schema}.{name}")
         return found == (True,)

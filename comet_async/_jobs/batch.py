@@ -540,14 +540,16 @@ class Batch:
         async with self._claimed(call, planned) as record:
             if record.state in _MAY_BE_SENT:
                 call.images = await self._read(planned.images)
-            # No file of a job that was never sent can be anywhere.
-            new = record.state is JobState.PLANNED and not record.fence
+            places = None
+            if record.state is JobState.PLANNED and not record.fence and item.dest is not None:
+                # No file of a job that was never sent can be anywhere.
+                places = (Destination(source=item.source, dest=item.dest),)
             job = await self.runner.run(call, record)
             if park and job.record.state is JobState.UNKNOWN and not self._ended():
                 parked = attrs.evolve(item, record=job.record, images=call.images)
                 self._parked.append(parked)
                 return None
-            return await self._conclude(call, item, job, new=new)
+            return await self._conclude(call, item, job, places)
 
     async def _keep_name(self, planned: Planned) -> Planned:
         """Return *planned* with the name that an earlier run gave its result.
@@ -678,31 +680,45 @@ class Batch:
         return await self._resume_everywhere(call, current)
 
     async def _resume_everywhere(self, call: Call, record: JobRecord) -> Outcome:
-        destinations = await self.active.journal.destinations(record.key)
-        dests: list[str | None] = [place.dest for place in destinations]
-        first, *others = dests or [None]
-        outcome = await self._resume(call, Item(source=record.source, dest=first), record)
-        for dest in others:
-            outcome = await self._resume(call, Item(source=record.source, dest=dest), record)
-        return outcome
+        """Run a job of the journal to its end, alone, and save its results where they belong."""
+        self._begin(call, record.key)
+        async with self.active.alone(record) as current:
+            job = await self.runner.run(call, current)
+            places = await self.active.journal.destinations(record.key)
+            dests: list[str | None] = [place.dest for place in places]
+            first, *others = dests or [None]
+            item = Item(source=record.source, dest=first)
+            outcome = await self._conclude(call, item, job, places)
+            for dest in others:
+                item = Item(source=record.source, dest=dest)
+                outcome = await self._conclude(call, item, call.job or job)
+            return outcome
 
     async def _resume(self, call: Call, item: Item, record: JobRecord) -> Outcome:
         """Run a job of the journal to its end, alone."""
         self._begin(call, record.key)
         async with self.active.alone(record) as current:
             job = await self.runner.run(call, current)
-            return await self._conclude(call, item, job, new=False)
+            return await self._conclude(call, item, job)
 
-    async def _conclude(self, call: Call, item: Item, job: Job, *, new: bool) -> Outcome:
-        """Save a job's results, and return its outcome: nothing that comes later can help it."""
+    async def _conclude(
+        self, call: Call, item: Item, job: Job, places: Sequence[Destination] | None = None
+    ) -> Outcome:
+        """Save a job's results, and return its outcome: nothing that comes later can help it.
+
+        Args:
+            call: Whose work it is.
+            item: Where one of the job's results belongs.
+            job: The job.
+            places: Where all of them do, with what is there, if that is known.
+        """
         job = await self.runner.give_up(call, job)
         saved: tuple[Place, ...] = ()
         if job.record.state in READY and item.dest is not None and self.saver is not None:
-            known = Destination(source=item.source, dest=item.dest) if new else None
             kind = kind_named(job.record.kind)
             clock, before = self.active.services.clock, job.record.state
             began = clock.monotonic()
-            record, saved = await self.saver.deliver(job.record, item.dest, kind, known)
+            record, saved = await self.saver.deliver(job.record, item.dest, kind, places)
             call.job = job = Job(record, job.task)
             if before is not JobState.DONE:
                 self.active.emit(

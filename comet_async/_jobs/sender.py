@@ -150,12 +150,11 @@ class Sender:
             with contextlib.suppress(_NoSlotError):
                 return await self._pass(call, record, body, begin)
         self._check_patience(record)
-        async with slots.turn(record.key):
+        async with slots.turn(record.key), slots.queued(record.key) as wait:
             while True:
-                async with slots.freed() as wait:
-                    with contextlib.suppress(_NoSlotError):
-                        return await self._pass(call, record, body, begin)
-                    await wait()
+                await wait()
+                with contextlib.suppress(_NoSlotError):
+                    return await self._pass(call, record, body, begin)
 
     def _check_patience(self, record: JobRecord) -> None:
         """Refuse to wait for a slot, if the caller does not.
@@ -242,8 +241,6 @@ class Sender:
         )
         if sending is Refusal.IN_FLIGHT:
             raise _NoSlotError("all slots are in use", sent=False, external_task_id=record.key)
-        if self.active.shared_slots is not None:
-            await self.active.shared_slots.started(record.key)
         if isinstance(sending, Refusal):
             what = "max_jobs" if sending is Refusal.JOBS else "max_spend"
             raise BudgetExceededError(
@@ -251,6 +248,8 @@ class Sender:
                 hint="run again with a higher limit to continue",
                 external_task_id=record.key,
             )
+        if self.active.shared_slots is not None:
+            await self.active.shared_slots.started(record.key)
         try:
             task = await services.api.create(
                 kind_named(record.kind), body, external_task_id=record.key

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import attrs
 
 from comet_async._jobs.admission import CLEAN_RUN, KeyedLock
-from comet_async._journal.shared import SharedJournal
+from comet_async._journal.shared import SharedJournal, Signal
 from comet_async.clock import Clock
+from comet_async.errors import JournalError
 
-_RECHECK = 2.0
+RECHECK = 2.0
 """Seconds after which a slot is requested again if no message came."""
+RECHECK_EACH = 0.1
+"""The same for each worker that waits, if that is longer: all together make ten such requests a
+second at most, however many they are."""
 _POLL_UNCLAIMED = 10.0
 """Seconds after which unclaimed jobs are polled although slots become free all the time."""
 
@@ -30,6 +36,7 @@ class SharedSlots:
         account: Whose quota.
         most: The configured limit: most images of the account in flight, over all workers.
         poll_unclaimed: Called during a long wait: a job without a worker may hold a slot.
+        polled_at: When it was called last.
     """
 
     journal: SharedJournal
@@ -41,7 +48,7 @@ class SharedSlots:
     _heads: dict[str, AsyncExitStack] = attrs.field(factory=dict, init=False)
     # Whether the server is known to take fewer; None before the journal was read.
     _shrunk: bool | None = attrs.field(default=None, init=False)
-    _polled_at: float = attrs.field(default=-math.inf, init=False)
+    polled_at: float = attrs.field(default=-math.inf, init=False)
 
     @property
     def crowded(self) -> bool:
@@ -66,19 +73,20 @@ class SharedSlots:
             await stack.aclose()
 
     @asynccontextmanager
-    async def freed(self) -> AsyncGenerator[Callable[[], Awaitable[None]], None]:
-        """Give a function that waits until a slot may be free; enter it before requesting one."""
-        with self.journal.listening_for_slot(self.account) as signal:
+    async def queued(self, key: str) -> AsyncGenerator[Callable[[], Awaitable[None]], None]:
+        """Queue for a slot among the workers, for the head of this one's queue.
 
-            async def wait() -> None:
-                signalled = await signal.wait(_RECHECK)
-                # A busy account sends signals all the time, and so must not rely on silence.
-                now = self.clock.monotonic()
-                if not signalled or now - self._polled_at >= _POLL_UNCLAIMED:
-                    self._polled_at = now
-                    await self.poll_unclaimed()
-
-            yield wait
+        Gives a function that waits until a slot may be free, to be called before each request.
+        """
+        try:
+            with self.journal.listening_for_slot(self.account) as signal:
+                place = _Place(self, signal)
+                await place.queue()
+                yield place.wait
+        finally:
+            if key in self._heads:  # it leaves without a slot
+                with contextlib.suppress(JournalError):
+                    await self.journal.unqueue_for_slot(self.account)
 
     async def shrink(self) -> None:
         """Allow fewer images in flight: the server has just refused one."""
@@ -92,3 +100,46 @@ class SharedSlots:
         if self._shrunk:
             left = await self.journal.grow(self.account, self.most, CLEAN_RUN)
             self._shrunk = left is not None
+
+
+@attrs.define(eq=False)
+class _Place:
+    """This worker's place in the queue of all workers.
+
+    Attributes:
+        slots: Whose slots.
+        signal: Set when it is this worker's turn.
+        others: How many others wait for theirs.
+        told: Whether it is this worker's turn.
+        look: Whether a slot may have become free of which nobody was told.
+    """
+
+    slots: SharedSlots
+    signal: Signal
+    others: int = 0
+    told: bool = False
+    look: bool = False
+
+    async def queue(self) -> None:
+        """Enter the queue, at the old place if there is one."""
+        self.told = False
+        self.others = await self.slots.journal.queue_for_slot(self.slots.account)
+        self.look = not self.others  # else they were told
+
+    async def wait(self) -> None:
+        """Wait until a slot may be free."""
+        if self.told:  # and requested it in vain
+            await self.queue()
+        if self.look:
+            self.look = False
+            return
+        pause = max(RECHECK, self.others * RECHECK_EACH)
+        self.told = await self.signal.wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - not a secret
+        if not self.told:
+            await self.queue()
+            self.look = False  # that is what happens now
+        # A busy account sends signals all the time, and so must not rely on silence.
+        now = self.slots.clock.monotonic()
+        if not self.told or now - self.slots.polled_at >= _POLL_UNCLAIMED:
+            self.slots.polled_at = now
+            await self.slots.poll_unclaimed()

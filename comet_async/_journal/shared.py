@@ -51,7 +51,18 @@ class SharedJournal(Journal, Protocol):
         ...
 
     def listening_for_slot(self, account: str) -> AbstractContextManager[Signal]:
-        """Give a signal that is set when images of *account* are no longer in flight."""
+        """Give a signal that is set when this worker is told of a slot that may be free."""
+        ...
+
+    async def queue_for_slot(self, account: str) -> int:
+        """Have this worker told of a slot when it is its turn; return how many others wait.
+
+        One that is told, and requests a slot in vain, keeps its place when it queues again.
+        """
+        ...
+
+    async def unqueue_for_slot(self, account: str) -> None:
+        """Leave the queue without a slot; with one, `send` does it."""
         ...
 
     async def quota(self, account: str) -> int | None:

@@ -38,6 +38,7 @@ _PAUSE = 0.2  # seconds between two attempts
 
 # A transaction that met another one; PostgreSQL has undone it, and it can be done again.
 _COLLISIONS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
+_READ_ONLY = psycopg.errors.ReadOnlySqlTransaction
 _IDENTITY = "identity"
 
 
@@ -54,12 +55,14 @@ class Target:
         schema: The schema with the journal's tables.
         patience: Seconds to wait for a server that can't be reached.
         stall: Seconds after which the server gives up a client that stops within a transaction.
+        read_only: Have the server refuse whatever writes.
     """
 
     url: str = attrs.field(repr=False)
     schema: str
     patience: float
     stall: float
+    read_only: bool = False
 
     def __str__(self) -> str:
         try:
@@ -110,6 +113,8 @@ class Target:
             # Whoever stops in the middle of a transaction must not hold its locks for long.
             stall = f"SET idle_in_transaction_session_timeout = {int(self.stall * 1000)}"
             db.execute(stall.encode())
+            if self.read_only:
+                db.execute("SET default_transaction_read_only = on")
         except BaseException:
             db.close()
             raise
@@ -138,6 +143,9 @@ class PostgresConnection:
         opened: True once the journal is open: a new connection may lead to another server then.
         shift: Seconds by which the database's clock is ahead of the machine's; 0 if they agree.
         writes: Rows written in this transaction.
+        in_flight: By account whose quota this transaction has locked: how many images may be in
+            flight, and how many are, with those that it starts itself.
+        round_trips: Statements so far.
     """
 
     target: Target
@@ -146,6 +154,7 @@ class PostgresConnection:
     opened: bool = attrs.field(default=False, init=False)
     shift: float = attrs.field(default=0.0, init=False)
     writes: int = attrs.field(default=0, init=False)
+    in_flight: dict[str, tuple[int, int]] = attrs.field(factory=dict, init=False)
     round_trips: int = attrs.field(default=0, init=False)
     _db: psycopg.Connection[Row] | None = attrs.field(default=None, init=False)
     _number: str | None = attrs.field(default=None, init=False)
@@ -160,6 +169,8 @@ class PostgresConnection:
             JournalError: It could not be reached for long.
         """
         self.writes, self._number = 0, None
+        self.in_flight.clear()
+        writing = writing and not self.target.read_only
         number = "pg_current_xact_id()::text" if writing else "NULL"
         query = f"BEGIN; SELECT {number}, extract(epoch FROM clock_timestamp())::float8"  # noqa: S608 - a number of ours
         self._number, now = self._patiently(lambda: self._last_row(query))
@@ -219,7 +230,12 @@ class PostgresConnection:
 
     def again(self, error: Exception) -> bool:
         """Return True if the transaction that met *error* was undone and can be done again."""
-        return is_lost(error) or isinstance(error, _COLLISIONS)
+        return self._is_lost(error) or isinstance(error, _COLLISIONS)
+
+    def _is_lost(self, error: Exception) -> bool:
+        # Elsewhere it means that this server is a replica, perhaps for the moment.
+        asked_for = self.target.read_only and isinstance(error, _READ_ONLY)
+        return is_lost(error) and not asked_for
 
     def translated(self, error: Exception) -> Exception:
         """Return what the caller sees of *error*: nothing that may hold a password."""
@@ -229,8 +245,12 @@ class PostgresConnection:
         hint = "nothing was lost: what was written stays; look at the server's log"
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
             hint = "grant this role the rights on the journal's schema"
+        if self.target.read_only and isinstance(error, _READ_ONLY):
+            hint = "open it without read_only=True"
         return JournalError(
-            f"the journal {self.target} can't be used: {text}", retryable=is_lost(error), hint=hint
+            f"the journal {self.target} can't be used: {text}",
+            retryable=self._is_lost(error),
+            hint=hint,
         )
 
     def close(self) -> None:
@@ -365,7 +385,7 @@ def check_version(db: PostgresConnection) -> None:
 
 
 def _check_not_newer(db: PostgresConnection, version: int) -> None:
-    if version > len(MIGRATIONS):
+    if version > len(MIGRATIONS) + 1:  # a migration leaves the release before it able to work
         raise JournalError(
             f"the journal {db.target} was written by a newer comet_async",
             hint="upgrade comet_async here",

@@ -143,6 +143,35 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             clean integer NOT NULL DEFAULT 0
         )
         """,
+        # Workers that wait: for a slot of an account, or for a job that another one has. `called`
+        # are those that were told of a slot and have not asked for it yet.
+        """
+        CREATE TABLE waiter (
+            topic text NOT NULL,
+            boot text NOT NULL,
+            place bigint GENERATED ALWAYS AS IDENTITY,
+            called boolean NOT NULL DEFAULT false,
+            PRIMARY KEY (topic, boot)
+        )
+        """,
+        # One worker for each slot that is free, those that have waited longest first: if all were
+        # told, a thousand would ask for it. Each worker listens on a channel of its own.
+        """
+        CREATE FUNCTION call_waiters(of text, most integer) RETURNS void LANGUAGE plpgsql
+        SET search_path FROM CURRENT AS $$
+        DECLARE
+            worker text;
+        BEGIN
+            FOR worker IN
+                UPDATE waiter SET called = true WHERE (topic, boot) IN (
+                    SELECT topic, boot FROM waiter WHERE topic = of AND NOT called
+                    ORDER BY place LIMIT most FOR UPDATE SKIP LOCKED)
+                RETURNING boot
+            LOOP
+                PERFORM pg_notify('comet_async ' || worker, of);
+            END LOOP;
+        END $$
+        """,
         # By triggers, so that no change of state can come without its event; whoever makes it, with
         # whatever search_path.
         """
@@ -158,21 +187,27 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         CREATE TRIGGER jobs_planned AFTER INSERT ON job
         REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION jobs_planned()
         """,
-        # Who waits for a slot or for the end of another worker's work listens on the channel that
-        # is named like the schema.
+        # Who waits for a slot or for another worker's job is told; if nobody does, there is nothing
+        # to tell.
         f"""
         CREATE FUNCTION job_changed() RETURNS trigger LANGUAGE plpgsql
         SET search_path FROM CURRENT AS $$
+        DECLARE
+            worker text;
         BEGIN
             IF OLD.state IS DISTINCT FROM NEW.state THEN
                 INSERT INTO event (job, at, old, new, why)
                 VALUES (NEW.id, NEW.updated_at, OLD.state, NEW.state, NEW.why);
                 IF OLD.state IN ({FLYING}) AND NEW.state NOT IN ({FLYING}) THEN
-                    PERFORM pg_notify(TG_TABLE_SCHEMA, 'slot ' || NEW.account);
+                    PERFORM call_waiters('slot ' || NEW.account, NEW.n);
                 END IF;
             END IF;
             IF OLD.owner IS NOT NULL AND NEW.owner IS NULL THEN
-                PERFORM pg_notify(TG_TABLE_SCHEMA, 'job ' || md5(NEW.key));
+                FOR worker IN
+                    DELETE FROM waiter WHERE topic = 'job ' || md5(NEW.key) RETURNING boot
+                LOOP
+                    PERFORM pg_notify('comet_async ' || worker, 'job ' || md5(NEW.key));
+                END LOOP;
             END IF;
             RETURN NULL;
         END $$

@@ -15,6 +15,7 @@ checks before it writes, so that a refusal leaves nothing behind. Here other pro
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
@@ -60,6 +61,7 @@ from comet_async._journal.transitions import (
 )
 from comet_async._postgres.connection import PostgresConnection, Row
 from comet_async._postgres.schema import FLYING
+from comet_async._postgres.text import encode
 from comet_async.errors import StaleRecordError
 from comet_async.models import JSON
 
@@ -310,7 +312,6 @@ def move(
     place: Destination | None = None,
 ) -> None:
     """Move a job and write down the files of *place*; *unpaid* takes it out of its run's count."""
-    job = None if place is None else _job_at(db, before, place)
     if unpaid and before.run is not None:
         _check_current(db, before)  # nothing may be written before a refusal
         _lock_quota(db, before.account, 0)  # the order of locks
@@ -319,9 +320,65 @@ def move(
             before.n,
             before.run,
         )
-    swap(db, before, after, why)
-    if place is not None and place.files:
-        _replace_files(db, cast("int", job), place.dest, place.files)
+    if before.state not in IN_FLIGHT and after.state in IN_FLIGHT:
+        db.in_flight.pop(before.account, None)  # found on the server: it was never counted
+    if place is None:
+        swap(db, before, after, why)
+    else:
+        _move_with_files(db, before, after, why, place)
+
+
+def _move_with_files(
+    db: PostgresConnection, before: JobRecord, after: JobRecord, why: str, place: Destination
+) -> None:
+    """Move a job and write down its files, in one statement if nothing is in the way."""
+    changed, files = changed_fields(before, after), place.files
+    kept = any(file.kept for file in files)
+    moved = db.row(
+        _move_and_save(changed, kept),
+        *encoded(after, changed),
+        why,
+        *(before.key, before.state, before.fence, place.dest),
+        [file.name for file in files],
+        place.dest,
+        *([getattr(file, name) for file in files] for name in _FILE),
+        writing=True,
+    )
+    if moved is None:
+        # This says why not. What was in the way may be gone by now.
+        moved = _job_at(db, before, place), 0
+        swap(db, before, after, why)
+    job, written = moved
+    if written < len(files):
+        _replace_files(db, job, place.dest, files)
+
+
+@lru_cache
+def _move_and_save(changed: tuple[str, ...], kept: bool) -> str:  # noqa: FBT001 - one of two texts
+    columns = ", ".join(f"{name} = %s" for name in (*changed, "why"))
+    # The usual order: a file is new when it is named, and known when it has its name.
+    write = _KEEP_FILES if kept else _ADD_FILES
+    return (
+        f"WITH moved AS (UPDATE job SET {columns} WHERE key = %s AND state = %s AND fence = %s"
+        " AND EXISTS (SELECT FROM destination AS d WHERE d.job = job.id AND d.dest = %s)"
+        " AND NOT EXISTS (SELECT FROM file WHERE name = ANY(%s::text[]) AND file.job <> job.id)"
+        " RETURNING id), new AS (SELECT id AS job, %s::text AS dest, given.* FROM moved, unnest("
+        "%s::int[], %s::text[], %s::text[], %s::bigint[], %s::boolean[])"
+        " AS given (number, name, sha256, size, kept)),"
+        f" written AS ({write} RETURNING 1) SELECT id, (SELECT count(*) FROM written) FROM moved"
+    )
+
+
+_FILE = ("index", "name", "sha256", "size", "kept")
+_ADD_FILES = """
+INSERT INTO file (job, dest, number, name, sha256, size, kept)
+SELECT job, dest, number, name, sha256, size, kept FROM new ON CONFLICT DO NOTHING
+"""
+_KEEP_FILES = """
+UPDATE file SET sha256 = new.sha256, size = new.size, kept = new.kept FROM new
+WHERE file.job = new.job AND file.dest = new.dest AND file.number = new.number
+    AND file.name = new.name
+"""
 
 
 def send(
@@ -330,12 +387,16 @@ def send(
     after: JobRecord,
     run: str,
     limits: Limits,
+    *,
+    queued: bool = False,
 ) -> Refusal | None:
-    """Enter ``sending`` unless a limit is reached; see `Journal.send`."""
+    """Enter ``sending`` unless a limit is reached; see `Journal.send`.
+
+    A worker that is *queued* for a slot leaves the queue when it gets one.
+    """
     flying, most = 0, None
     if limits.in_flight is not None:
-        most = _lock_quota(db, before.account, limits.in_flight)
-        flying = _in_flight_of(db, before.account)
+        most, flying = _quota_of(db, before, limits.in_flight)
     jobs, images = 0, 0
     if limits.jobs is not None or limits.images is not None:
         jobs, images = _lock_run(db, run)
@@ -353,6 +414,10 @@ def send(
             hint="nothing was sent: another worker continues the job, or run it again",
             external_task_id=before.key,
         )
+    if most is not None:
+        db.in_flight[before.account] = most, flying + before.n
+    if queued:
+        db.run(_UNQUEUE, slot_topic(before.account), after.boot)
     return None
 
 
@@ -366,6 +431,20 @@ def _send(changed: tuple[str, ...]) -> str:
         " INSERT INTO run (id, jobs, images) SELECT %s, 1, %s FROM sent"
         " ON CONFLICT (id) DO UPDATE SET jobs = run.jobs + 1, images = run.images + excluded.images"
     )
+
+
+def _quota_of(db: PostgresConnection, record: JobRecord, most: int) -> tuple[int, int]:
+    """Lock the account's quota; return how many images may be in flight, and how many are.
+
+    The requests of one transaction share the lock and the sum: until the commit nobody else starts
+    one. Others may have ended meanwhile, so no request is refused because of an old sum.
+    """
+    if (known := db.in_flight.get(record.account)) is not None:
+        allowed, flying = min(most, known[0]), known[1]
+        if flying + record.n <= allowed:
+            return allowed, flying
+    allowed = _lock_quota(db, record.account, most)
+    return allowed, _in_flight_of(db, record.account)
 
 
 def _lock_quota(db: PostgresConnection, account: str, most: int) -> int:
@@ -408,6 +487,7 @@ def _lock_run(db: PostgresConnection, run: str) -> tuple[int, int]:
 
 def shrink_quota(db: PostgresConnection, account: str) -> int:
     """Allow one image less than are in flight; return how many."""
+    db.in_flight.pop(account, None)
     _lock_quota(db, account, 0)
     flying = _in_flight_of(db, account)
     row = db.row(
@@ -430,14 +510,18 @@ def grow_quota(db: PostgresConnection, account: str, most: int, clean: int) -> i
     row = db.row(
         "UPDATE quota SET clean = (clean + 1) %% %s, most = CASE"
         " WHEN clean + 1 < %s THEN most WHEN most + 1 >= %s THEN NULL ELSE most + 1 END"
-        " WHERE account = %s AND most IS NOT NULL RETURNING most",
+        " WHERE account = %s AND most IS NOT NULL RETURNING most, clean",
         clean,
         clean,
         most,
         account,
         writing=True,
     )
-    return None if row is None else row[0]
+    if row is None:
+        return None
+    if row[1] == 0:  # one more than before
+        call_waiters(db, account)
+    return cast("int | None", row[0])
 
 
 def read_quota(db: PostgresConnection, account: str) -> int | None:
@@ -496,11 +580,16 @@ ENDED = "the process that sent it ended"
 def leave(db: PostgresConnection, boot: str) -> None:
     """Let go of all jobs of a worker that ends, and of the worker."""
     db.run(f"{_TAKE_OVER} WHERE owner = %s", ENDED, boot)
+    db.run("DELETE FROM waiter WHERE boot = %s", boot)
     db.run("DELETE FROM worker WHERE boot = %s", boot)
 
 
 def claim(db: PostgresConnection, key: str, boot: str) -> JobRecord | None:
-    """Make the worker *boot* the owner of a job, unless another one is or it is not there."""
+    """Make the worker *boot* the owner of a job, unless another one is or it is not there.
+
+    If another one is, *boot* is told when the job is released. What was released just before that
+    is seen by the next look.
+    """
     # One that has it already is not written again.
     row = db.row(
         f"UPDATE job SET owner = %s WHERE key = %s AND owner IS NULL"
@@ -510,7 +599,11 @@ def claim(db: PostgresConnection, key: str, boot: str) -> JobRecord | None:
         boot,
         writing=True,
     )
-    return _job(row or db.row(f"{_SELECT} WHERE key = %s AND owner = %s", key, boot))
+    row = row or db.row(f"{_SELECT} WHERE key = %s AND owner = %s", key, boot)
+    if row is None:
+        query = "INSERT INTO waiter (topic, boot) SELECT %s, %s FROM job WHERE key = %s"
+        db.run(f"{query} ON CONFLICT DO NOTHING", job_topic(key), boot, key)
+    return _job(row)
 
 
 def unclaimed(db: PostgresConnection, account: str, limit: int) -> list[JobRecord]:
@@ -527,6 +620,56 @@ def unclaimed(db: PostgresConnection, account: str, limit: int) -> list[JobRecor
 def release(db: PostgresConnection, key: str, boot: str) -> None:
     """Let go of a job."""
     db.run("UPDATE job SET owner = NULL WHERE key = %s AND owner = %s", key, boot)
+
+
+def slot_topic(account: str) -> str:
+    """Return what those are told who wait for a slot of *account*."""
+    return f"slot {account}"
+
+
+def job_topic(key: str) -> str:
+    """Return what those are told who wait for a job; as the triggers name it."""
+    digest = hashlib.md5(encode(key).encode(), usedforsecurity=False).hexdigest()
+    return f"job {digest}"
+
+
+def queue_for_slot(db: PostgresConnection, account: str, boot: str) -> int:
+    """Have a worker called when a slot is free; return how many others wait to be called.
+
+    One that is queued keeps its place. If nobody else waits, nobody may have been told of what was
+    freed just before.
+    """
+    db.run(_QUEUE, slot_topic(account), boot)
+    query = "SELECT count(*) FROM waiter WHERE topic = %s AND boot <> %s AND NOT called"
+    (row,) = db.rows(query, slot_topic(account), boot)
+    return cast("int", row[0])
+
+
+_QUEUE = """
+INSERT INTO waiter (topic, boot) VALUES (%s, %s)
+ON CONFLICT (topic, boot) DO UPDATE SET called = false
+"""
+_UNQUEUE = "DELETE FROM waiter WHERE topic = %s AND boot = %s"
+
+
+def unqueue_for_slot(db: PostgresConnection, account: str, boot: str) -> None:
+    """Have a worker called no more; if it was, the next one is instead."""
+    row = db.row(f"{_UNQUEUE} RETURNING called", slot_topic(account), boot, writing=True)
+    if row == (True,):
+        call_waiters(db, account)
+
+
+def call_waiters(db: PostgresConnection, account: str) -> None:
+    """Tell the worker that has waited longest that a slot may be free."""
+    db.rows("SELECT call_waiters(%s, 1)", slot_topic(account), writing=True)
+
+
+FORGET_WAITERS = """
+DELETE FROM waiter WHERE (topic, boot) IN (
+    SELECT topic, boot FROM waiter WHERE boot IN (SELECT boot FROM worker WHERE lost)
+    FOR UPDATE SKIP LOCKED)
+"""
+"""Call those no more that were lost."""
 
 
 def notify(db: PostgresConnection, text: str) -> None:

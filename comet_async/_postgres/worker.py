@@ -128,6 +128,10 @@ class Worker:
         for signal in woken:
             signal.set()
 
+    def listens(self, topic: str) -> bool:
+        """Return True if anybody listens for messages on *topic*."""
+        return topic in self._signals
+
     # The thread -------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -171,7 +175,8 @@ class Worker:
     def _serve(self, db: psycopg.Connection[Row]) -> None:
         # The lease is renewed in time or not at all: nothing may hang longer than a lease.
         db.execute(f"SET statement_timeout = {int(self.lease * 1000)}".encode())
-        db.execute(names.SQL("LISTEN {}").format(names.Identifier(self.target.schema)))
+        for channel in (self.target.schema, _channel(self.boot)):
+            db.execute(names.SQL("LISTEN {}").format(names.Identifier(channel)))
         self._listens.set()
         self._wake()  # messages may have been missed
         while not self._stop.is_set():
@@ -193,12 +198,14 @@ class Worker:
         freed = db.execute(sql.TAKE_OVER.encode(), [sql.ENDED]).rowcount
         if lost or freed:
             logger.warning("%d workers were lost; %d of their jobs are free", lost, freed)
+            db.execute(sql.FORGET_WAITERS.encode())
             db.execute(sql.FORGET_WORKERS.encode())
 
     def _register_anew(self, db: psycopg.Connection[Row]) -> None:
         """Get a lease under another name: the old one was lost, and its jobs belong to others."""
         logger.warning("the lease of %s was lost: others continue its jobs", self.name)
         boot, before = new_boot(), since_boot()
+        db.execute(names.SQL("LISTEN {}").format(names.Identifier(_channel(boot))))
         db.execute(
             b"INSERT INTO worker (boot, name, lease_until)"
             b" VALUES (%s, %s, clock_timestamp() + make_interval(secs => %s))",
@@ -213,3 +220,8 @@ class Worker:
             self._wake(payload)
         elif (handler := self.on_hint()) is not None:
             handler(text)
+
+
+def _channel(boot: str) -> str:
+    """Return the channel of one worker, as the triggers name it."""
+    return f"comet_async {boot}"

@@ -83,7 +83,11 @@ class ResultSaver:
         return self.stored if self.stores.knows(name) else self.folder
 
     async def deliver(
-        self, record: JobRecord, dest: str, kind: TaskKind, known: Destination | None = None
+        self,
+        record: JobRecord,
+        dest: str,
+        kind: TaskKind,
+        places: Sequence[Destination] | None = None,
     ) -> tuple[JobRecord, tuple[Place, ...]]:
         """Save the images of *record* under the name *dest*; what is there already is kept.
 
@@ -91,8 +95,7 @@ class ResultSaver:
             record: A job in ``succeeded``, ``saving`` or ``done``.
             dest: The name, relative to the folder, without its extension.
             kind: The job's kind.
-            known: What the journal has at *dest*, if the caller knows that the job has no files
-                anywhere else.
+            places: Where the job's images belong and what is there, if the caller knows it.
 
         Returns:
             The record, now ``done``, and the files in the order of the images.
@@ -101,7 +104,8 @@ class ResultSaver:
             DownloadError: A file can't be fetched or saved; the job stays as it is.
             ResultExpiredError: The server no longer holds the result; the job is ``expired``.
         """
-        places = await self.journal.destinations(record.key) if known is None else (known,)
+        if places is None:
+            places = await self.journal.destinations(record.key)
         destination = next((place for place in places if place.dest == dest), None)
         if destination is None:
             raise DownloadError(

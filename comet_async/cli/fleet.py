@@ -1,10 +1,9 @@
-"""``comet-async enqueue``, ``worker`` and ``fleet``: many machines on one queue in PostgreSQL."""
+"""``comet-async enqueue``, ``worker``, ``fleet`` and ``migrate``: many machines, one queue."""
 
 # ruff: noqa: PLC0415 - what a command does is imported when it runs: `--help` must be there soon
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
@@ -36,6 +35,7 @@ from comet_async.cli.options import (
     Connection,
     General,
     Geometry,
+    address,
     check_seconds,
     folder,
     whole,
@@ -90,9 +90,9 @@ class WhereTo:
                 limit="one place",
                 hint="add --out DIR, or --store s3://bucket/prefix, not both",
             )
-        if re.fullmatch("[a-z][a-z0-9]+:", str(self.out).partition("/")[0]):
+        if self.out is not None and (typed := address(self.out)) is not None:
             raise InputError(
-                f"--out {self.out} is an address in a store",
+                f"--out {typed} is an address in a store",
                 field="out",
                 limit="a folder",
                 hint="use --store for an address",
@@ -364,12 +364,13 @@ async def fleet(
     """Show what a fleet is doing."""
     from comet_async.cli.runtime import CURRENT
     from comet_async.fleet import fleet_status
+    from comet_async.postgres import PostgresJournal
     from comet_async.requests import EXPAND
 
     screen = CURRENT.get().screen
     screen.json = json
     each = check_price(price, EXPAND.price or Decimal(0))
-    async with _opened(database(url), reading=True) as opened:
+    async with await PostgresJournal.open(database(url), read_only=True) as opened:
         status = await fleet_status(opened, price=each)
     if json:
         screen.emit(_as_record(status))
@@ -420,6 +421,27 @@ def _as_record(status: FleetStatus) -> dict[str, object]:
     }
 
 
+# ---------------------------------------------------------------------------- migrate
+
+
+async def migrate(
+    url: Annotated[str, Parameter(help="The database: postgresql://host/database.")],
+    /,
+    *,
+    general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs
+) -> int:
+    """Make the tables of a fleet, or bring them up to date."""
+    from comet_async._fleet.queue import Queue
+    from comet_async.cli.runtime import CURRENT
+    from comet_async.postgres import PostgresJournal
+
+    # Nothing is sent from here, so a database that was restored can be migrated, too.
+    async with await PostgresJournal.open(database(url), verify_remote=True) as journal:
+        await (await Queue.open(journal)).upgrade()
+    CURRENT.get().screen.say("the tables of the journal and of the queue are up to date")
+    return DONE
+
+
 # ---------------------------------------------------------------------------- opening
 
 
@@ -433,15 +455,12 @@ def _refuse_own_sandbox(connection: Connection) -> None:
 
 
 @asynccontextmanager
-async def _opened(url: str, *, reading: bool = False) -> AsyncGenerator[PostgresJournal, None]:
-    """Open the journal; unless it is only read, mark it as one for real images."""
+async def _opened(url: str) -> AsyncGenerator[PostgresJournal, None]:
+    """Open the journal, and mark it as one for real images."""
     from comet_async.postgres import PostgresJournal
 
-    async with await PostgresJournal.open(
-        url, migrate=not reading, verify_remote=reading
-    ) as journal:
-        if not reading:
-            await journal_files.check_purpose(journal, sandbox=False)
+    async with await PostgresJournal.open(url) as journal:
+        await journal_files.check_purpose(journal, sandbox=False)
         yield journal
 
 

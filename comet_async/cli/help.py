@@ -116,6 +116,16 @@ FLEET = """Show the workers of a fleet, its queue, its rate, its cost and the ti
   [cyan]comet-async fleet postgresql://db.example/images --json[/cyan]
 """
 
+MIGRATE = """Make the tables of a fleet, or bring them up to date; nothing else.
+
+For a role that may change the schema, before workers of a role that may not are started or \
+upgraded. Workers of the release before this one can work on while it runs and after it.
+
+[bold]Example[/bold]
+
+  [cyan]comet-async migrate postgresql://db.example/images[/cyan]
+"""
+
 REPORT = """Write DIR/report.html: every image of a folder before and after, on one page.
 
 The page is one file that can be sent and moved: small copies of the images are part of it.
@@ -206,6 +216,7 @@ COMMANDS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("enqueue", "fleet:enqueue", ENQUEUE),
         ("worker", "fleet:worker", WORKER),
         ("fleet", "fleet:fleet", FLEET),
+        ("migrate", "fleet:migrate", MIGRATE),
     ),
     "Single tasks": (
         ("status", "tasks:status", STATUS),
@@ -227,6 +238,7 @@ USAGES = {
     "enqueue": "SOURCE... --journal URL (--out DIR | --store URL) --to SHAPE [OPTIONS]",
     "worker": "--journal URL [OPTIONS]",
     "fleet": "URL [OPTIONS]",
+    "migrate": "URL [OPTIONS]",
     "status": "ID [OPTIONS]",
     "wait": "ID [OPTIONS]",
     "list": "[OPTIONS]",

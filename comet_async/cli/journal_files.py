@@ -101,7 +101,7 @@ async def _looked_at(url: str) -> AsyncGenerator[Journal, None]:
     from comet_async.postgres import PostgresJournal
 
     try:
-        shared = await PostgresJournal.open(url, verify_remote=True, migrate=False)
+        shared = await PostgresJournal.open(url, read_only=True)
     except NotMigratedError:
         yield MemoryJournal()
         return

@@ -49,6 +49,12 @@ def folder(_type: object, tokens: Sequence[Token]) -> Path:
     return Path(tokens[0].value)
 
 
+def address(folder: Path) -> str | None:
+    """Return the address in a store that *folder* was typed as, or None if it is a folder."""
+    found = re.fullmatch("([a-z][a-z0-9]+):(?:/(.*))?", folder.as_posix())
+    return f"{found[1]}://{found[2] or ''}" if found else None
+
+
 @Parameter(name="*", group=SHAPE)
 @attrs.frozen(kw_only=True)
 class Geometry:

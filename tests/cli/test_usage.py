@@ -129,7 +129,8 @@ async def test_out_is_an_address(comet: Command, sandbox: Sandbox, photos: Path)
     """It is refused, not taken for a folder called ``s3:``."""
     ended = await comet("expand", photos, "--out", "s3://shop/wide", *TO)
     assert ended.status == 2
-    assert "is an address" in ended.err
+    assert "--out s3://shop/wide is an address" in ended.err
+    assert "comet-async enqueue --store" in ended.err
     assert not Path("s3:").exists()
     assert sandbox.ledger.posts == []
 

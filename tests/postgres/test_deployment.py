@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from comet_async import CometSession, Margins
+from comet_async.cli.app import run as cli
 from comet_async.errors import JournalError
 from comet_async.fleet import FleetWorker, enqueue_folder, fleet_status
 from comet_async.postgres import PostgresJournal
@@ -96,7 +97,12 @@ async def work(url: str, sandbox: Sandbox) -> int:
 
 @pytest.mark.parametrize("granted_first", [False, True], ids=["after", "before"])
 async def test_a_role_that_may_only_work(
-    roles: Roles, photos: Path, tmp_path: Path, *, granted_first: bool
+    roles: Roles,
+    photos: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    *,
+    granted_first: bool,
 ) -> None:
     """The rights are enough to enqueue and to work, whether given before the tables or after."""
     async with Sandbox(engine="stub", speed=100) as sandbox:
@@ -120,6 +126,28 @@ async def test_a_role_that_may_only_work(
         assert states.fetchall() == [("done", 3)]
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             db.execute("DELETE FROM comet_async.job")
+    for command in ("fleet", "jobs"):
+        assert await cli([command, roles.as_role("comet_monitor")]) == 0
+    output = "".join(capfd.readouterr())
+    assert "3 images billed" in output
+    assert "3 jobs done" in output
+
+
+async def test_a_role_that_only_migrates(
+    roles: Roles, photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The owner's only command makes the tables that workers need, and changes nothing later."""
+    owner, worker = roles.as_role("comet_owner"), roles.as_role("comet_worker")
+    roles.run(BLOCKS[1], "comet_owner")
+    for _ in range(2):
+        assert await cli(["migrate", owner]) == 0
+        assert "up to date" in "".join(capfd.readouterr())
+    async with Sandbox(engine="stub", speed=100) as sandbox:
+        assert await enqueue(worker, sandbox, photos / "dog.png", tmp_path / "out") == 1
+        assert await work(worker, sandbox) == 1
+    assert await cli(["migrate", worker]) == 0  # nothing is left to do
+    assert await cli(["migrate", roles.as_role("comet_monitor")]) == 2
+    assert "permission denied" in capfd.readouterr().err
 
 
 async def test_a_role_that_may_only_work_notices_a_restored_database(

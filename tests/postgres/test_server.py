@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 from psycopg import sql
 
+from comet_async._journal.records import JobRecord
 from comet_async._journal.states import JobState
 from comet_async._postgres import connection, text
 from comet_async.errors import (
@@ -161,6 +162,37 @@ async def test_a_newer_one_is_left_alone(
         await PostgresJournal.open(database, schema=schema)
 
 
+async def test_a_rolling_upgrade(
+    database: str, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers of a release go on, and may start, when the next one has migrated the tables."""
+    async with await PostgresJournal.open(database, schema=schema) as running:
+        claimed = await running.claim((await planned(running)).key)
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "MIGRATIONS", (*connection.MIGRATIONS, NEXT))
+            async with await PostgresJournal.open(database, schema=schema) as upgraded:
+                assert await upgraded.get(claimed.key) == claimed
+                assert (await walked(upgraded, S.DONE, 1)).state is S.DONE
+        assert isinstance(await step(running, claimed, S.SENDING), JobRecord)
+        async with await PostgresJournal.open(database, schema=schema) as started:
+            assert (await walked(started, S.DONE, 2)).state is S.DONE
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "MIGRATIONS", (*connection.MIGRATIONS, NEXT, ()))
+            await (await PostgresJournal.open(database, schema=schema)).aclose()
+        with pytest.raises(JournalError, match="newer comet_async"):
+            await PostgresJournal.open(database, schema=schema)
+        sent = await running.get(claimed.key)
+        assert (await step(running, sent, S.SUBMITTED, task_id="t")).state is S.SUBMITTED
+
+
+# What a later release may do: see the rule in the schema.
+NEXT = (
+    "ALTER TABLE job ADD COLUMN weather text NOT NULL DEFAULT ''",
+    "CREATE TABLE weather (job bigint PRIMARY KEY REFERENCES job)",
+    "CREATE INDEX job_by_weather ON job (weather) WHERE state <> 'done'",
+)
+
+
 async def test_a_database_that_was_restored(
     database: str, schema: str, admin: psycopg.Connection[Any]
 ) -> None:
@@ -215,6 +247,46 @@ async def test_a_role_that_may_only_work(
     finally:
         for statement in ("DROP OWNED BY {role}", "DROP ROLE {role}"):
             run(admin, statement, role=role)
+
+
+async def test_a_role_that_may_only_read(
+    database: str, schema: str, admin: psycopg.Connection[Any]
+) -> None:
+    """The right to read the tables is enough to look, and the server refuses all else."""
+    role = f"reader_{schema}"
+    async with await PostgresJournal.open(database, schema=schema) as journal:
+        record = await planned(journal)
+    run(admin, "CREATE ROLE {role} LOGIN", role=role)
+    try:
+        for statement in (GRANTS[0], "GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}"):
+            run(admin, statement, schema=schema, role=role)
+        url = database.replace("postgres:@", f"{role}:@").replace("postgres@", f"{role}@")
+        async with await PostgresJournal.open(url, schema=schema, read_only=True) as journal:
+            assert await journal.get(record.key) == record
+            assert (await journal.activity(600)).workers == ()
+        async with await PostgresJournal.open(database, schema=schema, read_only=True) as journal:
+            for write in (
+                journal.claim(record.key),
+                journal.trust(),
+                journal.plan([new_job(1)], now=NOW),
+            ):
+                with pytest.raises(JournalError, match="read-only") as caught:
+                    await write
+                assert (caught.value.retryable, "read_only" in (caught.value.hint or "")) == (
+                    False,
+                    True,
+                )
+            assert await journal.get(record.key) == record
+            assert not await journal.transaction(lambda db: db.rows("SELECT FROM worker"))
+    finally:
+        for statement in ("DROP OWNED BY {role}", "DROP ROLE {role}"):
+            run(admin, statement, role=role)
+
+
+async def test_looking_makes_nothing(database: str, schema: str) -> None:
+    """Tables that are not there are not made, and a restored database is opened."""
+    with pytest.raises(JournalError, match="not there"):
+        await PostgresJournal.open(database, schema=schema, read_only=True)
 
 
 GRANTS = (

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -241,12 +241,73 @@ async def test_the_quota_shrinks_and_grows_for_all(open_journal: OpenJournal) ->
     assert await one.quota(ACCOUNT) is None
 
 
-async def test_a_free_slot_wakes_who_waits(open_journal: OpenJournal) -> None:
-    """The end of another worker's image is heard of."""
+async def test_each_free_slot_is_told_to_one_worker(open_journal: OpenJournal) -> None:
+    """To the one that has waited longest; one that asked in vain, or got a slot, to its place."""
+    journals = [await open_journal() for _ in range(4)]
+    first, _, _, other = journals
+    records = [await walked(other, S.SUBMITTED, number) for number in range(6)]
+
+    async def end_of_one() -> None:
+        await other.move(records.pop(), S.FAILED, now=NOW)
+
+    with ExitStack() as stack:
+        freed = [stack.enter_context(j.listening_for_slot(ACCOUNT)) for j in journals[:3]]
+        assert [await each.queue_for_slot(ACCOUNT) for each in journals[:3]] == [0, 1, 2]
+        await end_of_one()
+        assert await freed[0].wait(30)
+        assert await first.queue_for_slot(ACCOUNT) == 2  # in vain: it is the first again
+        await end_of_one()
+        assert await freed[0].wait(30)
+        limits: dict[str, Any] = {"limits": Limits(in_flight=9), "run": "r", "post_deadline": NOW}
+        assert await first.send(await planned(first, 10), now=NOW, **limits)
+        await end_of_one()
+        assert await freed[1].wait(30)
+        await end_of_one()
+        assert await freed[2].wait(30)
+        assert not any([await each.wait(0.1) for each in freed])
+        assert await first.queue_for_slot(ACCOUNT) == 0  # the others were told
+    await end_of_one()
+
+
+async def test_who_leaves_without_a_slot_passes_the_call_on(open_journal: OpenJournal) -> None:
+    """A slot that it was told of is somebody else's then."""
     one, two = await open_journal(), await open_journal()
     record = await walked(one, S.SUBMITTED)
     with two.listening_for_slot(ACCOUNT) as freed:
-        await one.move(record, S.FAILED, now=NOW)
+        with one.listening_for_slot(ACCOUNT) as told:
+            await one.queue_for_slot(ACCOUNT)
+            await two.queue_for_slot(ACCOUNT)
+            await one.move(record, S.FAILED, now=NOW)
+            assert await told.wait(30)
+            await one.unqueue_for_slot(ACCOUNT)  # somebody in this process waits
+            assert not await freed.wait(0.1)
+        await one.unqueue_for_slot(ACCOUNT)
+        assert await freed.wait(30)
+
+
+async def test_a_lost_worker_is_told_of_no_slot(open_journal: OpenJournal) -> None:
+    """What it queued for goes to those that live."""
+    lost, other = await open_journal(heartbeat=0.2), await open_journal(heartbeat=0.2)
+    await lost.queue_for_slot(ACCOUNT)
+    die(lost)
+
+    async def is_alone() -> bool:
+        return bool(await other.queue_for_slot(ACCOUNT) == 0)
+
+    await until(is_alone)
+
+
+async def test_a_grown_quota_is_told_to_who_waits(open_journal: OpenJournal) -> None:
+    """One image more may be in flight."""
+    one, two = await open_journal(), await open_journal()
+    for number in range(3):
+        await walked(one, S.SUBMITTED, number)
+    assert await one.shrink(ACCOUNT) == 2
+    with two.listening_for_slot(ACCOUNT) as freed:
+        await two.queue_for_slot(ACCOUNT)
+        assert await one.grow(ACCOUNT, 5, 2) == 2
+        assert not await freed.wait(0.1)
+        assert await one.grow(ACCOUNT, 5, 2) == 3
         assert await freed.wait(30)
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import re
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +21,7 @@ from comet_async.cli.options import (
     SERVICE,
     SOURCES,
     Geometry,
+    address,
     check_seconds,
     whole,
 )
@@ -338,11 +338,11 @@ def _check_out(out: Path, sources: tuple[str, ...]) -> Path:
     from comet_async._validation import check_writable_path
 
     check_writable_path("out", out)
-    if re.fullmatch("[a-z][a-z0-9]+:", (out.parts or ("",))[0]):
+    if (typed := address(out)) is not None:
         raise InputError(
-            f"--out {out} is an address; this command saves results in folders",
+            f"--out {typed} is an address; this command saves results in folders",
             field="out",
-            value=str(out),
+            value=typed,
             limit="a folder",
             hint="save results in a store with 'comet-async enqueue --store' and a worker, or from "
             "Python, by expand_folder in a session with a journal",
