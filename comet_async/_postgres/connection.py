@@ -39,7 +39,6 @@ _PAUSE = 0.2  # seconds between two attempts
 # A transaction that met another one; PostgreSQL has undone it, and it can be done again.
 _COLLISIONS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _READ_ONLY = psycopg.errors.ReadOnlySqlTransaction
-_IDENTITY = "identity"
 
 
 class NotMigratedError(JournalError):
@@ -407,26 +406,56 @@ def check_identity(db: PostgresConnection, *, verify_remote: bool) -> None:
     """Notice a database that was restored: what was sent since the backup is missing from it.
 
     A restore, and a switch to a replica that may have lagged, begins another timeline; a dump that
-    was loaded lies in another cluster.
+    was loaded lies in another cluster, or in other tables.
 
     Raises:
         JournalLostError: It was, and *verify_remote* is not set.
     """
-    found = identity(db)
-    row = db.row("SELECT value FROM meta WHERE name = %s", _IDENTITY)
-    if row is None:
-        remember_identity(db)
-    elif found is not None and row[0] != found and not verify_remote:
+    found = {name: value for name, value in identity(db).items() if value is not None}
+    query = "SELECT name, value FROM meta WHERE name = ANY(%s::text[])"
+    known: dict[str, str] = dict(db.rows(query, [*found, _SEEN]))
+    if all(known.get(name, value) == value for name, value in found.items()):
+        for name in found.keys() - known.keys():
+            db.run(_REMEMBER, name, found[name])
+        return
+    if not verify_remote:
         raise JournalLostError(
-            f"the journal {db.target} is in another cluster or on another timeline than before: it"
-            " was restored, or a replica has taken over; what was sent last may be missing from it",
+            f"the journal {db.target} is in another cluster, on another timeline or in other"
+            " tables than before: it was restored, or a replica has taken over; what was sent"
+            " last may be missing from it",
             hint="nothing more is sent; use verify_remote=True, so that each job is looked up on "
             "the server before it is sent",
         )
+    _forget_attempts(db, known.get(_SEEN), found)
 
 
-def identity(db: PostgresConnection) -> str | None:
-    """Return the cluster and the timeline that the database is on; None where that is secret."""
+def _forget_attempts(db: PostgresConnection, seen: str | None, found: dict[str, str]) -> None:
+    """Once after a restore: mark what could be sent again as never sent, so that it is looked up.
+
+    In an older copy of a journal, a job may be ``planned`` that has been accepted since.
+    """
+    now = " ".join(found[name] for name in sorted(found))
+    if seen != now:
+        db.run(
+            "UPDATE job SET attempt = 0, fence = fence + 1"
+            " WHERE attempt > 0 AND state IN ('planned', 'rejected')"
+        )
+        db.run(_REMEMBER, _SEEN, now)
+
+
+def identity(db: PostgresConnection) -> dict[str, str | None]:
+    """Return where the journal is: the cluster and its timeline, None if secret; the tables.
+
+    A dump that is loaded gets other tables, and a database that is copied has another number.
+    """
+    table = db.row(
+        "SELECT oid || '/' || 'job'::regclass::oid FROM pg_database WHERE datname ="
+        " current_database()"
+    )
+    return {_CLUSTER: _cluster(db), _TABLES: None if table is None else str(table[0])}
+
+
+def _cluster(db: PostgresConnection) -> str | None:
     allowed = db.row("SELECT has_function_privilege('pg_control_system()', 'execute')")
     if allowed != (True,):
         return None
@@ -439,11 +468,14 @@ def identity(db: PostgresConnection) -> str | None:
 
 def remember_identity(db: PostgresConnection) -> None:
     """Declare that nothing is missing from the database as it is now."""
-    found = identity(db)
-    if found is not None:
-        db.run(
-            "INSERT INTO meta (name, value) VALUES (%s, %s)"
-            " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-            _IDENTITY,
-            found,
-        )
+    for name, value in identity(db).items():
+        if value is not None:
+            db.run(_REMEMBER, name, value)
+
+
+_CLUSTER, _TABLES = "identity", "tables"
+_SEEN = "restored"  # where it was when it was opened after a restore
+_REMEMBER = (
+    "INSERT INTO meta (name, value) VALUES (%s, %s)"
+    " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+)

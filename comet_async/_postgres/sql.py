@@ -809,17 +809,6 @@ def drop_events(db: PostgresConnection, *, kept: float) -> None:
     )
 
 
-def forget_attempts(db: PostgresConnection) -> None:
-    """Mark what could be sent again as never sent, so that it is looked up on the server first.
-
-    In an older copy of a journal, a job may be ``planned`` that has been accepted since.
-    """
-    db.run(
-        "UPDATE job SET attempt = 0, fence = fence + 1"
-        " WHERE attempt > 0 AND state IN ('planned', 'rejected')"
-    )
-
-
 def save_outcomes(db: PostgresConnection, outcomes: Sequence[SourceOutcome]) -> None:
     """Write down how sources ended; each replaces what was known of its source."""
     for each in sorted(outcomes, key=attrgetter("source")):

@@ -199,6 +199,8 @@ async def test_a_database_that_was_restored(
     """Jobs may be missing from it: it is opened to look each one up first, until it is trusted."""
     async with await PostgresJournal.open(database, schema=schema) as journal:
         await planned(journal)
+        refused = await step(journal, await walked(journal, S.SENDING, 1), S.PLANNED)
+        assert refused.attempt == 1
     run(
         admin,
         "UPDATE {schema}.meta SET value = '1/00000001' WHERE name = 'identity'",
@@ -208,7 +210,15 @@ async def test_a_database_that_was_restored(
         await PostgresJournal.open(database, schema=schema)
     assert caught.value.field == "verify_remote"
     async with await PostgresJournal.open(database, schema=schema, verify_remote=True) as journal:
-        assert await journal.counts() == {S.PLANNED: 1}
+        assert await journal.counts() == {S.PLANNED: 2}
+        # It may have been accepted after the backup: it is looked up like one that was never sent.
+        assert (await journal.get(refused.key)).attempt == 0
+        again = await step(journal, await journal.get(refused.key), S.SENDING)
+        again = await step(journal, again, S.PLANNED)
+        async with await PostgresJournal.open(
+            database, schema=schema, verify_remote=True
+        ) as another:
+            assert await another.get(refused.key) == again  # not twice
         await journal.trust()
     await (await PostgresJournal.open(database, schema=schema)).aclose()
 
@@ -218,7 +228,7 @@ async def test_a_replica_takes_over_meanwhile(
 ) -> None:
     """A new connection that leads to another server is noticed as well."""
     job = await planned(journal)
-    monkeypatch.setattr(connection, "identity", lambda _db: "1/00000002")
+    monkeypatch.setattr(connection, "identity", lambda _db: {"identity": "1/00000002"})
     cut_connections(admin, journal._target.schema)
     for _ in range(2):
         with pytest.raises(JournalLostError):
