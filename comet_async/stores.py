@@ -493,9 +493,13 @@ class Stores:
 # Copies on this machine -------------------------------------------------------------------
 
 
+_SPOOL = "comet-async-images-"
+
+
 @functools.cache
 def _spool(pid: int) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="comet-async-"))
+    _remove_abandoned()
+    folder = _new_folder()
 
     def remove() -> None:
         if os.getpid() == pid:  # not in a process that was forked off
@@ -505,6 +509,43 @@ def _spool(pid: int) -> Path:
     return folder
 
 
+def _new_folder() -> Path:
+    """Make a folder whose lock this process holds to its end, however that comes."""
+    made = Path(tempfile.mkdtemp(prefix=f".{_SPOOL}"))  # nobody takes it for abandoned yet
+    _lock(made)
+    return made.rename(made.with_name(made.name[1:]))
+
+
+def _remove_abandoned() -> None:
+    """Remove the folders of processes that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SPOOL}*"):
+        lock = _lock(folder)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Return the lock of *folder*, None if another process has it, or if there are no locks."""
+    try:
+        import fcntl  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return None
+    try:
+        lock = os.open(folder, os.O_RDONLY | NO_FOLLOW)
+    except OSError:  # removed a moment ago, or another user's
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
+
+
 def spool() -> Path:
-    """Return this process's folder for copies of objects; it ends with the process."""
+    """Return this process's folder for copies of images; it ends with the process.
+
+    What a process leaves that is killed is removed by the next one.
+    """
     return _spool(os.getpid())

@@ -542,7 +542,7 @@ def _is_system(name: str) -> bool:
 def _found(
     here: str, name: str, below: str, stem: str, identity: FileIdentity | None = None
 ) -> Found:
-    wish = wished_name(name)
+    wish = stem if name.rpartition(".")[0] == stem else wished_name(name)
     plain = None if stem == wish else _join(below, wish)
     return Found(source=here + name, stem=_join(below, stem), plain=plain, identity=identity)
 

@@ -33,6 +33,7 @@ import hashlib
 import re
 import socket
 import stat
+import tempfile
 import time
 import weakref
 from collections.abc import AsyncIterable, Iterator
@@ -59,6 +60,7 @@ from comet_async._images.streams import (
     read_all,
 )
 from comet_async._images.walkers import MISSING_DATA, has_all_data
+from comet_async.stores import spool
 
 # A named pipe without a writer would hold us for ever. Windows has neither flag nor such pipes.
 _NOT_BLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -236,7 +238,7 @@ class SourceImage:
             Empty if it is not known.
         url: The URL, when the server is to fetch the image itself.
         path: The file; absolute.
-        data: The bytes, when they don't come from a file as it is.
+        data: The bytes, if they are in memory; a large converted copy is in a file of ours.
         size: Bytes to send; 0 for a URL.
         mtime_ns: When the file was last changed, in nanoseconds, as the system says.
         width: Pixels across, as a viewer shows it; None where it is not known, as for a URL.
@@ -267,7 +269,7 @@ class SourceImage:
     remembered: bool = attrs.field(default=False, repr=False, eq=False)
     file: ByteSource | None = attrs.field(default=None, repr=False, eq=False)
     address: str | None = attrs.field(default=None, repr=False)
-    # Of an object in a store.
+    # Of an object in a store, or of a converted image that is large.
     _copy: LocalCopy | None = attrs.field(default=None, repr=False, eq=False, alias="copy")
 
     @classmethod
@@ -337,6 +339,11 @@ class SourceImage:
         return self.url is not None
 
     @property
+    def held(self) -> bool:
+        """True when its bytes are held here, and not read from the file that it comes from."""
+        return self.data is not None or self._copy is not None
+
+    @property
     def loaded(self) -> bool:
         """True when it was looked at and checked."""
         return self.format is not None or (self.is_url and bool(self.sha256))
@@ -350,12 +357,13 @@ class SourceImage:
         """
         if self.data is not None:
             return io.BytesIO(self.data)
-        if self._copy is not None:
-            return self._copy.path.open("rb")
-        if self.path is None:
-            raise InputError("a URL has no bytes to read", field="image", value=show(self.source))
         words = ImageRules(source=self.source)
         try:
+            if self._copy is not None:
+                return self._copy.path.open("rb")
+            if self.path is None:
+                what = "a URL has no bytes to read"
+                raise InputError(what, field="image", value=show(self.source))
             return UnchangedFile(self.path, self.size, self.mtime_ns, words)
         except OSError as exc:
             raise not_read(exc, words) from exc
@@ -516,12 +524,17 @@ def _pool(_pid: int) -> ThreadPoolExecutor:
 # ---------------------------------------------------------------------------- the kinds of input
 
 
+_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):(//)?")
+
+
 def url_scheme(text: str) -> str:
     """Return the URL scheme that *text* starts with, "" for a path."""
-    found = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*):(//)?", text)
-    scheme = found[1].lower() if found else ""
+    found = _SCHEME.match(text)
+    if found is None:
+        return ""
+    scheme = found[1].lower()
     # "photo:1.png" is a file name; "file:" and "data:" have no slashes of their own to tell.
-    return scheme if found and (found[2] or scheme in {"data", "file"}) else ""
+    return scheme if found[2] or scheme in {"data", "file"} else ""
 
 
 def _from_url(text: str, check: ImageRules, *, allow_private: bool) -> SourceImage:
@@ -599,7 +612,7 @@ def _decode_data_uri(text: str, check: ImageRules) -> bytes:
 def _from_bytes(data: bytes, check: ImageRules) -> SourceImage:
     with io.BytesIO(data) as file:
         image = examine(file, len(data), check)
-    return image if image.data is not None else attrs.evolve(image, data=data)
+    return image if image.held else attrs.evolve(image, data=data)
 
 
 def _from_pillow(image: PillowImage, check: ImageRules) -> SourceImage:
@@ -633,7 +646,7 @@ def _from_file(file: io.FileIO, path: str, check: ImageRules) -> SourceImage:
     return attrs.evolve(
         image,
         path=Path(path).absolute(),
-        mtime_ns=after.st_mtime_ns if image.data is None else None,
+        mtime_ns=None if image.held else after.st_mtime_ns,
         identity=FileIdentity.of(path, after),
         read_at_ns=read_at_ns,
     )
@@ -726,13 +739,31 @@ def _converted(
 
 
 def _encoded(made: Converted, source: str, sha256: str) -> SourceImage:
+    copy = _in_file(made.data) if len(made.data) > _IN_MEMORY else None
     return SourceImage(
         source=source,
         sha256=sha256,
-        data=made.data,
+        data=made.data if copy is None else None,
+        copy=copy,
         size=len(made.data),
         width=made.width,
         height=made.height,
         format=made.format,
         notes=made.notes,
     )
+
+
+# Bytes of a converted image that stay in memory: many may wait for their turn to be sent.
+_IN_MEMORY = 256 * 1024
+
+
+def _in_file(data: bytes) -> LocalCopy | None:
+    """Return a file of ours that holds *data*, or None if there is no room for it."""
+    try:
+        fd, path = tempfile.mkstemp(dir=spool())
+        copy = LocalCopy(Path(path))
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+    except OSError:
+        return None
+    return copy

@@ -74,10 +74,11 @@ def _load(address: str, store: Store, name: str, check: ImageRules) -> SourceIma
             image = examine(file, info.size, check)
     except OSError as exc:
         raise _not_read(exc, check) from exc
+    if not image.held:  # as it would be if it were converted
+        image = attrs.evolve(image, copy=copy)
     return attrs.evolve(
         image,
         address=address,
-        copy=copy if image.data is None else None,
         identity=identity_of(address, info),
         read_at_ns=read_at_ns,
     )

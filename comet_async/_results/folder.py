@@ -7,7 +7,6 @@ name is safe before the call returns.
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import shutil
 import stat
@@ -22,7 +21,7 @@ from comet_async._images.load import SourceImage
 from comet_async._images.rules import shorten
 from comet_async._journal.records import SavedFile
 from comet_async._results.files import FsyncBatcher, Part, give_name, in_thread, place
-from comet_async._results.shelves import possible_names
+from comet_async._results.shelves import possible_names, sha256_of
 from comet_async.errors import SaveError
 
 
@@ -197,9 +196,10 @@ def _is_free_for(image: SourceImage, target: Path) -> bool:
     """Return True if nothing is at *target*, or a copy of *image* that an earlier run left."""
     if not os.path.lexists(target) or not image.sha256:
         return True
-    # Of a converted image, `sha256` says what it was converted from.
-    wanted = image.sha256 if image.data is None else hashlib.sha256(image.data).hexdigest()
+    wanted = image.sha256
     try:
+        if image.held:  # of a converted one, `sha256` says what it was converted from
+            wanted = sha256_of(image)
         return target.is_file() and file_sha256(target) == wanted
     except OSError:
         return False

@@ -169,7 +169,7 @@ class StoreShelf:
         def compare() -> bool:
             if self._find(name) is None:
                 return True
-            wanted = image.sha256 if image.remembered else _sha256_of(image)
+            wanted = image.sha256 if image.remembered else sha256_of(image)
             return self._sha256(name) == wanted
 
         return await _in_thread(compare)
@@ -187,7 +187,7 @@ class StoreShelf:
                 with image.open() as file:
                     store.put(inner, file, size=image.size)
             except FileExistsError:
-                if self._sha256(name) != _sha256_of(image):
+                if self._sha256(name) != sha256_of(image):
                     raise _taken(name) from None
 
         await _in_thread(put)
@@ -226,7 +226,8 @@ class StoreShelf:
             part.path.unlink(missing_ok=True)
 
 
-def _sha256_of(image: SourceImage) -> str:
+def sha256_of(image: SourceImage) -> str:
+    """Return the hash of the bytes of *image*."""
     digest = hashlib.sha256()
     with image.open() as file:
         while piece := file.read(PIECE):

@@ -125,7 +125,7 @@ def test_conversion_ends_in_a_verdict(data: bytes) -> None:
         assert image.hint
         assert "<" not in image.message
         return
-    with Image.open(image.open()) as opened:
+    with image.open() as file, Image.open(file) as opened:
         if image.notes:  # what was converted is whole, what passes by is known by its outside
             opened.load()
 

@@ -290,7 +290,7 @@ async def test_pillow_images(mode: str) -> None:
         image = pillow.frombytes("I;16", (400, 300), bytes(range(256)) * 937 + bytes(128))
     loaded = await load(image)
     assert (loaded.width, loaded.height, loaded.format) == (400, 300, "png")
-    with pillow.open(loaded.open()) as opened:
+    with loaded.open() as file, pillow.open(file) as opened:
         opened.load()
         assert opened.size == (400, 300)
     assert (await load(image)).sha256 == loaded.sha256

@@ -145,7 +145,7 @@ async def test_conversion_rotates_by_the_same_number(data: bytes) -> None:
     assert (loaded.width, loaded.height) == (info.width, info.height)
     rotated = f"rotated upright (orientation {info.orientation})"
     assert (rotated in loaded.notes) is (info.orientation != 1)
-    with Image.open(loaded.open()) as image:
+    with loaded.open() as file, Image.open(file) as image:
         assert image.size == (loaded.width, loaded.height)
         red = {3: (-9, -9), 5: (9, 9), 6: (-9, 9), 7: (-9, -9), 8: (9, -9)}
         x, y = red.get(info.orientation, (9, 9))

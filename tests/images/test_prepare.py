@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import os
 import random
 import struct
+import subprocess
 import sys
 import zlib
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from comet_async._images import prepare
+from comet_async._images import load as loading, prepare
 from comet_async._images.load import SourceImage, load
+from comet_async._images.rules import ImageRules
 from comet_async.errors import InputError, MissingExtraError
+from comet_async.stores import spool
 from tests.support.images import PNG_SIGNATURE, png_chunk, png_header
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Image = pytest.importorskip("PIL.Image")
 Image.init()
@@ -104,7 +107,7 @@ async def test_rotation_of_the_camera_is_applied(orientation: int, kind: str) ->
     assert corners(loaded) == UPRIGHT
     assert f"rotated upright (orientation {orientation})" in loaded.notes
     assert f"saved again as {kind}" in loaded.notes
-    with Image.open(loaded.open()) as image:
+    with loaded.open() as file, Image.open(file) as image:
         assert not image.getexif()
 
 
@@ -158,7 +161,7 @@ async def test_every_mode_becomes_plain(mode: str) -> None:
     """However pixels are stored, gray, RGB or RGBA with 8 bits comes out."""
     kind = "PNG" if mode in {"1", "LA", "P", "RGBA"} else "TIFF"
     loaded = await load(save(scene(250, 200, mode), kind), prepare=True)
-    with Image.open(loaded.open()) as result:
+    with loaded.open() as file, Image.open(file) as result:
         assert result.mode in {"L", "RGB"}
         assert result.size == (375, 300)
 
@@ -192,7 +195,7 @@ def deep_png(colour: int, sample: bytes) -> bytes:
 async def test_sixteen_bits_are_rounded(value: int, expected: int) -> None:
     """Gray values are scaled to 8 bits, not clipped."""
     loaded = await load(deep_png(0, struct.pack(">H", value)), prepare=True)
-    with Image.open(loaded.open()) as image:
+    with loaded.open() as file, Image.open(file) as image:
         assert image.getpixel((9, 9)) == expected
     assert loaded.notes == ("reduced to 8 bits a channel", "saved again as PNG")
 
@@ -200,7 +203,7 @@ async def test_sixteen_bits_are_rounded(value: int, expected: int) -> None:
 async def test_sixteen_bits_in_colour() -> None:
     """Colours keep their higher half."""
     loaded = await load(deep_png(2, struct.pack(">HHH", 0xFF00, 0x8000, 0)), prepare=True)
-    with Image.open(loaded.open()) as image:
+    with loaded.open() as file, Image.open(file) as image:
         assert near(image.getpixel((9, 9)), (255, 128, 0))
     assert "reduced to 8 bits a channel" in loaded.notes
 
@@ -286,7 +289,7 @@ async def test_transparency_is_kept_if_it_fits(monkeypatch: pytest.MonkeyPatch) 
 async def test_opaque_transparency_is_dropped() -> None:
     """A fourth channel that says nothing costs a quarter of the file."""
     loaded = await load(save(scene(mode="RGBA"), "TIFF"), prepare=True)
-    with Image.open(loaded.open()) as image:
+    with loaded.open() as file, Image.open(file) as image:
         assert image.mode == "RGB"
 
 
@@ -295,7 +298,7 @@ async def test_colour_profile_stays_if_it_fits() -> None:
     for space, mode, expected in ((b"RGB ", "RGB", True), (b"GRAY", "RGB", False)):
         profile = bytes(16) + space + bytes(108)
         data = save(scene(250, 250, mode), "PNG", icc_profile=profile)
-        with Image.open((await load(data, prepare=True)).open()) as image:
+        with (await load(data, prepare=True)).open() as file, Image.open(file) as image:
             assert ("icc_profile" in image.info) is expected
 
 
@@ -308,7 +311,7 @@ async def test_lossless_webp_stays_lossless(alpha: bool) -> None:
     assert data[12:16] == b"VP8X"
     loaded = await load(data, prepare=True)
     assert loaded.format == "png"
-    with Image.open(loaded.open()) as result:
+    with loaded.open() as file, Image.open(file) as result:
         assert result.tobytes() == image.tobytes()
 
 
@@ -334,7 +337,7 @@ async def test_large_profile_is_applied_and_left_out() -> None:
         data = save(image, "TIFF", icc_profile=large_profile(profile))
         loaded = await load(data, prepare=True)
         assert loaded.notes[0] == "converted to sRGB: its colour profile has 1,300 kB"
-        with Image.open(loaded.open()) as result:
+        with loaded.open() as file, Image.open(file) as result:
             result.load()
             assert "icc_profile" not in result.info
             assert result.mode == mode
@@ -583,3 +586,64 @@ async def test_loaded_image_can_still_be_prepared(tmp_path: Path) -> None:
     assert corners(turned) == UPRIGHT
     assert turned.source == plain.source
     assert await load(turned, prepare=True) is turned
+
+
+def test_a_large_copy_waits_in_a_file() -> None:
+    """Many images may wait to be sent; the file goes with the image, or with the process."""
+    data, check = save(noise(700, 500), "TIFF"), ImageRules(source="photo.tiff", prepare=True)
+    # Without the threads of `load`, which may hold the image a moment longer.
+    loaded = loading.examine(io.BytesIO(data), len(data), check)
+    assert loaded.data is None
+    assert loaded.held
+    (kept,) = spool().iterdir()
+    with loaded.open() as file:
+        assert Image.open(file).size == (700, 500)
+    assert kept.stat().st_size == loaded.size > 256 * 1024
+    del loaded
+    assert list(spool().iterdir()) == []
+
+
+async def test_without_room_for_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the copy stays in memory."""
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(loading, "spool", full)
+    loaded = await load(save(noise(700, 500), "TIFF"), prepare=True)
+    assert loaded.data is not None
+    assert len(loaded.data) == loaded.size
+
+
+KILLED = """
+import sys, time
+from comet_async.stores import spool
+(spool() / "copy").write_bytes(b"left")
+print(spool(), flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_a_killed_process_leaves_is_removed_by_the_next(tmp_path: Path) -> None:
+    """The folder of a process that lives is not touched."""
+
+    def start() -> tuple[subprocess.Popen[str], Path]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+        assert process.stdout is not None
+        return process, Path(process.stdout.readline().strip())
+
+    lives, kept = start()
+    killed, left = start()
+    killed.kill()
+    killed.communicate()
+    assert left.is_dir()
+    third, made = start()
+    for process in (lives, third):
+        process.kill()
+        process.communicate()
+    assert sorted(tmp_path.iterdir()) == sorted([kept, made])
