@@ -206,7 +206,7 @@ class Downloader:
             then = functools.partial(give_name, target=target, exists=exists)
             await self.fetch(url, target.parent, hashed=False, then=then)
 
-        await self._use(image, get, self._retrying(fetch), watermarked=watermarked)
+        await self._use(image, get, fetch, watermarked=watermarked)
 
     async def read(self, image: ResultImage, get: GetTask, *, watermarked: bool = False) -> bytes:
         """Return the bytes of one image.
@@ -231,7 +231,7 @@ class Downloader:
             check.result()
             return b"".join(pieces)
 
-        return await self._use(image, get, self._retrying(fetch), watermarked=watermarked)
+        return await self._use(image, get, fetch, watermarked=watermarked)
 
     @asynccontextmanager
     async def stream(
@@ -266,9 +266,7 @@ class Downloader:
                     stack.push_async_exit(attempt.pop_all())
                 return check, first, pieces
 
-            check, first, pieces = await self._use(
-                image, get, self._retrying(begin), watermarked=watermarked
-            )
+            check, first, pieces = await self._use(image, get, begin, watermarked=watermarked)
 
             async def chunks() -> AsyncGenerator[bytes, None]:
                 with _naming(image):
@@ -344,6 +342,8 @@ class Downloader:
     ) -> T:
         """Return what *use* returns for *url*, or for a new URL if that one fails.
 
+        Each is tried several times, if that may help.
+
         Args:
             url: Where the image is, as far as is known.
             renew: Asks for the task and returns the image's URL as it is now.
@@ -354,7 +354,7 @@ class Downloader:
         """
         for _ in range(RENEWALS):
             try:
-                return await use(url)
+                return await self._with_retries(use, url)
             except SaveError:
                 raise  # another URL would meet the same disk
             except (DownloadError, TransportError) as error:
@@ -363,14 +363,10 @@ class Downloader:
             if fresh in {"", url}:
                 raise failure
             url = fresh
-        return await use(url)
+        return await self._with_retries(use, url)
 
-    def _retrying(self, use: Callable[[str], Awaitable[T]]) -> Callable[[str], Awaitable[T]]:
-        async def attempt(url: str) -> T:
-            call = functools.partial(use, url)
-            return await with_retries(call, clock=self.clock, backoff=self.backoff)
-
-        return attempt
+    def _with_retries(self, use: Callable[[str], Awaitable[T]], url: str) -> Awaitable[T]:
+        return with_retries(functools.partial(use, url), clock=self.clock, backoff=self.backoff)
 
     async def _use(
         self,

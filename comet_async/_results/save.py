@@ -303,10 +303,7 @@ class ResultSaver:
             left = folder / f".{name}-{record.boot}.part"  # by a worker that was lost
             await in_thread(functools.partial(left.unlink, missing_ok=True))
         name += self.mark
-
-        async def use(url: str) -> Part:
-            fetch = functools.partial(self.downloader.fetch, url, folder, name=name)
-            return await with_retries(fetch, clock=self.clock, backoff=self.downloader.backoff)
+        fetch = functools.partial(self.downloader.fetch, folder=folder, name=name)
 
         async def renew() -> str:
             nonlocal record
@@ -316,7 +313,7 @@ class ResultSaver:
         try:
             # Another image of the task may have brought new URLs.
             url = _url_of(record, image.index)
-            part = await self.downloader.with_renewals(url, renew, use)
+            part = await self.downloader.with_renewals(url, renew, fetch)
         except ResultExpiredError as error:
             expired = error
         except CometError as error:
