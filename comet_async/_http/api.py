@@ -104,11 +104,6 @@ class Api:
     def _secrets(self) -> tuple[Secret, ...]:
         return (*self.credentials.secrets, *self.gateway.secrets)
 
-    @property
-    def account(self) -> str:
-        """Fingerprint of the gateway and the account, for the journal; never the key."""
-        return f"{self.gateway.fingerprint}-{self.credentials.account}"
-
     async def create(self, kind: TaskKind, body: Body, *, external_task_id: str) -> Task:
         """Send one paid request, exactly once.
 
