@@ -143,6 +143,7 @@ async def session_of_the_page() -> AsyncIterator[dict[str, Any]]:
         yield {"comet": comet}
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_blocks_of_a_page(page: Path, folder: Path, request: pytest.FixtureRequest) -> None:
     """Each block runs after those above it, as a reader would run them."""

@@ -60,7 +60,7 @@ def test_one_session_in_several_threads(photo: bytes) -> None:
     errors: list[BaseException] = []
 
     async def serve(ready: threading.Event, over: threading.Event, url: list[str]) -> None:
-        async with Sandbox(engine="pillow", speed=200) as sandbox:
+        async with Sandbox(engine="stub", speed=200) as sandbox:
             url.append(sandbox.url)
             ready.set()
             while not over.is_set():  # noqa: ASYNC110 - set by another thread
@@ -125,7 +125,7 @@ async def test_a_task_travels_by_its_id(
 
 async def test_kling_with_two_keys_signs_its_way_through(clock: VirtualClock, photo: bytes) -> None:
     """HS256 tokens are taken, and signed again before they end."""
-    async with Sandbox(clock=clock, engine="pillow", seed=1) as sandbox:
+    async with Sandbox(clock=clock, engine="stub", seed=1) as sandbox:
         options = sandbox.options
         gateway = Gateway(name="kling-here", root=sandbox.url, prefix="/v1")
         token = KlingToken(Secret(options.access_key), Secret(options.secret_key))
@@ -141,7 +141,7 @@ async def test_a_refused_token_is_signed_anew_once(
     clock: VirtualClock, photo: bytes, code: str
 ) -> None:
     """A token refused for its dates is renewed; the paid request was not read, so it may go."""
-    async with Sandbox(clock=clock, engine="pillow", seed=1) as sandbox:
+    async with Sandbox(clock=clock, engine="stub", seed=1) as sandbox:
         options = sandbox.options
         sandbox.faults.add(Fault(code, on="create"))
         gateway = Gateway(name="kling-here", root=sandbox.url, prefix="/v1")
@@ -157,7 +157,7 @@ async def test_a_clock_that_is_off_does_not_break_signed_tokens(
 ) -> None:
     """The server refuses the first token for its dates; all others follow the server's clock."""
     ours = VirtualClock(clock.time() + ahead)
-    async with Sandbox(clock=clock, engine="pillow", seed=1) as sandbox:
+    async with Sandbox(clock=clock, engine="stub", seed=1) as sandbox:
         options = sandbox.options
         gateway = Gateway(name="kling-here", root=sandbox.url, prefix="/v1")
         token = KlingToken(Secret(options.access_key), Secret(options.secret_key))
@@ -181,7 +181,7 @@ async def test_shapes_may_change_between_polls(
 ) -> None:
     """Whatever form an answer has, the task is taken once and its end is known."""
     options = Options(shape=shapes, created_shape=created)  # type: ignore[arg-type]  # words of a table
-    async with Sandbox(clock=clock, engine="pillow", seed=1, options=options) as sandbox:
+    async with Sandbox(clock=clock, engine="stub", seed=1, options=options) as sandbox:
         async with CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock) as comet:
             assert (await comet.expand(photo, WIDE)).succeeded
     assert len(sandbox.ledger.posts) == 1
@@ -198,7 +198,7 @@ async def test_a_wait_survives_each_fault_at_each_poll(
 ) -> None:
     """What is not about the task, its deadline or the account is waited out."""
     options = Options(task_seconds=(30, 30))
-    async with Sandbox(clock=clock, engine="pillow", seed=1, options=options) as sandbox:
+    async with Sandbox(clock=clock, engine="stub", seed=1, options=options) as sandbox:
         sandbox.faults.add(Fault(kind, on="query", nth=position, times=2))
         async with CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock) as comet:
             task = await comet.expand(photo, WIDE)
@@ -210,7 +210,7 @@ def test_sessions_of_two_loops_leave_no_warning(photo: bytes) -> None:
     """The same session in two loops one after the other, then closed: nothing is left open."""
 
     async def once(comet: CometSession) -> None:
-        async with Sandbox(engine="pillow", clock=VirtualClock()) as sandbox:
+        async with Sandbox(engine="stub", clock=VirtualClock()) as sandbox:
             comet._api.gateway = Gateway.comet(sandbox.url)
             assert (await comet.expand(photo, WIDE)).succeeded
 
@@ -233,7 +233,7 @@ async def test_a_timeout_that_is_none_is_refused_before_anything_is_paid(
     """A slip of the pen must not buy an image that nobody waits for."""
     kept = tmp_path / "journal.sqlite3" if journal else None
     async with (
-        Sandbox(clock=clock, engine="pillow") as sandbox,
+        Sandbox(clock=clock, engine="stub") as sandbox,
         CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=kept) as comet,
     ):
         with pytest.raises(InputError, match=r"^timeout="):
@@ -257,7 +257,7 @@ async def test_a_journal_tells_what_was_charged(
 ) -> None:
     """What a task cost is reported with a journal as without one, and when a job is resumed."""
     async with (
-        Sandbox(clock=clock, engine="pillow") as sandbox,
+        Sandbox(clock=clock, engine="stub") as sandbox,
         CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock) as plain,
         CometSession(
             DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=tmp_path / "journal.sqlite3"

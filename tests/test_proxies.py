@@ -48,7 +48,7 @@ async def far_away(
     """Run a sandbox at http://far.example, where only the proxy can reach it."""
     options = Options(results_root="http://far.example")
     async with (
-        Sandbox(clock=clock, engine="pillow", seed=1, options=options) as sandbox,
+        Sandbox(clock=clock, engine="stub", seed=1, options=options) as sandbox,
         forward_proxy(
             {"far.example": URL(sandbox.url).port or 0}, authorization=authorization
         ) as proxy,

@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.images import make_png
 
+pytestmark = pytest.mark.program
+
 # Where the package is installed, pytest finds the plugin by itself, and a second time is an error.
 INSTALLED = any(
     point.value == "comet_async.pytest_plugin" for point in metadata.entry_points(group="pytest11")

@@ -347,7 +347,7 @@ async def test_download_refuses_another_file_of_the_name(
 async def test_download_gets_a_fresh_link(clock: VirtualClock, dog: Path, tmp_path: Path) -> None:
     """A link that expired is asked for anew by the task's id."""
     options = Options(url_lifetime=10)
-    async with Sandbox(clock=clock, engine="pillow", options=options) as sandbox:
+    async with Sandbox(clock=clock, engine="stub", options=options) as sandbox:
         async with CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock) as comet:
             task = await comet.expand(dog, WIDE)
             await asyncio.sleep(3600)
@@ -381,7 +381,7 @@ async def test_result_that_is_gone_is_reported(
     clock: VirtualClock, dog: Path, tmp_path: Path
 ) -> None:
     """After 30 days there is nothing to fetch, and the error says so."""
-    async with Sandbox(clock=clock, engine="pillow") as sandbox:
+    async with Sandbox(clock=clock, engine="stub") as sandbox:
         async with CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock) as comet:
             task = await comet.expand(dog, WIDE)
             await asyncio.sleep(31 * 86400)
@@ -502,7 +502,7 @@ def test_two_runs_of_asyncio_share_a_session(dog: Path) -> None:
     async def once() -> bool:
         nonlocal comet
         port = comet.gateway.root.port if comet is not None else None
-        async with Sandbox(engine="pillow", clock=VirtualClock(), port=port or 0) as sandbox:
+        async with Sandbox(engine="stub", clock=VirtualClock(), port=port or 0) as sandbox:
             comet = comet or CometSession(DEFAULT_KEY, gateway=sandbox.url)
             return (await comet.expand(dog, WIDE)).done
 
@@ -840,7 +840,7 @@ def test_loops_in_threads_share_a_journal(tmp_path: Path, make_photo: Callable[.
     ready = threading.Event()
 
     async def serve() -> None:
-        async with Sandbox(engine="pillow", speed=200) as sandbox:
+        async with Sandbox(engine="stub", speed=200) as sandbox:
             url.append(sandbox.url)
             ready.set()
             while not over.is_set():  # noqa: ASYNC110 - set by another thread

@@ -44,7 +44,7 @@ async def run(
     """Expand the folder through a sandbox in which the row's faults happen."""
     # A server that refuses used ids would hide a second purchase.
     options_ = attrs.evolve(row.options, unique_external_ids=False)
-    async with Sandbox(clock=clock, seed=1, engine="pillow", key=KEY, options=options_) as sandbox:
+    async with Sandbox(clock=clock, seed=1, engine="stub", key=KEY, options=options_) as sandbox:
         for fault in row.faults:
             sandbox.faults.add(fault)
         async with CometSession(KEY, gateway=sandbox.url, clock=clock) as comet:
@@ -226,7 +226,7 @@ async def test_a_lost_journal_is_made_up_for_by_looking_first(
 ) -> None:
     """With ``verify_remote`` a folder whose journal was deleted is not bought again."""
     out = tmp_path / "out"
-    async with Sandbox(clock=clock, seed=1, engine="pillow", key=KEY) as sandbox:
+    async with Sandbox(clock=clock, seed=1, engine="stub", key=KEY) as sandbox:
         async with CometSession(KEY, gateway=sandbox.url, clock=clock) as comet:
             first = [outcome async for outcome in comet.expand_folder(photos, out, MARGINS)]
             for path in (out / JOURNAL_NAME).parent.iterdir():
@@ -253,7 +253,7 @@ async def test_bad_results_are_fetched_again_and_never_saved(
     """A result that does not come whole is fetched again, free, and no torn file is left."""
     out = tmp_path / "out"
     async with Sandbox(
-        clock=clock, seed=1, engine="pillow", key=KEY, options=row.options
+        clock=clock, seed=1, engine="stub", key=KEY, options=row.options
     ) as sandbox:
         for fault in row.faults:
             sandbox.faults.add(fault)

@@ -18,6 +18,8 @@ from comet_async.cli.console import SafeStream, Screen, describe_os_error
 from comet_async.cli.runtime import explain
 from comet_async.secret import Secret
 
+pytestmark = pytest.mark.program
+
 Command = Callable[..., Awaitable[Any]]  # the fixture `comet`
 
 PROGRAM = (sys.executable, "-m", "comet_async")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.program
+
 PROGRAM = (sys.executable, "-m", "comet_async")
 
 # Python runs a module of this name when it starts. This one makes a package look as if it were

@@ -14,7 +14,7 @@ from comet_async.cli.app import run
 from comet_async.postgres import PostgresJournal
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 
-pytestmark = pytest.mark.real_loop
+pytestmark = [pytest.mark.real_loop, pytest.mark.program]
 
 
 async def expand(photos: Path, out: Path, gateway: str, *options: str) -> tuple[int, str]:

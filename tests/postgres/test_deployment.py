@@ -20,7 +20,7 @@ from comet_async.fleet import FleetWorker, enqueue_folder, fleet_status
 from comet_async.postgres import PostgresJournal
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 
-pytestmark = pytest.mark.real_loop
+pytestmark = [pytest.mark.real_loop, pytest.mark.program]
 
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "fleet-deployment.md"
 BLOCKS = re.findall(r"```sql\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)

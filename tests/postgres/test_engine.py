@@ -33,7 +33,7 @@ from comet_async.postgres import PostgresJournal
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 from tests.support.images import make_folder, make_png
 
-pytestmark = pytest.mark.real_loop
+pytestmark = [pytest.mark.real_loop, pytest.mark.program]
 
 WIDE = Margins(left=0.25, right=0.25)
 

@@ -21,7 +21,7 @@ from comet_async.sandbox import DEFAULT_KEY, Sandbox
 from tests.support.images import make_folder, make_png
 from tests.support.s3 import Bucket
 
-pytestmark = pytest.mark.real_loop
+pytestmark = [pytest.mark.real_loop, pytest.mark.program]
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from tests.support.journal_contract import (  # noqa: E402 - after its asserts a
     walked,
 )
 
-pytestmark = pytest.mark.real_loop
+pytestmark = [pytest.mark.real_loop, pytest.mark.program]
 
 S = JobState
 # Where nothing listens.

@@ -12,6 +12,8 @@ from comet_async import CometSession, Margins
 from comet_async.postgres import PostgresJournal
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 
+pytestmark = pytest.mark.program
+
 MARGINS = Margins(left=0.25, right=0.25)
 
 

@@ -66,7 +66,7 @@ async def test_a_connection_that_was_closed_meanwhile_sends_nothing_twice(
     clock: VirtualClock, tmp_path: Path
 ) -> None:
     """A peer that drops a kept connection at its second request gets that request once."""
-    async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
+    async with Sandbox(clock=clock, seed=1, engine="stub", options=HONEST) as sandbox:
         sandbox.faults.add(Fault("drop_after_charge", nth=2))
         async with CometSession("sandbox-key", gateway=sandbox.url, clock=clock) as comet:
             requests = [ExpandRequest(image=small_png(tint), margins=MARGINS) for tint in range(3)]
@@ -109,7 +109,7 @@ async def test_an_id_of_yours_is_not_used_for_another_request(
     clock: VirtualClock, tmp_path: Path
 ) -> None:
     """An external id that stands for one purchase can't become another one."""
-    async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
+    async with Sandbox(clock=clock, seed=1, engine="stub", options=HONEST) as sandbox:
         async with CometSession(
             "sandbox-key", gateway=sandbox.url, clock=clock, journal=tmp_path / "j.sqlite3"
         ) as comet:
@@ -206,7 +206,7 @@ async def test_every_result_is_on_the_disk_before_it_is_done(
     for name in ("one.png", "two.png"):
         (photos / name).parent.mkdir(exist_ok=True)
         (photos / name).write_bytes(small_png(1))
-    async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
+    async with Sandbox(clock=clock, seed=1, engine="stub", options=HONEST) as sandbox:
         async with CometSession("sandbox-key", gateway=sandbox.url, clock=clock) as comet:
             outcomes = [o async for o in comet.expand_folder(photos, out, MARGINS)]
         assert [len(outcome.files) for outcome in outcomes] == [1, 1]
@@ -228,7 +228,7 @@ async def test_a_name_that_was_not_safe_is_made_safe_before_it_counts(
         plain(folder)
         synced.append(folder)
 
-    async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
+    async with Sandbox(clock=clock, seed=1, engine="stub", options=HONEST) as sandbox:
         async with CometSession("sandbox-key", gateway=sandbox.url, clock=clock) as comet:
             request = ExpandRequest(image=small_png(1), margins=MARGINS)
             monkeypatch.setattr(files, "sync_folder", broken)
@@ -255,7 +255,7 @@ async def test_disk_that_is_full_while_an_equal_image_is_copied(
         target.write(source.read(10))
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
+    async with Sandbox(clock=clock, seed=1, engine="stub", options=HONEST) as sandbox:
         async with CometSession("sandbox-key", gateway=sandbox.url, clock=clock) as comet:
             monkeypatch.setattr(shutil, "copyfileobj", full)
             first = [o async for o in comet.expand_many(requests, out=out)]
@@ -317,7 +317,7 @@ async def test_polls_that_make_no_sense_are_repeated(
     kind: str, clock: VirtualClock, tmp_path: Path
 ) -> None:
     """Three answers in a row that say nothing: the wait goes on, and the image is saved."""
-    async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
+    async with Sandbox(clock=clock, seed=1, engine="stub", options=HONEST) as sandbox:
         sandbox.faults.add(Fault(kind, on="query", times=3))
         async with CometSession("sandbox-key", gateway=sandbox.url, clock=clock) as comet:
             (outcome,) = [o async for o in small_run(comet, tmp_path)]
@@ -328,7 +328,7 @@ async def test_polls_that_make_no_sense_are_repeated(
 @pytest.mark.failure("F52")
 async def test_failed_task_is_not_bought_again(clock: VirtualClock, tmp_path: Path) -> None:
     """A task that fails stays failed in each further run, until you ask to buy it again."""
-    async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
+    async with Sandbox(clock=clock, seed=1, engine="stub", options=HONEST) as sandbox:
         async with CometSession("sandbox-key", gateway=sandbox.url, clock=clock) as comet:
             for again, posts in ((False, 1), (False, 1), (True, 2)):
                 request = ExpandRequest(image=small_png(1), margins=MARGINS, prompt="sandbox-risky")
@@ -375,7 +375,7 @@ async def test_result_that_leads_elsewhere_is_not_followed(
     location: str, clock: VirtualClock, tmp_path: Path
 ) -> None:
     """Nothing is connected to (any such try ends the test); the task stays paid and fetchable."""
-    async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
+    async with Sandbox(clock=clock, seed=1, engine="stub", options=HONEST) as sandbox:
         fault = sandbox.faults.add(Fault("302", on="result", times=None, location=location))
         async with CometSession("sandbox-key", gateway=sandbox.url, clock=clock) as comet:
             (outcome,) = [o async for o in small_run(comet, tmp_path)]
@@ -396,7 +396,7 @@ def small_run(comet: CometSession, out: Path) -> Any:  # noqa: ANN401 - a run
 @pytest.mark.failure("F58")
 async def test_result_that_is_gone_is_reported_loudly(clock: VirtualClock, tmp_path: Path) -> None:
     """A result that nobody fetched for 30 days is an outcome of its own, and not bought again."""
-    async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
+    async with Sandbox(clock=clock, seed=1, engine="stub", options=HONEST) as sandbox:
         async with CometSession(
             "sandbox-key", gateway=sandbox.url, clock=clock, journal=tmp_path / "j.sqlite3"
         ) as comet:
@@ -419,7 +419,7 @@ async def test_folder_that_can_not_be_written_keeps_what_is_paid(
     (photos / "trip" / "sea.png").write_bytes(small_png(1))
     out.mkdir()
     (out / "trip").write_bytes(b"a file where a folder is needed")
-    async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
+    async with Sandbox(clock=clock, seed=1, engine="stub", options=HONEST) as sandbox:
         async with CometSession("sandbox-key", gateway=sandbox.url, clock=clock) as comet:
             (first,) = [o async for o in comet.expand_folder(photos, out, MARGINS)]
             assert not first.done
@@ -438,7 +438,7 @@ async def test_name_that_leads_out_of_the_folder_stays_inside(
     (tmp_path / "..evil").mkdir()
     source = tmp_path / "..evil" / "...png"
     source.write_bytes(small_png(1))
-    async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
+    async with Sandbox(clock=clock, seed=1, engine="stub", options=HONEST) as sandbox:
         async with CometSession("sandbox-key", gateway=sandbox.url, clock=clock) as comet:
             request = ExpandRequest(image=source, margins=MARGINS)
             run = comet.expand_many([request], out=tmp_path / "deep" / "out")
@@ -458,7 +458,7 @@ async def test_paid_images_whose_sources_are_gone_are_saved(
     photos.mkdir()
     for tint in range(3):
         (photos / f"{tint}.png").write_bytes(small_png(tint))
-    async with Sandbox(clock=clock, seed=1, engine="pillow", options=HONEST) as sandbox:
+    async with Sandbox(clock=clock, seed=1, engine="stub", options=HONEST) as sandbox:
         for number in range(2):
             async with CometSession(
                 "sandbox-key",
@@ -484,7 +484,7 @@ async def test_callback_that_is_faster_than_the_answer(clock: VirtualClock, tmp_
     )
     async with (
         CallbackReceiver() as receiver,
-        Sandbox(clock=clock, seed=1, engine="pillow", options=options) as sandbox,
+        Sandbox(clock=clock, seed=1, engine="stub", options=options) as sandbox,
         CometSession("sandbox-key", gateway=sandbox.url, clock=clock, callbacks=receiver) as comet,
     ):
         (outcome,) = [o async for o in small_run(comet, tmp_path)]
@@ -502,7 +502,7 @@ async def test_callback_finds_what_no_lookup_finds(
     options = Options(lookups="", list_tasks=False)
     async with (
         CallbackReceiver() as receiver,
-        Sandbox(clock=clock, seed=1, engine="pillow", options=options) as sandbox,
+        Sandbox(clock=clock, seed=1, engine="stub", options=options) as sandbox,
         CometSession(
             "sandbox-key",
             gateway=sandbox.url,

@@ -47,7 +47,7 @@ async def errors(clock: VirtualClock, caplog: pytest.LogCaptureFixture) -> list[
     caught: list[CometError] = []
     for trouble in TROUBLES:
         options = Options(lookups="", list_tasks=False)
-        async with Sandbox(clock=clock, engine="pillow", key=canary(), options=options) as sandbox:
+        async with Sandbox(clock=clock, engine="stub", key=canary(), options=options) as sandbox:
             sandbox.faults.add(Fault(trouble, on="create", times=None))
             async with CometSession(canary(), gateway=sandbox.url, clock=clock) as comet:
                 caught.append(await provoke(comet))
@@ -56,7 +56,7 @@ async def errors(clock: VirtualClock, caplog: pytest.LogCaptureFixture) -> list[
 
 async def refused_elsewhere(clock: VirtualClock) -> list[CometError]:
     """Return the errors of a wrong key and of a server that is not there."""
-    async with Sandbox(clock=clock, engine="pillow", key="another") as sandbox:
+    async with Sandbox(clock=clock, engine="stub", key="another") as sandbox:
         async with CometSession(canary(), gateway=sandbox.url, clock=clock) as comet:
             wrong = await provoke(comet)
     async with CometSession(canary(), gateway="http://127.0.0.1:9", clock=clock) as comet:
@@ -116,7 +116,7 @@ def check_log(records: list[logging.LogRecord]) -> None:
 @pytest.mark.failure("F60")
 async def test_no_object_shows_the_key(clock: VirtualClock, tmp_path: Path) -> None:
     """The session, what it is made of, what it returns: printed, formatted, pickled, copied."""
-    async with Sandbox(clock=clock, engine="pillow", key=canary()) as sandbox:
+    async with Sandbox(clock=clock, engine="stub", key=canary()) as sandbox:
         async with CometSession(canary(), gateway=sandbox.url, clock=clock) as comet:
             task = await comet.expand(small_png(1), MARGINS)
             run = comet.expand_folder(photo(tmp_path), tmp_path / "out", MARGINS)
@@ -140,7 +140,7 @@ def photo(folder: Path) -> Path:
 async def test_no_file_holds_the_key(clock: VirtualClock, tmp_path: Path) -> None:
     """Neither the journal, its log that is being written, a part, nor a result."""
     out = tmp_path / "out"
-    async with Sandbox(clock=clock, engine="pillow", key=canary()) as sandbox:
+    async with Sandbox(clock=clock, engine="stub", key=canary()) as sandbox:
         sandbox.faults.add(Fault("slow", on="result", seconds=30))
         sandbox.faults.add(Fault("504_after_charge", on="create"))
         async with await SqliteJournal.open(out / JOURNAL_NAME, clock=clock) as journal:
@@ -180,7 +180,7 @@ async def test_no_host_of_results_sees_the_key(
     location: str, clock: VirtualClock, tmp_path: Path
 ) -> None:
     """Results are fetched without it, through a redirect as well."""
-    async with Sandbox(clock=clock, engine="pillow", key=canary()) as sandbox:
+    async with Sandbox(clock=clock, engine="stub", key=canary()) as sandbox:
         if location:
             where = location.format(root=sandbox.url)
             sandbox.faults.add(Fault("302", on="result", location=where))
@@ -206,7 +206,7 @@ def test_address_with_a_key_in_it_is_refused_and_not_shown(address: str) -> None
 @pytest.mark.failure("F66")
 async def test_nothing_in_memory_shows_the_key(clock: VirtualClock, tmp_path: Path) -> None:
     """Each living object of the library, of its HTTP client, and each error, printed: absent."""
-    sandbox = Sandbox(clock=clock, engine="pillow", key=canary())
+    sandbox = Sandbox(clock=clock, engine="stub", key=canary())
     async with sandbox:
         sandbox.faults.add(Fault("504_after_charge", on="create"))
         comet = CometSession(canary(), gateway=sandbox.url, clock=clock)

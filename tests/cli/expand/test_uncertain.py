@@ -17,7 +17,7 @@ Command = Callable[..., Awaitable[Any]]  # the fixture `comet`
 async def silent(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
     """Return a sandbox without lookups and list, whose first answer is lost after charging."""
     options = Options(lookups="", list_tasks=False, unique_external_ids=False)
-    async with Sandbox(engine="pillow", seed=1, options=options) as running:
+    async with Sandbox(engine="stub", seed=1, options=options) as running:
         running.faults.add(Fault("drop_after_charge"))
         monkeypatch.setenv("COMETAPI_API_ROOT", running.url)
         monkeypatch.setenv("COMETAPI_KEY", DEFAULT_KEY)
