@@ -16,7 +16,11 @@ from hypothesis import HealthCheck, settings
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 from comet_async.session import CometSession
 from comet_async.testing import VirtualClock, VirtualLoop
-from tests.support.images import make_png
+
+# Before the first of them is imported: its asserts say what they compared.
+pytest.register_assert_rewrite("tests.support")
+
+from tests.support.images import make_png  # noqa: E402 - see above
 
 pytest_plugins = ["pytester", "tests.support.s3"]
 

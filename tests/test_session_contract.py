@@ -9,10 +9,7 @@ import pytest
 from comet_async import CometSession, JournalBusyError, SqliteJournal
 from comet_async._journal.memory import MemoryJournal
 from comet_async.sandbox import DEFAULT_KEY
-
-pytest.register_assert_rewrite("tests.support.session_contract")
-
-from tests.support.session_contract import (  # noqa: E402 - after its asserts are prepared
+from tests.support.session_contract import (
     JournalLike,
     WithJournalSuite,
     WithoutJournalSuite,

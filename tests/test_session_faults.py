@@ -252,9 +252,7 @@ async def test_bad_results_are_fetched_again_and_never_saved(
 ) -> None:
     """A result that does not come whole is fetched again, free, and no torn file is left."""
     out = tmp_path / "out"
-    async with Sandbox(
-        clock=clock, seed=1, engine="stub", key=KEY, options=row.options
-    ) as sandbox:
+    async with Sandbox(clock=clock, seed=1, engine="stub", key=KEY, options=row.options) as sandbox:
         for fault in row.faults:
             sandbox.faults.add(fault)
         async with CometSession(KEY, gateway=sandbox.url, clock=clock) as comet:

@@ -37,10 +37,7 @@ from comet_async.models import Task, TaskPage, TaskStatus
 from comet_async.requests import EXPAND
 from comet_async.secret import Secret
 from comet_async.testing import VirtualClock
-
-pytest.register_assert_rewrite("tests.support.servers")
-
-from tests.support.servers import Answer, Handler, Server, answering, serving  # noqa: E402 - as above
+from tests.support.servers import Answer, Handler, Server, answering, serving
 
 PATH = "/kling/v1/images/editing/expand"
 BODY = Body((b'{"n":1}',))

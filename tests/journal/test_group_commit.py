@@ -18,10 +18,7 @@ from comet_async._journal.group_commit import GroupCommitWriter
 from comet_async._journal.states import JobState
 from comet_async.errors import IdempotencyConflictError, JournalError, StaleRecordError
 from comet_async.journal import SqliteJournal
-
-pytest.register_assert_rewrite("tests.support.journal_contract")
-
-from tests.support.journal_contract import NOW, new_job, planned, saved, step, walked  # noqa: E402 - after registering it
+from tests.support.journal_contract import NOW, new_job, planned, saved, step, walked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -26,10 +26,7 @@ from comet_async.errors import (
     JournalError,
 )
 from comet_async.journal import SqliteJournal
-
-pytest.register_assert_rewrite("tests.support.journal_contract")
-
-from tests.support.journal_contract import (  # noqa: E402 - after its asserts are prepared
+from tests.support.journal_contract import (
     NOW,
     JournalSuite,
     image,

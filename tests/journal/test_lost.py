@@ -18,10 +18,7 @@ import comet_async
 from comet_async._journal.states import JobState
 from comet_async.errors import JournalLostError
 from comet_async.journal import SqliteJournal, recover
-
-pytest.register_assert_rewrite("tests.support.journal_contract")
-
-from tests.support.journal_contract import NOW, planned, step, walked  # noqa: E402 - after registering it
+from tests.support.journal_contract import NOW, planned, step, walked
 
 if TYPE_CHECKING:
     from collections.abc import Callable

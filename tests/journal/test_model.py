@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -25,10 +24,7 @@ from comet_async._journal.states import JobState
 from comet_async.errors import CometError
 from comet_async.journal import SqliteJournal
 from comet_async.testing import VirtualLoop
-
-pytest.register_assert_rewrite("tests.support.journal_contract")
-
-from tests.support.journal_contract import image, new_job  # noqa: E402 - after its asserts are prepared
+from tests.support.journal_contract import image, new_job
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

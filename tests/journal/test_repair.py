@@ -16,10 +16,7 @@ from comet_async.errors import (
     JournalError,
 )
 from comet_async.journal import Recovered, SqliteJournal, recover
-
-pytest.register_assert_rewrite("tests.support.journal_contract")
-
-from tests.support.journal_contract import NOW, image, new_job, saved, step  # noqa: E402 - see above
+from tests.support.journal_contract import NOW, image, new_job, saved, step
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("tests.support.journal_contract")
-
-from tests.support.journal_contract import JournalSuite  # noqa: E402 - after its asserts are prepared
+from tests.support.journal_contract import JournalSuite
 
 pytestmark = pytest.mark.program
 

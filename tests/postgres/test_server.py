@@ -22,10 +22,7 @@ from comet_async.errors import (
     JournalLostError,
 )
 from comet_async.postgres import PostgresConnection, PostgresJournal
-
-pytest.register_assert_rewrite("tests.support.journal_contract")
-
-from tests.support.journal_contract import (  # noqa: E402 - after its asserts are prepared
+from tests.support.journal_contract import (
     NOW,
     new_job,
     planned,

@@ -26,10 +26,7 @@ from comet_async.postgres import PostgresJournal
 from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
 from comet_async.testing import VirtualClock
 from tests.support.images import make_png
-
-pytest.register_assert_rewrite("tests.support.journal_contract")
-
-from tests.support.journal_contract import (  # noqa: E402 - after its asserts are prepared
+from tests.support.journal_contract import (
     NOW,
     new_job,
     planned,

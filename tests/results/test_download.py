@@ -43,10 +43,7 @@ from comet_async.errors import (
     SaveError,
 )
 from comet_async.models import ResultImage, Task, TaskStatus
-
-pytest.register_assert_rewrite("tests.support.servers")
-
-from tests.support.servers import Handler, Server, answering, serving  # noqa: E402 - as above
+from tests.support.servers import Handler, Server, answering, serving
 
 END_OF_PNG = 12  # bytes of the chunk IEND
 
