@@ -448,21 +448,18 @@ class RunFactory:
             )
 
     async def _open(self, given: JournalLike, settings: RunOptions) -> ActiveJobs:
-        journal = given
-        if journal is None:
-            journal = MemoryJournal()
-        elif isinstance(journal, str) and journal.startswith(POSTGRES):
-            journal = await _open_postgres(journal, self.services.clock, settings)
-        elif isinstance(journal, str | os.PathLike):
-            journal = await SqliteJournal.open(
-                Path(journal),
-                clock=self.services.clock,
-                verify_remote=settings.get("verify_remote", False),
-            )
         concurrency = check_concurrency(settings.get("concurrency", CONCURRENCY))
+        verify_remote = settings.get("verify_remote", False)
+        journal = await _open_journal(given, self.services.clock, verify_remote=verify_remote)
         active = ActiveJobs(journal, ConcurrencyLimiter(concurrency), self.services)
-        active.share_notifications()
-        await active.seed()
+        try:
+            active.share_notifications()
+            await active.seed()
+        except BaseException:  # also a caller that leaves: nobody else would let go of the file
+            await active.aclose()
+            if journal is not given:
+                await journal.aclose()
+            raise
         self.tasks.journals.add(active)
         return active
 
@@ -525,11 +522,17 @@ def _job_options(settings: RunOptions) -> JobOptions:
     )
 
 
-async def _open_postgres(url: str, clock: Clock, settings: RunOptions) -> Journal:
-    from comet_async.postgres import PostgresJournal  # noqa: PLC0415 - an extra
+async def _open_journal(given: JournalLike, clock: Clock, *, verify_remote: bool) -> Journal:
+    """Return the journal that *given* names, or is; one in memory for None."""
+    if given is None:
+        return MemoryJournal()
+    if not isinstance(given, str | os.PathLike):
+        return given
+    if isinstance(given, str) and given.startswith(POSTGRES):
+        from comet_async.postgres import PostgresJournal  # noqa: PLC0415 - an extra
 
-    verify_remote = settings.get("verify_remote", False)
-    return await PostgresJournal.open(url, clock=clock, verify_remote=verify_remote)
+        return await PostgresJournal.open(given, clock=clock, verify_remote=verify_remote)
+    return await SqliteJournal.open(Path(given), clock=clock, verify_remote=verify_remote)
 
 
 def _folder_journal(root: Path | None, *, dry: bool) -> Path | None:

@@ -39,6 +39,7 @@ from comet_async import (
 )
 from comet_async._images.formats import read_info
 from comet_async.events import Changed, Event
+from comet_async.journal import SqliteJournal
 from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
 from comet_async.testing import VirtualClock, VirtualLoop
@@ -867,3 +868,34 @@ def test_loops_in_threads_share_a_journal(tmp_path: Path, make_photo: Callable[.
     over.set()
     server.join()
     assert errors == []
+
+
+async def test_an_opening_that_is_cut_short_lets_go_of_the_journal(
+    comet: CometSession,
+    dog: Path,
+    tmp_path: Path,
+    sandbox: Sandbox,
+    clock: VirtualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next run in this process can open it, and so can a session that has it as its own."""
+
+    async def hang(*_: object, **_more: object) -> None:
+        await asyncio.Event().wait()
+
+    out = tmp_path / "out"
+    path = tmp_path / "journal.sqlite3"
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteJournal, "find", hang)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(5):
+                _ = [outcome async for outcome in comet.expand_folder(dog, out, WIDE)]
+        with pytest.raises(TimeoutError):
+            async with (
+                asyncio.timeout(5),
+                CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=path),
+            ):
+                pass
+    assert [outcome.status async for outcome in comet.expand_folder(dog, out, WIDE)] == ["done"]
+    async with CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=path):
+        pass
