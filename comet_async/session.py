@@ -22,7 +22,6 @@ import attrs
 from comet_async._backoff import Backoff, Gate, WaitStrategy, with_retries
 from comet_async._http.api import MAX_PAGE, Api
 from comet_async._http.balance import balance
-from comet_async._http.transport import Transport
 from comet_async._images.load import ImageInput, SourceImage, load
 from comet_async._images.naming import exact
 from comet_async._images.rules import show
@@ -189,23 +188,17 @@ class CometSession:
         identity = choose_account(account, os.environ, config) or credentials.account
         network = network or Network(connections=max(concurrency, 32) + 1)
         timeouts = Timeouts.of(request_timeout)
-        trusted = frozenset({chosen.root.host or "", *(("localhost",) if chosen.loopback else ())})
-        transport = Transport(
-            network=network,
-            timeouts=timeouts,
-            clock=clock,
-            trusted=trusted,
-            headers=chosen.headers,
-        )
         self._backoff = Backoff.of(backoff)
-        self._api = Api(gateway=chosen, credentials=credentials, transport=transport, clock=clock)
+        self._api = Api.connect(
+            chosen, credentials, network=network, timeouts=timeouts, clock=clock
+        )
         self._tasks = SessionTasks(self._api, as_schedule(schedule), self._backoff)
         self._waiter = TaskWaiter(self._tasks, callbacks=callbacks, on_event=on_event)
         self._services = Services(
             api=self._api,
             waiter=self._waiter,
             downloader=Downloader(
-                transport=transport,
+                transport=self._api.transport,
                 clock=clock,
                 loopback=chosen.loopback,
                 own_host=chosen.root.host if chosen.allow_http else None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable
 from functools import partial
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import attrs
 from yarl import URL
@@ -18,6 +18,7 @@ from comet_async._validation import check_number
 from comet_async._wire.decode import Reply, date_of, decode_created, decode_page, decode_task
 from comet_async.auth import Credentials, KlingToken
 from comet_async.clock import Clock
+from comet_async.config import Network, Timeouts
 from comet_async.errors import AuthenticationError, CometError, InputError
 from comet_async.gateways import Gateway, LookupForm
 from comet_async.models import Task, TaskKind, TaskPage
@@ -99,6 +100,35 @@ class Api:
     transport: Transport
     clock: Clock
     submissions: Submissions = attrs.field(factory=Submissions, init=False, repr=False)
+
+    @classmethod
+    def connect(
+        cls,
+        gateway: Gateway,
+        credentials: Credentials,
+        *,
+        network: Network,
+        timeouts: Timeouts,
+        clock: Clock,
+    ) -> Self:
+        """Return an account with connections of its own, of which none is open yet.
+
+        Args:
+            gateway: Where the account is. Its host may have a private address: it was configured.
+            credentials: What signs the requests.
+            network: How to reach the gateway, and the hosts of results.
+            timeouts: Time limits.
+            clock: The source of time.
+        """
+        hosts = {gateway.root.host or "", *(("localhost",) if gateway.loopback else ())}
+        transport = Transport(
+            network=network,
+            timeouts=timeouts,
+            clock=clock,
+            trusted=frozenset(hosts),
+            headers=gateway.headers,
+        )
+        return cls(gateway, credentials, transport, clock)
 
     @property
     def _secrets(self) -> tuple[Secret, ...]:

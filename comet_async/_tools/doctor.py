@@ -23,7 +23,6 @@ import attrs
 
 from comet_async._http.api import Api
 from comet_async._http.balance import balance
-from comet_async._http.transport import Transport
 from comet_async._jobs.reconcile import Known, TaskLookup
 from comet_async._journal.keys import random_key
 from comet_async.auth import Credentials
@@ -105,17 +104,9 @@ async def examine(
         network: How to reach it.
         clock: Compared with the server's.
     """
-    trusted = {gateway.root.host or "", *(("localhost",) if gateway.loopback else ())}
-    transport = Transport(
-        network=network or Network(),
-        timeouts=Timeouts(),
-        clock=clock,
-        trusted=frozenset(trusted),
-        headers=gateway.headers,
-    )
-    doctor = _Doctor(
-        Api(gateway=gateway, credentials=credentials, transport=transport, clock=clock)
-    )
+    network = network or Network()
+    api = Api.connect(gateway, credentials, network=network, timeouts=Timeouts(), clock=clock)
+    doctor = _Doctor(api)
     try:
         yield Check(name="address", verdict="ok", text=f"{gateway.name} at {gateway.root}")
         reached = await doctor.reach()
@@ -127,7 +118,7 @@ async def examine(
             yield await doctor.lookups()
             yield await doctor.money()
     finally:
-        await transport.aclose()
+        await api.transport.aclose()
 
 
 @attrs.define(eq=False)

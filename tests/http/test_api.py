@@ -18,7 +18,6 @@ from aiohttp import web
 
 from comet_async._http.api import Api
 from comet_async._http.body import Body
-from comet_async._http.transport import Transport
 from comet_async.auth import ApiKey, Credentials, KlingToken
 from comet_async.config import Network, Timeouts
 from comet_async.errors import (
@@ -73,13 +72,11 @@ async def api_on(
     clock = VirtualClock()
     async with serving(handler) as server:
         gateway = attrs.evolve(Gateway.comet(server.url), headers=headers or {})
-        transport = Transport(
-            network=Network(), timeouts=Timeouts(), clock=clock, headers=gateway.headers
-        )
+        api = Api.connect(gateway, credentials, network=Network(), timeouts=Timeouts(), clock=clock)
         try:
-            yield Api(gateway, credentials, transport, clock), server
+            yield api, server
         finally:
-            await transport.aclose()
+            await api.transport.aclose()
 
 
 Call = Callable[[Api], Any]
