@@ -126,7 +126,6 @@ class ActiveJobs:
                 clock=self.services.clock,
                 account=self.services.account,
                 most=self.slots.most,
-                poll_unclaimed=self._poll_unclaimed,
             )
         self.reconciler = Reconciler(
             lookup=TaskLookup(self.services.api, self.services.callbacks),
@@ -328,7 +327,7 @@ class ActiveJobs:
         if record.key in self._running_keys:  # else it was recorded when the poll came
             await self.ended(record, task)
 
-    async def _poll_unclaimed(self) -> None:
+    async def poll_unclaimed(self) -> None:
         """Poll running jobs without a worker once: they may have ended, and still hold slots."""
         if self.shared is None:
             return

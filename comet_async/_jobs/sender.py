@@ -150,9 +150,10 @@ class Sender:
             with contextlib.suppress(_NoSlotError):
                 return await self._pass(call, record, body, begin)
         self._check_patience(record)
-        async with slots.turn(record.key), slots.queued(record.key) as wait:
+        async with slots.turn(record.key), slots.queued(record.key) as place:
             while True:
-                await wait()
+                if await place.wait():
+                    await self.active.poll_unclaimed()
                 with contextlib.suppress(_NoSlotError):
                     return await self._pass(call, record, body, begin)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import attrs
@@ -35,15 +35,13 @@ class SharedSlots:
         clock: Ours.
         account: Whose quota.
         most: The configured limit: most images of the account in flight, over all workers.
-        poll_unclaimed: Called during a long wait: a job without a worker may hold a slot.
-        polled_at: When it was called last.
+        polled_at: When the jobs without a worker were polled last.
     """
 
     journal: SharedJournal
     clock: Clock
     account: str
     most: int
-    poll_unclaimed: Callable[[], Awaitable[None]]
     _turns: KeyedLock = attrs.field(factory=KeyedLock, init=False)
     _heads: dict[str, AsyncExitStack] = attrs.field(factory=dict, init=False)
     # Whether the server is known to take fewer; None before the journal was read.
@@ -73,16 +71,17 @@ class SharedSlots:
             await stack.aclose()
 
     @asynccontextmanager
-    async def queued(self, key: str) -> AsyncGenerator[Callable[[], Awaitable[None]], None]:
+    async def queued(self, key: str) -> AsyncGenerator[Place, None]:
         """Queue for a slot among the workers, for the head of this one's queue.
 
-        Gives a function that waits until a slot may be free, to be called before each request.
+        Yields:
+            The place in their queue; wait there before each request.
         """
         try:
             with self.journal.listening_for_slot(self.account) as signal:
-                place = _Place(self, signal)
+                place = Place(self, signal)
                 await place.queue()
-                yield place.wait
+                yield place
         finally:
             if key in self._heads:  # it leaves without a slot
                 with contextlib.suppress(JournalError):
@@ -103,7 +102,7 @@ class SharedSlots:
 
 
 @attrs.define(eq=False)
-class _Place:
+class Place:
     """This worker's place in the queue of all workers.
 
     Attributes:
@@ -126,13 +125,18 @@ class _Place:
         self.others = await self.slots.journal.queue_for_slot(self.slots.account)
         self.look = not self.others  # else they were told
 
-    async def wait(self) -> None:
-        """Wait until a slot may be free."""
+    async def wait(self) -> bool:
+        """Wait until a slot may be free.
+
+        Returns:
+            True if that takes so long that the jobs without a worker should be polled: one of them
+            may have ended, and still hold a slot.
+        """
         if self.told:  # and requested it in vain
             await self.queue()
         if self.look:
             self.look = False
-            return
+            return False
         pause = max(RECHECK, self.others * RECHECK_EACH)
         self.told = await self.signal.wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - not a secret
         if not self.told:
@@ -140,6 +144,7 @@ class _Place:
             self.look = False  # that is what happens now
         # A busy account sends signals all the time, and so must not rely on silence.
         now = self.slots.clock.monotonic()
-        if not self.told or now - self.slots.polled_at >= _POLL_UNCLAIMED:
-            self.slots.polled_at = now
-            await self.slots.poll_unclaimed()
+        if self.told and now - self.slots.polled_at < _POLL_UNCLAIMED:
+            return False
+        self.slots.polled_at = now
+        return True

@@ -51,25 +51,21 @@ async def wait(every: float, seconds: float, others: int = 0) -> Count:
     """Wait in vain for so many seconds."""
     clock, count = VirtualClock(), Count()
 
-    async def poll() -> None:
-        count.polls += 1
-
     slots = SharedSlots(
         journal=cast("Any", Journal(clock, every, others)),
         clock=clock,
         account="account",
         most=4,
-        poll_unclaimed=poll,
     )
     end = clock.monotonic() + seconds
-    async with slots.queued("key") as wait:
+    async with slots.queued("key") as place:
         while clock.monotonic() < end:
-            await wait()
+            count.polls += await place.wait()
             count.requests += 1
     return count
 
 
-async def test_a_long_wait_polls_unclaimed_jobs() -> None:
+async def test_a_long_wait_has_unclaimed_jobs_polled() -> None:
     """The slot may be held by a job whose worker died."""
     assert 8 <= (await wait(every=60, seconds=20)).polls <= 13
 
