@@ -48,6 +48,7 @@ from comet_async._addresses import is_literal, is_loopback, is_public
 from comet_async._fs import NO_FOLLOW
 from comet_async._images.formats import Inspector
 from comet_async._images.prepare import Converted, convert, encode, needs_conversion
+from comet_async._images.reader import reader_of
 from comet_async._images.rules import show
 from comet_async._images.streams import (
     AsyncReadableFile,
@@ -441,8 +442,7 @@ async def load(
         )
     if not isinstance(image, SourceImage) and is_pillow(image):
         read = functools.partial(_from_pillow, image, check)
-    # Two threads: the disk is kept busy while one hashes, and a batch can't crowd the machine.
-    found = await asyncio.get_running_loop().run_in_executor(_pool(os.getpid()), read)
+    found = await reader_of(asyncio.get_running_loop()).read(read)
     if isinstance(image, SourceImage):
         return attrs.evolve(found, notes=found.notes or image.notes)
     return found
@@ -513,12 +513,6 @@ def name_of_input(image: ImageInput) -> str:
         return "<bytes>"
     name = _file_name(image)
     return "<bytes>" if name == "bytes" else name
-
-
-@functools.cache
-def _pool(_pid: int) -> ThreadPoolExecutor:
-    # By process: threads do not survive a fork.
-    return ThreadPoolExecutor(max_workers=2, thread_name_prefix="comet-image")
 
 
 # ---------------------------------------------------------------------------- the kinds of input

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from comet_async.fleet import (
     enqueue_many,
     fleet_status,
 )
-from comet_async.postgres import PostgresJournal
+from comet_async.postgres import PostgresConnection, PostgresJournal
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 from tests.support.images import make_folder, make_png
 
@@ -116,6 +116,36 @@ async def test_enqueued_twice_is_queued_and_charged_once(
     after = await enqueued(comet, many, tmp_path / "out")
     assert [each.outcome is not None and each.outcome.done for each in after] == [True] * 12
     assert (await fleet_status(journal)).queued == 0
+
+
+async def test_what_a_job_costs_the_database(
+    comet: CometSession,
+    journal: PostgresJournal,
+    database: str,
+    many: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A statement for each change, and a few that look: what a job costs decides how many fit."""
+    await enqueued(comet, many, tmp_path / "out")
+    statements = 0
+
+    def counted(inner: Callable[..., Any]) -> Callable[..., Any]:
+        def outer(db: PostgresConnection, *args: Any, **more: Any) -> Any:  # noqa: ANN401 - as inner
+            nonlocal statements
+            statements += db is journal._connection
+            return inner(db, *args, **more)
+
+        return outer
+
+    for name in ("run", "rows", "fetch"):
+        monkeypatch.setattr(PostgresConnection, name, counted(getattr(PostgresConnection, name)))
+    schema = journal.schema
+    async with await PostgresJournal.open(database, schema=schema, read_only=True) as watch:
+        await emptied(FleetWorker(comet), watch)
+    # Two looks at the job, its claim, six moves, its release; at most three for the quota; and a
+    # few for the worker itself.
+    assert 9 * 12 <= statements <= 13 * 12 + 10
 
 
 async def test_a_failed_job_is_kept_with_its_reason(

@@ -1,0 +1,117 @@
+"""The threads that read images: they wake the event loop seldom, however small the images are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, cast
+
+import attrs
+
+T = TypeVar("T")
+
+# The disk is kept busy while one of them hashes, and a batch can't crowd the machine.
+_THREADS = 2
+
+# Seconds after which a thread hands over what it has. To wake the event loop takes longer than to
+# read a small image, so it is not done for each.
+_HAND_OVER = 0.005
+
+
+@attrs.define(eq=False)
+class _Read:
+    """An image to read, and who waits for it."""
+
+    work: Callable[[], Any]
+    future: asyncio.Future[Any]
+    found: Any = None
+    error: BaseException | None = None
+
+    def do(self) -> None:
+        """Read it, in a thread."""
+        try:
+            self.found = self.work()
+        except BaseException as error:  # noqa: BLE001 - it is raised where the caller waits
+            self.error = error
+
+
+@attrs.define(eq=False)
+class Reader:
+    """Reads the images of one event loop, in threads that take one after the other."""
+
+    _waiting: deque[_Read] = attrs.field(factory=deque, init=False)
+    _threads: int = attrs.field(default=0, init=False)
+
+    async def read(self, work: Callable[[], T]) -> T:
+        """Do *work* in a thread, and return its result."""
+        loop = asyncio.get_running_loop()
+        request = _Read(work, loop.create_future())
+        self._waiting.append(request)
+        if self._threads < _THREADS:
+            self._start(loop)
+        return cast("T", await request.future)
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._threads += 1
+        thread = loop.run_in_executor(_pool(os.getpid()), self._drain, loop)
+        thread.add_done_callback(functools.partial(self._ended, loop))
+
+    def _ended(
+        self, loop: asyncio.AbstractEventLoop, thread: asyncio.Future[Sequence[_Read]]
+    ) -> None:
+        self._threads -= 1
+        if not thread.cancelled():
+            _settle(thread.result())
+        if self._waiting:  # it came when the thread had looked for the last time
+            self._start(loop)
+
+    def _drain(self, loop: asyncio.AbstractEventLoop) -> Sequence[_Read]:
+        """Read what waits, in a thread; return what has not been handed over."""
+        done: list[_Read] = []
+        until = time.monotonic() + _HAND_OVER
+        with contextlib.suppress(IndexError):  # nothing waits
+            while True:
+                request = self._waiting.popleft()
+                if request.future.cancelled():
+                    continue
+                request.do()
+                done.append(request)
+                if time.monotonic() > until:
+                    with contextlib.suppress(RuntimeError):  # the loop has ended
+                        loop.call_soon_threadsafe(_settle, done)
+                    done, until = [], time.monotonic() + _HAND_OVER
+        return done
+
+
+def _settle(reads: Sequence[_Read]) -> None:
+    for each in reads:
+        if each.future.done():  # its caller was cancelled
+            continue
+        if each.error is not None:
+            each.future.set_exception(each.error)
+        else:
+            each.future.set_result(each.found)
+
+
+_readers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Reader] = weakref.WeakKeyDictionary()
+
+
+def reader_of(loop: asyncio.AbstractEventLoop) -> Reader:
+    """Return the reader of *loop*."""
+    reader = _readers.get(loop)
+    if reader is None:
+        reader = _readers[loop] = Reader()
+    return reader
+
+
+@functools.cache
+def _pool(_pid: int) -> ThreadPoolExecutor:
+    # By process: threads do not survive a fork.
+    return ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="comet-image")
