@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, TypeVarTuple, Unpack, runtime_checkable
 
 import attrs
 from tenacity import AsyncRetrying, RetryCallState, wait_exponential
@@ -34,6 +34,7 @@ LONGEST_WAIT = 3600.0
 """Limits of every wait, in seconds, also of those that a caller's own strategy returns."""
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 @runtime_checkable
@@ -241,8 +242,8 @@ ATTEMPTS = 4
 
 
 async def with_retries(
-    call: Callable[[], Awaitable[T]],
-    *,
+    call: Callable[[Unpack[Ts]], Awaitable[T]],
+    *args: *Ts,
     clock: Clock,
     backoff: Backoff = DEFAULT_BACKOFF,
     attempts: int = ATTEMPTS,
@@ -253,6 +254,7 @@ async def with_retries(
 
     Args:
         call: Makes one request.
+        *args: What it is called with.
         clock: Sleeps between the attempts.
         backoff: How long; about 0.5, 1 and 2 s by default, or as the server asks.
         attempts: How often to try in all. 4 by default.
@@ -263,14 +265,14 @@ async def with_retries(
     began = None
     for failures in range(1, attempts):
         try:
-            return await call()
+            return await call(*args)
         except CometError as error:
             if not error.retryable:
                 raise
             began = clock.monotonic() if began is None else began
             wait = backoff.after_read(failures, error, age=clock.monotonic() - began)
         await clock.sleep(wait)
-    return await call()
+    return await call(*args)
 
 
 # What several workers share ---------------------------------------------------------------

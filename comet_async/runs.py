@@ -732,14 +732,12 @@ class FolderItems:
     def intake(self, batch: Batch) -> Intake[Found, Item]:
         """Return the items for *batch*: those of new images come first."""
 
-        async def look_up(sources: list[Found]) -> list[Item]:
-            return await batch.recall(await asyncio.to_thread(self._items, sources))
+        async def look_up(sources: list[Found]) -> tuple[list[Item], list[Item]]:
+            items = await batch.recall(await asyncio.to_thread(self._items, sources))
+            finished = [item for item in items if item.outcome is not None]
+            return finished, [item for item in items if item.outcome is None]
 
-        return Intake(
-            pages=self._split_pages(batch.memory),
-            look_up=look_up,
-            is_finished=lambda item: item.outcome is not None,
-        )
+        return Intake(pages=self._split_pages(batch.memory), look_up=look_up)
 
     async def _split_pages(
         self, memory: SourceMemory

@@ -28,13 +28,12 @@ class Intake(Generic[Source, Item]):
 
     Attributes:
         pages: Some items of new images at a time, and sources that are known, as they are found.
-        look_up: Returns the items of known sources, with all that is known of them.
-        is_finished: Whether nothing is left to do for an item.
+        look_up: Returns the items of known sources, with all that is known of them: first those
+            for which nothing is left to do, then the others.
     """
 
     pages: AsyncGenerator[tuple[list[Item], list[Source]], None]
-    look_up: Callable[[list[Source]], Awaitable[list[Item]]]
-    is_finished: Callable[[Item], bool]
+    look_up: Callable[[list[Source]], Awaitable[tuple[list[Item], list[Item]]]]
     _aside: deque[Source] = attrs.field(factory=deque, init=False)
     _looking: bool = attrs.field(default=False, init=False)
     # Known items with work left to do; None when a page of known sources has been looked up.
@@ -84,10 +83,9 @@ class Intake(Generic[Source, Item]):
                 continue
             page = [self._aside.popleft() for _ in range(min(_PAGE, len(self._aside)))]
             self._looking = True
-            items = await self.look_up(page)
-            yield [item for item in items if self.is_finished(item)]
-            for item in items:
-                if not self.is_finished(item):
-                    await self._late.put(item)
+            finished, late = await self.look_up(page)
+            yield finished
+            for item in late:
+                await self._late.put(item)
             self._looking = False
             await self._late.put(None)

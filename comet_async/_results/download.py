@@ -366,7 +366,7 @@ class Downloader:
         return await self._with_retries(use, url)
 
     def _with_retries(self, use: Callable[[str], Awaitable[T]], url: str) -> Awaitable[T]:
-        return with_retries(functools.partial(use, url), clock=self.clock, backoff=self.backoff)
+        return with_retries(use, url, clock=self.clock, backoff=self.backoff)
 
     async def _use(
         self,

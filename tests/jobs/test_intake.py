@@ -26,7 +26,7 @@ class Sources:
 
     def intake(self) -> Intake[str, str]:
         """Return the intake of all pages."""
-        return Intake(self._pages(), self._look_up, lambda item: item not in self.unfinished)
+        return Intake(self._pages(), self._look_up)
 
     async def _pages(self) -> AsyncGenerator[Page, None]:
         for page in self.pages:
@@ -34,10 +34,11 @@ class Sources:
             self.log.append("page")
             yield page
 
-    async def _look_up(self, sources: list[str]) -> list[str]:
+    async def _look_up(self, sources: list[str]) -> tuple[list[str], list[str]]:
         self.log.append("looked up")
         await asyncio.sleep(0)
-        return sources
+        late = [source for source in sources if source in self.unfinished]
+        return [source for source in sources if source not in late], late
 
     async def run(self, workers: int = 2, seconds: float = 0.0) -> list[str]:
         """Work on everything; return the names in the order of their ends."""
