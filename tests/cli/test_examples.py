@@ -30,6 +30,7 @@ NOT_HERE = {
     "comet-async enqueue": "needs a database server; tests/postgres/test_engine_command.py",
     "comet-async worker": "needs a database server; the same",
     "comet-async fleet": "needs a database server; the same",
+    "comet-async migrate": "needs a database server; tests/postgres/test_deployment.py",
     "comet-async jobs postgresql:": "needs a database server; the same",
     "mkdir ": "a folder for the line below it",
     "uvicorn ": "serves until a signal; tests/test_service_example.py",
