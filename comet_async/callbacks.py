@@ -586,7 +586,7 @@ def _checked_url(given: object, *, allow_http: bool) -> str:
             "public_url is not an https URL",
             field="public_url",
             limit="an https URL",
-            hint="pass allow_http=True if plain http is meant",
+            hint="pass allow_http=True to allow plain http",
         )
     if url.user or url.password or url.query_string or url.fragment:
         raise ConfigError(

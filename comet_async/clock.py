@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the library needs of time. All figures are seconds."""
+    """What the library asks of a clock. All times are in seconds."""
 
     def time(self) -> float:
         """Return the wall clock: seconds since 1970, UTC. It may jump."""
@@ -28,7 +28,7 @@ class SystemClock:
     """The machine's clocks.
 
     Inside an event loop with a clock of its own (``comet_async.testing.VirtualLoop``), both are the
-    loop's: it carries the whole library along.
+    loop's, and the whole library follows it.
     """
 
     def time(self) -> float:

@@ -160,7 +160,7 @@ def check_watermark(value: object) -> bool:
 
 
 def check_callback_url(value: object) -> str | None:
-    """Return *value* if it can be where notifications are sent; None is none.
+    """Return *value* if notifications can be sent there; None stays None.
 
     Raises:
         InputError: It is not an http or https URL.

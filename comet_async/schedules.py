@@ -188,9 +188,9 @@ class Schedule(Protocol):
 
 
 class FixedSchedule:
-    """Every *seconds*; the first poll comes after half to one and a half of them.
+    """Poll every *seconds*; the first poll comes after 0.5 to 1.5 times as long.
 
-    The random start spreads tasks that were submitted together, and costs no request more.
+    The random start spreads tasks that were submitted together, and costs no extra request.
 
     Args:
         seconds: The interval.

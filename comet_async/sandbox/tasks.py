@@ -117,7 +117,7 @@ class SandboxTask:
         self.held = True
 
     def release(self) -> None:
-        """Let a held task continue as if it had never been held; its time went on meanwhile.
+        """Let a held task continue as if it had never been held; its clock kept running.
 
         Raises:
             InputError: The task has ended.

@@ -57,9 +57,9 @@ async def carry_out(plan: ExpandPlan, connection: Connection, output: OutputOpti
     invocation = CURRENT.get()
     if isinstance(plan.journal, str) and connection.is_sandbox:
         raise InputError(
-            "--sandbox is this run's own, and the journal is shared by several",
+            "--sandbox starts a server for this run only, and the journal is shared by several",
             field="journal",
-            hint="start one with 'comet-async sandbox', and give its address as --gateway",
+            hint="start one with 'comet-async sandbox', and pass its address with --gateway",
         )
     if output.report:
         from comet_async._tools.report import check_requirements
@@ -289,7 +289,7 @@ class _Following:
         return [*self.ending.facts(), *self.ending.next_step()]
 
     async def _watch(self, progress: RunProgress) -> None:
-        """Keep the numbers of the run new."""
+        """Keep the run's numbers up to date."""
         screen = self.invocation.screen
         counting = None if self.counter is None else asyncio.ensure_future(self.counter.count())
         frame, reported = 0, 0.0

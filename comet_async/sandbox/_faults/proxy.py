@@ -60,7 +60,7 @@ class FaultProxy:
         return toxic
 
     def remove(self, toxic: Toxic) -> None:
-        """Take a toxic away; one that is not there is no error."""
+        """Remove a toxic; it is no error if it is not there."""
         self.toxics = [item for item in self.toxics if item is not toxic]
 
     def clear(self) -> None:

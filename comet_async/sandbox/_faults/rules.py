@@ -271,7 +271,7 @@ class Faults:
     def parse(cls, text: str, *, seed: int | None = None) -> Faults:
         """Return what *text* says: ``[CALL.]KIND[=CHANCE]``, several with commas between.
 
-        A fault happens whenever chance wants it; without a chance it happens always.
+        A fault with a chance happens at random; one without always happens.
 
         Args:
             text: For example ``drop_after_charge=0.05,504_after_charge=0.03,result.404=0.1``.
@@ -295,7 +295,7 @@ class Faults:
         return fault
 
     def remove(self, fault: Fault) -> None:
-        """Take a rule away; one that is not there is no error."""
+        """Remove a rule; it is no error if it is not there."""
         self._rules = [rule for rule in self._rules if rule.fault is not fault]
 
     def clear(self) -> None:
