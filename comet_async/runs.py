@@ -96,15 +96,15 @@ class RunOptions(Budget, total=False):
     """Options of a run over many images; all are optional.
 
     Attributes:
-        concurrency: Most images in flight at a time; the session's by default.
+        concurrency: Maximum number of images in flight; the session's by default.
         prepare: Convert images that the API refuses, and those that it may read in another way
             than viewers show them (see `CometSession`). Needs the extra ``images``.
         settle: Seconds after a request whose answer was lost during which its task may still
             appear; the session's by default.
         timeout: Seconds from when an image gets its slot until its result must be there; no
             limit by default. What was sent continues and is recorded.
-        max_jobs: Most jobs that this run may buy.
-        max_spend: Most money in USD that this run may spend, by ``price``.
+        max_jobs: Maximum number of jobs that this run may buy.
+        max_spend: Maximum amount in USD that this run may spend, by ``price``.
         budget: A name under which ``max_jobs`` and ``max_spend`` count together with all runs that
             have the same one, over all processes that use the journal. By default each run counts
             for itself.
@@ -116,9 +116,9 @@ class RunOptions(Budget, total=False):
             journal knows them are not read again.
         fresh: Buy the same images again under this label; running again with the same label
             does not buy again.
-        include: Of folders, take only the files that match one of these shell patterns, such as
+        include: From folders, take only the files that match one of these shell patterns, such as
             ``*.png`` or ``2024/*``; all images by default.
-        exclude: Of folders, leave out what matches one of these, folders as well.
+        exclude: From folders, leave out files and subfolders that match one of these.
         follow_links: Follow links to other folders, and to files outside the folder.
     """
 

@@ -122,15 +122,15 @@ class CometSession:
         account: A name for the account, by which the journal recognises its jobs after the key
             has been replaced. By default ``COMETAPI_ACCOUNT``, else the config file's, else
             it is derived from the key.
-        concurrency: Most images in flight at a time, from sending to the end of their task;
+        concurrency: Maximum number of images in flight, from sending to the end of their task;
             `submit` waits for a slot, too. 16 by default.
         request_timeout: Seconds for one exchange, or `Timeouts`. 20 for reads by default.
         settle: Seconds after a request whose answer was lost during which its task may still
             appear. 60 by default.
         verify_remote: Look for each new job on the server before it is sent: for ids that
             another process, or a journal that was lost, may have sent. False by default.
-        schedule: When to poll a task: seconds, a tenacity wait strategy, or a schedule of
-            ours. A schedule that learns by default.
+        schedule: When to poll a task: seconds, a tenacity wait strategy, or a
+            `Schedule`. A `LearnedSchedule` by default.
         backoff: How long to wait after failures, at least: a tenacity wait strategy such as
             ``wait_random_exponential(max=30)``. What the server asks for counts as well.
             Exponential with jitter by default, from half a second for what costs nothing and
@@ -283,9 +283,9 @@ class CometSession:
     async def measure(self, image: ImageInput) -> SourceImage:
         """Check an image as `expand` does, and return it with its width and height.
 
-        Of an image at a URL the beginning is fetched, which nothing else does: the provider
-        fetches it itself. Pass what is returned to `expand`, so that a rule such as ``"16:9"``
-        can be used.
+        This is for an image at a URL: the provider fetches it, so its size is not known here, and
+        its beginning is read to learn it. Pass what is returned to `expand`, so that a rule such
+        as ``"16:9"`` can be used.
 
         Args:
             image: Whatever `expand` takes.
@@ -338,7 +338,7 @@ class CometSession:
         Raises:
             InputError: A rule of the API is broken; nothing was sent.
             OutcomeUnknownError: It may have been accepted and billed, and can't be found now.
-            WaitTimeoutError: The time is over; the error says whether anything was sent.
+            WaitTimeoutError: The time limit passed; the error says whether anything was sent.
             SessionClosedError: The session was closed.
             CometError: It was not accepted; nothing was paid.
         """
@@ -428,7 +428,7 @@ class CometSession:
         Raises:
             InputError: A rule of the API is broken, or the file can't be used; nothing was sent.
             TaskFailedError: The task failed.
-            WaitTimeoutError: The time is over; the error has every id that is known, and says
+            WaitTimeoutError: The time limit passed; the error has every id that is known, and says
                 whether anything was sent.
             OutcomeUnknownError: It may have been accepted and billed, and can't be found now.
             DownloadError: The result can't be saved; the task is paid, and the error has its id.
@@ -556,7 +556,7 @@ class CometSession:
             NotFoundError: The journal has no such job.
             BudgetExceededError: The budget does not allow it; nothing was sent.
             InputError: It was not sent yet, and its image can't be loaded.
-            WaitTimeoutError: The time is over; the error says whether anything was sent.
+            WaitTimeoutError: The time limit passed; the error says whether anything was sent.
             CometError: It can't continue now; the journal says how far it came.
         """
         self._require_journal("run_job()")
