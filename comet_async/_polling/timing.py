@@ -160,7 +160,8 @@ def _server_clock(timing: PollTiming) -> ServerClock:
     return ServerClock(timing.clock)
 
 
-@attrs.define(eq=False)
+# Nothing is converted or checked when a field is set, as `round_trip` is after each poll.
+@attrs.define(eq=False, on_setattr=attrs.setters.NO_OP)
 class PollTiming:
     """Decides when to poll, and learns from the answers. Moments are monotonic.
 
