@@ -93,6 +93,7 @@ class Worker:
     jobs: set[str] = attrs.field(factory=set)
     ready: deque[str] = attrs.field(factory=deque)
     claiming: bool = False  # in the queue for the lock
+    crowded: bool = False  # a job of it was refused, and others wait behind that one
     place: int | None = None  # in the queue for a slot
     told: bool = False  # that a slot is free, and has not asked for it yet
     answering: bool = False  # asks because it was told
@@ -260,10 +261,10 @@ class Fleet:
         self.ask(worker)
 
     def ask(self, worker: Worker) -> None:
-        """Queue for the lock of the quota; first for a slot, if other jobs of it wait already."""
+        """Queue for the lock of the quota; first for a slot, if one was refused before."""
         if worker.claiming or worker.place is not None or worker.dead or not worker.ready:
             return
-        if len(worker.ready) > 1:
+        if worker.crowded:
             self.enter(worker)
         else:
             self.request(worker)
@@ -319,11 +320,15 @@ class Fleet:
             pass
         elif refusal is None:
             worker.ready.popleft()
+            worker.crowded &= bool(worker.ready)
+            queued = worker.place is not None
             self.leave(worker)
             after = sending(
                 before, now=self.now, post_deadline=self.now + 60, boot=str(id(worker)), run=""
             )
             self.write(before, after)
+            if queued and self.flying < self.case.quota:
+                self.slots_are_free(min(2, self.case.quota - self.flying))
             self.post(worker, before.key)
             self.ask(worker)
         else:
@@ -332,6 +337,7 @@ class Fleet:
 
     def refused(self, worker: Worker) -> None:
         """Wait for a slot, unless something may have become free since."""
+        worker.crowded = True
         if worker.place is None or worker.answering:
             worker.answering = False
             self.enter(worker)

@@ -14,8 +14,8 @@ SLOW = Costs(granted=0.02, refused=0.02, each=0)
 @pytest.mark.parametrize("killed", [0.0, 0.5])
 def test_a_small_fleet(killed: float) -> None:
     """All images are made and charged once, the quota is kept, and nearly always in use."""
-    fleet, seconds = run(Case(images=2000, workers=20, quota=40, killed=killed), SLOW)
-    assert row(fleet, seconds)[0] == "2,000"
+    fleet, seconds = run(Case(images=3000, workers=60, quota=120, killed=killed), SLOW)
+    assert row(fleet, seconds)[0] == "3,000"
     assert fleet.counts["done"] == len(fleet.charges)
     assert max(fleet.taken.windows) <= 1
     assert fleet.taken.mean(120, fleet.killed_at or fleet.drained_at or 0) > 0.98

@@ -396,7 +396,8 @@ def send(
 ) -> Refusal | None:
     """Enter ``sending`` unless a limit is reached; see `Journal.send`.
 
-    A worker that is *queued* for a slot leaves the queue when it gets one.
+    A worker that is *queued* for a slot leaves the queue when it gets one. If more are free, the
+    next ones are told: nobody else may look.
     """
     flying, most = 0, None
     if limits.in_flight is not None:
@@ -419,9 +420,12 @@ def send(
             external_task_id=before.key,
         )
     if most is not None:
-        db.in_flight[before.account] = most, flying + before.n
+        flying += before.n
+        db.in_flight[before.account] = most, flying
     if queued:
         db.run(_UNQUEUE, slot_topic(before.account), after.boot)
+        if most is not None and flying < most:
+            call_waiters(db, before.account, min(2, most - flying))
     return None
 
 
@@ -663,9 +667,9 @@ def unqueue_for_slot(db: PostgresConnection, account: str, boot: str) -> None:
         call_waiters(db, account)
 
 
-def call_waiters(db: PostgresConnection, account: str) -> None:
-    """Tell the worker that has waited longest that a slot may be free."""
-    db.rows("SELECT call_waiters(%s, 1)", slot_topic(account), writing=True)
+def call_waiters(db: PostgresConnection, account: str, most: int = 1) -> None:
+    """Tell the workers that have waited longest, *most* of them, that a slot may be free."""
+    db.rows("SELECT call_waiters(%s, %s::integer)", slot_topic(account), most, writing=True)
 
 
 FORGET_WAITERS = """

@@ -255,8 +255,9 @@ async def test_each_free_slot_is_told_to_one_worker(open_journal: OpenJournal) -
         assert await first.queue_for_slot(ACCOUNT) == 2  # in vain: it is the first again
         await end_of_one()
         assert await freed[0].wait(30)
-        limits: dict[str, Any] = {"limits": Limits(in_flight=9), "run": "r", "post_deadline": NOW}
-        assert await first.send(await planned(first, 10), now=NOW, **limits)
+        limits: dict[str, Any] = {"limits": Limits(in_flight=5), "run": "r", "post_deadline": NOW}
+        sent = await first.send(await planned(first, 10), now=NOW, **limits)
+        assert isinstance(sent, JobRecord)
         await end_of_one()
         assert await freed[1].wait(30)
         await end_of_one()
@@ -264,6 +265,18 @@ async def test_each_free_slot_is_told_to_one_worker(open_journal: OpenJournal) -
         assert not any([await each.wait(0.1) for each in freed])
         assert await first.queue_for_slot(ACCOUNT) == 0  # the others were told
     await end_of_one()
+
+
+async def test_who_gets_one_of_several_slots_tells_the_next(open_journal: OpenJournal) -> None:
+    """Else those that are queued would wait beside free slots, until they look by themselves."""
+    one, two = await open_journal(), await open_journal()
+    job, limits = await planned(one), {"run": "r", "post_deadline": NOW}
+    with one.listening_for_slot(ACCOUNT), two.listening_for_slot(ACCOUNT) as freed:
+        assert await one.queue_for_slot(ACCOUNT) == 0
+        assert await two.queue_for_slot(ACCOUNT) == 1
+        sent = await one.send(job, now=NOW, limits=Limits(in_flight=2), **limits)
+        assert isinstance(sent, JobRecord)
+        assert await freed.wait(30)
 
 
 async def test_who_leaves_without_a_slot_passes_the_call_on(open_journal: OpenJournal) -> None:
