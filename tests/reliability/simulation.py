@@ -522,7 +522,7 @@ class Simulation:
             loop.at = None if cancel_at is None else begin + cancel_at
             loop.act = cast("asyncio.Task[T]", asyncio.current_task()).cancel
             line = Line(self.provider, world)
-            self.patch.setattr("comet_async.session.Transport", lambda **_: line)
+            self.patch.setattr("comet_async._http.api.Transport", lambda **_: line)
             async with CometSession(
                 "sk-canary-simulated",
                 gateway=ROOT,
