@@ -34,8 +34,15 @@ class Row:
 
 
 def rows(*cases: Row) -> pytest.MarkDecorator:
-    """Return the parametrisation over *cases*."""
-    return pytest.mark.parametrize("row", cases, ids=[case.id for case in cases])
+    """Return the parametrisation over *cases*; plain pytest runs one for each row of the table."""
+    seen: set[str] = set()
+    params = []
+    for case in cases:
+        number = case.id.partition("-")[0]
+        marks = [pytest.mark.slow] if number in seen else []
+        params.append(pytest.param(case, id=case.id, marks=marks))
+        seen.add(number)
+    return pytest.mark.parametrize("row", params)
 
 
 async def run(

@@ -41,6 +41,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.program
 @pytest.mark.parametrize(
     ("moment", "states"),
     [

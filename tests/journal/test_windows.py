@@ -88,6 +88,7 @@ def run(program: str, *arguments: str) -> None:
     )
 
 
+@pytest.mark.program
 def test_every_module_can_be_imported() -> None:
     """Nothing that only POSIX has is used while a module is imported."""
     run(IMPORT_ALL)

@@ -259,6 +259,7 @@ async def test_somebody_elses_cancel_loses_no_task(server: TaskServer) -> None:
     assert all(task.succeeded for task in done)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("median", "fastest"), [(1.0, 0.2), (5.0, 0.25), (20.0, 1.0)])
 async def test_short_tasks_are_listed_more_often(
     server: TaskServer, median: float, fastest: float

@@ -17,7 +17,7 @@ from comet_async.errors import JournalLostError
 from comet_async.sandbox import DEFAULT_KEY, Options, Sandbox
 from tests.support import postgres
 
-pytestmark = pytest.mark.real_loop
+pytestmark = [pytest.mark.real_loop, pytest.mark.program]
 
 WIDE = Margins(left=0.25, right=0.25)
 # The server itself recognises no key: what is sent twice is charged twice.

@@ -133,7 +133,7 @@ def life(numbers: Sequence[int]):  # noqa: ANN201 - a coroutine function
 
 
 Protocol.TestCase.settings = settings(stateful_step_count=10)
-TestProtocol = Protocol.TestCase
+TestProtocol = pytest.mark.slow(Protocol.TestCase)
 
 
 RARE = {"skips_the_settle_time", "skips_the_control"}  # bugs that show after many tries

@@ -90,6 +90,7 @@ def shown(thing: object) -> Iterator[str]:
             yield repr(refusal)
 
 
+@pytest.mark.slow
 @pytest.mark.failure("F61", "F62")
 async def test_no_error_and_no_log_shows_the_key(
     errors: list[CometError], caplog: pytest.LogCaptureFixture

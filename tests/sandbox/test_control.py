@@ -218,6 +218,7 @@ async def test_stub_refuses_bad_images(start: Start, image: str) -> None:
     assert done["task_status_msg"] == "Image pixel is invalid"
 
 
+@pytest.mark.program
 def test_stub_needs_no_image_library(tmp_path: Path, photo: bytes) -> None:
     """A sandbox with it runs where neither Pillow nor numpy is installed."""
     code = """
