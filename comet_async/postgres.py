@@ -446,7 +446,8 @@ class PostgresJournal:
             The job as it is now; None while another worker has it, or if there is no such job.
         """
         work = partial(sql.claim, key=key, boot=self.boot)
-        # The first look says to whom the job's end is told; only the second one can't miss it.
+        # The first attempt registers this worker for the job's release; a release between the two
+        # is seen by the second.
         return await self._run("claim", work) or await self._run("claim", work)
 
     async def release(self, key: str) -> None:
@@ -466,16 +467,16 @@ class PostgresJournal:
         return self._worker.listening(sql.slot_topic(account))
 
     async def queue_for_slot(self, account: str) -> int:
-        """Have this worker told when a slot may be free for it; return how many others wait.
+        """Queue this worker for a slot; return how many others wait.
 
-        Each free slot is told to one worker, the one that has waited longest. One that requests it
-        in vain keeps its place when it queues again.
+        Each free slot is offered to one worker, the one that has waited longest. One that requests
+        it in vain keeps its place when it queues again.
         """
         work = partial(sql.queue_for_slot, account=account, boot=self.boot)
         return await self._run("queue", work)
 
     async def unqueue_for_slot(self, account: str) -> None:
-        """Have the others told instead, unless somebody else in this process waits."""
+        """Leave the queue, so that slots are offered to others, unless this process still waits."""
         if not self._worker.listens(sql.slot_topic(account)):
             work = partial(sql.unqueue_for_slot, account=account, boot=self.boot)
             await self._run("queue", work)

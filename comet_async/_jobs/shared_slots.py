@@ -109,21 +109,21 @@ class Place:
         slots: Whose slots.
         signal: Set when it is this worker's turn.
         others: How many others wait for theirs.
-        told: Whether it is this worker's turn.
-        look: Whether a slot may have become free of which nobody was told.
+        called: Whether it is this worker's turn.
+        check: Whether a slot may have become free that was offered to nobody.
     """
 
     slots: SharedSlots
     signal: Signal
     others: int = 0
-    told: bool = False
-    look: bool = False
+    called: bool = False
+    check: bool = False
 
     async def queue(self) -> None:
         """Enter the queue, at the old place if there is one."""
-        self.told = False
+        self.called = False
         self.others = await self.slots.journal.queue_for_slot(self.slots.account)
-        self.look = not self.others  # else they were told
+        self.check = not self.others  # else it was offered to them
 
     async def wait(self) -> bool:
         """Wait until a slot may be free.
@@ -132,19 +132,19 @@ class Place:
             True if that takes so long that the jobs without a worker should be polled: one of them
             may have ended, and still hold a slot.
         """
-        if self.told:  # and requested it in vain
+        if self.called:  # and requested a slot in vain
             await self.queue()
-        if self.look:
-            self.look = False
+        if self.check:
+            self.check = False
             return False
         pause = max(RECHECK, self.others * RECHECK_EACH)
-        self.told = await self.signal.wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - not a secret
-        if not self.told:
+        self.called = await self.signal.wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - not a secret
+        if not self.called:
             await self.queue()
-            self.look = False  # that is what happens now
+            self.check = False  # that is what happens now
         # A busy account sends signals all the time, and so must not rely on silence.
         now = self.slots.clock.monotonic()
-        if self.told and now - self.slots.polled_at < _POLL_UNCLAIMED:
+        if self.called and now - self.slots.polled_at < _POLL_UNCLAIMED:
             return False
         self.slots.polled_at = now
         return True

@@ -51,13 +51,13 @@ class SharedJournal(Journal, Protocol):
         ...
 
     def listening_for_slot(self, account: str) -> AbstractContextManager[Signal]:
-        """Give a signal that is set when this worker is told of a slot that may be free."""
+        """Give a signal that is set when it is this worker's turn to request a slot."""
         ...
 
     async def queue_for_slot(self, account: str) -> int:
-        """Have this worker told of a slot when it is its turn; return how many others wait.
+        """Queue this worker for a slot; return how many others wait.
 
-        One that is told, and requests a slot in vain, keeps its place when it queues again.
+        One that requests a slot in vain keeps its place when it queues again.
         """
         ...
 

@@ -144,7 +144,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )
         """,
         # Workers that wait: for a slot of an account, or for a job that another one has. `called`
-        # are those that were told of a slot and have not asked for it yet.
+        # are those that were offered a slot and have not requested it yet.
         """
         CREATE TABLE waiter (
             topic text NOT NULL,
@@ -155,7 +155,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )
         """,
         # One worker for each slot that is free, those that have waited longest first: if all were
-        # told, a thousand would ask for it. Each worker listens on a channel of its own.
+        # offered it, a thousand would request it. Each worker listens on a channel of its own.
         """
         CREATE FUNCTION call_waiters(of text, most integer) RETURNS void LANGUAGE plpgsql
         SET search_path FROM CURRENT AS $$
@@ -187,8 +187,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         CREATE TRIGGER jobs_planned AFTER INSERT ON job
         REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION jobs_planned()
         """,
-        # Who waits for a slot or for another worker's job is told; if nobody does, there is nothing
-        # to tell.
+        # Only workers that wait for a slot or for another worker's job are notified.
         f"""
         CREATE FUNCTION job_changed() RETURNS trigger LANGUAGE plpgsql
         SET search_path FROM CURRENT AS $$

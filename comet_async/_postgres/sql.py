@@ -396,8 +396,8 @@ def send(
 ) -> Refusal | None:
     """Enter ``sending`` unless a limit is reached; see `Journal.send`.
 
-    A worker that is *queued* for a slot leaves the queue when it gets one. If more are free, the
-    next ones are told: nobody else may look.
+    A worker that is *queued* for a slot leaves the queue when it gets one. If more are free, they
+    are offered to the next ones: nobody else may look.
     """
     flying, most = 0, None
     if limits.in_flight is not None:
@@ -595,8 +595,8 @@ def leave(db: PostgresConnection, boot: str) -> None:
 def claim(db: PostgresConnection, key: str, boot: str) -> JobRecord | None:
     """Make the worker *boot* the owner of a job, unless another one is or it is not there.
 
-    If another one is, *boot* is told when the job is released. What was released just before that
-    is seen by the next look.
+    If another one is, *boot* is notified when the job is released. What was released just before
+    that is seen by the next attempt.
     """
     # One that has it already is not written again.
     row = db.row(
