@@ -170,6 +170,11 @@ def test_one_function_writes_the_command() -> None:
         assert len(told) == (path.name == "errors.py"), (path, told)
 
 
+def test_doctor_knows_every_extra() -> None:
+    """All of them are listed, but for the command itself, which is running."""
+    assert set(doctor._EXTRAS) == set(EXTRAS) - {"cli"}
+
+
 @pytest.mark.parametrize("extra", doctor._EXTRAS)
 def test_doctor_names_each_extra(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """For each module that is not there, doctor's line has the command."""

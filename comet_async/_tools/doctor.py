@@ -60,6 +60,10 @@ _EXTRAS = {
     "report": ("jinja2", "Jinja2", "report page"),
     "kling": ("jwt", "PyJWT", "tokens from Kling's access key and secret key"),
     "speed": ("pybase64", "pybase64", "faster uploads and checks of PNG files"),
+    "s3": ("obstore", "obstore", "images and results in S3"),
+    "postgres": ("psycopg", "psycopg", "journal for several machines"),
+    "fleet": ("pgqueuer", "pgqueuer", "queue for a fleet of workers"),
+    "otel": ("opentelemetry", "opentelemetry-api", "traces and metrics"),
 }
 
 _CORE = ("aiohttp", "attrs", "tenacity", "yarl")
