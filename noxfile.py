@@ -150,7 +150,7 @@ def docs(session: nox.Session) -> None:
     # Links, search, each page in a browser if there is one, and files to deploy: tests that other
     # sessions skip.
     pages = ("tests/test_documentation_site.py", "tests/test_deployment_files.py")
-    session.run("pytest", "-q", "-m", "", *pages)
+    session.run("pytest", "-q", "-n", "2", "-m", "", *pages)
     session.log("docs/_build/html/index.html")
 
 
