@@ -28,9 +28,11 @@ from comet_async.secret import Secret
 from tests.support.images import make_png
 
 PACKAGE = Path(comet_async.__file__).parent
-EXTRAS: dict[str, list[str]] = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())[
+# The tests may run beside an installed package.
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))[
     "project"
-]["optional-dependencies"]
+]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 
 PHOTO = make_png(40, 40)

@@ -93,11 +93,11 @@ async def in_parallel(
                 pulling = start(_pull(items))
             future = await ended.get()
             if future is pulling:
-                pulled = pulling.result()
+                pulled: tuple[X, ...] = future.result()
                 pulling, exhausted = None, not pulled
                 running.update(start(work(item)) for item in pulled)
             elif others is not None and future is looking:
-                found = looking.result()
+                found: tuple[Sequence[T], ...] = future.result()
                 looking = start(_pull(others)) if found else None
                 for results in found:
                     for result in results:
