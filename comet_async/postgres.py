@@ -133,9 +133,9 @@ class PostgresJournal:
             patience: Seconds that each operation waits for a server that can't be reached. 60 by
                 default, which is longer than a restart takes.
             migrate: Make missing tables, or bring them up to date. False for a role that must not.
-            read_only: Only look: for a role that may read the tables and no more. It is no worker
-                then, and nothing is migrated; what would write raises `JournalError`. A database
-                that was restored is opened all the same.
+            read_only: For a role that may only read the tables. Nothing is migrated, no worker is
+                registered, and whatever would write raises `JournalError`. A database that was
+                restored is opened all the same.
             clock: The machine's clock. Where it differs from the database's, that one counts.
             verify_remote: Open it although the database was restored. Then each new job must be
                 looked up on the server before it is sent, until `trust` is called.

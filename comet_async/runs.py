@@ -455,7 +455,7 @@ class RunFactory:
         try:
             active.share_notifications()
             await active.seed()
-        except BaseException:  # also a caller that leaves: nobody else would let go of the file
+        except BaseException:  # a cancelled caller, too: else the file stayed locked
             await active.aclose()
             if journal is not given:
                 await journal.aclose()

@@ -511,7 +511,7 @@ def _spool(pid: int) -> Path:
 
 def _new_folder() -> Path:
     """Make a folder whose lock this process holds to its end, however that comes."""
-    made = Path(tempfile.mkdtemp(prefix=f".{_SPOOL}"))  # nobody takes it for abandoned yet
+    made = Path(tempfile.mkdtemp(prefix=f".{_SPOOL}"))  # not yet a name that is looked for
     _lock(made)
     return made.rename(made.with_name(made.name[1:]))
 
@@ -526,7 +526,7 @@ def _remove_abandoned() -> None:
 
 
 def _lock(folder: Path) -> int | None:
-    """Return the lock of *folder*, None if another process has it, or if there are no locks."""
+    """Return the lock of *folder*; None if another process has it, or the system has none."""
     try:
         import fcntl  # noqa: PLC0415 - not on Windows
     except ImportError:

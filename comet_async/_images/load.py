@@ -752,7 +752,7 @@ _IN_MEMORY = 256 * 1024
 
 
 def _in_file(data: bytes) -> LocalCopy | None:
-    """Return a file of ours that holds *data*, or None if there is no room for it."""
+    """Write *data* to a temporary file and return it; None if it can't be written."""
     try:
         fd, path = tempfile.mkstemp(dir=spool())
         copy = LocalCopy(Path(path))

@@ -432,14 +432,7 @@ class Batch:
         job = None if planned is None else saved.get(planned.key)
         if planned is None or job is None or not self._is_ours(job.record):
             return planned
-        return Planned(
-            item=planned.item,
-            images=planned.images,
-            fields=planned.fields,
-            key=planned.key,
-            record=job.record,
-            saved=job,
-        )
+        return attrs.evolve(planned, record=job.record, saved=job)
 
     # One item -----------------------------------------------------------------------------
 

@@ -176,7 +176,7 @@ class Sender:
         """Send once, when the gate that all senders share lets the request through."""
         ticket = await self._ticket(record, begin)
         with self.active.services.health.gate.passing(ticket) as passage:
-            passage.conclusive = False  # a refusal of ours is no failure of the server's
+            passage.conclusive = False  # our own refusal says nothing about the server
             self._check(call, record)
             passage.conclusive = True
             try:

@@ -110,7 +110,7 @@ class Place:
         signal: Set when it is this worker's turn.
         others: How many others wait for theirs.
         called: Whether it is this worker's turn.
-        check: Whether a slot may have become free that was offered to nobody.
+        check: Whether a slot may be free that no worker was offered.
     """
 
     slots: SharedSlots
@@ -120,7 +120,7 @@ class Place:
     check: bool = False
 
     async def queue(self) -> None:
-        """Enter the queue, at the old place if there is one."""
+        """Enter the queue, or keep the place in it."""
         self.called = False
         self.others = await self.slots.journal.queue_for_slot(self.slots.account)
         self.check = not self.others  # else it was offered to them

@@ -18,8 +18,8 @@ from comet_async.schedules import ScheduleLike
 class SessionTasks:
     """The tasks of a session's account; see `comet_async.waiter.TaskSource`.
 
-    Any poll may be the first to see the end of a job's task, whoever makes it. So each end is
-    recorded here, in the journal that has the job.
+    Any caller's poll may be the first to see the end of a job's task. So each end is recorded
+    here, in the journal that has the job.
 
     Attributes:
         api: Where they are polled.

@@ -397,7 +397,7 @@ def send(
     """Enter ``sending`` unless a limit is reached; see `Journal.send`.
 
     A worker that is *queued* for a slot leaves the queue when it gets one. If more are free, they
-    are offered to the next ones: nobody else may look.
+    are offered to the next workers, which would not look by themselves.
     """
     flying, most = 0, None
     if limits.in_flight is not None:
@@ -444,8 +444,8 @@ def _send(changed: tuple[str, ...]) -> str:
 def _quota_of(db: PostgresConnection, record: JobRecord, most: int) -> tuple[int, int]:
     """Lock the account's quota; return how many images may be in flight, and how many are.
 
-    The requests of one transaction share the lock and the sum: until the commit nobody else starts
-    one. Others may have ended meanwhile, so no request is refused because of an old sum.
+    The requests of one transaction share the lock and the sum: no other worker can start one until
+    the commit. Tasks may have ended meanwhile, so no request is refused because of an old sum.
     """
     if (known := db.in_flight.get(record.account)) is not None:
         allowed, flying = min(most, known[0]), known[1]
@@ -644,8 +644,8 @@ def job_topic(key: str) -> str:
 def queue_for_slot(db: PostgresConnection, account: str, boot: str) -> int:
     """Have a worker called when a slot is free; return how many others wait to be called.
 
-    One that is queued keeps its place. If nobody else waits, nobody may have been told of what was
-    freed just before.
+    One that is queued keeps its place. If no other worker waits, a slot that was freed just before
+    may have been offered to none.
     """
     db.run(_QUEUE, slot_topic(account), boot)
     query = "SELECT count(*) FROM waiter WHERE topic = %s AND boot <> %s AND NOT called"

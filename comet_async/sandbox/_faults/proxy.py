@@ -60,7 +60,7 @@ class FaultProxy:
         return toxic
 
     def remove(self, toxic: Toxic) -> None:
-        """Remove a toxic; it is no error if it is not there."""
+        """Remove a toxic, if it is there."""
         self.toxics = [item for item in self.toxics if item is not toxic]
 
     def clear(self) -> None:

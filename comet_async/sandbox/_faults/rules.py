@@ -295,7 +295,7 @@ class Faults:
         return fault
 
     def remove(self, fault: Fault) -> None:
-        """Remove a rule; it is no error if it is not there."""
+        """Remove a rule, if it is there."""
         self._rules = [rule for rule in self._rules if rule.fault is not fault]
 
     def clear(self) -> None:
