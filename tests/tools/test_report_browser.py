@@ -445,7 +445,8 @@ def test_a_thousand_images(browser: Browser, tmp_path: Path) -> None:
     page.goto(write(tmp_path, [card(f"{number}.png") for number in range(1000)]))
     assert page.locator(".cards > li").count() == 1000
     page.locator(".cards li:first-child img.after").wait_for()
-    assert page.evaluate("document.images.length") < 200
+    # Cards may all be built by now, if the browser had time: their images have no address yet.
+    assert page.locator(".cards img[src]").count() < 200
     page.locator(".cards li:last-child").scroll_into_view_if_needed()
     page.locator(".cards li:last-child img.after").wait_for()
     page.get_by_role("searchbox").fill("999")
