@@ -68,6 +68,8 @@ class Intake(Generic[Source, Item]):
         finally:
             self._closed = True
             self._turn.set()
+            for _ in self._waiting():
+                pass  # `finished` may be waiting for space in this queue
 
     def _waiting(self) -> Iterator[Item]:
         while not self._late.empty():

@@ -111,6 +111,29 @@ async def test_a_run_that_ends_early_closes_both_streams() -> None:
     assert [page async for page in intake.finished()] == []
 
 
+async def test_a_run_that_is_halted_ends_with_much_left_to_do() -> None:
+    """The lookups do not wait for anybody to take what they found."""
+    names = known(500)
+    intake = Sources([([], names), (["new", "newer"], [])], unfinished=names).intake()
+    halted = asyncio.Event()
+
+    async def until_halted() -> AsyncGenerator[str, None]:
+        async with aclosing(intake.to_do()) as items:
+            async for item in items:
+                if halted.is_set():
+                    return
+                yield item
+
+    async def work(item: str) -> str:
+        await asyncio.sleep(60)  # meanwhile the known ones are looked up
+        halted.set()
+        return item
+
+    async with asyncio.timeout(600):
+        ends = in_parallel(until_halted(), work, 1, intake.finished())
+        assert [end async for end in ends] == ["new"]
+
+
 async def test_what_goes_wrong_ends_the_run() -> None:
     """A journal that can't be read stops both."""
     sources = Sources([([], known(3))])
