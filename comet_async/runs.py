@@ -245,7 +245,7 @@ async def opened(run: Run) -> AsyncGenerator[tuple[Batch, AsyncGenerator[Item, N
 
 
 async def drafted(
-    batch: Batch, items: AsyncIterator[Item]
+    batch: Batch, items: AsyncGenerator[Item, None]
 ) -> AsyncGenerator[tuple[Item, Planned | CometError], None]:
     """Yield *items* as `Batch.draft` returns them, or their errors, in the order of completion.
 

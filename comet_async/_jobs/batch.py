@@ -11,7 +11,6 @@ import itertools
 import logging
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterator,
     Awaitable,
     Callable,
     Collection,
@@ -58,16 +57,16 @@ R = TypeVar("R")
 
 
 async def in_parallel(
-    items: AsyncIterator[X],
+    items: AsyncGenerator[X, None],
     work: Callable[[X], Awaitable[T]],
     workers: int,
-    others: AsyncIterator[Sequence[T]] | None = None,
+    others: AsyncGenerator[Sequence[T], None] | None = None,
 ) -> AsyncGenerator[T, None]:
     """Run *work* on *items* with bounded concurrency, yielding results as they complete.
 
-    The streams are read one ahead and no further. What *work* or a stream raises ends the
-    iteration; what is running then, or when the iteration is left early, is cancelled and waited
-    for.
+    Both streams are read one item ahead and no further, and closed at the end. An error in *work*
+    or in a stream ends the iteration; what is running then, or when the iteration is left early,
+    is cancelled and waited for.
 
     Args:
         items: What to work on.
@@ -106,11 +105,13 @@ async def in_parallel(
                 running.discard(future)
                 yield future.result()
     finally:
-        await _cancel(running)
-        await _cancel({each for each in (pulling, looking) if each is not None})
+        await _cancel([*running, *(each for each in (pulling, looking) if each is not None)])
+        await items.aclose()
+        if others is not None:
+            await others.aclose()
 
 
-async def _pull(items: AsyncIterator[X]) -> tuple[X, ...]:
+async def _pull(items: AsyncGenerator[X, None]) -> tuple[X, ...]:
     """Return the next item, or nothing at the end of the stream."""
     async for item in items:
         return (item,)
@@ -257,7 +258,7 @@ class Batch:
     async def outcomes(
         self,
         items: AsyncGenerator[Item, None],
-        finished: AsyncIterator[Sequence[Item]] | None = None,
+        finished: AsyncGenerator[Sequence[Item], None] | None = None,
     ) -> AsyncGenerator[Outcome, None]:
         """Yield one outcome for each item, in the order of completion.
 
@@ -300,13 +301,13 @@ class Batch:
                     return
                 yield item
 
-    async def _second_look(self) -> AsyncIterator[Item]:
+    async def _second_look(self) -> AsyncGenerator[Item, None]:
         """Yield the jobs that were parked: by now others have shown which lookups work."""
         parked, self._parked = self._parked, []
         for each in parked:
             yield each
 
-    async def _left_over(self) -> AsyncIterator[Item]:
+    async def _left_over(self) -> AsyncGenerator[Item, None]:
         """Yield paid jobs of earlier runs whose images are no longer among the sources."""
         after = ""
         while self.finish_left_over and not self._halted:
@@ -738,12 +739,15 @@ class Batch:
         return from_record(item.source, job.record, saved, call.notes, task=job.task)
 
 
-async def _ends(finished: AsyncIterator[Sequence[Item]]) -> AsyncGenerator[list[_End], None]:
+async def _ends(
+    finished: AsyncGenerator[Sequence[Item], None],
+) -> AsyncGenerator[list[_End], None]:
     """Yield the outcomes of items that are *finished*, with their records."""
-    async for items in finished:
-        saved = [None if item.planned is None else item.planned.saved for item in items]
-        records = [None if job is None else job.record for job in saved]
-        yield [(item.outcome, record) for item, record in zip(items, records, strict=True)]
+    async with aclosing(finished):
+        async for items in finished:
+            saved = [None if item.planned is None else item.planned.saved for item in items]
+            records = [None if job is None else job.record for job in saved]
+            yield [(item.outcome, record) for item, record in zip(items, records, strict=True)]
 
 
 def _saved_place(item: Item, planned: Planned) -> Destination | None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 import pytest
 
 from comet_async._jobs.batch import in_parallel
 
+X = TypeVar("X")
 Work: TypeAlias = Callable[[], Awaitable[float]]
 
 
@@ -65,7 +66,7 @@ async def stream(works: Iterable[Work], pause: float = 0) -> AsyncGenerator[Work
         yield work
 
 
-async def collect(works: AsyncIterator[Work], workers: int) -> list[float]:
+async def collect(works: AsyncGenerator[Work, None], workers: int) -> list[float]:
     """Return all results in order of completion."""
     return [result async for result in in_parallel(works, do, workers)]
 
@@ -164,13 +165,31 @@ async def test_leaving_early(pause: float) -> None:
     """Who leaves the iteration leaves nothing running, in the works or in the stream."""
     shop = Shop()
     works = stream([shop.work(70), shop.work(500), shop.work(600)], pause)
-    async with aclosing(works), aclosing(in_parallel(works, do, 3)) as results:
+    async with aclosing(in_parallel(works, do, 3)) as results:
         async for _ in results:
             break
     assert shop.running == 0
     assert shop.cancelled
     others = asyncio.all_tasks() - {asyncio.current_task()}
     assert not others
+
+
+async def test_leaving_early_closes_both_streams() -> None:
+    """What a stream holds open is closed by then, not when the stream is collected some day."""
+    closed: list[str] = []
+
+    async def named(name: str, *values: X) -> AsyncGenerator[X, None]:
+        try:
+            for value in values:
+                yield value
+        finally:
+            await asyncio.sleep(1)
+            closed.append(name)
+
+    works, others = named("works", *[Shop().work(70)] * 9), named("others", [0.0], [0.0])
+    async with aclosing(in_parallel(works, do, 1, others)) as results:
+        await anext(results)
+    assert sorted(closed) == ["others", "works"]
 
 
 async def test_cancelled_consumer() -> None:
