@@ -143,13 +143,16 @@ class Calls:
                 self._reasons[task] = reason
                 loop = task.get_loop()
                 if loop.is_running() and not loop.is_closed():
-                    loop.call_soon_threadsafe(task.cancel)
+                    loop.call_soon_threadsafe(self._cancel, task)
+
+    def _cancel(self, task: asyncio.Task[object]) -> None:
+        if task in self._reasons:  # otherwise its call has ended, and the caller goes on
+            task.cancel()
 
     async def ended(self, timeout: float | None) -> None:
         """Wait until the calls that this loop runs have ended."""
-        here, me = asyncio.get_running_loop(), asyncio.current_task()
-        tasks = [task for task in self._calls if task.get_loop() is here and task is not me]
-        loop = asyncio.get_running_loop()
+        loop, me = asyncio.get_running_loop(), asyncio.current_task()
+        tasks = [task for task in self._calls if task.get_loop() is loop and task is not me]
         until = None if timeout is None else loop.time() + timeout
         # A caller's own task may live on after the call, so the calls are watched instead.
         while any(task in self._calls for task in tasks):
