@@ -107,8 +107,8 @@ class ActiveJobs:
     # By task id: jobs whose task has not been seen to end. The keys of the same jobs.
     _running: dict[str, JobRecord] = attrs.field(factory=dict, init=False)
     _running_keys: set[str] = attrs.field(factory=set, init=False)
-    # Jobs of a shared journal that a caller here works on.
-    _owners: set[str] = attrs.field(factory=set, init=False)
+    # Jobs of a shared journal that a caller here works on, or is claiming.
+    _owned: set[str] = attrs.field(factory=set, init=False)
     _releases: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
     _unsubscribe: Callable[[], None] = attrs.field(default=_nothing, init=False)
     # Callers that wait for a slot, and whether the log says so.
@@ -195,17 +195,18 @@ class ActiveJobs:
         if self.shared is None:
             return record
         key = record.key
+        # Before the claim: if the caller is cancelled then, the claim takes place all the same.
+        self._owned.add(key)
         with self.shared.listening_for_job(key) as released:
             while (current := await self.shared.claim(key)) is None:
                 await released.wait(RECHECK)
-        self._owners.add(key)
         return current
 
     async def _let_go(self, key: str) -> None:
         """Undo `_own`, and release the lock of *key*."""
         try:
-            if key in self._owners:
-                self._owners.discard(key)
+            if key in self._owned:
+                self._owned.discard(key)
                 if self.shared is not None and key not in self.sends:
                     await self.shared.release(key)  # else when its answer has been recorded
         finally:
@@ -370,7 +371,7 @@ class ActiveJobs:
         if not self.locks.taken(key):
             self._give_back(key)
             self._tidy(key)
-        if self.shared is not None and key not in self._owners:
+        if self.shared is not None and key not in self._owned:
             release = asyncio.ensure_future(self._release(self.shared, key))
             self._releases.add(release)
             release.add_done_callback(self._releases.discard)

@@ -171,6 +171,26 @@ async def test_who_waits_for_a_job_is_woken(open_journal: OpenJournal) -> None:
         assert await two.claim(job.key) == job
 
 
+async def test_a_caller_that_is_cancelled_while_it_claims_lets_go(
+    open_journal: OpenJournal,
+) -> None:
+    """The claim takes place all the same; the job must not stay with a worker that lives on."""
+    one, two = await open_journal(), await open_journal()
+    job = await planned(one)
+    async with CometSession(DEFAULT_KEY, gateway="http://127.0.0.1:9", journal=one) as session:
+        active = await session._runs.own()
+
+        async def work() -> None:
+            async with active.alone(job):
+                await asyncio.sleep(60)
+
+        working = asyncio.create_task(work())
+        await asyncio.sleep(0)  # the claim is on its way
+        working.cancel()
+        await asyncio.wait({working})
+        assert await two.claim(job.key) == job
+
+
 async def test_closing_lets_go(open_journal: OpenJournal) -> None:
     """A worker that ends in order leaves its jobs to the others at once."""
     one, two = await open_journal(), await open_journal()
