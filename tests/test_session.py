@@ -9,7 +9,7 @@ import shutil
 import sys
 import threading
 import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import IO
 
@@ -667,6 +667,25 @@ async def test_limits_of_a_run_are_kept(
     again = [outcome.status async for outcome in comet.expand_folder(photos, out, WIDE)]
     assert again == ["done"] * 3
     assert len(sandbox.ledger.charges) == 3
+
+
+async def test_interrupted_run_waits_for_no_further_source(comet: CometSession) -> None:
+    """A source that never ends, and has nothing at present, does not hold up the end."""
+    closed = asyncio.Event()
+
+    async def requests() -> AsyncGenerator[ExpandRequest, None]:
+        try:
+            yield ExpandRequest(image=make_png(320, 300), margins=Margins.uniform(0.2))
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    run = comet.expand_many(requests())
+    asyncio.get_running_loop().call_later(500, run.interrupt)
+    async with asyncio.timeout(600):
+        outcomes = [outcome async for outcome in run]
+    assert [outcome.status for outcome in outcomes] == ["done"]
+    assert closed.is_set()
 
 
 async def test_interrupted_run_goes_on_later(

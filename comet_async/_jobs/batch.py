@@ -224,6 +224,8 @@ class Batch:
     _parked: list[Item] = attrs.field(factory=list, init=False)
     _unfinished: set[str] = attrs.field(factory=set, init=False)
     _halted: bool = attrs.field(default=False, init=False)
+    # The asyncio task that waits for the next item, which may never come.
+    _reading: asyncio.Task[Any] | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.calls = Calls(self.active)
@@ -252,6 +254,12 @@ class Batch:
         self._halted = True
         self.runner.sender.stop(why)
         self.calls.end(why)
+        if (task := self._reading) is not None and not task.get_loop().is_closed():
+            task.get_loop().call_soon_threadsafe(self._stop_reading, task)
+
+    def _stop_reading(self, task: asyncio.Task[Any]) -> None:
+        if self._reading is task:  # otherwise it has its item by now
+            task.cancel()
 
     # Many items ---------------------------------------------------------------------------
 
@@ -296,10 +304,21 @@ class Batch:
 
     async def _until_halted(self, items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:
         async with aclosing(items):
-            async for item in items:
-                if self._ended():
-                    return
+            while (item := await self._next(items)) is not None:
                 yield item
+
+    async def _next(self, items: AsyncGenerator[Item, None]) -> Item | None:
+        """Return the next item; None at the end of *items* or of the run."""
+        self._reading = asyncio.current_task()
+        try:
+            item = None if self._ended() else await anext(items, None)
+        except asyncio.CancelledError:
+            if not self._halted:
+                raise
+            return None
+        finally:
+            self._reading = None
+        return None if self._ended() else item
 
     async def _second_look(self) -> AsyncGenerator[Item, None]:
         """Yield the jobs that were parked: by now others have shown which lookups work."""
