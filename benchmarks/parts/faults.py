@@ -241,8 +241,11 @@ def faults(bench: Bench) -> Section:
         words="One job against a server with one fault; the time limit of each client is 1 s where "
         "it can be set. A task that was accepted is paid, answer or not ("
         + "; ".join(f"*{name}*: {words}" for name, words in SUBMITS.items())
-        + "). HTTP 429 and 503 say that nothing was accepted, so sending again is safe, and a "
-        "matter of patience.",
+        + "). HTTP 429 says that nothing was accepted, so sending again is safe, and a matter of "
+        "patience. A 500, or a 503 that is not in the API's own words, may come from a proxy that "
+        "had passed the request on: ours sends again only when a lookup proves that there is no "
+        "task. A server that holds no other task can't prove it, so here the job stays "
+        "`uncertain`.",
         tables=[
             _grid(always, clients, submits, posts),
             _grid("Only the first POST is: tasks paid, image got", clients, submits, once),
