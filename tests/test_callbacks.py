@@ -120,8 +120,11 @@ async def test_a_signature_is_checked(clock: VirtualClock) -> None:
         lambda clock: signed(clock, secret=NEXT_SECRET),
         lambda clock: signed(clock, late=301.0),
         lambda clock: {**signed(clock), "webhook-id": "m2"},
+        lambda clock: {**signed(clock), "webhook-id": "m\udcff"},
+        lambda clock: {**signed(clock), "webhook-timestamp": "\udcff"},
+        lambda clock: {**signed(clock), "webhook-signature": "v1,\udcff"},
     ],
-    ids=["none", "another key", "stale", "changed"],
+    ids=["none", "another key", "stale", "changed", "id", "time", "signature"],
 )
 async def test_a_wrong_signature_is_refused(
     headers: Callable[[VirtualClock], dict[str, str]],
