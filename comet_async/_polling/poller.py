@@ -630,7 +630,10 @@ class Poller:
         if concerns_account(error):
             self._in_turns(self._taken_off(), functools.partial(self.give_up, error=error))
             return
-        when = None if is_our_own(error) else self.shared.policy.on_failure(entry, error, now)
+        try:
+            when = None if is_our_own(error) else self.shared.policy.on_failure(entry, error, now)
+        except Exception as bug:  # noqa: BLE001  # a back-off of the user's own may raise
+            when, error = None, bug
         if when is None:
             self.give_up(entry, error)
             return

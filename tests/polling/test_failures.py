@@ -138,6 +138,23 @@ async def test_a_bug_in_the_source_ends_the_wait(server: TaskServer, waiter: Tas
         await waiter.wait(server.submit(10.0))
 
 
+async def test_a_bug_in_the_backoff_ends_the_wait(server: TaskServer) -> None:
+    """It is the user's own, and raised to whoever waits."""
+
+    def strategy(_state: object) -> float:
+        raise ZeroDivisionError("bug")
+
+    @attrs.define(eq=False)
+    class Server(TaskServer):
+        backoff: Callable[[object], float] = strategy
+
+    source = Server(clock=server.clock)
+    fail(source, ServerError("500", status=500), 1)
+    waiter = TaskWaiter(source, schedule=2, use_list=False)
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(waiter.wait(source.submit(10.0)), 100.0)
+
+
 # ------------------------------------------------------------------------------ patience
 
 
