@@ -231,13 +231,18 @@ class Transitions:
 
     async def step(self) -> Task:
         """Return the next state."""
-        if self._poller is None and not self._over:
-            self._poller = self._start(self, self._task, self._kind, self._n)
+        self._follow()
         while not self._inbox:
             if self._over:
                 raise StopAsyncIteration
+            self._follow()  # another reader may have got the error that ended the wait
             await self._inbox.arrival()
-        return self._inbox.take(last=self._over)
+        return self._inbox.take(last=self._poller is None)
+
+    def _follow(self) -> None:
+        """Wait for the task, unless that is done already or all is over."""
+        if self._poller is None and not self._over:
+            self._poller = self._start(self, self._task, self._kind, self._n)
 
     def stop(self) -> None:
         """Stop waiting."""
@@ -390,6 +395,11 @@ class AsCompleted:
                 while self._full:
                     self._space = asyncio.get_running_loop().create_future()
                     await self._space
+        except asyncio.CancelledError as error:
+            if not self._exhausted:  # it was not `stop`: the source is not at its end
+                cancelled = error
+                self._inbox.put(lambda: cancelled)
+            raise
         except Exception as error:  # noqa: BLE001  # the user's own: raised by the next step
             problem = error
             self._inbox.put(lambda: problem)
@@ -402,5 +412,5 @@ class AsCompleted:
             self._inbox.put(task)
             return
         item = _Item(self, self._timeout)
-        self._live.add(item)
         self._poller = self._start(item, task, kind_of(task, self._kind), self._n)
+        self._live.add(item)

@@ -219,6 +219,18 @@ async def test_one_who_follows_joins_one_who_waits(server: TaskServer, waiter: T
     await wait
 
 
+async def test_one_reader_of_several_gets_the_error(server: TaskServer, waiter: TaskWaiter) -> None:
+    """The other one waits again, as if it had made its step after the error."""
+    stream = waiter.transitions(server.submit(30.0, starts=0.0).id, timeout=20)
+    await anext(stream)
+    steps = [asyncio.create_task(anext(stream)) for _ in range(2)]
+    await asyncio.wait_for(asyncio.wait(steps), 100.0)
+    failed, done = (step.exception() or step.result() for step in steps)
+    assert isinstance(failed, WaitTimeoutError)
+    assert isinstance(done, Task)
+    assert done.succeeded
+
+
 async def test_several_may_step_one_iterator(server: TaskServer, waiter: TaskWaiter) -> None:
     """Each item goes to one of them, and all of them end."""
     stream = waiter.as_completed([server.submit(float(n)) for n in range(1, 21)])
@@ -379,6 +391,40 @@ async def test_errors_of_the_source_are_raised(server: TaskServer, waiter: TaskW
         with pytest.raises(LookupError):
             await anext(stream)
         assert await states(stream) == ["succeed"]
+
+
+@pytest.mark.parametrize("form", ["list", "generator"])
+async def test_what_is_no_task_is_not_waited_for(
+    server: TaskServer, waiter: TaskWaiter, form: str
+) -> None:
+    """It is an error of its step, and the iteration ends with the others."""
+    tasks = [server.submit(10.0), ""]
+
+    async def generator() -> AsyncIterator[Task | str]:
+        for task in tasks:
+            yield task
+
+    stream = waiter.as_completed(tasks if form == "list" else generator())
+    with pytest.raises(InputError):
+        await anext(stream)
+    assert await asyncio.wait_for(states(stream), 100.0) == ["succeed"]
+
+
+async def test_a_source_that_was_cancelled_has_not_ended(
+    server: TaskServer, waiter: TaskWaiter
+) -> None:
+    """What it waited for was cancelled: its reader hears of it, as if there was no waiter."""
+
+    async def source() -> AsyncIterator[Task]:
+        yield server.submit(10.0)
+        upload = asyncio.get_running_loop().create_future()
+        upload.cancel()
+        await upload
+
+    stream = waiter.as_completed(source())
+    with pytest.raises(asyncio.CancelledError):
+        await anext(stream)
+    assert await states(stream) == ["succeed"]
 
 
 async def test_one_that_can_not_be_waited_for_leaves_the_others(server: TaskServer) -> None:
