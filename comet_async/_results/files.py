@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import attrs
 
-from comet_async._fs import file_sha256, make_folders, sync_folder
+from comet_async._fs import NO_FOLLOW, file_sha256, make_folders, sync_folder
 from comet_async._images import formats
 from comet_async._images.rules import shorten
 from comet_async.errors import ConnectionLostError, SaveError
@@ -209,7 +209,7 @@ class PartWriter:
             self.path.unlink()
 
     def _open(self) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
         with contextlib.suppress(FileExistsError, FileNotFoundError):
             return os.open(self.path, flags, 0o666)
         make_folders(self.path.parent)
@@ -306,8 +306,6 @@ def _pool(_pid: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="comet-file")
 
 
-_T = TypeVar("_T")
-
 # Seconds to wait for more while many come at a time, as the journal's thread does.
 _GATHER = 0.005
 
@@ -338,12 +336,12 @@ class FsyncBatcher:
 
     async def do(
         self,
-        work: Callable[[], _T],
+        work: Callable[[], T],
         *,
         sync: Callable[[], None] | None = None,
-        then: Callable[[_T], None] | None = None,
+        then: Callable[[T], None] | None = None,
         folder: Path | None = None,
-    ) -> _T:
+    ) -> T:
         """Do *work* in the thread for files, and return its result.
 
         Args:
@@ -360,7 +358,7 @@ class FsyncBatcher:
         self._waiting.append(_Request(work, sync, then, folder, future))
         if not self._busy:
             self._start()
-        return cast("_T", await finished(future))
+        return cast("T", await finished(future))
 
     # Callbacks, no task: a loop that ends cancels all tasks, and callers wait for answers.
 

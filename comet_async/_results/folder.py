@@ -1,4 +1,4 @@
-"""Results in folders of this machine; see `Shelf`.
+"""Results in folders of this machine; see `Output`.
 
 The order makes every crash harmless: a part is safe on the disk before it gets its name, and its
 name is safe before the call returns.
@@ -6,13 +6,12 @@ name is safe before the call returns.
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, ParamSpec, TypeVar
+from typing import IO
 
 import attrs
 
@@ -21,12 +20,12 @@ from comet_async._images.load import SourceImage
 from comet_async._images.rules import shorten
 from comet_async._journal.records import SavedFile
 from comet_async._results.files import FsyncBatcher, Part, give_name, in_thread, place
-from comet_async._results.shelves import possible_names, sha256_of
+from comet_async._results.outputs import possible_names, sha256_of
 from comet_async.errors import SaveError
 
 
 @attrs.define(eq=False)
-class FolderShelf:
+class FolderOutput:
     """Results below one folder.
 
     Attributes:
@@ -43,12 +42,12 @@ class FolderShelf:
         return self.root / name
 
     def part_folder(self, dest: str) -> Path:
-        """Return the folder of *dest*; see `Shelf.part_folder`."""
+        """Return the folder of *dest*; see `Output.part_folder`."""
         self._check_inside(dest)
         return (self.root / dest).parent
 
     async def obstacles(self, dest: str, n: int) -> tuple[str | None, list[str]]:
-        """Look into the folder of *dest*; see `Shelf.obstacles`."""
+        """Look into the folder of *dest*; see `Output.obstacles`."""
 
         def look() -> tuple[str | None, list[str]]:
             names = possible_names(dest, n)
@@ -58,7 +57,7 @@ class FolderShelf:
         return await self._batcher.do(look)
 
     async def complete(self, groups: Sequence[Sequence[SavedFile]]) -> list[bool]:
-        """Look at the sizes of all files at once; see `Shelf.complete`."""
+        """Look at the sizes of all files at once; see `Output.complete`."""
 
         def there(file: SavedFile) -> bool:
             path = os.path.join(self.root, file.name)  # noqa: PTH118 - for each of very many
@@ -67,18 +66,18 @@ class FolderShelf:
         def look() -> list[bool]:
             return [all(map(there, group)) for group in groups]
 
-        return await _off_loop(look)
+        return await in_thread(look)
 
     async def holds(self, file: SavedFile, *, thorough: bool) -> bool:
-        """Look at the file, or read it; see `Shelf.holds`."""
-        return await _off_loop(_intact, self.root / file.name, file, thorough)
+        """Look at the file, or read it; see `Output.holds`."""
+        return await in_thread(lambda: _intact(self.root / file.name, file, thorough=thorough))
 
     async def make_durable(self, name: str) -> None:
-        """Sync the folder; see `Shelf.make_durable`."""
+        """Sync the folder; see `Output.make_durable`."""
         await self._batcher.do(lambda: None, folder=(self.root / name).parent)
 
     async def give_names(self, parts: Sequence[tuple[SavedFile, Part]]) -> None:
-        """Rename the parts; see `Shelf.give_names`."""
+        """Rename the parts; see `Output.give_names`."""
 
         def give_names() -> None:
             for saved, part in parts:
@@ -88,7 +87,7 @@ class FolderShelf:
         await self._batcher.do(give_names, folder=(self.root / parts[0][0].name).parent)
 
     async def copy(self, file: SavedFile, saved: SavedFile, key: str) -> bool:
-        """Copy a file; see `Shelf.copy`."""
+        """Copy a file; see `Output.copy`."""
         source, target = self.root / file.name, self.root / saved.name
 
         def copy() -> bool:
@@ -103,22 +102,18 @@ class FolderShelf:
         return await self._batcher.do(copy, folder=target.parent)
 
     async def is_free_for(self, image: SourceImage, name: str) -> bool:
-        """Compare what has the name with *image*; see `Shelf.is_free_for`."""
-        return await _off_loop(_is_free_for, image, self.root / name)
+        """Compare what has the name with *image*; see `Output.is_free_for`."""
+        return await in_thread(lambda: _is_free_for(image, self.root / name))
 
     async def size_of(self, name: str) -> int | None:
-        """Look at the file; see `Shelf.size_of`."""
-
-        def look() -> int | None:
-            return _size(self.root / name)
-
-        return await _off_loop(look)
+        """Look at the file; see `Output.size_of`."""
+        return await in_thread(lambda: _size(self.root / name))
 
     async def save(self, image: SourceImage, name: str) -> None:
-        """Write a copy of *image*; see `Shelf.save`."""
+        """Write a copy of *image*; see `Output.save`."""
         target = self.root / name
         self._check_inside(name)
-        part = await _off_loop(_write_part, image, target, self.mark)
+        part = await in_thread(lambda: _write_part(image, target, self.mark))
         await place(part, target)
 
     def _folder_problem(self, dest: str) -> str | None:
@@ -148,15 +143,6 @@ class FolderShelf:
             )
 
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-async def _off_loop(work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-    """Run *work* in a thread; what the disk refuses becomes a `SaveError`."""
-    return await in_thread(functools.partial(work, *args, **kwargs))
-
-
 def _is_plain(root: Path, name: str) -> bool:
     """Return True if *name* surely stays in *root*: no link and no ".." in its folders.
 
@@ -179,7 +165,7 @@ def _size(path: str | Path) -> int | None:
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
-def _intact(path: Path, file: SavedFile, thorough: bool) -> bool:  # noqa: FBT001 - called by `_off_loop`, by position
+def _intact(path: Path, file: SavedFile, *, thorough: bool) -> bool:
     if thorough or not file.kept:
         return file_sha256(path) == file.sha256
     return _size(path) == file.size

@@ -23,8 +23,8 @@ from comet_async._journal.states import JobState
 from comet_async._journal.transitions import taken
 from comet_async._results.download import Downloader
 from comet_async._results.files import Part, in_thread
-from comet_async._results.folder import FolderShelf
-from comet_async._results.shelves import Shelf, StoreShelf
+from comet_async._results.folder import FolderOutput
+from comet_async._results.outputs import Output, StoreOutput
 from comet_async.clock import Clock
 from comet_async.errors import (
     CometError,
@@ -62,12 +62,12 @@ class ResultSaver:
     root: Path
     stores: Stores = attrs.field(factory=Stores)
     shared: bool = False
-    folder: FolderShelf = attrs.field(init=False)
-    stored: StoreShelf = attrs.field(init=False)
+    folder: FolderOutput = attrs.field(init=False)
+    stored: StoreOutput = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.folder = FolderShelf(self.root, self.mark)
-        self.stored = StoreShelf(self.stores)
+        self.folder = FolderOutput(self.root, self.mark)
+        self.stored = StoreOutput(self.stores)
 
     @property
     def mark(self) -> str:
@@ -78,8 +78,8 @@ class ResultSaver:
         """
         return f"-{self.journal.boot}" if self.shared else ""
 
-    def shelf(self, name: str) -> Shelf:
-        """Return where *name* belongs: a file's, or that of a result without its extension."""
+    def output(self, name: str) -> Output:
+        """Return where *name* is saved: a file's name, or a result's without its extension."""
         return self.stored if self.stores.knows(name) else self.folder
 
     async def deliver(
@@ -124,7 +124,7 @@ class ResultSaver:
             record = await self._move(record, JobState.SAVING, "files are complete")
         if record.state is JobState.SAVING:
             record = await self._move(record, JobState.DONE, "files are in place")
-        place = self.shelf(dest).place
+        place = self.output(dest).place
         return record, tuple(place(kept[index].name) for index in sorted(kept))
 
     async def intact(self, places: Sequence[Destination]) -> dict[str, tuple[Place, ...]]:
@@ -133,12 +133,12 @@ class ResultSaver:
         They are recognised by their sizes, as those of a job that is done are.
         """
         found: dict[str, tuple[Place, ...]] = {}
-        for shelf in (self.folder, self.stored):
-            group = [place for place in places if self.shelf(place.dest) is shelf]
-            complete = await shelf.complete([place.files for place in group]) if group else []
+        for output in (self.folder, self.stored):
+            group = [place for place in places if self.output(place.dest) is output]
+            complete = await output.complete([place.files for place in group]) if group else []
             for place, there in zip(group, complete, strict=True):
                 if there:
-                    found[place.dest] = tuple(shelf.place(file.name) for file in place.files)
+                    found[place.dest] = tuple(output.place(file.name) for file in place.files)
         return found
 
     async def check_free(self, dest: str, key: str, n: int, *, adopt: bool = False) -> None:
@@ -154,8 +154,8 @@ class ResultSaver:
             InputError: The folder can't be written, or leads out of the output folder, or a
                 file that is not this job's has the name.
         """
-        shelf = self.shelf(dest)
-        problem, taken_names = await shelf.obstacles(dest, n)
+        output = self.output(dest)
+        problem, taken_names = await output.obstacles(dest, n)
         if problem is None and not taken_names:
             return
         record = await self.journal.get(key)
@@ -179,7 +179,7 @@ class ResultSaver:
             if owner is None:
                 hint += "; if the journal was lost, run with verify_remote"
             raise InputError(
-                f"{shorten(str(shelf.place(name)))} exists already, and {known}",
+                f"{shorten(str(output.place(name)))} exists already, and {known}",
                 field="out",
                 value=name,
                 limit="a name that is free",
@@ -193,10 +193,10 @@ class ResultSaver:
         Raises:
             InputError: Another file has the name.
         """
-        shelf, name = self.shelf(dest), output_name(dest, 0, 1, image.format or "png")
-        if await shelf.is_free_for(image, name):
+        output, name = self.output(dest), output_name(dest, 0, 1, image.format or "png")
+        if await output.is_free_for(image, name):
             return
-        target = str(shelf.place(name))
+        target = str(output.place(name))
         raise InputError(
             f"{shorten(target)} exists already, and is another file",
             field="out",
@@ -207,8 +207,8 @@ class ResultSaver:
 
     async def find_copy(self, image: SourceImage, dest: str) -> Place | None:
         """Return the copy of *image* under the name *dest* if it is there, by its size."""
-        shelf, name = self.shelf(dest), output_name(dest, 0, 1, image.format or "png")
-        return shelf.place(name) if await shelf.size_of(name) == image.size else None
+        output, name = self.output(dest), output_name(dest, 0, 1, image.format or "png")
+        return output.place(name) if await output.size_of(name) == image.size else None
 
     async def copy(self, image: SourceImage, dest: str) -> Place:
         """Save *image* as it is under the name *dest*, and return the file.
@@ -216,9 +216,9 @@ class ResultSaver:
         Raises:
             DownloadError: Another file has the name.
         """
-        shelf, name = self.shelf(dest), output_name(dest, 0, 1, image.format or "png")
-        await shelf.save(image, name)
-        return shelf.place(name)
+        output, name = self.output(dest), output_name(dest, 0, 1, image.format or "png")
+        await output.save(image, name)
+        return output.place(name)
 
     async def _kept(self, record: JobRecord, destination: Destination) -> dict[int, SavedFile]:
         """Return the files that are there and complete, by index."""
@@ -227,10 +227,10 @@ class ResultSaver:
         thorough = record.state is not JobState.DONE
         kept = {}
         for file in destination.files:
-            shelf = self.shelf(file.name)
-            if await shelf.holds(file, thorough=thorough):
+            output = self.output(file.name)
+            if await output.holds(file, thorough=thorough):
                 if not file.kept:  # the process may have ended before its name was safe
-                    await shelf.make_durable(file.name)
+                    await output.make_durable(file.name)
                     file = attrs.evolve(file, kept=True)  # noqa: PLW2901 - the same file, kept
                     await self.journal.save_file(record.key, destination.dest, file)
                 kept[file.index] = file
@@ -251,8 +251,8 @@ class ResultSaver:
                 fresh = file.index in wanted and file.index not in copied
                 if other.dest == destination.dest or not file.kept or not fresh:
                     continue
-                shelf = self.shelf(file.name)
-                if shelf is not self.shelf(destination.dest):
+                output = self.output(file.name)
+                if output is not self.output(destination.dest):
                     continue  # fetched again, from the server
                 name = _name_of(record, destination, file.index, _format_of(file.name))
                 owner = await self.journal.owner_of(name)
@@ -260,7 +260,7 @@ class ResultSaver:
                     raise taken(record, name)
                 saved = attrs.evolve(file, name=name, kept=False)
                 await self.journal.save_file(record.key, destination.dest, saved)
-                if await shelf.copy(file, saved, record.key):
+                if await output.copy(file, saved, record.key):
                     copied[file.index] = saved = attrs.evolve(saved, kept=True)
                     await self.journal.save_file(record.key, destination.dest, saved)
         return copied
@@ -283,7 +283,7 @@ class ResultSaver:
             # The names are written down before the files have them.
             place = attrs.evolve(destination, files=tuple(saved for saved, _ in parts))
             record = await self._move(record, JobState.SAVING, "files are complete", place)
-            await self.shelf(destination.dest).give_names(parts)
+            await self.output(destination.dest).give_names(parts)
         except BaseException:
             await in_thread(functools.partial(_discard, [part for _, part in parts]))
             raise
@@ -296,7 +296,7 @@ class ResultSaver:
         self, record: JobRecord, destination: Destination, image: StoredImage, kind: TaskKind
     ) -> tuple[JobRecord, Part]:
         """Fetch one image; return the record, which may have got new URLs, and the part."""
-        folder = self.shelf(destination.dest).part_folder(destination.dest)
+        folder = self.output(destination.dest).part_folder(destination.dest)
         stem = PurePosixPath(destination.dest).name
         name = f"{stem[:80]}-{image.index}-{record.key[-8:]}"
         if self.shared and record.boot not in {None, self.journal.boot}:

@@ -31,9 +31,9 @@ def gate() -> threading.Event:
     return threading.Event()
 
 
-async def held(shelf: FsyncBatcher, gate: threading.Event) -> asyncio.Task[bool]:
+async def held(batcher: FsyncBatcher, gate: threading.Event) -> asyncio.Task[bool]:
     """Keep the thread busy until *gate* is set."""
-    task = asyncio.create_task(shelf.do(lambda: gate.wait(30)))
+    task = asyncio.create_task(batcher.do(lambda: gate.wait(30)))
     await asyncio.sleep(0)
     return task
 
@@ -42,15 +42,15 @@ async def test_what_waits_together_shares_a_sync(
     synced: list[Path], gate: threading.Event, tmp_path: Path
 ) -> None:
     """Each folder once, after all that is done in it, and before anybody is told."""
-    shelf, done = FsyncBatcher(), list[int]()
+    batcher, done = FsyncBatcher(), list[int]()
 
     async def name(number: int) -> int:
         folder = tmp_path / str(number % 2)
-        await shelf.do(lambda: done.append(number), folder=folder)
+        await batcher.do(lambda: done.append(number), folder=folder)
         assert synced.count(folder) == 1
         return number
 
-    busy = await held(shelf, gate)
+    busy = await held(batcher, gate)
     names = [asyncio.create_task(name(number)) for number in range(10)]
     await asyncio.sleep(0)
     gate.set()
@@ -63,16 +63,16 @@ async def test_what_waits_together_is_written_then_synced_then_named(
     gate: threading.Event,
 ) -> None:
     """The file system writes its own notes once for all; no file has a name before it is safe."""
-    shelf, done = FsyncBatcher(), list[str]()
+    batcher, done = FsyncBatcher(), list[str]()
 
     async def write(name: str) -> None:
-        await shelf.do(
+        await batcher.do(
             lambda: done.append(f"write {name}"),
             sync=lambda: done.append(f"sync {name}"),
             then=lambda _: done.append(f"name {name}"),
         )
 
-    busy = await held(shelf, gate)
+    busy = await held(batcher, gate)
     both = [asyncio.create_task(write(name)) for name in "ab"]
     await asyncio.sleep(0)
     gate.set()
@@ -82,15 +82,15 @@ async def test_what_waits_together_is_written_then_synced_then_named(
 
 async def test_what_is_not_safe_gets_no_name(gate: threading.Event) -> None:
     """A sync that fails ends that file, and no other."""
-    shelf, named = FsyncBatcher(), list[int]()
+    batcher, named = FsyncBatcher(), list[int]()
 
     def broken() -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    busy = await held(shelf, gate)
+    busy = await held(batcher, gate)
     calls = [
-        asyncio.create_task(shelf.do(lambda: 1, sync=broken, then=named.append)),
-        asyncio.create_task(shelf.do(lambda: 2, sync=lambda: None, then=named.append)),
+        asyncio.create_task(batcher.do(lambda: 1, sync=broken, then=named.append)),
+        asyncio.create_task(batcher.do(lambda: 2, sync=lambda: None, then=named.append)),
     ]
     await asyncio.sleep(0)
     gate.set()
@@ -110,16 +110,16 @@ async def test_one_that_fails_is_no_harm_to_the_others(
     synced: list[Path], gate: threading.Event, tmp_path: Path
 ) -> None:
     """Errors reach their own callers; the disk's are reported as such."""
-    shelf = FsyncBatcher()
+    batcher = FsyncBatcher()
 
     def full() -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "dog.png")
 
-    busy = await held(shelf, gate)
+    busy = await held(batcher, gate)
     calls = [
-        asyncio.create_task(shelf.do(full, folder=tmp_path)),
-        asyncio.create_task(shelf.do(lambda: 1 // 0, folder=tmp_path)),
-        asyncio.create_task(shelf.do(lambda: 3, folder=tmp_path)),
+        asyncio.create_task(batcher.do(full, folder=tmp_path)),
+        asyncio.create_task(batcher.do(lambda: 1 // 0, folder=tmp_path)),
+        asyncio.create_task(batcher.do(lambda: 3, folder=tmp_path)),
     ]
     await asyncio.sleep(0)
     gate.set()
@@ -139,9 +139,9 @@ async def test_a_folder_that_is_not_safe_fails_all_its_names(
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(files, "sync_folder", broken)
-    shelf = FsyncBatcher()
-    calls = (shelf.do(lambda: 1, folder=tmp_path), shelf.do(lambda: 2, folder=tmp_path))
-    results = await asyncio.gather(*calls, shelf.do(lambda: 3), return_exceptions=True)
+    batcher = FsyncBatcher()
+    calls = (batcher.do(lambda: 1, folder=tmp_path), batcher.do(lambda: 2, folder=tmp_path))
+    results = await asyncio.gather(*calls, batcher.do(lambda: 3), return_exceptions=True)
     assert [type(result) for result in results] == [SaveError, SaveError, int]
 
 
@@ -149,9 +149,9 @@ async def test_a_cancelled_caller_waits_for_what_it_began(
     synced: list[Path], gate: threading.Event, tmp_path: Path
 ) -> None:
     """When it leaves, the name is there, and safe: whoever cleans up must know."""
-    shelf, done = FsyncBatcher(), list[int]()
-    busy = await held(shelf, gate)
-    task = asyncio.create_task(shelf.do(lambda: done.append(1), folder=tmp_path))
+    batcher, done = FsyncBatcher(), list[int]()
+    busy = await held(batcher, gate)
+    task = asyncio.create_task(batcher.do(lambda: done.append(1), folder=tmp_path))
     await asyncio.sleep(0)
     for _ in range(2):
         task.cancel()
@@ -165,23 +165,23 @@ async def test_a_cancelled_caller_waits_for_what_it_began(
 
 def test_a_loop_that_ends_leaves_nobody_waiting(gate: threading.Event) -> None:
     """All its tasks are cancelled, also the one that answers the others."""
-    shelf = FsyncBatcher()
+    batcher = FsyncBatcher()
 
     async def leave() -> None:
-        await held(shelf, gate)
+        await held(batcher, gate)
         asyncio.get_running_loop().call_later(0.01, gate.set)
 
     asyncio.run(leave())
-    assert asyncio.run(shelf.do(lambda: 5)) == 5
+    assert asyncio.run(batcher.do(lambda: 5)) == 5
 
 
 def test_a_loop_that_ends_at_the_first_question_ends() -> None:
     """Nothing else has to be begun in it, so a caller is not left waiting for ever."""
-    shelf, done, tasks = FsyncBatcher(), list[int](), list[asyncio.Task[None]]()
+    batcher, done, tasks = FsyncBatcher(), list[int](), list[asyncio.Task[None]]()
 
     async def late(begin: asyncio.Event) -> None:
         await begin.wait()
-        await shelf.do(lambda: done.append(1))
+        await batcher.do(lambda: done.append(1))
 
     async def leave() -> None:
         begin = asyncio.Event()
@@ -198,8 +198,8 @@ def test_nothing_is_left_in_the_loop() -> None:
     """Who closes the loop after the last answer leaves no task pending."""
 
     async def two() -> int:
-        shelf = FsyncBatcher()
-        await asyncio.gather(shelf.do(lambda: 1), shelf.do(lambda: 2))
+        batcher = FsyncBatcher()
+        await asyncio.gather(batcher.do(lambda: 1), batcher.do(lambda: 2))
         return len(asyncio.all_tasks())
 
     assert asyncio.run(two()) == 1

@@ -1,7 +1,7 @@
-"""Where results are kept: below a folder of this machine, or in a store.
+"""Where results are saved: below a folder of this machine, or in a store.
 
-`ResultSaver` decides what is saved when, and what the journal says about it; a shelf does it. All
-names are the journal's: those of files in an object store begin with its address.
+`ResultSaver` decides what is saved when, and records it in the journal; an `Output` saves it. All
+names are the journal's: those of objects in a store begin with its address.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from comet_async.stores import PIECE, Place, Stores, spool
 T = TypeVar("T")
 
 
-class Shelf(Protocol):
-    """A place for results. Whatever fails there raises `SaveError`, and no file is replaced."""
+class Output(Protocol):
+    """Where results are saved. What fails there raises `SaveError`, and no file is replaced."""
 
     def place(self, name: str) -> Place:
         """Return where *name* is."""
@@ -98,7 +98,7 @@ def possible_names(dest: str, n: int) -> set[str]:
 
 
 @attrs.frozen
-class StoreShelf:
+class StoreOutput:
     """Results in a store: written to this machine first, checked there, and then put.
 
     An object is there whole or not at all, and `Store.put` replaces none; so there is nothing to
@@ -116,7 +116,7 @@ class StoreShelf:
         return spool()
 
     async def obstacles(self, dest: str, n: int) -> tuple[str | None, list[str]]:
-        """Ask for the head of each possible name; see `Shelf.obstacles`."""
+        """Ask for the head of each possible name; see `Output.obstacles`."""
 
         def look() -> tuple[str | None, list[str]]:
             try:
@@ -129,12 +129,12 @@ class StoreShelf:
         return await _in_thread(look)
 
     async def complete(self, groups: Sequence[Sequence[SavedFile]]) -> list[bool]:
-        """Ask for the heads of all files; see `Shelf.complete`."""
+        """Ask for the heads of all files; see `Output.complete`."""
         look = [_in_thread(functools.partial(self._all_there, group)) for group in groups]
         return list(await asyncio.gather(*look))
 
     async def holds(self, file: SavedFile, *, thorough: bool) -> bool:
-        """Ask for the object's head, or read it; see `Shelf.holds`."""
+        """Ask for the object's head, or read it; see `Output.holds`."""
         if thorough or not file.kept:
             return await _in_thread(lambda: self._sha256(file.name) == file.sha256)
         return await _in_thread(lambda: self._all_there([file]))
@@ -143,12 +143,12 @@ class StoreShelf:
         """Do nothing: what is in a store is durable."""
 
     async def give_names(self, parts: Sequence[tuple[SavedFile, Part]]) -> None:
-        """Put each part; see `Shelf.give_names`."""
+        """Put each part; see `Output.give_names`."""
         for saved, part in parts:
             await _in_thread(functools.partial(self._put_part, saved.name, part))
 
     async def copy(self, file: SavedFile, saved: SavedFile, key: str) -> bool:
-        """Copy by way of this machine; see `Shelf.copy`."""
+        """Copy through this machine; see `Output.copy`."""
         path = spool() / f"copy-{key[-8:]}-{saved.index}-{id(saved)}"
 
         def copy() -> bool:
@@ -164,7 +164,7 @@ class StoreShelf:
         return await _in_thread(copy)
 
     async def is_free_for(self, image: SourceImage, name: str) -> bool:
-        """Compare what has the name with *image*; see `Shelf.is_free_for`."""
+        """Compare what has the name with *image*; see `Output.is_free_for`."""
 
         def compare() -> bool:
             if self._find(name) is None:
@@ -175,11 +175,11 @@ class StoreShelf:
         return await _in_thread(compare)
 
     async def size_of(self, name: str) -> int | None:
-        """Ask for the object's head; see `Shelf.size_of`."""
+        """Ask for the object's head; see `Output.size_of`."""
         return await _in_thread(lambda: self._find(name))
 
     async def save(self, image: SourceImage, name: str) -> None:
-        """Put the image; see `Shelf.save`."""
+        """Put the image; see `Output.save`."""
 
         def put() -> None:
             store, inner = self.stores.at(name)
