@@ -17,7 +17,7 @@ in private packages.
 * ``journal`` remembers jobs across crashes; ``_journal`` is how.
 * ``requests``, ``geometry`` and ``_images`` are what can be asked for, and the images to send.
 * ``_http`` talks to the server, ``_wire`` reads its answers, ``_results`` makes files of them.
-* ``stores`` is where images and results can be besides folders.
+* ``stores`` is where images and results can be, apart from folders.
 * ``gateways``, ``auth`` and ``config`` say where the API is and which key opens it.
 * ``sandbox``, ``testing`` and ``cli`` are built on top; nothing here imports them.
 

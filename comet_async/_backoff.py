@@ -477,7 +477,7 @@ class Gate:
             turn = self._queue.popleft()
             loop = turn.get_loop()
             if not loop.is_closed():
-                # By way of the loop: it may run in another thread.
+                # Through its loop, which may run in another thread.
                 loop.call_soon_threadsafe(_settle, turn)
 
 

@@ -126,7 +126,7 @@ class JobEvent:
 
 @attrs.frozen(kw_only=True)
 class SlotAwaited(JobEvent):
-    """A job has been waiting for a slot for some seconds.
+    """A job has been waiting for a slot for several seconds.
 
     Attributes:
         seconds: For how long.

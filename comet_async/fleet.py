@@ -182,7 +182,7 @@ async def enqueue_many(
 
     Args:
         comet: A session with a journal in PostgreSQL, and with the key that the workers have.
-        requests: Any iterable, also an endless or async one. Images in memory are refused: a
+        requests: Any iterable, even an endless or async one. Images in memory are refused: a
             worker can't read them.
         out: Where to save the images, as for `enqueue_folder`; by default they are not saved.
         priority: Jobs with a higher number are taken first. 0 by default.

@@ -320,7 +320,7 @@ def _too_large(image: tuple[int, int], wanted: tuple[Decimal, Decimal], what: st
 
 
 def _scale_instead(width: Decimal, height: Decimal) -> str:
-    """Return what to do about a canvas whose size can't be had, although its shape may be."""
+    """Return what to do about a canvas of an impossible size: expand to its shape, then scale."""
     divisor = math.gcd(int(width), int(height))
     shape = f"{int(width) // divisor}:{int(height) // divisor}"
     return f'expansion only adds: use Margins.for_aspect("{shape}"), and scale the result'

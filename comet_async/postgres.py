@@ -8,9 +8,9 @@ Theory of operation
 It keeps the same promises as the journal on disk (`comet_async.journal`), with the same states and
 moves. One process and one file lock become many workers and leases:
 
-* **Who works on a job** stands in its row. A worker *claims* a job before it works on it, and
+* **Who works on a job** is in its row. A worker *claims* a job before it works on it, and
   *releases* it afterwards. Another one that wants it waits until then.
-* **Until when** stands in the worker's own row: one lease for all its jobs, renewed by a thread
+* **Until when** is in the worker's own row: one lease for all its jobs, renewed by a thread
   twice per heartbeat, by the database's clock. Jobs of a worker whose lease has ended are free for
   the others; what it was sending becomes ``unknown``, and is looked up like every request whose
   answer was lost.
@@ -420,7 +420,7 @@ class PostgresJournal:
         await self._run("trust", remember_identity)
 
     async def aclose(self) -> None:
-        """Finish all writes, let go of all jobs, and close. May be called again."""
+        """Finish all writes, release all jobs, and close. May be called again."""
         if self._closed:
             await self._writer.aclose()
             return
@@ -451,7 +451,7 @@ class PostgresJournal:
         return await self._run("claim", work) or await self._run("claim", work)
 
     async def release(self, key: str) -> None:
-        """Let go of a job, and wake who waits for it in other processes."""
+        """Release a job, and wake those who wait for it in other processes."""
         await self._run("release", partial(sql.release, key=key, boot=self.boot))
 
     async def unclaimed(self, account: str, *, limit: int) -> list[JobRecord]:
@@ -459,7 +459,7 @@ class PostgresJournal:
         return await self._run("", partial(sql.unclaimed, account=account, limit=limit))
 
     def listening_for_job(self, key: str) -> AbstractContextManager[Signal]:
-        """Give a signal that is set when another worker lets go of a job."""
+        """Give a signal that is set when another worker releases a job."""
         return self._worker.listening(sql.job_topic(key))
 
     def listening_for_slot(self, account: str) -> AbstractContextManager[Signal]:
@@ -469,8 +469,8 @@ class PostgresJournal:
     async def queue_for_slot(self, account: str) -> int:
         """Queue this worker for a slot; return how many others wait.
 
-        Each free slot is offered to one worker, the one that has waited longest. One that requests
-        it in vain keeps its place when it queues again.
+        Each free slot is offered to one worker, the one that has waited longest. A worker
+        that requests it and gets none keeps its place when it queues again.
         """
         work = partial(sql.queue_for_slot, account=account, boot=self.boot)
         return await self._run("queue", work)

@@ -61,7 +61,7 @@ from comet_async.requests import EXPAND, ExpandRequest, TaskRequest
 from comet_async.stores import Stores
 
 JOURNAL_NAME = Path(OURS) / "journal.sqlite3"
-"""Where a folder's journal lies, below the folder."""
+"""Where a folder's journal is, relative to the folder."""
 
 POSTGRES = ("postgresql://", "postgres://")
 """How the address of a journal in PostgreSQL begins."""
@@ -330,7 +330,7 @@ class RunFactory:
     async def own(self) -> ActiveJobs:
         """Return the jobs of the session's own journal, opened at its first use."""
         if self._own is None:
-            async with self._locks.of("own"):  # opened once, also by calls at the same time
+            async with self._locks.of("own"):  # opened once, even by calls at the same time
                 self.tasks.check_open()
                 if self._own is None:
                     journal = ForgettingJournal() if self.given is None else self.given
@@ -467,7 +467,7 @@ class RunFactory:
         self,
         active: ActiveJobs,
         options: JobOptions,
-        prepare: bool,  # noqa: FBT001 - a setting that is handed on
+        prepare: bool,  # noqa: FBT001 - a setting that is passed on
         root: Root | None,
         workers: int,
     ) -> Batch:
@@ -668,7 +668,7 @@ class RequestItems:
     """The items of some requests.
 
     Attributes:
-        requests: Any iterable, also an endless or async one.
+        requests: Any iterable, even an endless or async one.
         named: Whether results are saved, under the request's number and its image's name.
         below: The folder that destinations name, for a journal that serves several.
     """

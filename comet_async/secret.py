@@ -135,7 +135,7 @@ class RedactingFilter(logging.Filter):
     """A logging filter that redacts each record's final text and traceback; it drops nothing.
 
     Args:
-        secrets: Keys to remove wherever they stand, besides all that looks like one.
+        secrets: Keys to remove wherever they occur, in addition to all that looks like one.
 
     Raises:
         InputError: One is not a `Secret`.

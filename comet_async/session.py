@@ -143,7 +143,7 @@ class CometSession:
             file, too small an image), and those that it accepts but may read in another way than
             viewers show them (rotated by EXIF, CMYK, 16 bits). False by default.
         stores: Stores besides S3, by the scheme of their addresses: functions that return the
-            `Store` of what stands between ``://`` and the first slash. One called ``"s3"`` takes
+            `Store` of what is between ``://`` and the first slash. One called ``"s3"`` takes
             the place of `open_s3`, which finds its credentials in the environment.
         clock: For tests.
 
@@ -462,7 +462,7 @@ class CometSession:
         """Run many requests; iterate over the result for their outcomes as they end.
 
         Args:
-            requests: Any iterable, also an endless or async one; taken one by one.
+            requests: Any iterable, even an endless or async one; taken one by one.
             out: Where to save the images, as for `expand_folder`; by default they are not saved.
             **options: See `RunOptions`.
 
@@ -609,7 +609,7 @@ class CometSession:
         """Wait until a task has ended, and return it; see `TaskWaiter.wait`.
 
         Args:
-            task: A snapshot, or the server's id, also one of another process.
+            task: A snapshot, or the server's id, even one from another process.
             timeout: Seconds from now; None for no limit. 900 by default. With 0, the task is
                 polled once.
             kind: The task's kind, when only its id is given; ``"expand"`` by default.
@@ -785,8 +785,8 @@ class CometSession:
     ) -> AsyncGenerator[AsyncIterator[bytes], None]:
         """Open one image as a stream: ``async with comet.stream(image) as chunks:``.
 
-        The image is checked while it passes by: an incomplete one raises at its end, so what
-        was written from its chunks must be discarded then.
+        The image is checked while it is read: an incomplete one raises an error at its end, so
+        what was written from its chunks must be discarded then.
 
         Args:
             image: One of a finished task's ``images``.

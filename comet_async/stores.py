@@ -1,7 +1,7 @@
-"""Where images and results can be besides this machine's folders: object stores, and your own.
+"""Where images and results can be, apart from local folders: object stores, and your own.
 
-An address such as ``s3://bucket/photos/dog.png`` names an object; what stands before ``://``
-chooses the `Store`, and what stands before the first slash says which one. S3 and what speaks its
+An address such as ``s3://bucket/photos/dog.png`` names an object; the part before ``://``
+chooses the `Store`, and the part before the first slash says which one. S3 and what speaks its
 protocol is built in (extra ``s3``); ``CometSession(stores=...)`` adds others.
 
 A store's methods block, and are called in threads: any client library will do.
@@ -435,7 +435,7 @@ def _obstore():  # type: ignore[no-untyped-def]  # noqa: ANN202 - the module
 # Addresses --------------------------------------------------------------------------------
 
 OpenStore = Callable[[str], Store]
-"""Returns the store of a bucket, or of whatever stands between ``://`` and the first slash."""
+"""Returns the store of a bucket, or of whatever is between ``://`` and the first slash."""
 
 _SCHEME = re.compile("[a-z][a-z0-9]*")
 _TAKEN = frozenset({"http", "https", "data", "file"})

@@ -128,7 +128,7 @@ class TaskWaiter:
     ends the task: it continues and is billed, and its id resumes the wait, in another process too.
 
     Closing it is optional: nothing is left in an event loop once nothing waits there. One waiter
-    may be used in several event loops, also at once.
+    may be used in several event loops, even at once.
 
     Args:
         session: What to poll: a `CometSession`. It shares what the session's own waiter has
@@ -351,7 +351,7 @@ class TaskWaiter:
         Tasks that are found finished together come in the order of their ends, as the server says.
 
         Args:
-            tasks: Snapshots or ids; any iterable, also an endless or async one. Taken one by
+            tasks: Snapshots or ids; any iterable, even an endless or async one. Taken one by
                 one, so that an async generator may submit them meanwhile. One that occurs twice
                 is yielded twice.
             timeout: Seconds for each task, from when it was taken; None for no limit. The

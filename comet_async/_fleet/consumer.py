@@ -51,7 +51,7 @@ class PutBackError(Exception):
 class _SplitDriver(PsycopgDriver):
     """PGQueuer's driver with a second connection for statements.
 
-    On the listener's connection each statement would wait until the listener lets go of it, which
+    On the listener's connection each statement would wait until the listener releases it, which
     takes up to a second.
     """
 

@@ -95,7 +95,7 @@ class Queue:
         """Create the tables if they do not exist."""
         if self._exists(db, _HELD_INDEX):
             return
-        # One process at a time, also when many start at once.
+        # One process at a time, even when many start at once.
         db.rows("SELECT pg_advisory_xact_lock(hashtext(%s))", self.settings.channel)
         if not self._exists(db, self.settings.queue_table):
             schema = QueryBuilderEnvironment(self.settings)

@@ -45,8 +45,8 @@ class Upload:
 
     Attributes:
         body: What to send.
-        gate: Places for large bodies. A place is given back with the body's last byte, not
-            with the answer: a slow server must not hold up the other uploads.
+        gate: Places for large bodies. A place is released with the body's last byte, not with
+            the answer: a slow server must not hold up the other uploads.
         problem: What kept the body from being completed: its file changed. The HTTP client
             wraps that beyond recognition.
     """
@@ -72,12 +72,12 @@ class Upload:
         return self._pieces()
 
     def end(self) -> None:
-        """Give the place back and close the file, once; to be called however it ended."""
+        """Release the place and close the file, once; to be called however it ended."""
         if self._placed:
             self._placed = False
             self.gate.release()
         if self._file is not None:
-            # A connection that breaks leaves the pieces half-way, waiting for a collector.
+            # A broken connection leaves the generator suspended until it is garbage-collected.
             self._file.close()
             self._file = None
 

@@ -1,4 +1,4 @@
-"""Requests leave and answers come: the only user of aiohttp's client.
+"""The HTTP transport: the only module that uses aiohttp's client.
 
 * A paid POST is sent exactly once. Redirects are never followed: aiohttp would send the
   body again on 307 and 308.
@@ -172,8 +172,8 @@ class _Pool:
         api: For the API's calls.
         files: For results.
         owned: Those of the two that are ours to close.
-        uploads: Slots for large bodies on the wire.
-        downloads: Slots for results on their way.
+        uploads: Limits the large bodies that are sent at once.
+        downloads: Limits the results that are fetched at once.
         keeper: Closes what is ours when the loop ends.
         closed: True when that has happened.
     """
@@ -352,11 +352,11 @@ class Transport:
         try:
             yield Incoming(response, url)
         finally:
-            # A response that was not read to its end takes its connection along.
+            # If it was not read to its end, its connection is closed, too.
             response.close()
 
     async def download_gate(self) -> asyncio.Semaphore:
-        """Return the slots for files on their way here, in the running loop."""
+        """Return what limits the downloads of the running loop."""
         return (await self._pool()).downloads
 
     async def aclose(self) -> None:
@@ -451,7 +451,7 @@ class Transport:
 
 @attrs.define(eq=False)
 class Incoming:
-    """A file on its way here."""
+    """A file that is being downloaded."""
 
     _response: aiohttp.ClientResponse = attrs.field(repr=False)
     url: URL = attrs.field(repr=False)

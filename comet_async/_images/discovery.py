@@ -37,7 +37,7 @@ from comet_async.errors import InputError
 from comet_async.stores import Listing, ObjectInfo, Store, Stores
 
 OURS = ".comet-async"
-"""The folder in each output folder where its journal lies."""
+"""The folder in each output folder that holds its journal."""
 
 SYSTEM_FOLDERS = frozenset(
     {
@@ -525,7 +525,7 @@ class Scan(Iterator[Found]):
 
     def _pieces(self, descriptor: int) -> Iterator[bytes]:
         while not self._closed:
-            # In short looks, so that `close` ends it: a read could wait for ever.
+            # In short waits, so that `close` ends it: a read could wait for ever.
             ready, _, _ = select.select([descriptor], [], [], _TICK)
             if ready:
                 piece = os.read(descriptor, 65536)

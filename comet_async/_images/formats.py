@@ -264,7 +264,7 @@ _WALKERS: Mapping[str, Callable[[], Walker]] = {"png": PngWalker, "jpeg": JpegWa
 
 
 def is_complete(format: str, tail: bytes) -> bool:  # noqa: A002 - the word of the field
-    """Return True when a PNG's or JPEG's end mark stands in *tail*.
+    """Return True when a PNG's or JPEG's end mark is in *tail*.
 
     What follows the mark is not looked at: phones append second images, films and zeros.
     Other formats have no end mark; they count as complete here (`Inspector` checks WebP).
@@ -282,7 +282,7 @@ _END_MARKS: Mapping[str, bytes] = {"png": _PNG_END, "jpeg": _JPEG_END}
 
 @attrs.define(eq=False)
 class Inspector:
-    """Reads an image that passes by in pieces, keeping no more than its header and its tail.
+    """Reads an image that arrives in pieces, keeping no more than its header and its tail.
 
     Attributes:
         size: Bytes fed so far.

@@ -1,7 +1,7 @@
 """From what a user names (a path, bytes, a URL) to an image that is known to be acceptable.
 
 Everything that the server would check is checked here, before anything is sent. A file is read
-once, in a thread and in pieces, for its hash and its header; it never lies in memory as a whole.
+once, in a thread and in pieces, for its hash and its header; it is never in memory as a whole.
 
 Limits: Kling's "Image expansion" page,
 https://klingai.com/document-api/api/image/common/outpainting.
@@ -63,7 +63,7 @@ from comet_async._images.streams import (
 from comet_async._images.walkers import MISSING_DATA, has_all_data
 from comet_async.stores import spool
 
-# A named pipe without a writer would hold us for ever. Windows has neither flag nor such pipes.
+# A named pipe without a writer would block for ever. Windows has neither flag nor such pipes.
 _NOT_BLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 Opener = Callable[[str, int], int]
@@ -239,7 +239,7 @@ class SourceImage:
             Empty if it is not known.
         url: The URL, when the server is to fetch the image itself.
         path: The file; absolute.
-        data: The bytes, if they are in memory; a large converted copy is in a file of ours.
+        data: The bytes, if they are in memory; a large converted copy is in a temporary file.
         size: Bytes to send; 0 for a URL.
         mtime_ns: When the file was last changed, in nanoseconds, as the system says.
         width: Pixels across, as a viewer shows it; None where it is not known, as for a URL.
@@ -549,7 +549,7 @@ def _from_url(text: str, check: ImageRules, *, allow_private: bool) -> SourceIma
     url = URL()
     with contextlib.suppress(ValueError):
         url = URL(text)
-        _ = url.port  # only here is it read
+        _ = url.port  # it is parsed only here, which can fail
     spelled = text.isprintable() and " " not in text and len(text) <= _LONGEST_URL
     if not url.host or not spelled or not is_host(url.raw_host or ""):
         raise refuse(f"{field}: {show(text)!r} is not a URL", hint="check its spelling")
@@ -656,10 +656,10 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
 
 @attrs.define(eq=False)
 class _Hash:
-    """A hash that can be made on another thread, one piece behind.
+    """A hash that another thread may compute, one piece behind.
 
-    The checksums of a PNG take a third of the time that its hash takes: beside each other, they
-    cost nothing.
+    The checksums of a PNG take a third of the time that its hash takes: in parallel, they cost
+    nothing.
     """
 
     aside: bool = False

@@ -82,7 +82,7 @@ class NameRequest:
         key: What distinguishes it from all others.
         name: What it would like to be called.
         extension: What joins the name if another of its folder has it.
-        parents: The folders that it lies in, the nearest first; they join if that is not enough.
+        parents: The folders that it is in, the nearest first; they join if that is not enough.
         joined: True when the extension joins in any case.
     """
 

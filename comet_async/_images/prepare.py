@@ -258,7 +258,7 @@ def _is_lossy(file: BinaryIO, format: str) -> bool:  # noqa: A002 - as above
     """Return True if the original was compressed as a photo: a PNG of it would only be larger."""
     if format != "webp":
         return format in _LOSSY
-    # The image data stands behind a header, a profile and other chunks, or inside a frame.
+    # The image data follows a header, a profile and other chunks, or inside a frame.
     file.seek(12)
     while len(head := file.read(8)) == 8:  # noqa: PLR2004 - a chunk's name and length
         name, length = head[:4], int.from_bytes(head[4:], "little")

@@ -145,7 +145,7 @@ _HINTS = {
 
 
 def show(text: str) -> str:
-    """Return *text* as it may stand in a message: short, on one line, without a query."""
+    """Return *text* as it may appear in a message: short, on one line, without a query."""
     if "://" in text:
         text = text.partition("?")[0]
     text = shorten(text, most=_SHOWN)

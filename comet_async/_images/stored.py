@@ -1,7 +1,7 @@
 """Images in a store: copied to this machine in pieces, then looked at like any other.
 
 The copy is what is hashed, measured and sent, so that these can't be three different images. It
-is made without holding more than a piece in memory, and is removed when the image is let go of.
+is made without holding more than a piece in memory, and is removed with the last use of the image.
 """
 
 from __future__ import annotations

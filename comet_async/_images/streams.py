@@ -60,7 +60,7 @@ ByteSource: TypeAlias = ReadableFile | AsyncReadableFile | AsyncIterable[bytes]
 
 def is_pillow(image: object) -> TypeGuard[PillowImage]:
     """Return True for an image of Pillow's; Pillow is not imported for this."""
-    # Without the class, another thread is just importing the module: *image* is none of its.
+    # If the class is missing, another thread is importing the module: *image* can't be of it.
     kind = getattr(sys.modules.get("PIL.Image"), "Image", None)
     return kind is not None and isinstance(image, kind)
 

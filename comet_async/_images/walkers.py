@@ -1,4 +1,4 @@
-"""Walk through the parts of a PNG or JPEG that passes by in pieces.
+"""Walk through the parts of a PNG or JPEG that arrives in pieces.
 
 A walker finds the size, the orientation and the end of an image, and what keeps decoders from
 reading it: an unsupported process, missing image data, wrong checksums. It keeps no more than
@@ -34,7 +34,7 @@ def _fastest_crc32() -> Callable[[bytes | memoryview, int], int]:
 
 _crc32 = _fastest_crc32()
 
-# Real headers have some dozen segments, a few hundred with an extended XMP packet. The bound
+# Real headers have a few dozen segments, a few hundred with an extended XMP packet. The bound
 # keeps a hostile file of two-byte segments from costing time.
 _MAX_SEGMENTS = 4096
 # Pillow opens no PNG with a longer profile or compressed text, nor with more text altogether.

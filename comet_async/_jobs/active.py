@@ -77,7 +77,7 @@ class _LoopWatch:
 
 @attrs.define(eq=False)
 class ActiveJobs:
-    """What this process knows of one journal's jobs besides their records.
+    """What this process knows of one journal's jobs apart from their records.
 
     All calls and runs of a session over one journal share it, so that they never work on the
     same job at once and count slots together. A job holds its slots from before its request is
@@ -161,7 +161,7 @@ class ActiveJobs:
 
     @asynccontextmanager
     async def planned(self, job: NewJob) -> AsyncGenerator[JobRecord, None]:
-        """Write *job* down, and work on it as in `alone`.
+        """Record *job* in the journal, and work on it as in `alone`.
 
         Raises:
             IdempotencyConflictError: Its key is known for another request.
@@ -180,7 +180,8 @@ class ActiveJobs:
     async def alone(self, record: JobRecord) -> AsyncGenerator[JobRecord, None]:
         """Work on a job alone; a second caller waits, then sees the result.
 
-        Yields the record as it is then.
+        Yields:
+            The record as it is then.
         """
         await self.locks.acquire(record.key)
         try:

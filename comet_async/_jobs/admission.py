@@ -65,7 +65,7 @@ class KeyedLock:
                 turn = queue.popleft()
                 loop = turn.get_loop()
                 if not loop.is_closed():
-                    # By way of the loop: it may be another thread's.
+                    # Through its loop, which may run in another thread.
                     loop.call_soon_threadsafe(_grant, turn)
                     return
             del self._waiting[key]
@@ -153,7 +153,7 @@ class ConcurrencyLimiter:
             raise
 
     def release(self, key: str) -> None:
-        """Give the slots of *key* back; nothing happens if it holds none."""
+        """Release the slots of *key*; nothing happens if it holds none."""
         with self._lock:
             self._give_back(key)
             self._wake()
@@ -195,7 +195,7 @@ class ConcurrencyLimiter:
             del self._queue[turn]
             if gone:
                 continue
-            # The slots are taken here, not when the waiter runs: others may come in between.
+            # The slots are taken here, not when the waiter runs: others could take them first.
             self._take(key, n)
-            # By way of the loop: it may be another thread's.
+            # Through its loop, which may run in another thread.
             turn.get_loop().call_soon_threadsafe(_grant, turn)

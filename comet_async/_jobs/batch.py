@@ -625,13 +625,13 @@ class Batch:
             await self.saver.check_free(planned.item.dest, planned.key, n, adopt=known)
 
     def _claimed(self, call: Call, planned: Planned) -> AbstractAsyncContextManager[JobRecord]:
-        """Write an item's job down and work on it alone; gives its record as it is then."""
+        """Record an item's job and work on it alone; gives its record as it is then."""
         self._begin(call, planned.key)
         call.images, call.callback_url = planned.images, planned.item.wanted.callback_url
         return self.active.planned(self.as_job(planned))
 
     def as_job(self, planned: Planned) -> NewJob:
-        """Return *planned* as a job to be written down."""
+        """Return *planned* as a job for the journal."""
         item = planned.item
         request = item.wanted
         return NewJob(

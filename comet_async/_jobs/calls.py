@@ -1,4 +1,4 @@
-"""One caller's work on one job: how long it may take, how far it came, and how it is ended."""
+"""One caller's work on one job: how long it may take, how far it came, and how it ends."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Deadline:
         if self.seconds is None or self._at is not None:
             return
         self._at = asyncio.get_running_loop().time() + self.seconds
-        if self.seconds:  # with no time at all, what can be had at once is still had
+        if self.seconds:  # with no time at all, what is available at once is still returned
             self._alarm.reschedule(self._at)
 
     def check(self) -> None:

@@ -5,7 +5,7 @@ Theory of operation: the money protocol
 
 **Roles.** The *server* is the only one that knows what it charged. The *journal* remembers what
 we asked for; every change is one guarded write that is durable before the call returns.
-`ActiveJobs` is what this process knows besides: which caller works on a job, which requests are
+`ActiveJobs` is what else this process knows: which caller works on a job, which requests are
 being sent, which tasks are running. The `Sender` is the only code that sends a paid request. The
 `Reconciler` finds out what became of a request whose answer was lost. The `JobRunner` moves a job
 along the table of `comet_async._journal.states` until nothing more can be done. A session

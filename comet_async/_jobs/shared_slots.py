@@ -132,7 +132,7 @@ class Place:
             True if that takes so long that the jobs without a worker should be polled: one of them
             may have ended, and still hold a slot.
         """
-        if self.called:  # and requested a slot in vain
+        if self.called:  # but got no slot
             await self.queue()
         if self.check:
             self.check = False

@@ -1,14 +1,14 @@
-"""One thread, one connection, one commit for all that waits.
+"""One thread, one connection, and one commit for all operations that wait.
 
 How an operation travels: a task puts it on a queue and awaits a future. One thread takes all
 that is queued, runs it in one transaction, commits, and only then wakes those who wait. So a
-hundred tasks share the price of one ``fsync``, and what an awaited call wrote is on the disk
-when the call returns. Who writes alone is served at once; after a commit for several the thread
-waits a moment for as many again.
+hundred tasks share the cost of one ``fsync``, and what an awaited call wrote is on the disk
+when the call returns. A task that writes alone is served at once; after a commit for several, the
+thread waits a moment for as many again.
 
-An operation that fails alone is no harm to its neighbours: one that was refused has written
-nothing; if anything worse happens (a full disk, a fault of ours), the transaction is undone
-and each operation is run again in one of its own.
+An operation that fails does not affect the others: one that was refused has written nothing; if
+anything worse happens (a full disk, a bug), the transaction is undone and each operation is run
+again in one of its own.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class GroupCommitWriter(Generic[C]):
     or at once.
 
     Args:
-        name: What is opened; for texts.
+        name: What is opened, for messages.
         hook: Called in the thread before and after the commit of each tagged operation.
 
     Warns:

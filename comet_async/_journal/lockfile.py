@@ -308,7 +308,7 @@ def unused(path: Path) -> Path:
 
 
 def on_network(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
-    """Return True if *folder* lies on a network file system.
+    """Return True if *folder* is on a network file system.
 
     Where the system has no list of mounts (macOS, Windows), the answer is False.
     """

@@ -258,7 +258,7 @@ class SavedJob:
 
 
 class Changes(TypedDict, total=False):
-    """What may change besides the state; see `JobRecord` for the meanings."""
+    """What may change apart from the state; see `JobRecord` for the meanings."""
 
     account: str
     run: None
@@ -305,7 +305,7 @@ def is_billed(record: JobRecord) -> bool:
 
 @attrs.frozen(kw_only=True)
 class SourceOutcome:
-    """How a source ended in the last run that had it, also one that never became a job.
+    """How a source ended in the last run that had it, even if it never became a job.
 
     Attributes:
         source: The image as the user named it.
@@ -374,7 +374,7 @@ class Refusal(enum.StrEnum):
 
 @runtime_checkable
 class FindsNewest(Protocol):
-    """What a journal may offer besides: to find one job without reading all others."""
+    """What a journal may offer in addition: to find one job without reading all others."""
 
     async def newest(
         self, states: Collection[JobState], *, account: str, kind: str

@@ -34,7 +34,7 @@ from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.errors import JournalCorruptError, JournalError
 
 # After this many unreadable row numbers in a row the rest is considered lost. One damaged page
-# hides a few rows, a damaged inner page some thousands.
+# hides a few rows, a damaged inner page a few thousand.
 _LONGEST_GAP = 20_000
 
 
@@ -177,7 +177,7 @@ def distrust(fresh: sqlite3.Connection, now: float) -> None:
 
 
 def find_keys(files: Iterable[Path]) -> set[str]:
-    """Return every key of ours that stands anywhere in *files*, whatever else they hold."""
+    """Return every key of ours that occurs in *files*, whatever else they hold."""
     pattern = re.compile(PATTERN.encode("ascii"))
     keys: set[str] = set()
     for file in files:

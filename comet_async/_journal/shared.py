@@ -1,4 +1,4 @@
-"""What a journal that several processes use at a time can do besides."""
+"""What a journal can do in addition if several processes use it at a time."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class SharedJournal(Journal, Protocol):
     async def queue_for_slot(self, account: str) -> int:
         """Queue this worker for a slot; return how many others wait.
 
-        One that requests a slot in vain keeps its place when it queues again.
+        A worker that requests a slot and gets none keeps its place when it queues again.
         """
         ...
 

@@ -28,7 +28,7 @@ tasks, one call replaces many polls. What the list shows is applied as an answer
 
 *Notifications* (`Poller.notify`). A callback makes a task due now. What it claims is never used.
 
-Every answer takes the same way: `on_poll_result` or `apply_listed`, then `_apply_snapshot`, which
+Every answer takes the same path: `on_poll_result` or `apply_listed`, then `_apply_snapshot`, which
 learns from it and finishes the task, reports a change, or schedules the next poll. Answers come in
 any order and may be out of date: a status never goes back.
 """
@@ -211,7 +211,7 @@ _MOMENT = 0.001
 _BATCH = 500
 # What was learned is applied to waiting tasks as long as that takes a few milliseconds.
 _RESCHEDULED = 1000
-# Clocks that differ by less are taken for equal, seconds.
+# Seconds: clocks that differ by less count as equal.
 _CLOSE = 2.0
 # A deadline this near cuts the exchange short; a far one leaves it to the session's limit.
 _NEAR = 20.0
@@ -363,11 +363,11 @@ class Poller:
             self._timer, self._timer_at = None, NEVER
 
     def leave_all(self, watches: Iterable[Watch]) -> None:
-        """End many waits, some hundred in each turn of the loop."""
+        """End many waits, a few hundred in each turn of the loop."""
         self._in_turns(list(watches), self.leave)
 
     def dismiss(self) -> None:
-        """End all waits, some hundred in each turn of the loop; the tasks continue."""
+        """End all waits, a few hundred in each turn of the loop; the tasks continue."""
         self._in_turns(self._taken_off(), self._dismiss)
 
     def _taken_off(self) -> list[WatchedTask]:
@@ -381,7 +381,7 @@ class Poller:
             watch.failed(functools.partial(closed_error, entry))
 
     def _in_turns(self, items: list[T], function: Callable[[T], object]) -> None:
-        """Empty *items*, handing some hundred to *function* in each turn of the loop."""
+        """Empty *items*, handing a few hundred to *function* in each turn of the loop."""
         for item in items[-_BATCH:]:
             function(item)
         del items[-_BATCH:]

@@ -179,7 +179,7 @@ class TaskStream(AsyncIterator[Task]):
         self._feed.stop()
 
     def __del__(self) -> None:
-        # The collector may run this anywhere, also in the middle of the scheduler's own work.
+        # The garbage collector may run this anywhere, even amid the scheduler's own work.
         loop = self._feed.loop
         if loop is not None and not loop.is_closed():
             with contextlib.suppress(RuntimeError):

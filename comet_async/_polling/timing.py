@@ -32,7 +32,7 @@ class ServerClock:
     The local wall clock is read once, for a first guess: it may be hours off, and it may be set
     while tasks are waited for. The times in answers correct the guess. A moment that an answer
     names has passed when the answer comes; and a change that one answer did not show and the next
-    one does, or a task that our own request made, lies between two moments of ours.
+    one does, or a task that our own request made, happened between two moments of ours.
     """
 
     # Some gateways give whole seconds.
@@ -108,7 +108,7 @@ def _sane(wait: float) -> float:
 
 
 class AdaptedSchedule:
-    """A user's schedule with the rest of what `LearnedSchedule` can do, as far as it makes sense.
+    """A user's schedule with the interface of `LearnedSchedule`.
 
     Args:
         schedule: The user's own, or a fixed one.

@@ -232,7 +232,7 @@ class PostgresConnection:
         return self._is_lost(error) or isinstance(error, _COLLISIONS)
 
     def _is_lost(self, error: Exception) -> bool:
-        # Elsewhere it means that this server is a replica, perhaps for the moment.
+        # Elsewhere it means that this server is a replica, perhaps only for now.
         asked_for = self.target.read_only and isinstance(error, _READ_ONLY)
         return is_lost(error) and not asked_for
 
@@ -349,7 +349,7 @@ def migrate(db: PostgresConnection) -> None:
         JournalError: It is of a newer version.
     """
     schema = names.Identifier(db.target.schema).as_string()
-    # One at a time, also when many workers start at once.
+    # One at a time, even when many workers start at once.
     db.rows("SELECT pg_advisory_xact_lock(hashtext(%s))", f"comet_async {schema}")
     version = _version(db)
     _check_not_newer(db, version)
@@ -406,7 +406,7 @@ def check_identity(db: PostgresConnection, *, verify_remote: bool) -> None:
     """Notice a database that was restored: what was sent since the backup is missing from it.
 
     A restore, and a switch to a replica that may have lagged, begins another timeline; a dump that
-    was loaded lies in another cluster, or in other tables.
+    was loaded is in another cluster, or in other tables.
 
     Raises:
         JournalLostError: It was, and *verify_remote* is not set.

@@ -48,7 +48,7 @@ class Signal:
     _event: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
 
     def set(self) -> None:
-        """Wake who waits; from any thread."""
+        """Wake those who wait; from any thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._event.set)
 
@@ -121,7 +121,7 @@ class Worker:
                     del self._signals[topic]
 
     def _wake(self, topic: str | None = None) -> None:
-        """Wake who listens on *topic*, or everybody."""
+        """Wake those who listen on *topic*, or everybody."""
         with self._mutex:
             chosen = self._signals.values() if topic is None else [self._signals.get(topic, set())]
             woken = [signal for signals in chosen for signal in signals]

@@ -127,7 +127,7 @@ def check_address(url: URL, *, loopback: bool, own_host: str | None = None) -> N
     Args:
         url: The address.
         loopback: Whether this machine is allowed, because the API runs on it.
-        own_host: A host that is trusted, also by plain http: that of a gateway which was
+        own_host: A host that is trusted even with plain http: that of a gateway which was
             configured so.
 
     Raises:
@@ -312,7 +312,7 @@ class Downloader:
         Raises:
             ResultExpiredError: The URL is no longer valid (HTTP 403, 404, 410).
             ConnectionLostError: The transfer broke off, or what came is not a complete image;
-                another attempt makes sense.
+                another attempt may help.
             SaveError: The disk refuses.
             DownloadError: The URL is refused, or the file is too large.
         """
@@ -350,7 +350,7 @@ class Downloader:
             use: Fetches from a URL.
 
         Raises:
-            CometError: What *use* met last, when no new URL is to be had.
+            CometError: What *use* met last, when there is no new URL.
         """
         for _ in range(RENEWALS):
             try:
@@ -419,7 +419,7 @@ def _url_of(image: ResultImage | None, *, watermarked: bool) -> str:
 
 @contextlib.contextmanager
 def _naming(image: ResultImage) -> Generator[None, None, None]:
-    """Let errors carry the id of the task, by which the result can be had again."""
+    """Let errors carry the id of the task, with which the result can be fetched again."""
     try:
         yield
     except CometError as error:
@@ -427,7 +427,7 @@ def _naming(image: ResultImage) -> Generator[None, None, None]:
         raise
 
 
-# Names of temporary files that no other process has, and no other file of ours.
+# The names of temporary files are unique, among processes and within this one.
 _numbers = itertools.count()
 
 

@@ -48,7 +48,7 @@ class Part:
 
 
 class ImageCheck:
-    """Checks, while an image passes by, that it is complete and in a format that we know."""
+    """Checks, while an image arrives, that it is complete and in a known format."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -114,7 +114,7 @@ class _Boxes:
 
     def __init__(self) -> None:
         self._header = b""
-        self._skip: float = 0  # bytes left of the box that passes by
+        self._skip: float = 0  # bytes left of the current box
         self._open_end = False  # the last box reaches to the end of the file, wherever that is
 
     def feed(self, piece: bytes) -> None:
@@ -128,7 +128,7 @@ class _Boxes:
                 self._begin(wanted)
 
     def _begin(self, length: int) -> None:
-        """Begin the box of a complete header; a size of 1 stands behind its first 8 bytes."""
+        """Begin the box of a complete header; if its size is 1, the real size follows."""
         size = int.from_bytes(self._header[:4], "big")
         if size == 1 and length == 8:  # noqa: PLR2004 - without the long size
             return
@@ -301,8 +301,8 @@ def refused(error: OSError) -> SaveError:
 
 @functools.cache
 def _pool(_pid: int) -> ThreadPoolExecutor:
-    # One thread: several would wait for each other's lock on the folder, by turning in a circle,
-    # which doubles the CPU of a small file. By process: threads do not survive a fork.
+    # One thread: several would spin while they wait for each other's lock on the folder, which
+    # doubles the CPU time of a small file. By process: threads do not survive a fork.
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="comet-file")
 
 
@@ -325,10 +325,10 @@ class _Request:
 
 @attrs.define(eq=False)
 class FsyncBatcher:
-    """What one event loop writes: that which waits together is made durable together.
+    """Writes the files of one event loop; those that wait together are made durable together.
 
-    Files are written first and synced then, because a file system writes down its names once for
-    all of them: two thirds of the CPU of doing it one by one.
+    All are written before any is synced, so that the file system records their names only once:
+    that takes two thirds of the CPU time of doing it one by one.
     """
 
     _waiting: list[_Request] = attrs.field(factory=list, init=False)
@@ -360,7 +360,7 @@ class FsyncBatcher:
             self._start()
         return cast("T", await finished(future))
 
-    # Callbacks, no task: a loop that ends cancels all tasks, and callers wait for answers.
+    # Callbacks, not a task: a loop that ends cancels all tasks, and callers wait for results.
 
     def _start(self) -> None:
         batch, self._waiting = self._waiting, []

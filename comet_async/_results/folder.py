@@ -138,7 +138,7 @@ class FolderOutput:
         """Refuse the *name* of a file whose folder is not in the output folder."""
         if not self._is_inside(name):
             raise SaveError(
-                f"{self.root / name} lies outside the output folder",
+                f"{self.root / name} is outside the output folder",
                 hint="remove the link that leads out of the folder",
             )
 

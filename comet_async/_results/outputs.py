@@ -40,7 +40,7 @@ class Output(Protocol):
         """Return where the parts of *dest* are written before they have their names.
 
         Raises:
-            SaveError: *dest* lies outside.
+            SaveError: *dest* is outside.
         """
         ...
 

@@ -1,7 +1,7 @@
 """Answers become values: a `Reply` goes in, a `Task`, `TaskPage` or `Notification` comes out.
 
-No answer, however odd, makes anything but a value or a `CometError` of it. What an error means
-stands in `error_codes`, where the task is found in `envelope`, how its fields read in `task`.
+Any answer, however odd, becomes a value or a `CometError`. `envelope` finds the task in an answer,
+`task` reads its fields, and `error_codes` says what an error means.
 
 A server may echo the key in its answer, and tools show the local variables of a traceback. So an
 error is raised by the public functions only, whose variables don't show the answer.
@@ -80,7 +80,7 @@ class Notification:
     status: TaskStatus | str | None = None
 
     def as_dict(self) -> dict[str, str | None]:
-        """Return it as JSON can hold it, for a queue or another process."""
+        """Return it as a dictionary for JSON, for a queue or another process."""
         status = None if self.status is None else str(self.status)
         ids = {"task_id": self.task_id, "external_task_id": self.external_task_id}
         return {**ids, "status": status}

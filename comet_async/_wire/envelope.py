@@ -162,7 +162,7 @@ def _objects(answer: JSON) -> Iterator[Object]:
         if isinstance(value, dict):
             yield value
             message = word(value.get("message"))
-            # new-api hands on the upstream's whole body as its message (fail_to_fetch_task).
+            # new-api passes the upstream's whole body on as its message (fail_to_fetch_task).
             if message.startswith("{"):
                 queue.append(parse(message))
             value = list(value.values())

@@ -3,7 +3,7 @@
 The tables are data; `judge` is the one reader. It looks at the code first, because gateways
 pass Kling's errors on under statuses of their own, and it knows two kinds of request:
 
-* a *GET* costs nothing, so its errors say whether another try makes sense;
+* a *GET* costs nothing, so its errors say whether trying again may help;
 * a *paid* request (POST) may have been accepted although an error came back. Whatever does
   not clearly say "not accepted" becomes `OutcomeUnknownError`, never a reason to pay again.
 
@@ -114,7 +114,7 @@ NO_ROUTE = Verdict(RouteUnavailableError, "the gateway does not offer this route
 NOT_FOUND = Verdict(
     NotFoundError,
     "the server does not know the task",
-    "a new task may take some seconds to show; a task of another account never does",
+    "a new task may take a few seconds to show; a task of another account never does",
     paid=Verdict(RejectedError, "the server says that something named does not exist", _CHANGE),
 )
 _REJECTED = Verdict(RejectedError, "the request was refused", _CHANGE)

@@ -38,7 +38,7 @@ RESULT_KEYS: Mapping[str, str] = MappingProxyType(
         "videos",
     )
 )
-"""Where a kind's results stand in ``task_result``; in ``images`` unless named here."""
+"""Where a kind's results are in ``task_result``; in ``images`` unless named here."""
 
 NO_STATUS = "unknown"
 """The status of a task whose answer names none."""

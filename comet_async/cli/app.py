@@ -60,7 +60,7 @@ async def run(words: Sequence[str]) -> int:
 
 
 def _arrange(words: Sequence[str]) -> list[str]:
-    """Return the words with the command first: options of every command may stand before it."""
+    """Return the words with the command first: options of every command may precede it."""
     rest, front = list(words), list[str]()
     while rest and rest[0] in _FRONT:
         front.append(rest.pop(0))

@@ -13,7 +13,7 @@ app: App = App(
     help_format="rich",
     version=__version__,
     version_flags=("--version", "-V"),
-    # Defaults stand in the help texts, where they can say more than "False" and "None".
+    # Defaults are in the help texts, where they can say more than "False" and "None".
     default_parameter=Parameter(negative=(), show_default=False),
 )
 for _name, _where, _help in (command for group in COMMANDS.values() for command in group):

@@ -177,7 +177,7 @@ class Screen:
         return drawn and not (self.json or self.quiet or self.events)
 
     def hide(self, secrets: Iterable[Secret]) -> None:
-        """Hide *secrets* wherever they stand in a text from now on."""
+        """Hide *secrets* wherever they occur in a text from now on."""
         # A key of a few letters would turn every text into dots, and protect nothing.
         self.secrets = tuple(each for each in secrets if len(each.reveal()) >= _SHORTEST)
 
@@ -317,7 +317,7 @@ def printable(text: str) -> str:
 
 
 def error_record(error: CometError | None, screen: Screen) -> dict[str, object] | None:
-    """Return *error* as it stands in a JSON line."""
+    """Return *error* as a JSON line shows it."""
     if error is None:
         return None
     hint = with_option(error)

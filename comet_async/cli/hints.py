@@ -94,7 +94,7 @@ def with_option(error: CometError) -> str | None:
 
 
 def _other_shape(width: int, height: int) -> str:
-    """Return what to do when a canvas of this size can't be had."""
+    """Return what to do about a canvas of an impossible size: expand to its shape, then scale."""
     divisor = math.gcd(width, height) or 1
     shape = f"{width // divisor}:{height // divisor}"
     return f"expansion only adds around an image: use --to {shape}, and scale the result"

@@ -142,7 +142,7 @@ async def _show_jobs(journal: Journal, folder: str, choice: Choice, screen: Scre
 
 
 def identity_of(source: str) -> int:
-    """Return a number that stands for a source, however it is named: there may be a million."""
+    """Return a number that identifies a source, however it is named: there may be a million."""
     from comet_async._tools.report.entries import identity
 
     return hash(identity(source))
@@ -299,7 +299,7 @@ def _as_record(
 
 
 def _source_as_record(outcome: SourceOutcome, screen: Screen) -> dict[str, object]:
-    """Return a source without a job of its own as it stands in a JSON line."""
+    """Return a source without a job of its own as a JSON line shows it."""
     source = outcome.source
     return {
         "key": outcome.key,

@@ -54,7 +54,7 @@ class RunProgress:
                 TextColumn("{task.description}"),
                 console=self.screen.console,
                 transient=True,
-                auto_refresh=False,  # by the run itself: a thread may not be had
+                auto_refresh=False,  # by the run itself: there may be no thread left
                 # Standard output is a program's business; ours stays above the bar by itself.
                 redirect_stdout=False,
                 redirect_stderr=False,
@@ -229,7 +229,7 @@ def shown(source: str) -> str:
 
 
 def short(message: str, source: str) -> str:
-    """Return *message* without the source that stands before it on the line."""
+    """Return *message* without the source that precedes it on the line."""
     for name in (source, show(source), Path(source).name):  # messages shorten long names
         for prefix in (f"image: {name} ", f"{name} "):
             if name and message.startswith(prefix):

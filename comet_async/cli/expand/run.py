@@ -393,7 +393,7 @@ def _counting_retries(totals: RunTotals) -> Generator[None, None, None]:
 def as_record(
     outcome: Outcome, screen: Screen, *, paid: bool | None, equal: str | None
 ) -> dict[str, object]:
-    """Return *outcome* as it stands in a JSON line.
+    """Return *outcome* as a JSON line shows it.
 
     Args:
         outcome: What became of a source.
