@@ -33,7 +33,7 @@ from comet_async._jobs.calls import JobOptions
 from comet_async._jobs.intake import Intake
 from comet_async._jobs.runner import JobRunner, Loader
 from comet_async._jobs.services import Services
-from comet_async._jobs.sources import SourceMemory
+from comet_async._jobs.source_memory import SourceMemory
 from comet_async._jobs.tasks import SessionTasks, closed_error
 from comet_async._journal.memory import ForgettingJournal, MemoryJournal
 from comet_async._journal.records import Journal, Limits
@@ -72,8 +72,8 @@ CONCURRENCY = 16
 SETTLE = 60.0
 """Seconds after a request whose answer was lost during which its task may still appear."""
 
-# Images that are looked for at once: a thread for each would cost more than finding it. More
-# where nothing but the files themselves is looked at.
+# Sources that are found by one call in a thread: a call for each would cost more than finding it.
+# More where only the files' own metadata is read.
 _PAGE = 64
 _SCANNED = 256
 
@@ -207,14 +207,14 @@ class Run:
                     intake = self._items.intake(batch)
                     found = batch.outcomes(intake.to_do(), intake.finished())
                 else:
-                    found = batch.outcomes(self._each(batch))
+                    found = batch.outcomes(self._items_of(batch))
                 async with aclosing(found) as outcomes:
                     async for outcome in outcomes:
                         yield outcome
             finally:
                 self._stopped, self._batch = batch.stopped, None
 
-    def _each(self, batch: Batch) -> AsyncGenerator[Item, None]:
+    def _items_of(self, batch: Batch) -> AsyncGenerator[Item, None]:
         return batch.unfinished() if self._items is None else batch.recognised(self._items.pages())
 
     async def plan(self) -> AsyncGenerator[tuple[Item, Planned | CometError], None]:
@@ -232,7 +232,7 @@ class Run:
     ) -> AsyncGenerator[tuple[Batch, AsyncGenerator[Item, None]], None]:
         async with (
             self._factory.open(self._root, self._options, dry=dry) as batch,
-            aclosing(self._each(batch)) as items,
+            aclosing(self._items_of(batch)) as items,
         ):
             yield batch, items
 
@@ -294,7 +294,7 @@ class RunFactory:
         if isinstance(self.given, str | os.PathLike):
             check_writable_path("journal", self.given)
         elif self.given is not None:
-            check_offers("journal", self.given, _JOURNAL, "a path or a Journal")
+            check_offers("journal", self.given, _JOURNAL_METHODS, "a path or a Journal")
 
     def run(
         self, items: RequestItems | FolderItems | None, root: Root | None, options: RunOptions
@@ -347,10 +347,10 @@ class RunFactory:
         if prepare is None:
             prepare = self.defaults.get("prepare", False)
         options = attrs.evolve(options, run=options.run or self._run)
-        return self._known(self._batch(active, options, prepare, root, 1))
+        return self._registered(self._batch(active, options, prepare, root, 1))
 
     @contextmanager
-    def _known(self, batch: Batch) -> Generator[Batch, None, None]:
+    def _registered(self, batch: Batch) -> Generator[Batch, None, None]:
         self._batches.add(batch)
         try:
             yield batch
@@ -382,7 +382,7 @@ class RunFactory:
             if isinstance(root, str) and not dry:
                 await self._mark(root)
             try:
-                with self._known(batch):
+                with self._registered(batch):
                     yield batch
             finally:
                 await active.settle()
@@ -541,7 +541,7 @@ def _folder_journal(root: Path | None, *, dry: bool) -> Path | None:
     return None if path is None or (dry and not path.exists()) else path
 
 
-_JOURNAL = ("plan", "send", "move", "find")  # recognised by some of its methods, as a protocol is
+_JOURNAL_METHODS = ("plan", "send", "move", "find")  # by which a journal is recognised
 _FLAGS = ("prepare", "retry_failed", "verify_remote", "checksum", "follow_links")
 
 

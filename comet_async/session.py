@@ -348,7 +348,7 @@ class CometSession:
             outcome = await batch.one(item)
         if outcome.task is None and outcome.error is not None:
             raise outcome.error
-        return _require(outcome.task)
+        return _require_task(outcome.task)
 
     async def run(
         self,
@@ -386,7 +386,7 @@ class CometSession:
             outcome = await batch.one(item)
         if outcome.error is not None:
             raise outcome.error
-        return _require(outcome.task)
+        return _require_task(outcome.task)
 
     async def expand(  # noqa: PLR0913 - the fields of the request, all but two by keyword
         self,
@@ -884,7 +884,7 @@ def _check_image(image: object, *, watermarked: object) -> None:
     check_flag("watermarked", watermarked)
 
 
-def _require(task: Task | None) -> Task:
+def _require_task(task: Task | None) -> Task:
     if task is None:
         msg = "the journal holds no task for a job that is done"
         raise JournalError(msg)

@@ -264,7 +264,7 @@ class Transport:
             allow_redirects=False,
             raise_for_status=False,
             proxy=self.network.proxy_for(url),
-            timeout=_in_all(timeout, self.timeouts.connect),
+            timeout=_total_timeout(timeout, self.timeouts.connect),
         )
         try:
             async with request as response:
@@ -301,7 +301,7 @@ class Transport:
                 allow_redirects=False,
                 raise_for_status=False,
                 proxy=self.network.proxy_for(url),
-                timeout=_each(self.timeouts.response, self.timeouts.connect),
+                timeout=_step_timeouts(self.timeouts.response, self.timeouts.connect),
             )
         except BaseException:
             upload.end()
@@ -343,7 +343,7 @@ class Transport:
                 allow_redirects=False,
                 raise_for_status=False,
                 proxy=self.network.proxy_for(url),
-                timeout=_each(self.timeouts.request, self.timeouts.connect),
+                timeout=_step_timeouts(self.timeouts.request, self.timeouts.connect),
             )
         except Exception as exc:  # noqa: BLE001 - nothing of aiohttp's may get out, see above
             failure = describe(exc, url)
@@ -497,12 +497,12 @@ def _download_error(failure: TransportFailure, url: URL) -> CometError:
 
 # A program uses few different limits.
 @functools.lru_cache(maxsize=64)
-def _in_all(seconds: float, connect: float) -> aiohttp.ClientTimeout:
+def _total_timeout(seconds: float, connect: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=seconds, sock_connect=connect)
 
 
 @functools.lru_cache(maxsize=64)
-def _each(answer: float, connect: float) -> aiohttp.ClientTimeout:
+def _step_timeouts(answer: float, connect: float) -> aiohttp.ClientTimeout:
     # No total: when it fires, it hides whether the request had left.
     return aiohttp.ClientTimeout(
         total=None, connect=3 * connect, sock_connect=connect, sock_read=answer

@@ -9,36 +9,25 @@ https://klingai.com/document-api/api/image/common/outpainting.
 
 from __future__ import annotations
 
-import base64
-import errno
-import io
-import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from comet_async._images.formats import sniff
-from comet_async._images.rules import ImageRules
-from comet_async._validation import check_instance, check_path, check_text, wrong
-from comet_async.errors import InputError
-from comet_async.secret import redact
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 import asyncio
+import base64
 import binascii
 import contextlib
+import errno
 import functools
 import hashlib
+import io
+import os
 import re
 import socket
 import stat
 import tempfile
 import time
 import weakref
-from collections.abc import AsyncIterable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote
 
 import attrs
@@ -46,22 +35,28 @@ from yarl import URL
 
 from comet_async._addresses import is_literal, is_loopback, is_public
 from comet_async._fs import NO_FOLLOW
-from comet_async._images.formats import Inspector
+from comet_async._images.formats import Inspector, sniff
 from comet_async._images.prepare import Converted, convert, encode, needs_conversion
 from comet_async._images.reader import reader_of
-from comet_async._images.rules import show
+from comet_async._images.rules import ImageRules, show
 from comet_async._images.streams import (
     AsyncReadableFile,
     ByteSource,
     PillowImage,
     ReadableFile,
-    file_name as _file_name,
+    file_name,
     is_file,
     is_pillow,
     read_all,
 )
 from comet_async._images.walkers import MISSING_DATA, has_all_data
+from comet_async._validation import check_instance, check_path, check_text, wrong
+from comet_async.errors import InputError
+from comet_async.secret import redact
 from comet_async.stores import spool
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 # A named pipe without a writer would block for ever. Windows has neither flag nor such pipes.
 _NOT_BLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -319,7 +314,7 @@ class SourceImage:
             raise _unsupported(file, "file")
         if name is not None:
             check_text("name", name)
-        return cls(source=name or _file_name(file), file=file)
+        return cls(source=name or file_name(file), file=file)
 
     @classmethod
     def from_url(cls, url: str | URL) -> SourceImage:
@@ -511,7 +506,7 @@ def name_of_input(image: ImageInput) -> str:
         return os.fsdecode(image)
     if isinstance(image, bytes | bytearray | memoryview) or not is_file(image):
         return "<bytes>"
-    name = _file_name(image)
+    name = file_name(image)
     return "<bytes>" if name == "bytes" else name
 
 

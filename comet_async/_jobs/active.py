@@ -394,8 +394,7 @@ class ActiveJobs:
         for task in left:
             _cancel(task)
         await _finished(left, None)
-        if self._releases:
-            await asyncio.wait(self._releases)
+        await _finished(self._releases, None)
 
     async def aclose(self, timeout: float | None = None) -> None:
         """Settle, and stop polling."""
@@ -596,21 +595,21 @@ def _remove(tasks: dict[str, asyncio.Task[None]], task_id: str, task: asyncio.Ta
         task.exception()
 
 
-async def _finished(tasks: Iterable[asyncio.Task[Job]], timeout: float | None) -> None:
+async def _finished(tasks: Iterable[asyncio.Task[Any]], timeout: float | None) -> None:
     """Wait for *tasks* of any event loop."""
     waits = [_here(task) for task in tasks if not task.done()]
     if waits:
         await asyncio.wait(waits, timeout=timeout)
 
 
-def _here(task: asyncio.Task[Job]) -> asyncio.Future[Job] | asyncio.Future[None]:
+def _here(task: asyncio.Task[Any]) -> asyncio.Future[Any]:
     """Return a future of the running loop that is done when *task* is."""
     here, there = asyncio.get_running_loop(), task.get_loop()
     if there is here:
         return task
     future: asyncio.Future[None] = here.create_future()
 
-    def done(_task: asyncio.Task[Job]) -> None:
+    def done(_task: asyncio.Task[Any]) -> None:
         here.call_soon_threadsafe(_set, future)
 
     if there.is_running():

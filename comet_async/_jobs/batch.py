@@ -27,7 +27,7 @@ from comet_async._jobs.active import ActiveJobs, Job
 from comet_async._jobs.calls import Call, Calls, JobOptions
 from comet_async._jobs.outcome_log import OutcomeLog
 from comet_async._jobs.runner import JobRunner, Loader
-from comet_async._jobs.sources import SourceMemory
+from comet_async._jobs.source_memory import SourceMemory
 from comet_async._journal.keys import content_key, random_key
 from comet_async._journal.memory import ForgettingJournal, MemoryJournal
 from comet_async._journal.records import CALLBACK, Destination, JobRecord, NewJob, SavedJob

@@ -241,13 +241,13 @@ class GroupCommitWriter(Generic[C]):
         try:
             for request in batch:
                 _apply(db, request)
-            self._tell("before", batch)
+            self._call_hook("before", batch)
             db.finish()
         finally:
             db.rollback()  # if it was not committed
-        self._tell("after", batch)
+        self._call_hook("after", batch)
 
-    def _tell(self, moment: str, batch: list[_Request]) -> None:
+    def _call_hook(self, moment: str, batch: list[_Request]) -> None:
         if self._hook is not None:
             for request in batch:
                 if request.error is None:

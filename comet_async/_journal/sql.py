@@ -217,7 +217,7 @@ _PLACES = (
 _IN_ORDER = "ORDER BY d.rowid, f.number"
 _KNOWN_OUTCOMES = f"SELECT source, {', '.join(OUTCOME)} FROM outcome WHERE source IN"
 _SAVE_OUTCOME = f"REPLACE INTO outcome (source, {', '.join(OUTCOME)}, at) VALUES (?{', ?' * 9})"
-_FLYING = f"state IN ({', '.join(repr(state.value) for state in sorted(IN_FLIGHT))})"
+_IS_IN_FLIGHT = f"state IN ({', '.join(repr(state.value) for state in sorted(IN_FLIGHT))})"
 
 
 def plan(db: sqlite3.Connection, jobs: Sequence[NewJob], now: float) -> list[JobRecord]:
@@ -351,8 +351,8 @@ def send(
     limited = limits.jobs is not None or limits.images is not None
     row = _row(db, "SELECT jobs, images FROM run WHERE id = ?", run) if limited else None
     jobs, images = row or (0, 0)
-    flying = in_flight(db) if limits.in_flight is not None else 0
-    refusal = limits.refusal(before.n, jobs=jobs, images=images, in_flight=flying)
+    now = in_flight(db) if limits.in_flight is not None else 0
+    refusal = limits.refusal(before.n, jobs=jobs, images=images, in_flight=now)
     if refusal:
         _check_current(db, before)
         return refusal
@@ -416,7 +416,7 @@ def drop_events(db: sqlite3.Connection, *, kept: float) -> None:
 
 def in_flight(db: sqlite3.Connection) -> int:
     """Return how many images are in flight."""
-    (row,) = _rows(db, f"SELECT coalesce(sum(n), 0) FROM job WHERE {_FLYING}")
+    (row,) = _rows(db, f"SELECT coalesce(sum(n), 0) FROM job WHERE {_IS_IN_FLIGHT}")
     return cast("int", row[0])
 
 
