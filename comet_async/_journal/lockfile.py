@@ -66,7 +66,11 @@ class FileLock:
     def __attrs_post_init__(self) -> None:
         name = beside(self.path, ".lock")
         for file in (self.path, name):
-            if file.is_symlink():
+            try:
+                linked = file.is_symlink()
+            except OSError as error:  # its folder is somebody else's
+                raise _refused(file, error) from error
+            if linked:
                 raise JournalError(
                     f"the journal can't use {file}: it is a symbolic link",
                     hint="nothing was sent: give the file itself, so that each journal has one"

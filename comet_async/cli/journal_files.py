@@ -39,12 +39,22 @@ def path_of(folder: Path) -> Path:
     """Return where the journal of *folder* is.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or it can't be looked at.
     """
+    from comet_async.cli.console import describe_os_error
     from comet_async.runs import JOURNAL_NAME
 
     path = folder / JOURNAL_NAME
-    if path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise InputError(
+            f"the journal of {folder} can't be read: {describe_os_error(error)}",
+            field="folder",
+            value=str(folder),
+            hint="only the user whose runs made the folder can read its journal",
+        ) from error
+    if there:
         return path
     raise InputError(
         f"{folder} has no journal",

@@ -146,3 +146,16 @@ def test_a_file_where_a_folder_belongs(tmp_path: Path) -> None:
         make_folder(tmp_path / "out" / ".comet-async")
     with pytest.raises(JournalError, match="Not a directory"):
         make_file(tmp_path / "out" / "journal")
+
+
+def test_a_journal_in_a_folder_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is the journal's and names the way out, not the bare refusal of the system."""
+
+    def refused(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+
+    monkeypatch.setattr(type(tmp_path), "is_symlink", refused)
+    with pytest.raises(JournalError, match=r"journal: Permission denied.*choose a folder"):
+        FileLock(tmp_path / "journal")
