@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 SILENCE = 10.0
 """Seconds without a line after which a line about the whole run is written."""
 
+_TROUBLES = {
+    "NotSentError": "the server can't be reached",
+    "ConnectionLostError": "the server can't be reached",
+    "NotFoundError": "the server does not know the tasks",
+    "RateLimitError": "the server wants fewer requests",
+    "ServerError": "the server reports errors of its own",
+    "DecodeError": "the server's answers can't be read",
+}
+"""What polls that fail mean, by the error's name."""
+
+_PATIENCE = 4
+"""Failed polls of a task in a row after which the reason is shown: some fail in every long run."""
+
 _WIDE = max(map(len, STYLES))
 _BAR = 20
 _SPINNER = 3  # columns, with the blanks beside it
@@ -44,6 +57,7 @@ class RunProgress:
     _row: TaskID = attrs.field(default=TaskID(0), init=False)
     _spoke: float = attrs.field(init=False)
     _hints: set[str] = attrs.field(factory=set, init=False)
+    _troubles: set[str] = attrs.field(factory=set, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._spoke = self.totals.clock()
@@ -83,9 +97,26 @@ class RunProgress:
         elif earlier and not self.screen.verbose:
             return  # a number at the end is enough
         else:
+            self._troubles.clear()  # it is over: the next one is news again
             self._done(outcome, "earlier" if earlier else "done", equal)
         self._spoke = self.totals.clock()
         self.refresh()
+
+    def poll_failed(self, error: str, failures: int) -> None:
+        """Count a poll that failed, and say why once it is more than a passing trouble.
+
+        Args:
+            error: The name of the error's class.
+            failures: How many polls of the task have failed in a row.
+        """
+        self.totals.retries += 1
+        trouble = _TROUBLES.get(error, f"polls fail ({error})")
+        if failures < _PATIENCE or trouble in self._troubles:
+            return
+        self._troubles.add(trouble)
+        text = f"{trouble}; still trying, and what was sent is recorded"
+        self.screen.say(text, word="warning:", style="dim")
+        self._spoke = self.totals.clock()
 
     def _done(self, outcome: Outcome, word: str, equal: str | None) -> None:
         source, files = shown(outcome.source), [shown(str(path)) for path in outcome.files]

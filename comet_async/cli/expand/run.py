@@ -248,8 +248,8 @@ class _Following:
         self.invocation.on_signal = self._stop
         self.invocation.last_words = self._last_words
         with (
-            _counting_retries(self.totals),
             RunProgress(self.invocation.screen, self.totals, free=self.free) as progress,
+            _counting_retries(progress),
         ):
             watching = asyncio.create_task(self._watch(progress))
             try:
@@ -364,7 +364,7 @@ def _line(source: str) -> bytes:
 
 
 @contextmanager
-def _counting_retries(totals: RunTotals) -> Generator[None, None, None]:
+def _counting_retries(progress: RunProgress) -> Generator[None, None, None]:
     """Count what fails and is repeated, as the library logs it."""
 
     class Counter(logging.Handler):
@@ -372,9 +372,9 @@ def _counting_retries(totals: RunTotals) -> Generator[None, None, None]:
             facts = vars(record)
             match facts.get("comet_event"):
                 case "retried":  # a poll
-                    totals.retries += 1
+                    progress.poll_failed(facts["comet_error"], facts["comet_failures"])
                 case "notaccepted":
-                    totals.resend(facts["comet_key"])
+                    progress.totals.resend(facts["comet_key"])
                 case _:
                     pass
 

@@ -202,6 +202,23 @@ def test_what_is_sent_again_is_counted() -> None:
     assert "1 retrying" in facts
 
 
+def test_a_server_that_is_gone_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    """Once, when some polls have failed in a row; and again after it had come back."""
+    counts = totals(total=2)
+    with RunProgress(Screen(), counts) as progress:
+        for failures in (1, 2, 3):
+            progress.poll_failed("NotSentError", failures)
+        assert not capfd.readouterr().err
+        progress.poll_failed("NotSentError", 4)
+        progress.poll_failed("ConnectionLostError", 5)
+        text = "warning: the server can't be reached; still trying, and what was sent is recorded\n"
+        assert capfd.readouterr().err == text
+        progress.ended(done("a"))
+        progress.poll_failed("NotSentError", 4)
+        assert capfd.readouterr().err.endswith(text)
+    assert counts.retries == 6
+
+
 def test_what_has_ended_is_not_waited_for() -> None:
     """Between two looks at the journal, the figures still fit each other."""
     counts = totals(total=3)
