@@ -60,6 +60,12 @@ def content_key(
     return key if attempt == 1 else f"{key}.{attempt}"
 
 
+def next_attempt(key: str) -> str:
+    """Return the key under which a failed job is bought again, if it is."""
+    base, _, number = key.rpartition(".")
+    return f"{base}.{int(number) + 1}" if base and number.isdecimal() else f"{key}.2"
+
+
 def random_key() -> str:
     """Return a key for a purchase that no journal remembers."""
     return _shape(secrets.token_bytes(20))

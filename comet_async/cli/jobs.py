@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import attrs
 from cyclopts import Group, Parameter
 
-from comet_async._journal.states import MEANINGS, JobState, check_move
+from comet_async._journal.keys import next_attempt
+from comet_async._journal.states import MEANINGS, WITHOUT_RESULT, JobState, check_move
 from comet_async.cli import journal_files
 from comet_async.cli.console import DONE, Screen, counted
 from comet_async.cli.hints import in_options
@@ -121,13 +122,17 @@ async def jobs(  # noqa: PLR0913 - the arguments and options, as --help shows th
 async def _show_jobs(journal: Journal, folder: str, choice: Choice, screen: Screen) -> int:
     others = _Others(choice, screen)
     ended = await others.ends(journal) if screen.json else {}
-    rows = []
+    rows, again = [], Counter[JobState]()
     async for record in journal_files.all_jobs(journal, _states(choice, screen)):
         who = others.sources[record.key] = identity_of(record.source)
         if screen.json:
             places = await journal.destinations(record.key)
             screen.emit(_as_record(record, ended.get((record.key, who)), places, screen))
-        else:
+            continue
+        repeated = await _repeated(journal, record)
+        if repeated:
+            again[record.state] += 1
+        if choice.all or not repeated:
             rows.append(_row(record))
     if not choice.uncertain:
         await others.show(journal)
@@ -135,10 +140,17 @@ async def _show_jobs(journal: Journal, folder: str, choice: Choice, screen: Scre
         return DONE
     rows += others.rows
     _show_rows(rows, screen)
-    _show_counts(await journal.counts(), others.counts, screen, asked=choice.uncertain)
+    _show_counts(await journal.counts(), again, others.counts, choice, screen)
     for line in _choices(folder, [row[2] for row in rows], wanted=choice.uncertain):
         screen.say(line)
     return DONE
+
+
+async def _repeated(journal: Journal, record: JobRecord) -> bool:
+    """Return True if another job was made of *record* after it had failed."""
+    if record.state not in WITHOUT_RESULT:
+        return False
+    return await journal.get(next_attempt(record.key)) is not None
 
 
 def identity_of(source: str) -> int:
@@ -207,22 +219,34 @@ def _show_rows(rows: Sequence[tuple[str, ...]], screen: Screen) -> None:
 
 def _show_counts(
     counts: Mapping[JobState, int],
+    again: Mapping[JobState, int],
     others: Mapping[str, int],
+    choice: Choice,
     screen: Screen,
-    *,
-    asked: bool,
 ) -> None:
-    """Write how many jobs are in each state; *asked* says that uncertain ones were asked for."""
+    """Write how many jobs are in each state.
+
+    Args:
+        counts: How many jobs are in each state.
+        again: How many of them were followed by another job for the same image.
+        others: How many sources have no job of their own, by `_word`.
+        choice: What was asked for.
+        screen: Where to write.
+    """
+    where = "" if choice.all else " (see --all)"
     for state in JobState:
-        if counts.get(state):
+        repeated = again.get(state, 0)
+        if many := counts.get(state, 0) - repeated:
             meaning = _MEANINGS.get(state, MEANINGS[state])
             meaning = meaning[:1].lower() + meaning[1:].rstrip(".")
-            screen.say(f"{counted(counts[state], 'job')} {state}: {meaning}")
+            screen.say(f"{counted(many, 'job')} {state}: {meaning}")
+        if repeated:
+            screen.say(f"{counted(repeated, 'job')} {state} and tried again since{where}")
     for word, many in sorted(others.items()):
         screen.say(f"{counted(many, 'image')} {word}: {_WITHOUT_JOB[word]}")
     if not counts and not others:
         screen.say("the journal is empty")
-    elif asked and not counts.get(JobState.UNCERTAIN):
+    elif choice.uncertain and not counts.get(JobState.UNCERTAIN):
         screen.say("no job is uncertain: nothing to decide")
 
 

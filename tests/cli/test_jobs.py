@@ -97,6 +97,20 @@ async def test_shows_all(comet: Command, folder: Folder) -> None:
     assert "dog.png\tce1-dog\ttask-dog" in (await comet("jobs", folder.path, "--all")).out
 
 
+async def test_a_failure_that_was_made_good_is_history(comet: Command, folder: Folder) -> None:
+    """Its image has a later job, which says how it stands; --all shows both."""
+    for name in ("owl", "fox", "fox.2", "elk", "elk.2", "elk.3"):
+        await folder.add(name, JobState.FAILED if name != "elk.3" else JobState.DONE)
+    ended = await comet("jobs", folder.path)
+    rows = [line.split("\t")[:3] for line in ended.out.splitlines()[1:]]
+    assert [row[2] for row in rows if row[0] == "failed"] == ["ce1-owl", "ce1-fox.2"]
+    assert "2 jobs failed: the server tried and failed" in ended.err
+    assert "3 jobs failed and tried again since (see --all)" in ended.err
+    ended = await comet("jobs", folder.path, "--all")
+    assert ended.out.count("\nfailed\t") == 5
+    assert "3 jobs failed and tried again since\n" in ended.err
+
+
 async def test_finished_jobs_are_counted_and_not_read(
     comet: Command, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
