@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from comet_async import errors
 from comet_async.cli import main
 from comet_async.cli.app import launch
+from comet_async.cli.commands import app
 from comet_async.cli.console import status_of
 from comet_async.cli.help import COMMANDS, answer, page
 from comet_async.errors import CometError
@@ -202,6 +205,21 @@ def test_help(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     out, err = capfd.readouterr()
     assert out
     assert err == ""
+
+
+@pytest.mark.parametrize("name", ["expand", "enqueue", "completion"])
+def test_commands_on_a_page_of_help_can_be_copied(name: str) -> None:
+    """However narrow the terminal is: the second half of a broken command would be another one."""
+    written = StringIO()
+    app.help_print([name], console=Console(file=written, width=40))
+    text = {name: text for group in COMMANDS.values() for name, _, text in group}[name]
+    commands = [line for line in text.splitlines() if line.startswith("  [cyan]")]
+    assert commands
+    lines = written.getvalue().splitlines()
+    assert [re.sub(r"\[/?cyan\]", "", line) for line in commands] == [
+        line for line in lines if line.startswith("  ") and "comet-async " in line
+    ]
+    assert all(len(line) <= 40 for line in lines if not line.startswith(" "))
 
 
 @pytest.mark.parametrize("width", [30, 50, 80, 100, 300])
