@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import enum
+import inspect
 import re
 import tomllib
+import typing
 import zlib
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
+import aiohttp
+from docutils.nodes import Element, TextElement
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject, PyXRefRole
+from sphinx.environment import BuildEnvironment
+from sphinx.util.nodes import make_refnode
+from sphinx.util.typing import stringify_annotation
 
 import comet_async
+from comet_async import types
 
 HERE = Path(__file__).parent
 PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))["project"]
@@ -41,14 +53,17 @@ copybutton_prompt_text = "$ "  # what a command prints is not copied with it
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+ALIASES = {name for name in types.__all__ if not inspect.isclass(getattr(types, name))}
+
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
 autodoc_class_signature = "mixed"
+autodoc_type_aliases = {name: f"~comet_async.types.{name}" for name in ALIASES}
+autodoc_type_aliases["web.Application"] = "aiohttp.web.Application"  # imported late
+maximum_signature_line_length = 120  # a longer one has a line for each parameter
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # "Attributes:" sections describe fields; they are not listed twice
 
-default_role = "code"  # `words` in a docstring are code; a link is written as a role
+default_role = "py:name"  # see `Name`
 nitpicky = True
 nitpick_ignore = [("py:class", "comet_async.postgres.T")]  # a type variable
 
@@ -107,6 +122,93 @@ def make_accessible(app: Sphinx, failed: Exception | None) -> None:
         path.write_text(page, "utf-8")
 
 
+class Name(PyXRefRole):
+    """`words` in a docstring: code, and a link where they name something of ours."""
+
+
+def link_name(
+    app: Sphinx, _env: BuildEnvironment, node: Element, text: TextElement
+) -> Element | None:
+    """Return the link of a `Name` that its own module does not have, or else its text."""
+    if node["reftype"] != "name":
+        return None
+    objects = app.env.domains.python_domain.objects
+    for module in ("comet_async", "comet_async.types", "comet_async.events"):
+        if found := objects.get(f"{module}.{node['reftarget']}"):
+            builder, page = app.builder, node["refdoc"]
+            return make_refnode(builder, page, found.docname, found.node_id, text)
+    return text
+
+
+CONTEXT_MANAGER = asynccontextmanager(link_name).__code__  # the same for all that it makes
+
+
+def without_internals(
+    _app: Sphinx, what: str, _name: str, value: object, _options: object, text: str, result: str
+) -> tuple[str | None, str | None]:
+    """Return a signature as a caller needs it: none of what only the library creates."""
+    if what == "exception" or (
+        inspect.isclass(value)
+        and (issubclass(value, enum.Enum) or typing.is_typeddict(value) or is_protocol(value))
+    ):
+        return "", None
+    # Defaults that are objects have no useful text.
+    text = text and re.sub(r"=\s*(<[^>]*>|NOTHING)", "=...", text)
+    result = result and by_alias(result)
+    if result and getattr(value, "__code__", None) is CONTEXT_MANAGER:
+        generator = r"collections\.abc\.AsyncGenerator\[(.*), None\]"
+        result = re.sub(generator, r"contextlib.AbstractAsyncContextManager[\1]", result)
+    return text and by_alias(text), result
+
+
+def by_alias(text: str) -> str:
+    """Return a signature with the names of aliases inside of other types."""
+    return re.sub(r"TypeAliasForwardRef\('([^']*)'\)", r"\1", text)
+
+
+def without_private_bases(
+    _app: Sphinx, _name: str, _cls: type, _options: object, bases: list[type]
+) -> None:
+    """Show only the bases that a program can name."""
+    bases[:] = [base for base in bases if not base.__name__.startswith("_")]
+
+
+def is_protocol(cls: type) -> bool:
+    """Return True if *cls* is a protocol itself, and not a class that fulfils one."""
+    return bool(vars(cls).get("_is_protocol"))
+
+
+# What some modules import late, so that their annotations name what they do not have.
+NAMES = {name: getattr(comet_async, name) for name in comet_async.__all__} | {"aiohttp": aiohttp}
+MODE: Final = "fully-qualified-except-typing"
+MODULE = re.compile(r"(?<![.\w])(?=[a-z_]\w*\.\w)")  # where a name with its module begins
+
+
+def with_short_types(
+    _app: Sphinx, _what: str, _name: str, value: object, _options: object, lines: list[str]
+) -> None:
+    """Show the types of fields as signatures show theirs: without modules, by their aliases."""
+    hints = typing.get_type_hints(value, localns=NAMES) if inspect.isclass(value) else {}
+    for number, line in enumerate(lines):
+        if field := re.match(r":vartype (\w+): ", line):
+            kind = stringify_annotation(hints[field[1]], MODE)
+            for alias, text in expanded_aliases():
+                kind = kind.replace(text, f"comet_async.types.{alias}")
+            lines[number] = field[0] + MODULE.sub("~", kind)
+
+
+def expanded_aliases() -> list[tuple[str, str]]:
+    """Return the aliases with what Sphinx writes in their place, the longest first."""
+    values = {name: getattr(types, name) for name in ALIASES}
+    # An alias that contains itself (JSON) is written out once more where a field has it.
+    holder = type("Holder", (), {"__annotations__": values})
+    hints = typing.get_type_hints(holder, localns=vars(types))
+    texts = [
+        (name, stringify_annotation(each[name], MODE)) for each in (values, hints) for name in each
+    ]
+    return sorted(texts, key=lambda each: len(each[1]), reverse=True)
+
+
 def install_from(_app: Sphinx, _page: str, source: list[str]) -> None:
     """Give all install lines of a page the name in `PACKAGE`."""
     source[0] = source[0].replace("pip install '.[", f"pip install '{PACKAGE}[")
@@ -114,6 +216,14 @@ def install_from(_app: Sphinx, _page: str, source: list[str]) -> None:
 
 def setup(app: Sphinx) -> None:
     """Register them."""
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"
+    app.add_role_to_domain("py", "name", Name())
+    app.connect("missing-reference", link_name, priority=100)  # before other sites' names
+    app.connect("autodoc-process-signature", without_internals)
+    app.connect("autodoc-process-bases", without_private_bases)
+    app.connect("autodoc-process-docstring", with_short_types, priority=900)  # after napoleon
     app.connect("source-read", install_from)
     app.connect("build-finished", make_accessible)
 
