@@ -366,9 +366,9 @@ class CallbackReceiver:
 
         Args:
             token: The last part of the path.
-            headers: The request's headers, in any case.
+            headers: The request's headers; capitals do not matter.
             chunks: The raw body.
-            peer: The address that sent it: floods are stopped for each one.
+            peer: The address that sent it; each has a limit of its own, against floods.
 
         Returns:
             What `handle_body` returns; 404 for a wrong token, 408 when the body takes over 5 s.
@@ -394,9 +394,9 @@ class CallbackReceiver:
         first.
 
         Args:
-            headers: The request's headers, in any case.
+            headers: The request's headers; capitals do not matter.
             body: The raw body. Don't read more than 256 KiB of it.
-            peer: The address that sent it: floods are stopped for each one.
+            peer: The address that sent it; each has a limit of its own, against floods.
 
         Returns:
             200 when it was taken (also when it came before, or nothing waits for its task),
@@ -422,11 +422,11 @@ class CallbackReceiver:
     def unwrap(self, headers: Mapping[str, str], body: bytes) -> Notification:
         """Return what a callback says, after checking its signature.
 
-        For programs that store callbacks or pass them on, to `notify` of the receivers in other
-        processes. Nothing is notified here. Check the token by `verify_token` first.
+        For programs that store callbacks, or pass them on to receivers in other processes, which
+        take them by `notify`. Nothing is notified here. Check the token by `verify_token` first.
 
         Args:
-            headers: The request's headers, in any case.
+            headers: The request's headers; capitals do not matter.
             body: The raw body.
 
         Raises:
@@ -455,9 +455,12 @@ class CallbackReceiver:
                 _logger.exception("a listener for callbacks raised")
 
     def subscribe(self, listener: Callable[[Notification], object]) -> Callable[[], None]:
-        """Call *listener* with each notification from now on; return what ends that.
+        """Call *listener* with each notification from now on.
 
         It is called in the event loop of the server, or wherever `handle_body` is called.
+
+        Returns:
+            A function that ends this.
         """
         self._listeners.append(listener)
 
@@ -470,7 +473,7 @@ class CallbackReceiver:
     def last_notification(
         self, task_id: str | None, external_task_id: str | None = None
     ) -> Notification | None:
-        """Return and forget the last notification about a task.
+        """Return and forget the last notification about a task; None if there is none.
 
         A callback may overtake the answer with the task's id: the last 1,024 are kept.
         """

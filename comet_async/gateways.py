@@ -207,10 +207,9 @@ class Gateway:
     def parse(cls, text: str) -> Gateway:
         """Return the gateway that *text* names.
 
-        ``comet``, ``kling``, ``kling-beijing``, or an address. An address without a path
-        keeps the API below ``/kling/v1``; one that ends in ``/v1`` right there
-        (``https://host/v1``, ``https://host/klingai/v1``); any other path is what stands
-        before ``/v1``.
+        That is ``comet``, ``kling``, ``kling-beijing``, or an address. If its path ends in
+        ``/v1``, the API is below it (``https://host/v1``, ``https://host/klingai/v1``); without a
+        path it is below ``/kling/v1``, and with any other path below ``/v1`` of that.
 
         Raises:
             ConfigError: It is neither a known name nor a web address.

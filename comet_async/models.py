@@ -58,9 +58,13 @@ class TaskStatus(enum.StrEnum):
     """The states a task goes through; a new word of the server's stays plain text."""
 
     SUBMITTED = "submitted"
+    """Accepted and billed; the server has not begun."""
     PROCESSING = "processing"
+    """The server is working on it."""
     SUCCEED = "succeed"
+    """Ended with images."""
     FAILED = "failed"
+    """Ended without images."""
 
     @classmethod
     def parse(cls, word: str) -> TaskStatus | str:

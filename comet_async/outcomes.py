@@ -32,11 +32,17 @@ class OutcomeStatus(enum.StrEnum):
     """How one image's job ended, or where it stands."""
 
     DONE = "done"
+    """The images are there; their files, too, if any were wanted."""
     FAILED = "failed"
+    """The task failed, its result has expired, or you abandoned it."""
     REJECTED = "rejected"
+    """The API refused the request; nothing was billed."""
     INVALID = "invalid"
+    """Refused before anything was sent."""
     UNCERTAIN = "uncertain"
+    """It may have been billed, and no lookup can settle it; see the error's hint."""
     PENDING = "pending"
+    """Not ended; running again continues with it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -45,13 +51,11 @@ class Outcome:
 
     Attributes:
         source: The image as it was named.
-        status: ``done``; ``failed`` (the task failed), ``rejected`` (the API refused it),
-            ``invalid`` (refused before sending), ``uncertain`` (it may be paid; see the
-            error's hint), ``pending`` (not ended; running again continues with it).
+        status: How it ended, or where it stands.
         task: The newest snapshot of its task, or None when there is none.
         files: What was saved on this machine, in the order of the images.
         urls: What was saved in a store, as addresses such as ``s3://bucket/wide/dog.png``.
-        error: Why it is not done.
+        error: Why it is not done; None if it is, or if nothing went wrong so far.
         external_task_id: Our own id of its task; also its key in the journal.
         notes: What was done to the image before sending, one sentence each.
     """

@@ -218,7 +218,14 @@ class Run:
         return batch.unfinished() if self._items is None else batch.recognised(self._items.pages())
 
     async def plan(self) -> AsyncGenerator[tuple[Item, Planned | CometError], None]:
-        """Yield what a run would do with each image; nothing is written, sent or paid."""
+        """Yield what a run would do with each image; nothing is written, sent or paid.
+
+        Each is a pair: the image, and the job that it would become, or the error of its outcome.
+
+        Raises:
+            JournalError: The journal can't be opened or read.
+            SessionClosedError: The session was closed before.
+        """
         async with self._open(dry=True) as (batch, items):
             async for item in items:
                 try:

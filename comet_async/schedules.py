@@ -262,15 +262,15 @@ class LearnedSchedule:
     """Places polls where they are worth most, and learns how long tasks take.
 
     Args:
-        aim: Mean number of polls a task, once durations are known. Twice the polls, half the
-            delay: 6.4 notice a task after 6 % of its duration.
+        aim: Mean number of polls per task, once durations are known. Twice the polls, half the
+            delay: with 6.4, the end of a task is noticed after another 6 % of its duration.
         floor: Shortest interval, seconds.
         ceiling: Longest interval, seconds.
         rng: Source of the jitter. With a seeded one the schedule is deterministic.
 
     Attributes:
         ceiling: As given.
-        version: Counts up whenever waiting tasks should be rescheduled; see `reschedule`.
+        version: Counts up whenever waiting tasks should be rescheduled.
 
     Raises:
         InputError: *aim* is under 1, *floor* under 0.05, or *ceiling* under *floor*.

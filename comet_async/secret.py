@@ -38,7 +38,7 @@ _QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 
 @final
 class Secret:
-    """A key that does not show itself.
+    """A key that is not in its own ``repr`` or ``str``: only `reveal` returns it.
 
     Args:
         value: The key. Blanks and a byte-order mark around it are trimmed.

@@ -113,18 +113,21 @@ class CometSession:
         api_key: The key. By default from ``COMETAPI_KEY`` (for Kling itself from
             ``KLING_API_KEY``, or ``KLING_ACCESS_KEY`` with ``KLING_SECRET_KEY``), else from
             the config file.
-        gateway: A `Gateway`, ``"comet"``, ``"kling"``, or an address. By default CometAPI at
-            ``COMETAPI_API_ROOT``, else ``COMETAPI_BASE_URL`` without its ``/v1``, else its
-            own address.
-        journal: A path, or a `Journal`. With one, nothing that was paid is lost or paid
-            again, whatever crashes. None by default; `expand_folder` keeps its own. One process
-            at a time can open it.
+        gateway: A `Gateway`, or a name or an address that `Gateway.parse` reads, such as
+            ``"comet"`` or ``"kling"``. By default CometAPI at ``COMETAPI_API_ROOT``, else at
+            ``COMETAPI_BASE_URL`` without its ``/v1``; else the config file's gateway; else Kling
+            if only its keys are in the environment; else CometAPI at its own address.
+        journal: The path of a file, which one process at a time can open; the address of a
+            database that several can share (``postgresql://…``, with the extra ``postgres``);
+            or a `Journal`. With one, nothing that was paid is lost or paid again, whatever
+            crashes. None by default; `expand_folder` then keeps its own.
         account: A name for the account, by which the journal recognises its jobs after the key
             has been replaced. By default ``COMETAPI_ACCOUNT``, else the config file's, else
             it is derived from the key.
         concurrency: Maximum number of images in flight, from sending to the end of their task;
             `submit` waits for a slot, too. 16 by default.
-        request_timeout: Seconds for one exchange, or `Timeouts`. 20 for reads by default.
+        request_timeout: Seconds for one exchange, or `Timeouts`, which has the defaults. Seconds
+            never shorten the wait for the answer to a paid request.
         settle: Seconds after a request whose answer was lost during which its task may still
             appear. 60 by default.
         verify_remote: Look for each new job on the server before it is sent: for ids that
@@ -135,7 +138,8 @@ class CometSession:
             ``wait_random_exponential(max=30)``. What the server asks for counts as well.
             Exponential with jitter by default, from half a second for what costs nothing and
             from one second for paid requests, up to 30 s.
-        callbacks: A `CallbackReceiver` whose address goes into what is submitted.
+        callbacks: A `CallbackReceiver`. Its address goes into what is submitted, and its
+            notifications go to the session's own waiter.
         on_event: Called in the event loop with each event of `comet_async.events`: what happens
             to jobs, and the polls of the session's own waiter. The same events are logged.
         network: Proxy, certificates, or an ``aiohttp.ClientSession`` of your own.
@@ -578,7 +582,8 @@ class CometSession:
         """Continue with every unfinished job of the session's journal.
 
         Iterate over the result for their outcomes as they end. Jobs that were planned and not
-        sent are sent, so this can cost money. Results are saved where they were wanted.
+        sent are sent, so this can cost money. Results are saved where the earlier run was to save
+        them.
 
         Args:
             **options: See `RunOptions`.
@@ -592,7 +597,11 @@ class CometSession:
         return self._runs.run(None, None, options)
 
     async def balance(self) -> Balance | None:
-        """Return what is left in the account, or None when the gateway does not say."""
+        """Return what is left in the account, or None when the gateway does not say.
+
+        Raises:
+            SessionClosedError: The session was closed.
+        """
         self._tasks.check_open()
         return await balance(self._api)
 
@@ -642,6 +651,8 @@ class CometSession:
     ) -> TaskStream:
         """Iterate over a task's states, each once; see `TaskWaiter.transitions`.
 
+        *timeout* is in seconds; None, the default, means no limit.
+
         Raises:
             SessionClosedError: The session was closed.
         """
@@ -657,6 +668,8 @@ class CometSession:
         n: int = 1,
     ) -> TaskStream:
         """Iterate over tasks in the order in which they end; see `TaskWaiter.as_completed`.
+
+        *timeout* is in seconds for each task; None, the default, means no limit.
 
         Raises:
             SessionClosedError: The session was closed.
@@ -741,7 +754,7 @@ class CometSession:
 
         Args:
             image: One of a finished task's ``images``.
-            path: The file's name.
+            path: Where to save it; no extension is added.
             exists: What to do when another file has the name: ``fail`` or ``replace``.
             watermarked: Save the watermarked version.
 

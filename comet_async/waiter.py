@@ -65,13 +65,13 @@ class NotificationSource(Protocol):
         ...
 
     def subscribe(self, listener: Callable[[Notification], object]) -> Callable[[], None]:
-        """Call *listener* with each notification from now on; return what ends that."""
+        """Call *listener* with each notification from now on; return a function that ends this."""
         ...
 
     def last_notification(
         self, task_id: str | None, external_task_id: str | None = None
     ) -> Notification | None:
-        """Return and forget the last notification about a task that nothing waited for yet."""
+        """Return and forget the last notification about a task; None if there is none."""
         ...
 
 

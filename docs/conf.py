@@ -201,8 +201,8 @@ def expanded_aliases() -> list[tuple[str, str]]:
     """Return the aliases with what Sphinx writes in their place, the longest first."""
     values = {name: getattr(types, name) for name in ALIASES}
     # An alias that contains itself (JSON) is written out once more where a field has it.
-    holder = type("Holder", (), {"__annotations__": values})
-    hints = typing.get_type_hints(holder, localns=vars(types))
+    holder = type("Holder", (), {"__annotations__": values, "__module__": types.__name__})
+    hints = typing.get_type_hints(holder)
     texts = [
         (name, stringify_annotation(each[name], MODE)) for each in (values, hints) for name in each
     ]

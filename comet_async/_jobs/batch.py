@@ -144,7 +144,7 @@ class Item:
             that an earlier run left unfinished.
         images: The images of a parked job.
         identity: What its file may be recognised by.
-        planned: What `Batch.recognised` found out without reading its file.
+        planned: What is known of it without reading its file.
         outcome: Its outcome, if there is nothing left to do.
     """
 

@@ -334,7 +334,7 @@ class SourceOutcome:
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """Guards that are checked in the same transaction that starts a paid request.
+    """Limits that are checked in the same transaction that starts a paid request.
 
     Attributes:
         in_flight: Most images in flight at a time, over all runs. A job with more images
@@ -388,7 +388,7 @@ class Journal(Protocol):
 
     Whatever an awaited call wrote is durable when the call returns. A caller that is
     cancelled leaves its write running to the end. Every method raises `JournalError` when
-    the journal can't be read or written or is closed.
+    the journal can't be read or written or is closed. The time *now* is in seconds since 1970.
     """
 
     @property
@@ -408,7 +408,7 @@ class Journal(Protocol):
         ...
 
     async def get(self, key: str) -> JobRecord | None:
-        """Return the job of this key."""
+        """Return the job of this key; None if there is none."""
         ...
 
     async def find(
@@ -416,12 +416,13 @@ class Journal(Protocol):
     ) -> list[JobRecord]:
         """Return a page of jobs in the order in which they were planned.
 
-        *states* None means all; *after*, the last key of the page before, must be there.
+        By default jobs in all *states*. *after* is the last key of the page before; the journal
+        must have it.
         """
         ...
 
     async def by_task(self, task_id: str) -> JobRecord | None:
-        """Return the job that the server knows by *task_id*."""
+        """Return the job that the server knows by *task_id*; None if there is none."""
         ...
 
     async def move(
@@ -446,7 +447,7 @@ class Journal(Protocol):
 
         Raises:
             StaleRecordError: *record* is not how the job stands; nothing was written.
-            DownloadError: Another job's file has one of the names; as above.
+            DownloadError: Another job's file has one of the names; nothing was written.
             JournalError: There is no such move or destination.
         """
         ...
@@ -459,9 +460,9 @@ class Journal(Protocol):
         Args:
             record: The planned job as last seen.
             now: Seconds since 1970.
-            post_deadline: When it can't be on the wire any more.
-            limits: Guards, checked in the same transaction.
-            run: The run whose jobs and images are counted, until proven unpaid (T4, T5, T8).
+            post_deadline: Since when it can't be on the wire any more, in seconds since 1970.
+            limits: What must not be exceeded, checked in the same transaction.
+            run: The run that the job counts in, until it is proven unpaid (T4, T5, T8).
 
         Returns:
             The job as it is now, or the limit that is reached.
@@ -473,7 +474,7 @@ class Journal(Protocol):
         ...
 
     async def note(self, record: JobRecord, *, now: float, **changes: Unpack[Changes]) -> JobRecord:
-        """Write details of a job that stays in its state; like `move` otherwise."""
+        """Write details of a job that stays in its state; raises what `move` raises."""
         ...
 
     async def destinations(self, key: str) -> tuple[Destination, ...]:
@@ -491,11 +492,11 @@ class Journal(Protocol):
         ...
 
     async def owner_of(self, name: str) -> str | None:
-        """Return the key of the job that saved a file as *name*."""
+        """Return the key of the job that saved a file as *name*; None if none did."""
         ...
 
     async def saved(self, keys: Collection[str]) -> dict[str, SavedJob]:
-        """Return those of the jobs *keys* that are done, with their destinations."""
+        """Return those of the jobs *keys* that are done, with their destinations, by key."""
         ...
 
     async def known_sources(
