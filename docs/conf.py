@@ -147,7 +147,7 @@ def without_internals(
     _app: Sphinx, what: str, _name: str, value: object, _options: object, text: str, result: str
 ) -> tuple[str | None, str | None]:
     """Return a signature as a caller needs it: none of what only the library creates."""
-    if what == "exception" or (
+    if (what == "exception" and value is not comet_async.CometError) or (
         inspect.isclass(value)
         and (issubclass(value, enum.Enum) or typing.is_typeddict(value) or is_protocol(value))
     ):

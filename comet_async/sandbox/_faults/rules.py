@@ -120,10 +120,13 @@ class Fault:
     """One way in which calls go wrong.
 
     Attributes:
-        kind: A name of `WORDS`, an HTTP status ("502") or one of Kling's error codes ("1303"). On
-            create it comes before anything is charged; with ``_after_charge`` behind, after.
-        on: Which calls; a name of `ON`. Empty: ``create`` where only that makes sense, ``result``
-            or ``query`` likewise, else ``any``.
+        kind: What happens: a word such as ``"drop"``, an HTTP status (``"502"``) or one of Kling's
+            error codes (``"1303"``). On create it comes before anything is charged; with
+            ``_after_charge`` behind, after.
+        on: Which calls: ``"create"``, ``"query"``, ``"find"``, ``"list"``, ``"result"``,
+            ``"account"``, ``"accept"`` (the connection itself), or ``"any"`` of the first four.
+            Empty: ``"create"`` where only that makes sense, ``"result"`` or ``"query"`` likewise,
+            else ``"any"``.
         times: How often; None for always.
         nth: From which matching call on, counted from 1.
         each: Count *times* and *nth* for each task by itself.
