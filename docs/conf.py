@@ -96,6 +96,12 @@ def let_code_wrap(cell: re.Match[str]) -> str:
     return LONG_CODE.sub(lambda code: re.sub(r"(?<=[/._(,=-])(?=\w)", "<wbr>", code[0]), cell[0])
 
 
+def signature_without_list(signature: re.Match[str]) -> str:
+    """Return a signature whose parameters have lines of their own (see pages.css) and no list."""
+    text = re.sub(r"</?dl>", "", signature[0])
+    return text.replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
+
+
 def make_accessible(app: Sphinx, failed: Exception | None) -> None:
     """Complete what Sphinx and Furo leave out for screen readers and keyboards."""
     if failed is not None or app.builder.name != "html":
@@ -116,6 +122,8 @@ def make_accessible(app: Sphinx, failed: Exception | None) -> None:
             r'<aside class="toc-drawer\1" aria-label="On this page">',
             page,
         )
+        # Each parameter of a long signature is an item of a list that defines nothing.
+        page = re.sub(r'<dt class="sig .*?</dt>', signature_without_list, page, flags=re.DOTALL)
         # A corner of a table without a word is no heading.
         page = page.replace('<th class="head"><p></p></th>', "<td></td>")
         page = re.sub(r"<td>.*?</td>", let_code_wrap, page, flags=re.DOTALL)
