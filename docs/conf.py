@@ -8,14 +8,13 @@ import re
 import tomllib
 import typing
 import zlib
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 import aiohttp
-from docutils.nodes import Element, TextElement
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
-from sphinx.domains.python import PyObject, PyXRefRole
+from sphinx.domains.python import PyClasslike, PyXRefRole
 from sphinx.environment import BuildEnvironment
 from sphinx.util.nodes import make_refnode
 from sphinx.util.typing import stringify_annotation
@@ -135,8 +134,11 @@ class Name(PyXRefRole):
 
 
 def link_name(
-    app: Sphinx, _env: BuildEnvironment, node: Element, text: TextElement
-) -> Element | None:
+    app: Sphinx,
+    _env: BuildEnvironment,
+    node: pending_xref,
+    text: Any,  # noqa: ANN401 - a node of docutils, which has no types
+) -> Any:  # noqa: ANN401 - the same
     """Return the link of a `Name` that its own module does not have, or else its text."""
     if node["reftype"] != "name":
         return None
@@ -148,7 +150,8 @@ def link_name(
     return text
 
 
-CONTEXT_MANAGER = asynccontextmanager(link_name).__code__  # the same for all that it makes
+# The code of all functions that `asynccontextmanager` makes is the same.
+CONTEXT_MANAGER = comet_async.CometSession.stream.__code__
 
 
 def without_internals(
@@ -187,7 +190,8 @@ def is_protocol(cls: type) -> bool:
 
 
 # What some modules import late, so that their annotations name what they do not have.
-NAMES = {name: getattr(comet_async, name) for name in comet_async.__all__} | {"aiohttp": aiohttp}
+NAMES = {name: getattr(comet_async, name) for name in cast("list[str]", comet_async.__all__)}
+NAMES["aiohttp"] = aiohttp
 MODE: Final = "fully-qualified-except-typing"
 MODULE = re.compile(r"(?<![.\w])(?=[a-z_]\w*\.\w)")  # where a name with its module begins
 
@@ -196,7 +200,9 @@ def with_short_types(
     _app: Sphinx, _what: str, _name: str, value: object, _options: object, lines: list[str]
 ) -> None:
     """Show the types of fields as signatures show theirs: without modules, by their aliases."""
-    hints = typing.get_type_hints(value, localns=NAMES) if inspect.isclass(value) else {}
+    hints: dict[str, object] = {}
+    if inspect.isclass(value):
+        hints = typing.get_type_hints(value, localns=NAMES)
     for number, line in enumerate(lines):
         if field := re.match(r":vartype (\w+): ", line):
             kind = stringify_annotation(hints[field[1]], MODE)
@@ -211,9 +217,8 @@ def expanded_aliases() -> list[tuple[str, str]]:
     # An alias that contains itself (JSON) is written out once more where a field has it.
     holder = type("Holder", (), {"__annotations__": values, "__module__": types.__name__})
     hints = typing.get_type_hints(holder)
-    texts = [
-        (name, stringify_annotation(each[name], MODE)) for each in (values, hints) for name in each
-    ]
+    both = [*values.items(), *hints.items()]
+    texts = [(name, stringify_annotation(value, MODE)) for name, value in both]
     return sorted(texts, key=lambda each: len(each[1]), reverse=True)
 
 
@@ -224,7 +229,7 @@ def install_from(_app: Sphinx, _page: str, source: list[str]) -> None:
 
 def setup(app: Sphinx) -> None:
     """Register them."""
-    for field in PyObject.doc_field_types:
+    for field in PyClasslike.doc_field_types:
         if field.name == "variable":
             field.label = "Attributes"
     app.add_role_to_domain("py", "name", Name())
