@@ -7,12 +7,15 @@ the journal (I2), and the key appears nowhere (I3). `docs/explanation/failures.m
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 
 from comet_async import CometSession, Margins, Outcome
+from comet_async._journal.records import JobRecord
 from comet_async._journal.states import JobState
+from comet_async.errors import JournalError
 from comet_async.journal import SqliteJournal
 from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import Fault, Options, Sandbox
@@ -269,3 +272,33 @@ async def test_bad_results_are_fetched_again_and_never_saved(
     assert len(sandbox.ledger.charges) == 3
     assert all(path.read_bytes().startswith(b"\x89PNG") for o in outcomes for path in o.files)
     await check_invariants(sandbox, out)
+
+
+async def test_a_purchase_that_cannot_be_recorded_is_said_twice(
+    photos: Path,
+    tmp_path: Path,
+    clock: VirtualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """At once, and when the last try has failed: the task's id must be seen, but not five times."""
+    move = SqliteJournal.move
+
+    async def full(*args: Any, **options: Any) -> JobRecord:
+        if args[2] is JobState.SUBMITTED:
+            raise JournalError("disk is full", retryable=True)
+        return await move(*args, **options)
+
+    monkeypatch.setattr(SqliteJournal, "move", full)
+    async with (
+        Sandbox(clock=clock, seed=1, engine="stub", key=KEY) as sandbox,
+        CometSession(KEY, gateway=sandbox.url, clock=clock, journal=tmp_path / "jobs") as comet,
+    ):
+        with pytest.raises(JournalError) as caught:
+            await comet.expand(next(photos.glob("*.png")), MARGINS)
+        (charge,) = sandbox.ledger.charges
+    about = f"task {caught.value.task_id} of {charge.external_task_id} is billed and could not be"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        f"{about} recorded, trying again: disk is full",
+        f"{about} recorded: disk is full",
+    ]

@@ -484,13 +484,16 @@ class ActiveJobs:
                     await self.shared.send_hint(task.id, record.key)
                 raise
             except JournalError as error:
-                logger.error(  # noqa: TRY400 - the traceback says nothing; the id must be seen
-                    "task %s of %s is billed and could not be recorded: %s",
-                    task.id,
-                    record.key,
-                    error,
-                )
-                if attempt == _RECORD_TRIES - 1:
+                last = attempt == _RECORD_TRIES - 1
+                if last or attempt == 0:
+                    logger.error(  # noqa: TRY400 - the traceback says nothing; the id must be seen
+                        "task %s of %s is billed and could not be recorded%s: %s",
+                        task.id,
+                        record.key,
+                        "" if last else ", trying again",
+                        error,
+                    )
+                if last:
                     error.task_id, error.external_task_id = task.id, record.key
                     raise
             await self.services.clock.sleep(2.0**attempt)

@@ -172,11 +172,15 @@ def translated(path: Path, error: Exception) -> Exception:
     if not isinstance(error, sqlite3.Error):
         return error
     # The lowest byte is the primary code. https://sqlite.org/rescode.html
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _CORRUPT:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _CORRUPT:
         seen: JournalError = _corrupt(path, str(error))
     else:
-        temporary = isinstance(error, sqlite3.OperationalError)
-        seen = JournalError(f"the journal {path} can't be used: {error}", retryable=temporary)
+        seen = JournalError(
+            f"the journal {path} can't be used: {error}",
+            hint="free some space on its disk" if code == sqlite3.SQLITE_FULL else None,
+            retryable=isinstance(error, sqlite3.OperationalError),
+        )
     seen.__cause__ = error
     return seen
 

@@ -281,7 +281,7 @@ async def test_on_a_full_disk_small_writes_may_pass(journal: SqliteJournal, gate
         ]
     first, second, third = await asyncio.gather(*moves, return_exceptions=True)
     assert isinstance(second, JournalError)
-    assert "full" in str(second)
+    assert "full (free some space on its disk)" in str(second)
     assert [await journal.get(job.key) for job in jobs] == [first, jobs[1], third]
 
 
