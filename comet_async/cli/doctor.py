@@ -168,5 +168,21 @@ async def _agreed(screen: Screen) -> bool:
         screen.say(text, problem=True)
         return False
     screen.say("buy it? [y/N]", problem=True)
-    answer = await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-    return answer.strip().lower() in {"y", "yes"}
+    return (await _typed_line()).strip().lower() in {"y", "yes"}
+
+
+async def _typed_line() -> str:
+    """Return a line from the terminal.
+
+    No thread waits for it: after Ctrl-C, the program could not end before that thread does.
+    """
+    loop, typed = asyncio.get_running_loop(), asyncio.Event()
+    try:
+        loop.add_reader(sys.stdin, typed.set)
+    except (NotImplementedError, OSError, ValueError):  # on Windows, where Ctrl-C ends a read
+        return sys.stdin.readline()
+    try:
+        await typed.wait()
+    finally:
+        loop.remove_reader(sys.stdin)
+    return sys.stdin.readline()

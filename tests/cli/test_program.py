@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,3 +172,26 @@ def test_the_first_page_loads_nothing(word: str) -> None:
 def test_help_loads_nothing_heavy(word: str) -> None:
     """What a command needs is imported when it runs."""
     assert loaded(word, "--help") <= {"asyncio", "attrs", "cyclopts", "rich"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_a_question_can_be_interrupted() -> None:
+    """Ctrl-C ends the program while it waits for an answer; no other key is needed."""
+    terminal, its_end = os.openpty()
+    with subprocess.Popen(
+        [*PROGRAM, "doctor", "--paid", "--sandbox"],
+        stdin=its_end,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert any("[y/N]" in line for line in process.stderr)
+        time.sleep(0.5)  # by then it waits for the answer
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(30) == 130
+        finally:
+            process.kill()
+    os.close(terminal)
+    os.close(its_end)
