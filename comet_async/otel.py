@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import attrs
@@ -50,12 +51,25 @@ _REMEMBERED = 10_000
 
 @attrs.define(eq=False)
 class _Job:
-    """A job's span, and what is counted for it."""
+    """A job's span, and what is counted for it; an ended span takes nothing more."""
 
     span: Span
     context: Context
     n: int = 0
     in_flight: bool = False
+    ended: bool = False
+
+    def set_attribute(self, name: str, value: str | int) -> None:
+        if not self.ended:
+            self.span.set_attribute(name, value)
+
+    def set_error(self, message: str) -> None:
+        if not self.ended:
+            self.span.set_status(trace.Status(trace.StatusCode.ERROR, message))
+
+    def add_event(self, name: str, attributes: Mapping[str, str | float] | None = None) -> None:
+        if not self.ended:
+            self.span.add_event(name, attributes)
 
 
 class OpenTelemetry:
@@ -118,7 +132,7 @@ class OpenTelemetry:
     def _job_event(self, event: JobEvent) -> None:
         job = self._job(event)
         if event.task_id is not None:
-            job.span.set_attribute("comet_async.task_id", event.task_id)
+            job.set_attribute("comet_async.task_id", event.task_id)
             self._remember(event.task_id, job)
         match event:
             case Submitted():
@@ -127,31 +141,33 @@ class OpenTelemetry:
                 self._child(job, "comet_async.save", event.seconds)
                 self._end(job, "saved")
             case Failed():
-                job.span.set_attribute("error.type", event.error)
-                job.span.set_status(trace.Status(trace.StatusCode.ERROR, event.message))
+                job.set_attribute("error.type", event.error)
+                job.set_error(event.message)
                 self._end(job, "failed" if event.sent else "not sent")
             case AnswerLost():
                 self._lost.add(1, {"comet_async.kind": event.kind})
-                job.span.add_event("answer lost", {"error.type": event.error})
+                job.add_event("answer lost", {"error.type": event.error})
             case NotAccepted():
-                job.span.add_event("not accepted", {"error.type": event.error})
+                job.add_event("not accepted", {"error.type": event.error})
             case SlotAwaited():
-                job.span.add_event("waiting for a slot", {"seconds": event.seconds})
+                job.add_event("waiting for a slot", {"seconds": event.seconds})
             case Duplicate() | Recovered() | Resubmitted():
-                job.span.add_event(type(event).__name__.lower())
+                job.add_event(type(event).__name__.lower())
             case _:
                 pass
 
     def _submitted(self, job: _Job, event: Submitted) -> None:
         job.n, job.in_flight = event.n, True
-        job.span.set_attribute("comet_async.images", event.n)
+        job.set_attribute("comet_async.images", event.n)
         kind = {"comet_async.kind": event.kind}
         self._billed.add(event.n, kind)
         self._in_flight.add(event.n, kind)
         self._child(job, "comet_async.submit", event.seconds)
 
     def _job(self, event: JobEvent) -> _Job:
-        if (job := self._jobs.get(event.key)) is not None:
+        job = self._jobs.get(event.key)
+        # A job that ended without a task may be sent later: that is a new span.
+        if job is not None and not (job.ended and isinstance(event, Submitted)):
             return job
         seconds = event.seconds if isinstance(event, Submitted | SlotAwaited) else 0.0
         span = self._tracer.start_span(
@@ -175,9 +191,10 @@ class OpenTelemetry:
 
     def _end(self, job: _Job, outcome: str) -> None:
         self._landed(job)
-        if job.span.is_recording():
+        if not job.ended:  # a span that is not sampled counts, too
             job.span.set_attribute("comet_async.outcome", outcome)
             job.span.end()
+            job.ended = True
             self._ended.add(1, {"comet_async.outcome": outcome})
 
     def _landed(self, job: _Job) -> None:
@@ -192,13 +209,13 @@ class OpenTelemetry:
         match event:
             case Polled():
                 self._polls.add(1, {"comet_async.kind": event.kind})
-                if job is not None and job.span.is_recording():
+                if job is not None and not job.ended:
                     self._child(job, "comet_async.poll", event.seconds)
             case Retried():
                 self._retries.add(1, {"comet_async.kind": event.kind, "error.type": event.error})
             case Notified():
                 if job is not None:
-                    job.span.add_event("notified")
+                    job.add_event("notified")
             case Changed():
                 self._changed(job, event)
 
@@ -207,7 +224,7 @@ class OpenTelemetry:
             self._delay.record(event.delay)
         if job is None:
             return
-        job.span.add_event(str(event.task.status))
+        job.add_event(str(event.task.status))
         if event.task.done:
             self._landed(job)
             if event.task.succeeded:  # a failure is reported by the job itself

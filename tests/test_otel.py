@@ -10,6 +10,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
 from comet_async.events import (
     AnswerLost,
@@ -33,9 +34,9 @@ KNOWN = {**JOB, "task_id": "878"}
 class Telemetry:
     """A hook with exporters in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, sampler: Sampler = ALWAYS_ON) -> None:
         self.exporter = InMemorySpanExporter()
-        tracers = TracerProvider()
+        tracers = TracerProvider(sampler=sampler)
         tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.tracer = tracers.get_tracer("the application")
         self.reader = InMemoryMetricReader()
@@ -131,6 +132,40 @@ def test_a_failure_is_an_error_of_the_span(telemetry: Telemetry) -> None:
     names = [event.name for event in job.events]
     assert names == ["waiting for a slot", "answer lost", "recovered", "failed"]
     assert telemetry.metrics()["comet_async.answers.lost"] == 1
+
+
+def test_metrics_do_not_depend_on_the_sampling() -> None:
+    """A job that leaves no span is counted all the same."""
+    telemetry = Telemetry(ALWAYS_OFF)
+    telemetry.hook(Submitted(**KNOWN, n=1, seconds=0.5))
+    telemetry.hook(Failed(**KNOWN, error="TaskFailedError", message="no", sent=True))
+    assert telemetry.exporter.get_finished_spans() == ()
+    assert telemetry.metrics()["comet_async.jobs"] == 1
+
+
+def test_nothing_is_added_to_an_ended_span(
+    telemetry: Telemetry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """OpenTelemetry would log a warning for each job that is saved."""
+    telemetry.hook(Submitted(**KNOWN, n=1, seconds=0.5))
+    done = Changed(task_id="878", task=task(TaskStatus.SUCCEED), previous=None, delay=0.4)
+    telemetry.hook(done)
+    telemetry.hook(Notified(task_id="878"))
+    telemetry.hook(Saved(**KNOWN, files=(), seconds=1.0))
+    telemetry.hook(Failed(**KNOWN, error="SaveError", message="no", sent=True))
+    assert not caplog.records
+
+
+def test_a_job_that_is_sent_at_last_is_a_span_of_its_own(telemetry: Telemetry) -> None:
+    """As in a worker of a fleet, which tries again what was not accepted."""
+    telemetry.hook(Failed(**JOB, error="RateLimitError", message="no", sent=False))
+    telemetry.hook(Submitted(**KNOWN, n=1, seconds=0.5))
+    done = Changed(task_id="878", task=task(TaskStatus.SUCCEED), previous=None, delay=0.4)
+    telemetry.hook(done)
+    spans = [s for s in telemetry.exporter.get_finished_spans() if s.name == "comet_async.job"]
+    outcomes = [span.attributes["comet_async.outcome"] for span in spans if span.attributes]
+    assert outcomes == ["not sent", "succeeded"]
+    assert telemetry.metrics()["comet_async.jobs"] == 2
 
 
 def test_tasks_of_others_cost_no_memory(telemetry: Telemetry) -> None:
