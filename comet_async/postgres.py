@@ -185,7 +185,11 @@ class PostgresJournal:
             await writer.aclose()
             raise
         worker.start()
-        await asyncio.get_running_loop().run_in_executor(None, worker.wait_until_it_listens)
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, worker.wait_until_it_listens)
+        except BaseException:  # a cancelled caller
+            await journal.aclose()
+            raise
         return journal
 
     def __del__(self) -> None:
@@ -432,10 +436,12 @@ class PostgresJournal:
         except CometError:
             pass  # it can't be reached, or belongs to another process; a lease ends by itself
         finally:
-            await asyncio.shield(
-                asyncio.get_running_loop().run_in_executor(None, self._worker.stop)
-            )
-            await self._writer.aclose()
+            try:
+                await asyncio.shield(
+                    asyncio.get_running_loop().run_in_executor(None, self._worker.stop)
+                )
+            finally:
+                await self._writer.aclose()
 
     # Working together -------------------------------------------------------------------
 
@@ -520,7 +526,7 @@ class PostgresJournal:
     def _on_hint(self, text: str) -> None:
         try:
             sender, task_id, key = json.loads(text)
-        except ValueError:
+        except (ValueError, TypeError):
             return  # somebody else's words
         if sender != self.boot:
             for handler in list(self._hint_handlers):

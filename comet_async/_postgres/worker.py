@@ -8,6 +8,7 @@ time, so a message that is lost costs only time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -49,7 +50,7 @@ class Signal:
 
     def set(self) -> None:
         """Wake those who wait; from any thread."""
-        if not self._loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and its tasks with it
             self._loop.call_soon_threadsafe(self._event.set)
 
     async def wait(self, timeout: float) -> bool:
@@ -219,7 +220,10 @@ class Worker:
         if topic != "hint":
             self._wake(payload)
         elif (handler := self.on_hint()) is not None:
-            handler(text)
+            try:
+                handler(text)
+            except Exception:  # it must not cost the lease
+                logger.exception("a hint could not be passed on")
 
 
 def _channel(boot: str) -> str:

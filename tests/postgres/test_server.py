@@ -14,6 +14,7 @@ from psycopg import sql
 from comet_async._journal.records import JobRecord
 from comet_async._journal.states import JobState
 from comet_async._postgres import connection, text
+from comet_async._postgres.worker import Worker
 from comet_async.errors import (
     ForkedSessionError,
     IdempotencyConflictError,
@@ -123,6 +124,48 @@ async def test_a_journal_that_is_never_closed(database: str, schema: str) -> Non
     assert thread is not None
     await asyncio.to_thread(thread.join, 30)
     assert not thread.is_alive()
+
+
+async def test_who_is_cancelled_while_it_opens_one_leaves_nothing(
+    database: str, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a connection nor a lease, which the others would wait out."""
+    async with await PostgresJournal.open(database, schema=schema) as other:
+        loop = asyncio.get_running_loop()
+        wait = Worker.wait_until_it_listens
+
+        def cancelled(worker: Worker) -> None:
+            loop.call_soon_threadsafe(opening.cancel)
+            wait(worker)
+
+        monkeypatch.setattr(Worker, "wait_until_it_listens", cancelled)
+        opening = asyncio.create_task(PostgresJournal.open(database, schema=schema))
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert (await other.activity(1.0)).workers == ()
+
+
+async def test_who_is_cancelled_while_it_closes_one_leaves_nothing(
+    database: str, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connections are closed all the same."""
+    journal = await PostgresJournal.open(database, schema=schema)
+    loop = asyncio.get_running_loop()
+    stop = Worker.stop
+
+    def cancelled(worker: Worker) -> None:
+        loop.call_soon_threadsafe(closing.cancel)
+        stop(worker)
+
+    monkeypatch.setattr(Worker, "stop", cancelled)
+    closing = asyncio.create_task(journal.aclose())
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    db = journal._connection._db
+    assert db is not None
+    async with asyncio.timeout(30):
+        while not db.closed:  # noqa: ASYNC110 - in a thread
+            await asyncio.sleep(0.01)
 
 
 async def test_a_forked_process_is_refused(

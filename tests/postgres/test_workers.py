@@ -418,6 +418,35 @@ async def test_a_callback_reaches_the_worker_that_waits(open_journal: OpenJourna
         assert heard.empty()
 
 
+async def test_words_of_others_cost_no_lease(
+    open_journal: OpenJournal, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever may use the database may write to the channel; the thread goes on listening."""
+    journal, heard = await open_journal(), asyncio.Queue[str]()
+    loop = asyncio.get_running_loop()
+
+    def handler(task_id: str, _key: str) -> None:
+        if task_id == "bad":
+            raise LookupError(task_id)
+        loop.call_soon_threadsafe(heard.put_nowait, task_id)
+
+    end = journal.on_hint(handler)
+    thread = journal._worker._thread
+    with psycopg.connect(database, autocommit=True) as db:
+        for words in (
+            "hint 5",
+            "hint {}",
+            "hint [1]",
+            'hint ["x", "bad", ""]',
+            'hint ["x", "t1", ""]',
+        ):
+            db.execute("SELECT pg_notify(%s, %s)", [journal.schema, words])
+    assert await asyncio.wait_for(heard.get(), 30) == "t1"
+    assert "a bug in the lease's thread" not in caplog.text
+    assert thread is journal._worker._thread
+    end()
+
+
 @pytest.mark.failure("F75")
 async def test_a_wrong_clock_counts_for_nothing(open_journal: OpenJournal) -> None:
     """Moments are the database's: by a worker's own, lists would be read too far or not enough."""
