@@ -378,6 +378,16 @@ async def test_a_link_that_expired_before_it_was_used(
         assert len(sandbox.ledger.charges) == 1
 
 
+@pytest.mark.parametrize("letter", ["a", "犬"])
+async def test_the_longest_name_can_be_saved(
+    comet: CometSession, dog: Path, tmp_path: Path, letter: str
+) -> None:
+    """What is paid is saved under any name that the file system takes."""
+    name = letter * (251 // len(letter.encode())) + ".png"
+    await comet.expand(dog, WIDE, out=tmp_path / name)
+    assert (tmp_path / name).is_file()
+
+
 async def test_result_that_is_gone_is_reported(
     clock: VirtualClock, dog: Path, tmp_path: Path
 ) -> None:

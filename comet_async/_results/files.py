@@ -47,6 +47,14 @@ class Part:
     size: int
 
 
+def part_stem(name: str) -> str:
+    """Return what the temporary name of a result called *name* begins with.
+
+    File systems take 255 bytes, and what follows needs its share.
+    """
+    return os.fsencode(name)[:150].decode(errors="ignore")[:80]
+
+
 class ImageCheck:
     """Checks, while an image arrives, that it is complete and in a known format."""
 

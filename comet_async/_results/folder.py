@@ -19,7 +19,14 @@ from comet_async._fs import file_sha256, make_folders
 from comet_async._images.load import SourceImage
 from comet_async._images.rules import shorten
 from comet_async._journal.records import SavedFile
-from comet_async._results.files import FsyncBatcher, Part, give_name, in_thread, place
+from comet_async._results.files import (
+    FsyncBatcher,
+    Part,
+    give_name,
+    in_thread,
+    part_stem,
+    place,
+)
 from comet_async._results.outputs import possible_names, sha256_of
 from comet_async.errors import SaveError
 
@@ -93,7 +100,7 @@ class FolderOutput:
         def copy() -> bool:
             self._check_inside(saved.name)
             make_folders(target.parent)
-            name = f".{source.stem[:80]}-copy-{key[-8:]}{self.mark}.part"
+            name = f".{part_stem(source.stem)}-copy-{key[-8:]}{self.mark}.part"
             part = _copy_part(source, target.parent / name, file)
             if part is not None:
                 give_name(part, target, "fail")

@@ -22,7 +22,7 @@ from comet_async._journal.records import Destination, JobRecord, Journal, SavedF
 from comet_async._journal.states import JobState
 from comet_async._journal.transitions import taken
 from comet_async._results.download import Downloader
-from comet_async._results.files import Part, in_thread
+from comet_async._results.files import Part, in_thread, part_stem
 from comet_async._results.folder import FolderOutput
 from comet_async._results.outputs import Output, StoreOutput
 from comet_async.clock import Clock
@@ -298,7 +298,7 @@ class ResultSaver:
         """Fetch one image; return the record, which may have got new URLs, and the part."""
         folder = self.output(destination.dest).part_folder(destination.dest)
         stem = PurePosixPath(destination.dest).name
-        name = f"{stem[:80]}-{image.index}-{record.key[-8:]}"
+        name = f"{part_stem(stem)}-{image.index}-{record.key[-8:]}"
         if self.shared and record.boot not in {None, self.journal.boot}:
             left = folder / f".{name}-{record.boot}.part"  # by a worker that was lost
             await in_thread(functools.partial(left.unlink, missing_ok=True))
