@@ -109,6 +109,7 @@ class Sandbox:
         self._hanging: set[asyncio.BaseTransport] = set()
         self._server: asyncio.Server | None = None
         self._runner: web.AppRunner | None = None
+        self._started = False
 
         self._engine = engine
         self._allowed_hosts = tuple(allowed_hosts)
@@ -240,8 +241,11 @@ class Sandbox:
 
         Raises:
             MissingExtraError: Pillow is not installed, and the engine is not ``stub``.
+            ConfigError: It was started before.
             OSError: The address is taken or not ours.
         """
+        if self._started:
+            raise ConfigError("a sandbox can be started only once: make a new one")
         if self._engine != "stub" and importlib.util.find_spec("PIL") is None:
             raise MissingExtraError(
                 'the sandbox paints with Pillow, except with engine="stub"', extra="sandbox"
@@ -253,7 +257,7 @@ class Sandbox:
             shutdown_timeout=_SHUTDOWN_SECONDS,
         )
         await runner.setup()
-        self._runner = runner
+        self._runner, self._started = runner, True
         host, port = self._address
         try:
             self._server = await asyncio.get_running_loop().create_server(

@@ -304,6 +304,15 @@ def test_refuses_nonsense(wrong: dict[str, Any]) -> None:
         Sandbox(**wrong)
 
 
+async def test_is_started_once() -> None:
+    """What it painted with is gone: a task would be charged, and fail."""
+    sandbox = Sandbox(engine="stub")
+    async with sandbox:
+        pass
+    with pytest.raises(ConfigError, match="make a new one"):
+        await sandbox.__aenter__()
+
+
 async def test_serves_until_cancelled() -> None:
     """`serve` says when it listens, and stops with its task."""
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
