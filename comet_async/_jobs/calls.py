@@ -275,7 +275,7 @@ class Calls:
         sent = self._sent(call)
         hint = reason.hint
         if sent:
-            hint = f"it is accepted and billed; {RUNNING}"
+            hint = RUNNING
         elif sent is None:
             hint = f"it may be accepted and billed: look {call.key} up, do not submit it again"
         error = type(reason)(

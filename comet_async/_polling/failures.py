@@ -25,6 +25,8 @@ logger = logging.getLogger("comet_async.waiter")
 
 RESUME = "the task is billed: wait for its id again, do not submit it again"
 
+_COUNTED_WHOLE = 10.0  # seconds from which fractions say nothing
+
 UNFAMILIAR = 30.0
 """Seconds that an unknown status is tolerated if nothing shows that the task was ever in another.
 
@@ -172,7 +174,9 @@ def _is_parked(entry: WatchedTask) -> bool:
 
 def deadline_error(entry: WatchedTask, watch: Watch) -> WaitTimeoutError:
     """Return what a wait for *entry* ends with when its deadline passes."""
-    return _unfinished(entry, f"after {watch.timeout:g} s of waiting")
+    timeout = watch.timeout or 0.0
+    waited = round(timeout, 2 if timeout < _COUNTED_WHOLE else 0)
+    return _unfinished(entry, f"after {waited:g} s of waiting")
 
 
 def closed_error(entry: WatchedTask) -> WaitTimeoutError:
@@ -186,7 +190,9 @@ def _unfinished(entry: WatchedTask, why: str) -> WaitTimeoutError:
     if entry.result_check is not None:
         state = "successful, but shows no complete result"
     elif task is None and entry.failures is not None:
-        why += f"; the last poll failed: {entry.failures.error}"
+        failure = entry.failures.error
+        reason = failure.message if isinstance(failure, CometError) else failure
+        why += f"; the last poll failed: {reason}"
         hint = f"check its id, as no answer ever showed this task; if it exists, {RESUME}"
     return WaitTimeoutError(
         f"task {entry.id} is {state} {why}",

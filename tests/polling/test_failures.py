@@ -325,3 +325,22 @@ async def test_an_id_that_nobody_knows_is_not_called_paid(server: TaskServer) ->
     with pytest.raises(WaitTimeoutError, match="the last poll failed: no task t7") as caught:
         await waiter.wait("t7")
     assert "check its id" in str(caught.value.hint)
+
+
+async def test_the_reason_of_a_wait_that_ended_is_one_sentence(server: TaskServer) -> None:
+    """The advice of the last failed poll would stand beside that of the wait."""
+    server.fault = lambda _id, _number: NotFoundError("no such task", hint="wait a little")
+    with pytest.raises(WaitTimeoutError, match="the last poll failed: no such task") as caught:
+        await TaskWaiter(server, timeout=30).wait("t7")
+    assert "wait a little" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "shown"), [(0.4924791, "0.49 s"), (5, "5 s"), (599.98713, "600 s")]
+)
+async def test_the_time_of_a_wait_is_shown_as_people_say_it(
+    server: TaskServer, timeout: float, shown: str
+) -> None:
+    """A session passes on what the request left of its time: a number with many digits."""
+    with pytest.raises(WaitTimeoutError, match=f"after {shown} of waiting"):
+        await TaskWaiter(server, timeout=timeout).wait(server.submit(1e6))

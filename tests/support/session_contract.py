@@ -593,6 +593,7 @@ class SessionSuite:
             True,
             sandbox.ledger.charges[0].task_id,
         )
+        assert str(caught.value).count("billed") == 1
         await asyncio.sleep(300)
         assert len(sandbox.ledger.posts) == posts
 

@@ -246,11 +246,11 @@ def unfinished(outcome: Outcome, *, free: bool = False) -> Unfinished:
     if _is_taken(outcome.error):  # each source has a name of its own
         reason = re.sub(r"^.+(?= exists already, )", "its file", reason)
     if isinstance(outcome.error, WaitTimeoutError) and outcome.error.sent:
-        reason, hint = f"its time was over: {accepted}", None
+        reason, hint = f"its time was over, but {accepted}", None
     if status == "not sent" or reason.startswith("not sent, because this run has stopped"):
         return Unfinished(status="not sent", reason="", hint=None)  # the end says why
     if isinstance(outcome.error, RunStoppedError):
-        reason, hint = reason + (f": {accepted}" if outcome.task is not None else ""), None
+        reason, hint = reason + (f", but {accepted}" if outcome.task is not None else ""), None
     return Unfinished(status=status, reason=reason, hint=hint)
 
 
