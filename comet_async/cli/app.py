@@ -66,7 +66,14 @@ def _arrange(words: Sequence[str]) -> list[str]:
         front.append(rest.pop(0))
     if rest[:1] == ["help"]:
         rest = [*rest[1:2], "--help"]
+    if "--" in rest:  # what follows is no option, whatever it is called: a file
+        end = rest.index("--") + 1
+        rest[end:] = [f"./{word}" if _is_dashed(word) else word for word in rest[end:]]
     return [*rest[:1], *front, *rest[1:]]
+
+
+def _is_dashed(word: str) -> bool:
+    return word.startswith("-") and word != "-"
 
 
 def _parse(words: Sequence[str]) -> tuple[Command, General | None] | int:
@@ -111,7 +118,14 @@ def _layers() -> tuple[Layer, ...]:
 
 def _reason(error: Exception) -> str:
     """Return what a usage error says, without the list of commands that it cuts off."""
+    from cyclopts import MissingArgumentError
+
     text = " ".join(str(error).split())
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        if error.keyword:
+            return f"{error.keyword} needs a value"
+        similar = text.partition(" requires an argument.")[2]
+        return f"{error.argument.name} is missing{'.' if similar else ''}{similar}"
     return text.partition(" Available commands: ")[0] if text.endswith("...") else text
 
 

@@ -56,7 +56,7 @@ WRONG = {
     "gateway unencrypted": ((*TO, "--gateway", "http://example.org"), "unencrypted"),
     "two gateways": ((*TO, "--sandbox", "--gateway", "kling"), "can't be used together"),
     "unknown option": ((*TO, "--bogus"), "--bogus"),
-    "a name like an option": ((*TO, "--", "-x.png"), "unknown option: -x.png"),
+    "a name like an option": ((*TO, "-x.png"), "Unknown option: -x.png"),
 }
 
 
@@ -98,6 +98,40 @@ async def test_incomplete_commands(comet: Command, words: tuple[str, ...]) -> No
     assert ended.status == 2
     assert ended.err.startswith("comet-async: ")
     assert "--help' for usage." in ended.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("wait",), "TASK_ID is missing"),
+        (("expand", "photos", *TO), "--out is missing"),
+        (("expand", "photos", *TO, "-o"), "-o needs a value"),
+        (("expand", "photos", *TO, "--otu", "x"), "missing. Did you mean --out instead of --otu?"),
+    ],
+)
+async def test_what_is_missing_is_told_from_what_has_no_value(
+    comet: Command, words: tuple[str, ...], said: str
+) -> None:
+    """An option that was not given does not "require an argument"."""
+    assert f"{said}\n" in (await comet(*words)).err
+
+
+async def test_a_name_like_an_option_among_the_sources(comet: Command, photos: Path) -> None:
+    """It is a slip, and the way to name such a file is shown."""
+    ended = await comet("expand", photos, "-x.png", "--out", photos.parent / "wide", *TO)
+    assert ended.status == 2
+    assert "unknown option: -x.png\n  a file of that name is ./-x.png" in ended.err
+
+
+async def test_after_two_dashes_every_word_is_a_file(
+    comet: Command, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with any program: `-- *` is how scripts guard against odd names."""
+    monkeypatch.chdir(photos)
+    next(photos.glob("*.png")).rename("--sandbox.png")
+    ended = await comet("expand", *TO, "--out", "../wide", "--dry-run", "--", "--sandbox.png")
+    assert ended.status == 0
+    assert "\t./--sandbox.png\t../wide/--sandbox.png\t" in ended.out
 
 
 async def test_no_key(comet: Command, photos: Path) -> None:
