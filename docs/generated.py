@@ -25,6 +25,7 @@ from comet_async import errors, events
 from comet_async._journal.states import FINAL, IN_FLIGHT, MEANINGS, MOVES, OPEN, JobState, Move
 from comet_async.cli import help as texts
 from comet_async.cli.commands import app
+from comet_async.cli.expand.dry_run import PLANS
 from comet_async.schedules import LearnedSchedule
 
 HERE = Path(__file__).parent
@@ -196,24 +197,33 @@ def event_table() -> Iterator[str]:
 
 
 def schema_table() -> Iterator[str]:
-    """Yield the fields of a line of ``expand --json``."""
+    """Yield the table of the fields of a line of ``expand --json``."""
     schema = json.loads((STATIC / "expand-output.schema.json").read_text("utf-8"))
+    yield "| field | type | meaning |"
+    yield "|---|---|---|"
     yield from fields(schema["properties"], schema["required"])
 
 
 def fields(properties: dict[str, Any], required: list[str], prefix: str = "") -> Iterator[str]:
-    """Yield each field of an object as an entry of a list, with those of the objects in it."""
+    """Yield the row of each field of an object, followed by those of the objects in it."""
     for name, rule in properties.items():
         kinds = rule.get("type", "string")
         kinds = [kinds] if isinstance(kinds, str) else kinds
         words = "array of strings" if kinds == ["array"] else " or ".join(kinds)
+        text = prose(rule["description"])
         if "enum" in rule:
-            words = ", ".join(f"`{word}`" for word in rule["enum"])
-        yield f"`{prefix}{name}`"
-        text = rule.get("description", "").rstrip(".")
+            text = f"{text} One of {', '.join(f'`{word}`' for word in rule['enum'])}."
         always = "" if prefix or name in required else " Not always there."
-        yield f": {text + '; ' if text else ''}{words}.{always}\n"
+        yield f"| `{prefix}{name}` | {words} | {text}{always} |"
         yield from fields(rule.get("properties", {}), rule.get("required", []), f"{prefix}{name}.")
+
+
+def plan_table() -> Iterator[str]:
+    """Yield the table of what a run would do with an image."""
+    yield "| `plan` | meaning |"
+    yield "|---|---|"
+    for word, meaning in PLANS.items():
+        yield f"| `{word}` | {prose(meaning.format(first='another source'))} |"
 
 
 # --------------------------------------------------------------------------- states
@@ -551,7 +561,7 @@ PARTS: dict[str, dict[str, Callable[[], Iterator[str]]]] = {
     "reference/commands.md": {"commands": commands, "general": general},
     "reference/errors.md": {"errors": error_tree},
     "reference/events.md": {"events": event_table},
-    "reference/json.md": {"schema": schema_table},
+    "reference/json.md": {"schema": schema_table, "plans": plan_table},
     "guides/journal.md": {"states": state_table, "moves": move_table},
     "explanation/architecture.md": {"layers": layer_table},
 }

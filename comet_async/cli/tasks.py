@@ -70,7 +70,11 @@ async def wait(  # noqa: PLR0913 - the options, as --help shows them
     *,
     timeout: Annotated[
         float | None,
-        Parameter(metavar="SECONDS", help="Stop waiting after this time; no limit.", group=SERVICE),
+        Parameter(
+            metavar="SECONDS",
+            help="Stop waiting after this time; no limit by default.",
+            group=SERVICE,
+        ),
     ] = None,
     out: Annotated[
         Path | None,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _LISTED = 100  # rows; a longer table is of no help
 
-_MEANINGS = {
+PLANS = {
     "new": "will be sent and billed",
     "same": "same image as {first}: billed once",
     "resume": "billed earlier: continues, free",
@@ -40,6 +40,8 @@ _MEANINGS = {
     "failed": "failed in an earlier run; skipped (--retry-failed buys it again)",
     "invalid": "refused before sending",
 }
+"""What a run would do with an image, in a word and in words."""
+
 _FREE = {"new": "will be painted", "done": "painted and saved earlier"}
 _STATES = {
     JobState.PLANNED: "new",
@@ -135,7 +137,7 @@ class _Forecast:
             message = short(message_of(step.error), step.source)
             hint = with_option(step.error)
             return f"{message}; {hint}" if hint else message
-        meaning = (_FREE if self.free else {}).get(step.word, _MEANINGS[step.word])
+        meaning = (_FREE if self.free else {}).get(step.word, PLANS[step.word])
         return meaning.format(first=shown(step.first or ""))
 
 
@@ -238,7 +240,7 @@ def _summary(forecast: _Forecast, plan: ExpandPlan, screen: Screen) -> None:
         screen.table(titles, forecast.rows, long=titles[1:])
         if forecast.counts.total() > len(forecast.rows):
             screen.say(f"… and {forecast.counts.total() - len(forecast.rows):,} more")
-    counts = [f"{forecast.counts[word]:,} {word}" for word in _MEANINGS if forecast.counts[word]]
+    counts = [f"{forecast.counts[word]:,} {word}" for word in PLANS if forecast.counts[word]]
     screen.say(f"plan: {', '.join(counts)}; nothing was sent and nothing was written")
     if forecast.left_out:
         screen.say(f"left out of folders: {forecast.left_out}")
