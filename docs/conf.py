@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 import aiohttp
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
-from sphinx.domains.python import PyClasslike, PyXRefRole
+from sphinx.domains.python import ObjectEntry, PyClasslike, PyXRefRole
 from sphinx.environment import BuildEnvironment
 from sphinx.util.nodes import make_refnode
 from sphinx.util.typing import stringify_annotation
@@ -129,6 +129,40 @@ def make_accessible(app: Sphinx, failed: Exception | None) -> None:
         path.write_text(page, "utf-8")
 
 
+MODULES = [
+    "comet_async",
+    *(f"comet_async.{name}" for name in ("types", "events", "fleet", "postgres", "sandbox")),
+]
+"""Where the names that pages use without a module are looked for."""
+
+
+def find_name(app: Sphinx, text: str) -> ObjectEntry | None:
+    """Return what *text* names: a class, a method of the session ``comet``, or any full name."""
+    objects = app.env.domains.python_domain.objects
+    name = re.sub(r"^comet\.(\w+)(\(.*\))?$", r"CometSession.\1", text)
+    places = [f"{module}.{name}" for module in MODULES if name[:1].isupper()]
+    places += [name] if name.startswith("comet_async.") else []
+    return next((objects[place] for place in places if place in objects), None)
+
+
+def link_first_use(app: Sphinx, doctree: Any, page: str) -> None:  # noqa: ANN401 - docutils has no types
+    """Make the first use of each name in a page a link to its description."""
+    linked = set[str]()
+    for code in list(doctree.findall(lambda node: node.tagname == "literal")):
+        found = find_name(app, code.astext())
+        above, inside = code.parent, set()
+        while above is not None:
+            inside.add(above.tagname)
+            above = above.parent
+        if found is None or inside & {"reference", "title", "desc_signature"}:
+            continue
+        where = f"{found.docname}#{found.node_id}"
+        if where not in linked and found.docname != page:
+            linked.add(where)
+            args = app.builder, page, found.docname, found.node_id
+            code.replace_self(make_refnode(*args, code.deepcopy()))
+
+
 class Name(PyXRefRole):
     """`words` in a docstring: code, and a link where they name something of ours."""
 
@@ -142,11 +176,8 @@ def link_name(
     """Return the link of a `Name` that its own module does not have, or else its text."""
     if node["reftype"] != "name":
         return None
-    objects = app.env.domains.python_domain.objects
-    for module in ("comet_async", "comet_async.types", "comet_async.events"):
-        if found := objects.get(f"{module}.{node['reftarget']}"):
-            builder, page = app.builder, node["refdoc"]
-            return make_refnode(builder, page, found.docname, found.node_id, text)
+    if found := find_name(app, node["reftarget"]):
+        return make_refnode(app.builder, node["refdoc"], found.docname, found.node_id, text)
     return text
 
 
@@ -237,6 +268,7 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-signature", without_internals)
     app.connect("autodoc-process-bases", without_private_bases)
     app.connect("autodoc-process-docstring", with_short_types, priority=900)  # after napoleon
+    app.connect("doctree-resolved", link_first_use)
     app.connect("source-read", install_from)
     app.connect("build-finished", make_accessible)
 
