@@ -117,7 +117,7 @@ def signed_headers(
         secret: What to sign with.
         body: The body, as it travels.
         message_id: A unique id of the delivery.
-        now: The wall clock.
+        now: The wall clock, in seconds since 1970.
     """
     timestamp = int(now)
     return {
@@ -222,7 +222,7 @@ class CallbackReceiver:
     Args:
         host: Where its own server listens. ``127.0.0.1`` by default.
         port: On which port; 0, the default, for any free one.
-        token: The secret part of the URL: at least 22 letters, digits, ``-`` or ``_``, such as
+        token: The secret part of the URL: 22 to 200 letters, digits, ``-`` or ``_``, such as
             ``secrets.token_urlsafe(32)`` returns. Keep it out of logs.
         secret: The webhook secret of the Kling console (``whsec_…``), or several while one is
             rotated. When given, unsigned callbacks are refused. CometAPI does not issue one.

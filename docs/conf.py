@@ -57,6 +57,7 @@ ALIASES = {name for name in types.__all__ if not inspect.isclass(getattr(types, 
 autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
 autodoc_type_aliases = {name: f"~comet_async.types.{name}" for name in ALIASES}
+autodoc_type_aliases["EngineChoice"] = "~comet_async.sandbox.EngineChoice"
 autodoc_type_aliases["web.Application"] = "aiohttp.web.Application"  # imported late
 maximum_signature_line_length = 120  # a longer one has a line for each parameter
 napoleon_numpy_docstring = False
