@@ -11,7 +11,7 @@ from __future__ import annotations
 from comet_async._journal.states import IN_FLIGHT
 
 # The states whose images count as in flight, as SQL text: constants of ours, not data.
-FLYING = ", ".join(f"'{state}'" for state in sorted(IN_FLIGHT))
+IN_FLIGHT_STATES = ", ".join(f"'{state}'" for state in sorted(IN_FLIGHT))
 
 # One tuple of statements for each step from one version to the next. A step that was released is
 # never changed; a new one is appended. A step must leave the previous release able to work: workers
@@ -61,7 +61,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX job_done ON job (id) WHERE state = 'done'",
         "CREATE INDEX job_by_task ON job (task_id) WHERE task_id IS NOT NULL",
         # The sum that decides whether a request may be sent: a few hundred entries.
-        f"CREATE INDEX job_flying ON job (account, n) WHERE state IN ({FLYING})",
+        f"CREATE INDEX job_flying ON job (account, n) WHERE state IN ({IN_FLIGHT_STATES})",
         # What a worker that was lost leaves behind, and nothing else.
         "CREATE INDEX job_owned ON job (owner) WHERE owner IS NOT NULL",
         """
@@ -197,7 +197,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             IF OLD.state IS DISTINCT FROM NEW.state THEN
                 INSERT INTO event (job, at, old, new, why)
                 VALUES (NEW.id, NEW.updated_at, OLD.state, NEW.state, NEW.why);
-                IF OLD.state IN ({FLYING}) AND NEW.state NOT IN ({FLYING}) THEN
+                IF OLD.state IN ({IN_FLIGHT_STATES}) AND NEW.state NOT IN ({IN_FLIGHT_STATES}) THEN
                     PERFORM call_waiters('slot ' || NEW.account, NEW.n);
                 END IF;
             END IF;

@@ -60,7 +60,7 @@ from comet_async._journal.transitions import (
     unknown_key,
 )
 from comet_async._postgres.connection import PostgresConnection, Row
-from comet_async._postgres.schema import FLYING
+from comet_async._postgres.schema import IN_FLIGHT_STATES
 from comet_async._postgres.text import encode
 from comet_async.errors import StaleRecordError
 from comet_async.models import JSON
@@ -205,7 +205,9 @@ def find(
 
 def in_flight(db: PostgresConnection) -> int:
     """Return how many images are in flight, over all accounts."""
-    (row,) = db.rows(f"SELECT coalesce(sum(n), 0)::bigint FROM job WHERE state IN ({FLYING})")
+    (row,) = db.rows(
+        f"SELECT coalesce(sum(n), 0)::bigint FROM job WHERE state IN ({IN_FLIGHT_STATES})"
+    )
     return cast("int", row[0])
 
 
@@ -399,14 +401,14 @@ def send(
     A worker that is *queued* for a slot leaves the queue when it gets one. If more are free, they
     are offered to the next workers, which would not look by themselves.
     """
-    flying, most = 0, None
+    used, most = 0, None
     if limits.in_flight is not None:
-        most, flying = _quota_of(db, before, limits.in_flight)
+        most, used = _quota_of(db, before, limits.in_flight)
     jobs, images = 0, 0
     if limits.jobs is not None or limits.images is not None:
         jobs, images = _lock_run(db, run)
     allowed = attrs.evolve(limits, in_flight=most)
-    refusal = allowed.refusal(before.n, jobs=jobs, images=images, in_flight=flying)
+    refusal = allowed.refusal(before.n, jobs=jobs, images=images, in_flight=used)
     if refusal:
         _check_current(db, before)
         return refusal
@@ -420,12 +422,12 @@ def send(
             external_task_id=before.key,
         )
     if most is not None:
-        flying += before.n
-        db.in_flight[before.account] = most, flying
+        used += before.n
+        db.in_flight[before.account] = most, used
     if queued:
         db.run(_UNQUEUE, slot_topic(before.account), after.boot)
-        if most is not None and flying < most:
-            call_waiters(db, before.account, min(2, most - flying))
+        if most is not None and used < most:
+            call_waiters(db, before.account, min(2, most - used))
     return None
 
 
@@ -448,9 +450,9 @@ def _quota_of(db: PostgresConnection, record: JobRecord, most: int) -> tuple[int
     the commit. Tasks may have ended meanwhile, so no request is refused because of an old sum.
     """
     if (known := db.in_flight.get(record.account)) is not None:
-        allowed, flying = min(most, known[0]), known[1]
-        if flying + record.n <= allowed:
-            return allowed, flying
+        allowed, used = min(most, known[0]), known[1]
+        if used + record.n <= allowed:
+            return allowed, used
     allowed = _lock_quota(db, record.account, most)
     return allowed, _in_flight_of(db, record.account)
 
@@ -472,7 +474,8 @@ def _in_flight_of(db: PostgresConnection, account: str) -> int:
     What nobody knows about counts as long as it may be running, not until somebody decides.
     """
     (row,) = db.rows(
-        f"SELECT coalesce(sum(n), 0)::bigint FROM job WHERE account = %s AND state IN ({FLYING})"
+        "SELECT coalesce(sum(n), 0)::bigint FROM job"
+        f" WHERE account = %s AND state IN ({IN_FLIGHT_STATES})"
         " AND (state IN ('sending', 'submitted')"
         " OR sent_at > extract(epoch FROM clock_timestamp()) - %s)",
         account,
@@ -497,12 +500,12 @@ def shrink_quota(db: PostgresConnection, account: str) -> int:
     """Allow one image less than are in flight; return how many."""
     db.in_flight.pop(account, None)
     _lock_quota(db, account, 0)
-    flying = _in_flight_of(db, account)
+    used = _in_flight_of(db, account)
     row = db.row(
         "UPDATE quota SET most = greatest(1, least(coalesce(most, %s), %s) - 1), clean = 0"
         " WHERE account = %s RETURNING most",
-        flying,
-        flying,
+        used,
+        used,
         account,
         writing=True,
     )
