@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import aclosing
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -208,11 +209,12 @@ async def show(plan: ExpandPlan, endpoint: Endpoint, screen: Screen, *, free: bo
             endpoint.credentials, gateway=endpoint.gateway, journal=journal
         ) as comet:
             run = plan.on(comet)
-            async for item, planned in run.plan():
-                step = await forecast.step(item.source, planned, kept)
-                forecast.add(step)
-                if screen.json:
-                    screen.emit(_record(step, plan.price * step.images, screen))
+            async with aclosing(run.plan()) as plans:
+                async for item, planned in plans:
+                    step = await forecast.step(item.source, planned, kept)
+                    forecast.add(step)
+                    if screen.json:
+                        screen.emit(_record(step, plan.price * step.images, screen))
             forecast.left_out = str(run.skipped)
     _summary(forecast, plan, screen)
     limited = bool(_limits(forecast, plan))
