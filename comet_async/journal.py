@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 
-A job is written down before its paid request is sent, and again at each step, so that no crash
+A job is recorded before its paid request is sent, and again at each step, so that no crash
 can lead to a second payment or lose what was paid. Five parts keep that promise:
 
 * `comet_async._journal.states` is the protocol: the states of a job and the only moves between
@@ -156,7 +156,7 @@ class SqliteJournal:
         await self.aclose()
 
     async def plan(self, jobs: Sequence[NewJob], *, now: float) -> list[JobRecord]:
-        """Write *jobs* down, or find those that are known; see `Journal.plan`."""
+        """Record *jobs*, or find those that are known; see `Journal.plan`."""
         return await self._writer.run("T1", partial(sql.plan, jobs=jobs, now=now))
 
     async def get(self, key: str) -> JobRecord | None:
@@ -227,7 +227,7 @@ class SqliteJournal:
         return await self._writer.run("", partial(sql.destinations, key=key))
 
     async def save_file(self, key: str, dest: str, file: SavedFile) -> None:
-        """Write down a file at a destination; see `Journal.save_file`."""
+        """Record a file at a destination; see `Journal.save_file`."""
         work = partial(sql.save_file, key=key, dest=dest, file=file)
         await self._writer.run("file", work)
 
@@ -263,7 +263,7 @@ class SqliteJournal:
         return await self._writer.run("", partial(sql.events, key=key))
 
     async def save_outcomes(self, outcomes: Sequence[SourceOutcome]) -> None:
-        """Write down how sources ended; see `Journal.save_outcomes`."""
+        """Record how sources ended; see `Journal.save_outcomes`."""
         await self._writer.run("outcomes", partial(sql.save_outcomes, outcomes=outcomes))
 
     async def outcomes(self, *, after: str = "", limit: int = 500) -> list[SourceOutcome]:

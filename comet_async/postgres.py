@@ -225,7 +225,7 @@ class PostgresJournal:
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[psycopg.AsyncConnection[Any], None]:
-        """Give another connection to its database, for a queue's driver.
+        """Yield another connection to its database, for a queue's driver.
 
         Raises:
             JournalError: It can't be reached, or the connection was lost meanwhile.
@@ -244,7 +244,7 @@ class PostgresJournal:
     # Jobs -------------------------------------------------------------------------------
 
     async def plan(self, jobs: Sequence[NewJob], *, now: float) -> list[JobRecord]:
-        """Write *jobs* down, or find those that are known; see `Journal.plan`."""
+        """Record *jobs*, or find those that are known; see `Journal.plan`."""
         return await self._run("T1", partial(sql.plan, jobs=jobs, now=self._time(now)))
 
     async def plan_with(
@@ -254,7 +254,7 @@ class PostgresJournal:
         *,
         now: float,
     ) -> list[JobRecord]:
-        """Write *jobs* down as `plan` does, and do something else in the same transaction.
+        """Record *jobs* as `plan` does, and do something else in the same transaction.
 
         Args:
             jobs: The jobs.
@@ -351,7 +351,7 @@ class PostgresJournal:
         return await self._run("", partial(sql.destinations, key=key))
 
     async def save_file(self, key: str, dest: str, file: SavedFile) -> None:
-        """Write down a file at a destination; see `Journal.save_file`.
+        """Record a file at a destination; see `Journal.save_file`.
 
         Raises:
             StaleRecordError: Another worker has the job.
@@ -400,7 +400,7 @@ class PostgresJournal:
         return await self._run("", partial(sql.events, key=key))
 
     async def save_outcomes(self, outcomes: Sequence[SourceOutcome]) -> None:
-        """Write down how sources ended; see `Journal.save_outcomes`."""
+        """Record how sources ended; see `Journal.save_outcomes`."""
         await self._run("outcomes", partial(sql.save_outcomes, outcomes=outcomes))
 
     async def outcomes(self, *, after: str = "", limit: int = 500) -> list[SourceOutcome]:
@@ -465,11 +465,11 @@ class PostgresJournal:
         return await self._run("", partial(sql.unclaimed, account=account, limit=limit))
 
     def listening_for_job(self, key: str) -> AbstractContextManager[Signal]:
-        """Give a signal that is set when another worker releases a job."""
+        """Yield a signal that is set when another worker releases a job."""
         return self._worker.listening(sql.job_topic(key))
 
     def listening_for_slot(self, account: str) -> AbstractContextManager[Signal]:
-        """Give a signal that is set when it is this worker's turn to request a slot."""
+        """Yield a signal that is set when it is this worker's turn to request a slot."""
         return self._worker.listening(sql.slot_topic(account))
 
     async def queue_for_slot(self, account: str) -> int:

@@ -246,7 +246,7 @@ class Run:
 
 @asynccontextmanager
 async def opened(run: Run) -> AsyncGenerator[tuple[Batch, AsyncGenerator[Item, None]], None]:
-    """Give the batch of a run and its items, to a caller that queues them for other processes."""
+    """Yield the batch of a run and its items, for a caller that queues them for other processes."""
     async with run._open(dry=False) as found:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         yield found
 
@@ -368,7 +368,7 @@ class RunFactory:
     async def open(
         self, root: Root | None, options: RunOptions, *, dry: bool = False, resume: bool = False
     ) -> AsyncGenerator[Batch, None]:
-        """Give a batch for a run over many images, with its journal.
+        """Yield a batch for a run over many images, with its journal.
 
         Args:
             root: Below which folder results are saved; None saves none.
@@ -398,7 +398,7 @@ class RunFactory:
     async def _jobs_of(
         self, root: Root | None, settings: RunOptions, *, dry: bool
     ) -> AsyncGenerator[ActiveJobs, None]:
-        """Give the jobs of the session's journal; if it has none, those of the folder's own."""
+        """Yield the jobs of the session's journal; if it has none, those of the folder's own."""
         if self.given is not None:
             yield await self.own()
             return

@@ -27,7 +27,7 @@ _HAND_OVER = 0.005
 
 @attrs.define(eq=False)
 class _Read:
-    """An image to read, and who waits for it."""
+    """An image to read, and the future of its caller."""
 
     work: Callable[[], Any]
     future: asyncio.Future[Any]

@@ -54,7 +54,7 @@ class KeyedLock:
                 if waits:
                     queue.remove(turn)
             if not waits:
-                self.release(key)  # granted and cancelled in the same moment
+                self.release(key)  # granted and cancelled at the same time
             raise
 
     def release(self, key: str) -> None:
@@ -148,7 +148,7 @@ class ConcurrencyLimiter:
         except asyncio.CancelledError:
             with self._lock:
                 if self._queue.pop(turn, None) is None:
-                    self._give_back(key)  # granted and cancelled in the same moment
+                    self._give_back(key)  # granted and cancelled at the same time
                 self._wake()
             raise
 

@@ -181,7 +181,7 @@ class Planned:
         fields: The fields that decide the result.
         key: The content key: the same image with the same fields has the same one.
         record: What the journal knows of it, or None when it is new.
-        already_satisfied: True when the image already is what is wanted.
+        already_satisfied: True when the image already has the wanted shape.
         saved: The job with its destinations, if it is known to be done.
     """
 
@@ -625,7 +625,7 @@ class Batch:
             await self.saver.check_free(planned.item.dest, planned.key, n, adopt=known)
 
     def _claimed(self, call: Call, planned: Planned) -> AbstractAsyncContextManager[JobRecord]:
-        """Record an item's job and work on it alone; gives its record as it is then."""
+        """Record an item's job and work on it alone; yields its record as it is then."""
         self._begin(call, planned.key)
         call.images, call.callback_url = planned.images, planned.item.wanted.callback_url
         return self.active.planned(self.as_job(planned))

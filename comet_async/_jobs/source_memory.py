@@ -1,7 +1,7 @@
 """Source files that need not be read again, recognised as git's index recognises them.
 
 A file is unchanged if its size, both of its times and its inode are those of the last reading. A
-file that was written to in the same moment as it was read could look unchanged afterwards; such an
+file that was written to at the moment it was read could look unchanged afterwards; such an
 entry is not trusted, and the file is read again. An object in a store is recognised by its version.
 What is recognised is good for planning only: before a request is sent, the file is read.
 """

@@ -88,7 +88,7 @@ class MemoryJournal:
         await self.aclose()
 
     async def plan(self, jobs: Sequence[NewJob], *, now: float) -> list[JobRecord]:
-        """Write *jobs* down, or find those that are known; see `Journal.plan`."""
+        """Record *jobs*, or find those that are known; see `Journal.plan`."""
         self._check_open()
         changed: dict[str, JobRecord] = {}
         records: list[JobRecord] = []
@@ -191,7 +191,7 @@ class MemoryJournal:
         return tuple(self._destinations.get(key, {}).values())
 
     async def save_file(self, key: str, dest: str, file: SavedFile) -> None:
-        """Write down a file at a destination; see `Journal.save_file`."""
+        """Record a file at a destination; see `Journal.save_file`."""
         self._check_open()
         if dest not in self._destinations.get(key, {}):
             raise unknown_destination(key, dest)
@@ -250,7 +250,7 @@ class MemoryJournal:
         return [event for event in self._events if key is None or event.key == key]
 
     async def save_outcomes(self, outcomes: Sequence[SourceOutcome]) -> None:
-        """Write down how sources ended; see `Journal.save_outcomes`."""
+        """Record how sources ended; see `Journal.save_outcomes`."""
         self._check_open()
         for outcome in outcomes:
             known = self._outcomes.get(outcome.source)

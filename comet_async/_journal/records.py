@@ -67,7 +67,7 @@ def _repr_redacted(text: str) -> str:
 
 @attrs.frozen(kw_only=True)
 class NewJob:
-    """A job to be written down.
+    """A job to be recorded.
 
     Attributes:
         key: Its ``external_task_id``.
@@ -397,7 +397,7 @@ class Journal(Protocol):
         ...
 
     async def plan(self, jobs: Sequence[NewJob], *, now: float) -> list[JobRecord]:
-        """Write *jobs* down, or find those that are known (T1); all of them or none.
+        """Record *jobs*, or find those that are known (T1); all of them or none.
 
         A known job keeps its record, its account included; a new destination is added to it.
         The caller compares the record's account with its own before it sends anything.
@@ -442,7 +442,7 @@ class Journal(Protocol):
             new: The state to enter; not ``sending``, which `send` enters.
             now: Seconds since 1970.
             why: A few words for the list of events.
-            place: Files to write down in the same moment, as `save_file` does.
+            place: Files to record at the same time, as `save_file` does.
             **changes: Details to write with it. Messages and notes are redacted.
 
         Raises:
@@ -482,7 +482,7 @@ class Journal(Protocol):
         ...
 
     async def save_file(self, key: str, dest: str, file: SavedFile) -> None:
-        """Write down a file at a destination; it replaces what was there.
+        """Record a file at a destination; it replaces what was there.
 
         From now on *key* owns the file's name, whichever job did before.
 
@@ -525,7 +525,7 @@ class Journal(Protocol):
         ...
 
     async def save_outcomes(self, outcomes: Sequence[SourceOutcome]) -> None:
-        """Write down how sources ended; each replaces what was known of its source.
+        """Record how sources ended; each replaces what was known of its source.
 
         One that differs in nothing but the time changes nothing.
         """

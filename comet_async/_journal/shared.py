@@ -47,11 +47,11 @@ class SharedJournal(Journal, Protocol):
         ...
 
     def listening_for_job(self, key: str) -> AbstractContextManager[Signal]:
-        """Give a signal that is set when another worker releases a job."""
+        """Yield a signal that is set when another worker releases a job."""
         ...
 
     def listening_for_slot(self, account: str) -> AbstractContextManager[Signal]:
-        """Give a signal that is set when it is this worker's turn to request a slot."""
+        """Yield a signal that is set when it is this worker's turn to request a slot."""
         ...
 
     async def queue_for_slot(self, account: str) -> int:

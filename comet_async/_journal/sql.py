@@ -328,7 +328,7 @@ def move(
     unpaid: bool,
     place: Destination | None = None,
 ) -> None:
-    """Move a job and write down the files of *place*; *unpaid* takes it out of its run's count."""
+    """Move a job and record the files of *place*; *unpaid* takes it out of its run's count."""
     job = None if place is None else _job_at(db, before, place)
     swap(db, before, after, why)
     if place is not None:
@@ -461,7 +461,7 @@ def remember_sources(db: sqlite3.Connection, sources: Sequence[KnownSource]) -> 
 
 
 def save_file(db: sqlite3.Connection, key: str, dest: str, file: SavedFile) -> None:
-    """Write down a file; it replaces those of its place and of its name."""
+    """Record a file; it replaces those of its place and of its name."""
     row = _row(db, _AT, key, dest)
     if row is None:
         raise unknown_destination(key, dest)
@@ -469,7 +469,7 @@ def save_file(db: sqlite3.Connection, key: str, dest: str, file: SavedFile) -> N
 
 
 def _job_at(db: sqlite3.Connection, record: JobRecord, place: Destination) -> object:
-    """Return the number of the job, if its files may be written down at *place*."""
+    """Return the number of the job, if its files may be recorded at *place*."""
     job: object = None
     for name in [file.name for file in place.files] or [""]:
         row = _row(db, _AT_AND_TAKEN, name, record.key, place.dest)
@@ -503,7 +503,7 @@ def events(db: sqlite3.Connection, key: str | None) -> list[JournalEvent]:
 
 
 def save_outcomes(db: sqlite3.Connection, outcomes: Sequence[SourceOutcome]) -> None:
-    """Write down how sources ended; each replaces what was known of its source."""
+    """Record how sources ended; each replaces what was known of its source."""
     marks = ", ".join("?" * len(outcomes))
     known = set(_rows(db, f"{_KNOWN_OUTCOMES} ({marks})", *(each.source for each in outcomes)))
     for each in outcomes:

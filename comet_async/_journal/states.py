@@ -38,7 +38,7 @@ _S = JobState
 
 MEANINGS: Mapping[JobState, str] = MappingProxyType(
     {
-        _S.PLANNED: "Written down, not sent, not paid.",
+        _S.PLANNED: "Recorded, but not sent and not paid.",
         _S.SENDING: "The paid request is on its way.",
         _S.SUBMITTED: "Accepted and paid; the server is working on it.",
         _S.UNKNOWN: "The answer to the paid request was lost; it is being looked up.",

@@ -317,7 +317,7 @@ def move(
     unpaid: bool,
     place: Destination | None = None,
 ) -> None:
-    """Move a job and write down the files of *place*; *unpaid* takes it out of its run's count."""
+    """Move a job and record the files of *place*; *unpaid* takes it out of its run's count."""
     if unpaid and before.run is not None:
         _check_current(db, before)  # nothing may be written before a refusal
         _lock_quota(db, before.account, 0)  # the order of locks
@@ -337,7 +337,7 @@ def move(
 def _move_with_files(
     db: PostgresConnection, before: JobRecord, after: JobRecord, why: str, place: Destination
 ) -> None:
-    """Move a job and write down its files, in one statement if nothing is in the way."""
+    """Move a job and record its files, in one statement if nothing is in the way."""
     changed, files = changed_fields(before, after), place.files
     kept = any(file.kept for file in files)
     moved = db.row(
@@ -545,7 +545,7 @@ def read_quota(db: PostgresConnection, account: str) -> int | None:
 
 
 def register(db: PostgresConnection, boot: str, name: str, lease: float) -> None:
-    """Write a worker down, with a lease of *lease* seconds."""
+    """Register a worker, with a lease of *lease* seconds."""
     db.run(
         "INSERT INTO worker (boot, name, lease_until)"
         " VALUES (%s, %s, clock_timestamp() + make_interval(secs => %s))"
@@ -712,7 +712,7 @@ def saved(db: PostgresConnection, keys: Sequence[str]) -> dict[str, SavedJob]:
 def save_file(
     db: PostgresConnection, key: str, dest: str, file: SavedFile, boot: str
 ) -> str | None:
-    """Write down a file; it replaces those of its place and of its name.
+    """Record a file; it replaces those of its place and of its name.
 
     Returns:
         None, or the worker that has the job: only its owner may write its files.
@@ -733,7 +733,7 @@ def save_file(
 
 
 def _job_at(db: PostgresConnection, record: JobRecord, place: Destination) -> int:
-    """Return the number of the job, if its files may be written down at *place*."""
+    """Return the number of the job, if its files may be recorded at *place*."""
     names = [file.name for file in place.files]
     row = db.row(
         "SELECT d.job, (SELECT min(f.name) FROM file f WHERE f.name = ANY(%s::text[])"
@@ -821,7 +821,7 @@ def drop_events(db: PostgresConnection, *, kept: float) -> None:
 
 
 def save_outcomes(db: PostgresConnection, outcomes: Sequence[SourceOutcome]) -> None:
-    """Write down how sources ended; each replaces what was known of its source."""
+    """Record how sources ended; each replaces what was known of its source."""
     for each in sorted(outcomes, key=attrgetter("source")):
         db.run(_SAVE_OUTCOME, *encoded_outcome(each))
 

@@ -1,8 +1,8 @@
 """A process among others: its lease, and what it hears from them.
 
 One thread with a connection of its own renews the lease, takes over what lost workers had, and
-listens. Nothing here is needed for correctness but the lease: whoever waits also looks from time to
-time, so a message that is lost costs only time.
+listens. Only the lease is needed for correctness: those who wait also check from time to time, so a
+lost message costs only time.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Worker:
 
     @contextmanager
     def listening(self, topic: str) -> Generator[Signal, None, None]:
-        """Give a signal for messages on *topic*; open it before the look that it may make stale."""
+        """Yield a signal for messages on *topic*; enter before reading what they may change."""
         signal = Signal(asyncio.get_running_loop())
         with self._mutex:
             self._signals.setdefault(topic, set()).add(signal)

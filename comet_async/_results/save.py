@@ -280,7 +280,7 @@ class ResultSaver:
             for image in missing:
                 record, part = await self._fetch(record, destination, image, kind)
                 parts.append((self._named(record, destination, image.index, part), part))
-            # The names are written down before the files have them.
+            # The names are recorded before the files have them.
             place = attrs.evolve(destination, files=tuple(saved for saved, _ in parts))
             record = await self._move(record, JobState.SAVING, "files are complete", place)
             await self.output(destination.dest).give_names(parts)

@@ -46,7 +46,7 @@ class Endpoint:
 
 @asynccontextmanager
 async def open_endpoint(connection: Connection, screen: Screen) -> AsyncGenerator[Endpoint, None]:
-    """Find the API and its key, and start the sandbox if that is what is wanted.
+    """Find the API and its key, and start the sandbox if it is chosen.
 
     Raises:
         ConfigError: There is no key, or a setting can't be used.

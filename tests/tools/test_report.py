@@ -145,7 +145,7 @@ async def test_what_a_journal_knows() -> None:
     await journal.move(moved, JobState.DONE, now=NOW + 22)
     first, second, third = await read_entries(journal)
     assert (first.source, first.outcome) == ("photos/1.png", OutcomeStatus.PENDING)
-    assert first.reason == "Written down, not sent, not paid"
+    assert first.reason == "Recorded, but not sent and not paid"
     assert (second.source, second.outcome) == ("photos/2.png", OutcomeStatus.DONE)
     assert (second.cost, second.units, second.seconds) == (Decimal("0.028"), Decimal(8), 21)
     assert second.files == {0: "2.png"}
@@ -172,7 +172,7 @@ async def test_last_outcomes() -> None:
     assert [(each.outcome.value, each.reason) for each in found] == [
         ("invalid", "is GIF"),
         ("rejected", "no credit"),
-        ("pending", "Written down, not sent, not paid"),
+        ("pending", "Recorded, but not sent and not paid"),
         ("done", ""),
         ("done", ""),
     ]

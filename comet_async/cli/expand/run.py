@@ -111,7 +111,7 @@ class SourceCounter:
 
 @asynccontextmanager
 async def _counting(plan: ExpandPlan) -> AsyncGenerator[SourceCounter | None, None]:
-    """Give a counter of the sources; None if they can be read only once."""
+    """Yield a counter of the sources; None if they can be read only once."""
     from comet_async._images.discovery import scan
     from comet_async.runs import selected
 

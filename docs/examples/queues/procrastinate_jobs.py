@@ -53,7 +53,7 @@ async def run_job(context: JobContext, key: str) -> None:
 async def enqueue(source: Path, out: Path) -> None:
     """Plan the images of a folder, and queue the keys of their jobs."""
     async with queue.open_async(), CometSession(journal=DATABASE, concurrency=QUOTA) as comet:
-        # max_jobs=0: the jobs are written down, and not one request is sent.
+        # max_jobs=0: the jobs are recorded, and not one request is sent.
         wide = Margins.for_aspect("2:1")
         async for outcome in comet.expand_folder(source.resolve(), out.resolve(), wide, max_jobs=0):
             key = outcome.external_task_id
