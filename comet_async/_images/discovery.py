@@ -270,19 +270,9 @@ class Scan(Iterator[Found]):
         self._closed = True
 
     def _walk(self, sources: Iterable[str], stdin: IO[Any] | None) -> Iterator[Found]:
-        named: dict[str, str] = {}  # by absolute path or URL: named twice is taken once
-        for source in sources:
-            for each in self._lines(stdin) if source == "-" else (source,):
-                # The absolute path of "" would be the working folder, all of it.
-                is_path = each and not url_scheme(each)
-                named.setdefault(os.path.abspath(each) if is_path else each, each)
+        named = self._named(sources, stdin)
         stored = {key: self._stored(key) for key in named if self._stores.knows(key)}
-        folders = {key: NameRequest.of_folder(key) for key in named if os.path.isdir(key)}
-        folders |= {
-            key: attrs.evolve(NameRequest.of_folder(key.rstrip("/")), key=key)
-            for key, each in stored.items()
-            if each.is_folder
-        }
+        folders = _folders_among(named, stored)
         inside = {path for path in map(self._real, folders) if path.startswith(self._real())}
         self._inside = tuple(inside - {self._real()})
         files = [
@@ -309,6 +299,16 @@ class Scan(Iterator[Found]):
                 yield from self._stored_folder(stored[key], base, taken, named)
             else:
                 yield from self._folder(source, base, taken, named)
+
+    def _named(self, sources: Iterable[str], stdin: IO[Any] | None) -> dict[str, str]:
+        """Return what *sources* name, by absolute path or URL: named twice is taken once."""
+        named: dict[str, str] = {}
+        for source in sources:
+            for each in self._lines(stdin) if source == "-" else (source,):
+                # The absolute path of "" would be the working folder, all of it.
+                is_path = each and not url_scheme(each)
+                named.setdefault(os.path.abspath(each) if is_path else each, each)
+        return named
 
     def _folder(
         self, root: str, base: str, taken: Mapping[str, set[str]], named: Collection[str]
@@ -532,6 +532,16 @@ class Scan(Iterator[Found]):
                 if not piece:
                     return
                 yield piece
+
+
+def _folders_among(named: Iterable[str], stored: Mapping[str, _Stored]) -> dict[str, NameRequest]:
+    """Return what the folders of this machine and of stores would like to be called, by key."""
+    folders = {key: NameRequest.of_folder(key) for key in named if os.path.isdir(key)}
+    return folders | {
+        key: attrs.evolve(NameRequest.of_folder(key.rstrip("/")), key=key)
+        for key, each in stored.items()
+        if each.is_folder
+    }
 
 
 def _is_system(name: str) -> bool:
