@@ -419,7 +419,8 @@ class CometSession:
             external_task_id: Your own id for it.
             out: The file, or the address in a store, to save the image as. If it is there, and
                 the journal knows it as the result of this very request, nothing is paid; any
-                other file of that name is refused before anything is sent.
+                other file of that name is refused before anything is sent. The bytes stay as
+                they come, usually PNG, whatever the name ends with.
             timeout: Seconds for all of it: a free slot, sending, and the result; None for no
                 limit. 900 by default. What was sent continues and is recorded. With 0, nothing
                 is sent.

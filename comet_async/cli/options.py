@@ -42,11 +42,17 @@ def folder(_type: object, tokens: Sequence[Token]) -> Path:
     """Return the folder that was typed; an empty word, as of a variable that is not set, is none.
 
     Raises:
-        ValueError: It is empty.
+        ValueError: It is empty, or called like an image.
     """
-    if not tokens[0].value.strip():
+    from comet_async._images.naming import SUFFIXES  # noqa: PLC0415 - `--help` must be there soon
+
+    typed = tokens[0].value
+    if not typed.strip():
         raise ValueError("it is empty: name a folder, or . for the current one")
-    return Path(tokens[0].value)
+    path = Path(typed)
+    if path.suffix.lower() in SUFFIXES and not path.exists():
+        raise ValueError(f"{typed} is a name for an image, and --out names the folder for it")
+    return path
 
 
 def address(folder: Path) -> str | None:

@@ -13,7 +13,15 @@ from cyclopts import Parameter
 from comet_async.cli.console import DONE, NOT_DONE, STYLES, Screen, describe_os_error
 from comet_async.cli.expand.progress import short, shown
 from comet_async.cli.hints import message_of, with_option
-from comet_async.cli.options import NO_GEOMETRY, OUTPUT, REQUEST, USUAL, General, Geometry
+from comet_async.cli.options import (
+    NO_GEOMETRY,
+    OUTPUT,
+    REQUEST,
+    USUAL,
+    General,
+    Geometry,
+    folder,
+)
 from comet_async.cli.runtime import CURRENT
 from comet_async.errors import InputError
 
@@ -32,6 +40,7 @@ async def preview(
             name=("--out", "-o"),
             metavar="DIR",
             group=OUTPUT,
+            converter=folder,
             help="The folder for the previews; the current one by default.",
         ),
     ] = Path(),

@@ -162,6 +162,22 @@ async def test_out_is_empty(comet: Command, sandbox: Sandbox, photos: Path, out:
     assert sandbox.ledger.posts == []
 
 
+@pytest.mark.parametrize("command", ["expand", "preview"])
+async def test_out_is_called_like_an_image(
+    comet: Command, sandbox: Sandbox, photos: Path, command: str
+) -> None:
+    """It names a folder, and `dog-wide.png` is hardly meant as one; unless there is one."""
+    out = photos.parent / "wide.PNG"
+    words = (command, next(photos.glob("*.png")), "--out", out, *TO)
+    ended = await comet(*words)
+    assert ended.status == 2
+    assert "wide.PNG is a name for an image, and --out names the folder for it" in ended.err
+    assert not out.exists()
+    assert sandbox.ledger.posts == []
+    out.mkdir()
+    assert (await comet(*words)).status == 0
+
+
 async def test_out_is_an_address(comet: Command, sandbox: Sandbox, photos: Path) -> None:
     """It is refused, not taken for a folder called ``s3:``."""
     ended = await comet("expand", photos, "--out", "s3://shop/wide", *TO)
