@@ -21,6 +21,7 @@ import os
 import socket
 import weakref
 from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -189,6 +190,14 @@ class _Pool:
     def __attrs_post_init__(self) -> None:
         self.keeper = self._keep()
 
+    async def close(self) -> None:
+        """Close our sessions; called in their event loop."""
+        self.closed = True
+        for session in self.owned:
+            await session.close()
+        with contextlib.suppress(RuntimeError):  # the loop's own end is closing it
+            await self.keeper.aclose()
+
     def detach(self) -> list[aiohttp.BaseConnector]:
         """Close our sessions, and return what is left to close: their connections."""
         self.closed = True
@@ -208,6 +217,18 @@ class _Pool:
             self.closed = True
             for session in self.owned:
                 await session.close()
+
+
+_LOOK = 0.05  # seconds
+
+
+async def _ended(work: Future[None], loop: asyncio.AbstractEventLoop) -> None:
+    """Wait for *work* in the *loop* of another thread, unless that loop stops first."""
+    future = asyncio.wrap_future(work)
+    while not future.done() and loop.is_running():
+        await asyncio.wait({future}, timeout=_LOOK)
+    if future.done() and not future.cancelled():
+        future.result()
 
 
 _closing: set[asyncio.Future[None]] = set()
@@ -366,10 +387,9 @@ class Transport:
         pools, self._pools = dict(self._pools), weakref.WeakKeyDictionary()
         for loop, pool in pools.items():
             if loop is here:
-                await pool.keeper.aclose()
+                await pool.close()
             elif loop.is_running():
-                closing = asyncio.run_coroutine_threadsafe(pool.keeper.aclose(), loop)
-                await asyncio.wrap_future(closing)
+                await _ended(asyncio.run_coroutine_threadsafe(pool.close(), loop), loop)
 
     @property
     def unclosed(self) -> bool:

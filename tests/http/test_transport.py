@@ -666,6 +666,39 @@ async def test_other_threads_loop_is_closed_too() -> None:
     await thread
 
 
+@pytest.mark.real_loop
+async def test_loop_that_stops_meanwhile_is_not_waited_for() -> None:
+    """As in a program that stops its other thread's loop, and closes the session next."""
+    made = Transport(network=Network(), timeouts=Timeouts(), clock=SystemClock())
+    loop = asyncio.new_event_loop()
+
+    async def once() -> None:
+        async with raw_server(OK) as server:
+            await made.get(server.url, None, timeout=5)
+
+    def stop() -> None:
+        loop.stop()
+        stopping.set()
+        asked.wait()
+
+    stopping, asked = threading.Event(), threading.Event()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(once(), loop))
+        loop.call_soon_threadsafe(stop)
+        await asyncio.to_thread(stopping.wait)
+        closing = asyncio.create_task(made.aclose())
+        await asyncio.sleep(0)
+        asked.set()
+        await asyncio.wait_for(closing, 10)
+    finally:
+        asked.set()
+        await asyncio.to_thread(thread.join)
+        await asyncio.to_thread(loop.run_until_complete, loop.shutdown_asyncgens())
+        loop.close()
+
+
 def test_loop_that_stands_still_closes_its_own() -> None:
     """The connections of a loop that does not run are left to that loop's end."""
     made = Transport(network=Network(), timeouts=Timeouts(), clock=SystemClock())
