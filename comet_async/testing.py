@@ -92,8 +92,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self, executor: Executor | None, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
         """Run *func* in a thread; the clock jumps again when it has ended."""
-        self.threads += 1
         future = super().run_in_executor(executor, func, *args)
+        self.threads += 1
         future.add_done_callback(self._thread_ended)
         return future
 

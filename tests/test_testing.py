@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
@@ -50,6 +51,17 @@ async def test_a_thread_is_waited_for() -> None:
     """The loop does not jump over the timeout that guards a thread."""
     async with asyncio.timeout(3600):
         await asyncio.to_thread(work, 0.02)
+
+
+async def test_a_thread_that_can_not_start_is_not_waited_for() -> None:
+    """Otherwise the clock would creep from then on."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    threads = ThreadPoolExecutor(1)
+    threads.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        loop.run_in_executor(threads, work, 0.0)
+    assert loop.threads == 0
 
 
 async def test_a_thread_that_waits_for_the_loop_does_not_stop_it() -> None:
