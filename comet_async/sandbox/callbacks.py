@@ -72,6 +72,7 @@ class Callbacks:
     deliveries: list[Delivery] = attrs.field(factory=list, init=False)
     """What was sent, in order."""
     _last: dict[str, asyncio.Task[None]] = attrs.field(factory=dict, init=False)
+    _sending: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
     _held: dict[str, list[tuple[str, bytes]]] = attrs.field(factory=dict, init=False)
 
     def report(self, task: SandboxTask, shown: Mapping[str, Any]) -> None:
@@ -88,6 +89,7 @@ class Callbacks:
         previous = self._last.get(task.id)
         sending = asyncio.create_task(self._send(task, notes[::-1], previous))
         self._last[task.id] = sending
+        self._sending.add(sending)
         sending.add_done_callback(lambda done: self._forget(task.id, done))
 
     async def sent(self, task: SandboxTask) -> None:
@@ -97,12 +99,13 @@ class Callbacks:
 
     async def close(self) -> None:
         """Stop sending."""
-        sending = list(self._last.values())
+        sending = list(self._sending)
         for item in sending:
             item.cancel()
         await asyncio.gather(*sending, return_exceptions=True)
 
     def _forget(self, task_id: str, done: asyncio.Task[None]) -> None:
+        self._sending.discard(done)
         if self._last.get(task_id) is done:
             del self._last[task_id]
 

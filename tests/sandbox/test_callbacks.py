@@ -83,6 +83,18 @@ async def test_tells_each_change(start: Start, receiver: Receiver) -> None:
     assert [delivery.answer for delivery in client.sandbox.deliveries] == [200] * 3
 
 
+async def test_nothing_is_sent_after_the_end(start: Start, receiver: Receiver) -> None:
+    """Neither what waits for an answer nor what waits behind it."""
+    receiver.delay = 9.0
+    client = await start(speed=20)
+    created = await client.create(callback_url=receiver.url)
+    await client.finish(created.data["task_id"])
+    sending = [task for task in asyncio.all_tasks() if "Callbacks._send" in repr(task)]
+    assert len(sending) == 3
+    await client.sandbox.aclose()
+    assert all(task.done() for task in sending)
+
+
 async def test_signs(start: Start, receiver: Receiver, clock: VirtualClock) -> None:
     """With a secret, each delivery has an id, a time and a signature over both and the body."""
     secret = "whsec_" + base64.b64encode(b"twelve bytes").decode()
