@@ -114,6 +114,14 @@ def test_reference_has_every_name_once() -> None:
     assert {name: listed[name] for name in public} == dict.fromkeys(public, 1)
 
 
+def test_reference_has_every_method_of_a_session() -> None:
+    """The page of the session lists them by hand, in groups."""
+    page = Path(__file__).parent.parent / "docs" / "reference" / "api" / "session.md"
+    listed = re.findall(r"auto\w+:: comet_async\.CometSession\.(\w+)", page.read_text("utf-8"))
+    members = [name for name in vars(comet_async.CometSession) if not name.startswith("_")]
+    assert sorted(listed) == sorted(members)
+
+
 def test_dir_shows_every_name() -> None:
     """`dir()` shows the public names before they are first used."""
     code = "import comet_async, json; print(json.dumps(dir(comet_async)))"
