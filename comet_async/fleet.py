@@ -1,6 +1,6 @@
 """A fleet of workers on PostgreSQL: a queue of jobs by PGQueuer, next to the journal.
 
-Needs the extra ``fleet``: ``pip install 'comet-async[fleet]'``.
+Needs the extra ``fleet``.
 
 Theory of operation
 -------------------

@@ -106,8 +106,9 @@ CLOSING = 25.0
 class CometSession:
     """A connection to the API for one account.
 
-    Use it as an async context manager. One session serves any number of tasks, and several
-    event loops, one after the other or at once.
+    Use it as an async context manager: entering it opens the journal, and raises a `JournalError`
+    if that can't be used. One session serves any number of tasks, and several event loops, one
+    after the other or at once.
 
     Args:
         api_key: The key. By default from ``COMETAPI_KEY`` (for Kling itself from
