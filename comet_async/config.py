@@ -166,9 +166,11 @@ def _check_proxy(address: str, field: str) -> str:
     return str(url)
 
 
-def _as_proxy(given: object) -> str | None:
-    if given is None:
-        return None
+def _as_proxy(given: str | None) -> str | None:
+    return None if given is None else _proxy_of(given)
+
+
+def _proxy_of(given: object) -> str:
     if not isinstance(given, str) or "://" not in given:
         raise InputError(
             "proxy is not the address of a proxy",  # not shown: it may hold a password
