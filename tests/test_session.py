@@ -378,6 +378,35 @@ async def test_a_link_that_expired_before_it_was_used(
         assert len(sandbox.ledger.charges) == 1
 
 
+@pytest.mark.parametrize("days", [0, 31])
+async def test_task_that_is_not_found_is_gone_after_30_days_only(
+    clock: VirtualClock, dog: Path, tmp_path: Path, days: int
+) -> None:
+    """Gateways lose sight of tasks for a while, and what is paid is not given up for that."""
+
+    def lose(event: Event) -> None:
+        if isinstance(event, Changed) and event.task.succeeded:
+            clock.shift(days * 86400)
+            sandbox.faults.add(Fault("404", on="result", times=None))
+            sandbox.faults.add(Fault("not_found", on="query", times=None))
+
+    async with (
+        Sandbox(clock=clock, engine="stub") as sandbox,
+        CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, on_event=lose) as comet,
+    ):
+        (first,) = [each async for each in comet.expand_folder(dog, tmp_path / "out", WIDE)]
+        sandbox.faults.clear()
+        (second,) = [each async for each in comet.expand_folder(dog, tmp_path / "out", WIDE)]
+        sandbox.assert_charged(1)
+    if days:
+        assert isinstance(first.error, ResultExpiredError)
+        assert (first.status, second.status) == ("failed", "failed")
+    else:
+        assert isinstance(first.error, DownloadError)
+        assert first.error.task_id == sandbox.tasks.all()[0].id
+        assert (first.status, second.status) == ("pending", "done")
+
+
 @pytest.mark.parametrize("letter", ["a", "犬"])
 async def test_the_longest_name_can_be_saved(
     comet: CometSession, dog: Path, tmp_path: Path, letter: str

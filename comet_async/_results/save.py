@@ -314,24 +314,20 @@ class ResultSaver:
             # Another image of the task may have brought new URLs.
             url = _url_of(record, image.index)
             part = await self.downloader.with_renewals(url, renew, fetch)
-        except ResultExpiredError as error:
-            expired = error
+        except (ResultExpiredError, NotFoundError) as error:
+            gone = error
         except CometError as error:
             error.task_id = error.task_id or record.task_id
             error.external_task_id = error.external_task_id or record.key
             raise
         else:
             return record, part  # not before: `renew` may have got another record
-        return await self._expired(record, expired)
+        return await self._expired(record, gone)
 
     async def _refresh(self, record: JobRecord, kind: TaskKind) -> JobRecord:
         """Get the task again: it comes with new URLs."""
         get = functools.partial(self.api.get, record.task_id or "", kind=kind)
-        try:
-            task = await with_retries(get, clock=self.clock, backoff=self.downloader.backoff)
-        except NotFoundError as error:
-            await self._expired(record, error)
-            raise
+        task = await with_retries(get, clock=self.clock, backoff=self.downloader.backoff)
         images = tuple(map(StoredImage.of, task.images))
         if not images:
             return record
@@ -339,8 +335,9 @@ class ResultSaver:
         return await self.journal.note(record, now=now, images=images, images_seen_at=now)
 
     async def _expired(self, record: JobRecord, error: CometError) -> tuple[JobRecord, Part]:
+        # A younger one is not given up: gateways lose sight of tasks, and of files, for a while.
         age = self.clock.time() - (record.sent_at or record.created_at)
-        if age > LIFETIME or isinstance(error, NotFoundError):
+        if age > LIFETIME:
             await self._move(record, JobState.EXPIRED, "the server no longer holds the result")
             raise ResultExpiredError(
                 "the result is paid, and the server no longer holds it (30 days)",
