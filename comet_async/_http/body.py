@@ -93,8 +93,8 @@ class Upload:
 
     async def _checked(self) -> AsyncGenerator[bytes, None]:
         """Yield all of a small body, if it may still be sent at the last moment."""
-        whole = self._whole()
         try:
+            whole = self._whole()
             self._check()
         except CometError as problem:
             self.problem = problem

@@ -17,7 +17,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from unittest.mock import Mock
@@ -376,13 +376,16 @@ async def test_streamed_body_is_the_json_that_was_announced(tmp_path: Path, size
     assert (sent["n"], sent["prompt"]) == (1, 'a "b"')
 
 
-async def test_file_that_changes_while_sent_is_an_input_error(photo: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("check", [None, lambda: None], ids=["alone", "among workers"])
+async def test_file_that_changes_while_sent_is_an_input_error(
+    photo: bytes, tmp_path: Path, check: Callable[[], None] | None
+) -> None:
     """A body that could not be completed is an error of the input, not an unknown outcome."""
     path = tmp_path / "photo.png"
     path.write_bytes(photo)
     image = await load(path)
     path.write_bytes(photo + b"more")
-    body = Body.build({}, {"image": image})
+    body = attrs.evolve(Body.build({}, {"image": image}), check=check)
     async with raw_server(OK) as server, transport() as made:
         with pytest.raises(InputError, match="changed"):
             await post(made, server.url, body)
