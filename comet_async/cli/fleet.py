@@ -35,6 +35,7 @@ from comet_async.cli.options import (
     Connection,
     General,
     Geometry,
+    Named,
     address,
     check_seconds,
     folder,
@@ -149,7 +150,7 @@ _REQUEST, _SPENDING = RequestOptions(), SpendingOptions()
 
 async def enqueue(  # noqa: PLR0913 - the groups of options, as --help shows them
     sources: Annotated[
-        tuple[str, ...],
+        tuple[Named, ...],
         Parameter(help="Files, folders, URLs, and addresses such as s3://bucket/photos."),
     ],
     /,
@@ -172,7 +173,8 @@ async def enqueue(  # noqa: PLR0913 - the groups of options, as --help shows the
     screen = CURRENT.get().screen
     screen.json = options.json
     url, place, rule = database(journal), where.place(), geometry.rule()
-    check_sources(sources)
+    named = tuple(map(str, sources))
+    check_sources(named)
     _refuse_own_sandbox(connection)
     totals: Counter[str] = Counter()
     async with (
@@ -182,7 +184,7 @@ async def enqueue(  # noqa: PLR0913 - the groups of options, as --help shows the
     ):
         found = enqueue_folder(
             comet,
-            sources,
+            named,
             place,
             rule,
             prompt=request.prompt,

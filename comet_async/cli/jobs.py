@@ -23,7 +23,7 @@ from comet_async._journal.states import MEANINGS, WITHOUT_RESULT, JobState, chec
 from comet_async.cli import journal_files
 from comet_async.cli.console import DONE, Screen, counted
 from comet_async.cli.hints import in_options
-from comet_async.cli.options import PROXY, USUAL, General
+from comet_async.cli.options import PROXY, USUAL, General, Named
 from comet_async.cli.runtime import CURRENT
 from comet_async.clock import SYSTEM_CLOCK
 from comet_async.errors import InputError, NotFoundError
@@ -82,7 +82,7 @@ _ALL_OPEN = Choice()
 
 async def jobs(  # noqa: PLR0913 - the arguments and options, as --help shows them
     folder: Annotated[
-        str,
+        Named,
         Parameter(
             metavar="DIR|URL",
             help="The folder that was given as --out, or the database with the journal.",
@@ -103,7 +103,8 @@ async def jobs(  # noqa: PLR0913 - the arguments and options, as --help shows th
     """Show the jobs of a folder, or decide about one."""
     screen = CURRENT.get().screen
     screen.json = choice.json
-    path = journal_files.place_of(folder)
+    where = str(folder)
+    path = journal_files.place_of(where)
     if action is not None:
         _check_words(action, key, task_id)
         words = _Words(action, key or "", task_id, accepted=i_accept_double_charge, proxy=proxy)
@@ -113,7 +114,7 @@ async def jobs(  # noqa: PLR0913 - the arguments and options, as --help shows th
             screen.say("a run is using this journal; this was its content a moment ago")
         if choice.events is not None:
             return await _show_events(journal, choice.events, screen)
-        return await _show_jobs(journal, folder, choice, screen)
+        return await _show_jobs(journal, where, choice, screen)
 
 
 # ---------------------------------------------------------------------------- showing

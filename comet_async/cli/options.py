@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import attrs
 from cyclopts import Group, Parameter, Token
@@ -22,6 +22,10 @@ AGAIN = Group("Running again", sort_key=5)
 SOURCES = Group("Sources", sort_key=6)
 OUTPUT = Group("Output", sort_key=0)
 GENERAL = Group("General", sort_key=9)
+
+Named: TypeAlias = str | Path
+"""A file or something else: it stays text, as cyclopts takes the first type that will do, and
+shells complete the names of files for it, as one of the types is a path."""
 
 _SIZE = re.compile(r"\s*([0-9]{1,6})\s*[xX×]\s*([0-9]{1,6})\s*")
 

@@ -20,6 +20,7 @@ from comet_async.cli.options import (
     USUAL,
     General,
     Geometry,
+    Named,
     folder,
 )
 from comet_async.cli.runtime import CURRENT
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 async def preview(
-    sources: Annotated[tuple[str, ...], Parameter(help="Files or folders.")],
+    sources: Annotated[tuple[Named, ...], Parameter(help="Files or folders.")],
     /,
     *,
     out: Annotated[
@@ -57,7 +58,7 @@ async def preview(
     rule = geometry.rule()
     loop = asyncio.get_running_loop()
     # Not `out`: the current folder may hold the sources.
-    found = scan(sources, out=out / ".comet-async")
+    found = scan(tuple(map(str, sources)), out=out / ".comet-async")
     many = failed = 0
     while (each := await loop.run_in_executor(None, next, found, None)) is not None:
         many += 1

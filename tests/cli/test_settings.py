@@ -132,6 +132,16 @@ async def test_completion(comet: Command, shell: str) -> None:
     assert "doctor" in ended.out
 
 
+async def test_shells_complete_the_names_of_files(comet: Command) -> None:
+    """Of sources and of the folder of jobs, too; with blanks in them, bash does it right itself."""
+    script = (await comet("completion", "bash")).out
+    assert "complete -o default -F _comet_async comet-async" in script
+    assert "compgen -f" not in script
+    script = (await comet("completion", "zsh")).out
+    for help_ in ("one per line.", "Files or folders.", "or the database with the journal."):
+        assert f"{help_}:_files' " in script
+
+
 @pytest.mark.parametrize("words", [("help",), ("help", "expand"), ("-h",), ("-V",), ("--version",)])
 async def test_usual_ways_to_ask(comet: Command, words: tuple[str, ...]) -> None:
     """What other programs understand is understood."""

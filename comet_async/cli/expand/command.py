@@ -26,6 +26,7 @@ from comet_async.cli.options import (
     Connection,
     General,
     Geometry,
+    Named,
     folder,
 )
 
@@ -36,7 +37,7 @@ _RERUN, _OUTPUT, _SOURCES = RerunOptions(), OutputOptions(), SourceOptions()
 
 async def expand(  # noqa: PLR0913 - the groups of options, as --help shows them
     sources: Annotated[
-        tuple[str, ...],
+        tuple[Named, ...],
         Parameter(
             help="Files, folders, URLs, or - to read them from standard input, one per line.",
             allow_leading_hyphen=True,  # for "-" itself; `make_plan` refuses the others
@@ -72,7 +73,7 @@ async def expand(  # noqa: PLR0913 - the groups of options, as --help shows them
     screen.json, screen.events = output.json, output.json_progress
     output.check()
     plan = make_plan(
-        sources=sources,
+        sources=tuple(map(str, sources)),
         out=out,
         choice=choice,
         geometry=geometry,
