@@ -430,6 +430,7 @@ class PostgresJournal:
             return
         self._closed = True
         self._connection.hurry()
+        self._worker.stop_soon()
         try:
             if not self._target.read_only:
                 await self._writer.run("leave", partial(sql.leave, boot=self.boot))

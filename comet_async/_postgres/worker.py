@@ -193,7 +193,7 @@ class Worker:
         before = since_boot()
         if db.execute(sql.RENEW.encode(), [self.lease, self.boot]).rowcount:
             self._until = before + self.lease
-        else:
+        elif not self._stop.is_set():  # otherwise it is closing, and has just left
             self._register_anew(db)
         lost = db.execute(sql.MARK_LOST.encode(), [self.lease]).rowcount
         freed = db.execute(sql.TAKE_OVER.encode(), [sql.ENDED]).rowcount

@@ -191,6 +191,20 @@ async def test_a_caller_that_is_cancelled_while_it_claims_lets_go(
         assert await two.claim(job.key) == job
 
 
+async def test_closing_is_no_lost_lease(open_journal: OpenJournal) -> None:
+    """A renewal that finds the worker gone does not register it anew."""
+
+    def renew(moment: str) -> None:
+        if moment == "after:leave":
+            with closing._target.connect() as db:
+                closing._worker.beat(db)
+
+    other = await open_journal()
+    closing = await open_journal(hook=renew)
+    await closing.aclose()
+    assert (await other.activity(60)).workers == ()
+
+
 async def test_closing_lets_go(open_journal: OpenJournal) -> None:
     """A worker that ends in order leaves its jobs to the others at once."""
     one, two = await open_journal(), await open_journal()
