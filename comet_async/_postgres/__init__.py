@@ -1,0 +1,1 @@
+"""The journal in PostgreSQL; `comet_async.postgres` has the theory of operation."""

@@ -1,0 +1,1 @@
+"""Tools made with the library: the doctor, previews and reports."""
