@@ -342,7 +342,7 @@ class Passage:
 
 @attrs.define(eq=False)
 class Gate:
-    """Holds back all senders of one account after a 429 or an outage.
+    """Holds back all senders of one account after a 429 or an outage: a circuit breaker.
 
     A failure closes the gate for one back-off, however many requests met it at once. Then one
     request goes through on trial: if it is accepted, the others follow; if it fails, the gate

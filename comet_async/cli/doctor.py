@@ -46,22 +46,22 @@ async def doctor(
     screen.json = json
     if yes and not paid:
         raise ConfigError("--yes confirms --paid, which is missing", hint="give both, or neither")
-    visit = _Visit(screen)
-    await visit.machine(connection)
+    examination = _Examination(screen)
+    await examination.machine(connection)
     bought = False
     try:
         async with open_endpoint(connection, screen) as endpoint:
-            await visit.server(endpoint)
-            if paid and not visit.problems and (yes or await _agreed(screen)):
+            await examination.server(endpoint)
+            if paid and not examination.problems and (yes or await _agreed(screen)):
                 bought = True
-                await visit.paid(endpoint)
+                await examination.paid(endpoint)
     except (ConfigError, InputError) as error:
-        visit.refused(error)
-    return visit.end(bought=bought)
+        examination.refused(error)
+    return examination.end(bought=bought)
 
 
 @attrs.define(eq=False)
-class _Visit:
+class _Examination:
     """Shows checks one by one, and remembers what is wrong."""
 
     screen: Screen

@@ -150,7 +150,7 @@ async def _run(
             plan = attrs.evolve(plan, options={**plan.options, "retry_failed": True})
         try:
             async with _session(plan, endpoint, journal) as comet:
-                following = _Following(
+                follower = _RunFollower(
                     plan=plan,
                     run=plan.on(comet),
                     journal=journal,
@@ -159,14 +159,14 @@ async def _run(
                     counter=counter,
                 )
                 async with _showing_balance(comet, screen, endpoint):
-                    await following.follow()
+                    await follower.follow()
         except JournalError as error:  # while it ran, so something may have been sent
             screen.complain(error)
             return NOT_DONE
-        if output.report and following.totals.count:
+        if output.report and follower.totals.count:
             await _report(plan.out, journal, screen)
-    following.write_failed(output.failed)
-    return following.end()
+    follower.write_failed(output.failed)
+    return follower.end()
 
 
 @asynccontextmanager
@@ -204,7 +204,7 @@ def _session(plan: ExpandPlan, endpoint: Endpoint, journal: Journal) -> CometSes
 
 
 @attrs.define(eq=False, kw_only=True)
-class _Following:
+class _RunFollower:
     """Follows one run: shows it, counts it, and says how it ended."""
 
     plan: ExpandPlan
