@@ -178,7 +178,6 @@ class Calls:
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         alarm = asyncio.timeout(None)
         call = Call(source, Deadline(timeout, alarm))
-        outer = self._calls.get(task)
         self._calls[task] = call
         try:
             async with alarm:
@@ -206,8 +205,6 @@ class Calls:
         finally:
             self._reasons.pop(task, None)
             del self._calls[task]
-            if outer is not None:
-                self._calls[task] = outer
 
     def _report(self, call: Call, error: CometError) -> None:
         if call.job is not None:
