@@ -255,7 +255,7 @@ _STYLES = {"[bold]": "1", "[cyan]": "36", "[/bold]": "0", "[/cyan]": "0"}
 
 
 def answer(words: Sequence[str]) -> str | None:
-    """Return what to print for these words, or None if they are a matter for cyclopts.
+    """Return what to print for these words, or None if cyclopts has to read them.
 
     Raises:
         ModuleNotFoundError: Nothing but this page would work: the extra is not installed.

@@ -183,8 +183,8 @@ def _of_the_machine(error: Exception) -> str | None:
         return "the system has no memory left for this program"
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
         return (
-            "the system allows no further thread: too many processes run, or too little memory "
-            "is left (see ulimit -a)"
+            "the system refuses to start another thread: too many processes are running, or too "
+            "little memory is left (see ulimit -a)"
         )
     return None
 

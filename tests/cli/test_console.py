@@ -169,7 +169,7 @@ def test_a_stream_that_is_missing() -> None:
         (OSError(24, "Too many open files"), "too many files are open"),
         (PermissionError(13, "Permission denied", "/x"), "Permission denied (/x)"),
         (MemoryError(), "no memory left"),
-        (RuntimeError("can't start new thread"), "allows no further thread"),
+        (RuntimeError("can't start new thread"), "refuses to start another thread"),
     ],
     ids=["disk", "files", "permission", "memory", "thread"],
 )
@@ -196,7 +196,7 @@ def test_no_thread_to_be_had(
     words = ["expand", str(folder), "--out", str(folder.parent / "o"), "--up", "0.1", "--dry-run"]
     assert launch(words) == 1
     err = capfd.readouterr().err
-    assert "allows no further thread" in err
+    assert "refuses to start another thread" in err
     assert not [bad for bad in BAD if bad in err]
 
 

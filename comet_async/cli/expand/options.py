@@ -307,7 +307,7 @@ def make_plan(  # noqa: PLR0913 - the groups of options, by name
 
 
 def check_sources(sources: tuple[str, ...]) -> None:
-    """Refuse sources that are slips of the pen.
+    """Refuse sources that are likely typing errors.
 
     Raises:
         InputError: One looks like an option, or the only one does not exist.

@@ -246,7 +246,7 @@ def unfinished(outcome: Outcome, *, free: bool = False) -> Unfinished:
     if _is_taken(outcome.error):  # each source has a name of its own
         reason = re.sub(r"^.+(?= exists already, )", "its file", reason)
     if isinstance(outcome.error, WaitTimeoutError) and outcome.error.sent:
-        reason, hint = f"its time was over, but {accepted}", None
+        reason, hint = f"it timed out, but was {accepted}", None
     if status == "not sent" or reason.startswith("not sent, because this run has stopped"):
         return Unfinished(status="not sent", reason="", hint=None)  # the end says why
     if isinstance(outcome.error, RunStoppedError):

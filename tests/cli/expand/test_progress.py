@@ -270,7 +270,7 @@ def test_ids_do_not_tell_reasons_apart(capfd: pytest.CaptureFixture[str]) -> Non
                 progress.ended(outcome)
     assert [(why.reason, why.hint) for why in counts.unfinished] == [
         ("may be billed", "look it up later"),
-        ("its time was over, but accepted and billed", None),
+        ("it timed out, but was accepted and billed", None),
     ]
     capfd.readouterr()
 
