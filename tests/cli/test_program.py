@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from comet_async.sandbox import Fault, Sandbox
 
 pytestmark = pytest.mark.program
 
@@ -195,3 +198,26 @@ def test_a_question_can_be_interrupted() -> None:
             process.kill()
     os.close(terminal)
     os.close(its_end)
+
+
+@pytest.mark.real_loop
+async def test_leaving_at_once_does_not_call_a_request_free(photos: Path, sandbox: Sandbox) -> None:
+    """A second Ctrl-C ends the program while an answer is awaited: it may have been billed."""
+    sandbox.faults.add(Fault("hang", on="create", times=100))
+    words = ("expand", str(next(photos.glob("*.png"))), "--out", str(photos.parent / "wide"))
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM, *words, "--to", "16:9", stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    while not sandbox.ledger.posts:  # noqa: ASYNC110 - another process sends them
+        await asyncio.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    while b"stopping" not in await process.stderr.readline():
+        pass
+    await asyncio.sleep(0.5)  # sooner, it would be the same signal, delivered twice
+    process.send_signal(signal.SIGINT)
+    said = (await process.stderr.read()).decode()
+    assert await process.wait() == 130
+    assert "stopped now" in said
+    assert "1 image may have been billed, about $0.028" in said
+    assert "nothing was billed" not in said

@@ -286,7 +286,8 @@ class _RunFollower:
         )
 
     def _last_words(self) -> list[str]:
-        return [*self.ending.facts(), *self.ending.next_step()]
+        ending = attrs.evolve(self.ending, leaving=True)
+        return [*ending.facts(), *ending.next_step()]
 
     async def _watch(self, progress: RunProgress) -> None:
         """Keep the run's numbers up to date."""
@@ -297,7 +298,8 @@ class _RunFollower:
             while True:
                 if counting is not None and counting.done():
                     self.totals.total = counting.result()
-                if frame % _FRAMES_PER_LOOK == 0:
+                # A second signal may come any time now, and then what is in flight must be known.
+                if frame % _FRAMES_PER_LOOK == 0 or self.invocation.interrupted:
                     self.totals.look(await _active(self.journal))
                 progress.refresh()
                 if self.totals.seconds - reported >= _EVENT:

@@ -30,6 +30,7 @@ class Ending:
         command: The command line.
         stopped: What stopped it early, or None.
         interrupted: Whether a signal did.
+        leaving: Whether a second one did: the answers to some requests were not awaited.
         free: True when nothing is paid.
         from_input: Whether sources came from the standard input.
         left_out: What of folders was left out, or nothing.
@@ -40,6 +41,7 @@ class Ending:
     command: str
     stopped: CometError | None = None
     interrupted: bool = False
+    leaving: bool = False
     free: bool = False
     from_input: bool = False
     left_out: str = ""
@@ -57,7 +59,7 @@ class Ending:
     def facts(self) -> list[str]:
         """Return what came of the run, a line each."""
         totals = self.totals
-        if totals.all_earlier:
+        if totals.all_earlier and not self.leaving:
             paid = "nothing was painted" if self.free else "nothing was billed"
             return [
                 f"{counted(totals.count, 'image')}, all from earlier runs; {paid}",
@@ -65,7 +67,7 @@ class Ending:
             ]
         lines = [f"{self._counts()} in {duration(totals.seconds)}"]
         if not self.free:
-            lines.append(cost_line(totals))
+            lines.append(cost_line(totals, in_doubt=totals.uploading if self.leaving else 0))
         if totals.ended["done"]:
             lines.append(self._where())
         if self.left_out:
@@ -179,14 +181,19 @@ def _is_a_step(hint: str) -> bool:
     return "pip install" in hint or re.match(r"(?:(?:add|pass|use) )?--[a-z]", hint) is not None
 
 
-def cost_line(totals: RunTotals) -> str:
-    """Return what a run has cost, as far as can be known."""
-    parts = []
+def cost_line(totals: RunTotals, *, in_doubt: int = 0) -> str:
+    """Return what a run has cost, as far as can be known.
+
+    Args:
+        totals: The numbers of the run.
+        in_doubt: Images whose request is being sent, and whose answer nobody waits for.
+    """
+    parts, doubtful = [], totals.doubtful + in_doubt
     if totals.bought:
         parts.append(f"bought {counted(totals.bought, 'image')}, about {money(totals.cost)}")
-    if totals.doubtful:
-        cost = money(totals.price * totals.doubtful)
-        parts.append(f"{counted(totals.doubtful, 'image')} may have been billed, about {cost}")
+    if doubtful:
+        cost = money(totals.price * doubtful)
+        parts.append(f"{counted(doubtful, 'image')} may have been billed, about {cost}")
     line = f"{'; '.join(parts)} (an estimate, not a bill)" if parts else "nothing was billed"
     if totals.failed:
         line += (

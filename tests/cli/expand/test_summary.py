@@ -62,6 +62,13 @@ def test_doubtful_money_is_said_apart() -> None:
     )
 
 
+def test_who_leaves_at_once_hears_what_is_in_doubt() -> None:
+    """Requests whose answer nobody waits for may be billed, also if all else is from earlier."""
+    end = ending(ended={"done": 3}, interrupted=True, leaving=True)
+    end.totals.earlier, end.totals.uploading = 3, 2
+    assert end.facts()[1] == "2 images may have been billed, about $0.056 (an estimate, not a bill)"
+
+
 def test_what_was_bought_earlier_is_said() -> None:
     """Somebody who wants new variants must learn that these are the old ones."""
     end = ending(ended={"done": 24})
