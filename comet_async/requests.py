@@ -250,7 +250,7 @@ class ExpandRequest:
             field="margins",
             value=self.margins,
             limit="Margins with numbers, for a URL",
-            hint="give shares, such as 0.5 of its height; or use CometSession.measure()",
+            hint="give shares, like Margins(up=0.5); or use CometSession.measure()",
         )
 
     def already_satisfied(self, images: Mapping[str, SourceImage]) -> bool:

@@ -53,11 +53,13 @@ _ASSIGNED = re.compile(
 )
 _NAMED = re.compile(rf"\b({'|'.join(name for name in OPTIONS if '_' in name)})\b")
 _FOUND = re.compile(r"find\('([^']+)'\)")
+_MEASURING = "use CometSession.measure()"  # of an image that is a URL
 _SIZE = re.compile(r"([0-9]+)x([0-9]+)")
 
 
 def in_options(text: str) -> str:
     """Return *text* with options where it names arguments of the library."""
+    text = text.replace(_MEASURING, "download it first")
     text = _ADDRESSED.sub(lambda found: f"{OPTIONS.get(found[1], found[1])} {found[2]}", text)
     text = _FOUND.sub(r"comet-async status \1", text)
     text = _ASSIGNED.sub(_option, text)

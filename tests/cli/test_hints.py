@@ -23,6 +23,7 @@ FUTURE = {"--journal"}
         ("use retry_failed=True", "use --retry-failed"),
         ("the limit is reached (max_jobs)", "the limit is reached (--max-jobs)"),
         ("give shares, like Margins(up=0.5)", "give shares, like --up 0.5"),
+        ("give shares; or use CometSession.measure()", "give shares; or download it first"),
         ("look it up with find('ce1-x')", "look it up with comet-async status ce1-x"),
         ("n=0 must be a whole number", "-n 0 must be a whole number"),
         ("the price of a prompt", "the price of a prompt"),

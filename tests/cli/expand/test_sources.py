@@ -73,3 +73,11 @@ async def test_an_empty_pattern_is_refused(comet: Command, mixed: Path) -> None:
     )
     assert ended.status == 2
     assert "--exclude" in ended.err
+
+
+async def test_the_size_of_a_url_is_not_known(comet: Command, tmp_path: Path) -> None:
+    """The way out is one that the command line has."""
+    words = ("https://example.com/dog.png", "--out", tmp_path / "w", "--to", "2:1", "--dry-run")
+    ended = await comet("expand", *words, "--sandbox")
+    assert "give shares, like --up 0.5; or download it first" in ended.out
+    assert "CometSession" not in ended.out
