@@ -9,11 +9,12 @@ https://klingai.com/document-api/api/image/common/outpainting.
 from __future__ import annotations
 
 import functools
+from importlib.util import find_spec
 
 import attrs
 
 from comet_async._images.formats import FORMAT_NAMES, WITHOUT_HEADER, Inspector, describe
-from comet_async.errors import InputError
+from comet_async.errors import InputError, install_command
 
 # The page does not say whether 10 MB are 10^7 or 10 * 2^20 bytes, nor whether the file counts
 # or its Base64 text: "file" is taken at its word.
@@ -90,6 +91,8 @@ class ImageRules:
                 f"is {name}, which the API does not accept",
                 "pass prepare=True to convert it",
             )
+            if format == "heic" and find_spec("pillow_heif") is None:
+                hint += f", after {install_command('heif')}"
             raise self.refuse(what, value=name, limit="PNG or JPEG", hint=hint)
 
     def check_whole(self, inspector: Inspector, *, complete: bool) -> None:

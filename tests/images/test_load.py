@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, strategies as st
 from yarl import URL
 
+from comet_async._images import rules
 from comet_async._images.load import SourceImage, load
 from comet_async._images.rules import MAX_BYTES, ImageRules
 from comet_async.errors import InputError
@@ -558,3 +559,14 @@ async def test_what_nobody_takes_has_a_name(start: bytes, name: str, *, prepare:
         await load(start + bytes(60), prepare=prepare)
     assert f"is {name}" in caught.value.message
     assert "PNG or JPEG" in f"{caught.value.message} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+async def test_heic_needs_one_more_package(
+    monkeypatch: pytest.MonkeyPatch, *, installed: bool
+) -> None:
+    """The advice is whole: it does not take a second try to hear of the package."""
+    monkeypatch.setattr(rules, "find_spec", lambda _name: object() if installed else None)
+    error = await refused(b"\0\0\0\x18ftypheic" + bytes(40))
+    more = "" if installed else ", after pip install 'comet-async[heif]'"
+    assert error.hint == f"pass prepare=True to convert it{more}"
