@@ -205,7 +205,10 @@ def _unfinished(entry: WatchedTask, why: str) -> WaitTimeoutError:
 
 def individual_error(entry: WatchedTask, error: Exception) -> Exception:
     """Return *error* as one wait for *entry* gets it: a copy with what resumes the task."""
-    own = copy.copy(error)
+    try:
+        own = copy.copy(error)
+    except Exception:  # noqa: BLE001  # somebody's own class, whose constructor takes other things
+        return error
     if isinstance(own, CometError):
         own.task_id = entry.id
         own.external_task_id = own.external_task_id or _external_id(entry)

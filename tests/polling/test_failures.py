@@ -138,6 +138,20 @@ async def test_a_bug_in_the_source_ends_the_wait(server: TaskServer, waiter: Tas
         await waiter.wait(server.submit(10.0))
 
 
+async def test_an_error_that_can_not_be_copied_ends_the_wait(
+    server: TaskServer, waiter: TaskWaiter
+) -> None:
+    """Each wait gets a copy of its own where that is possible."""
+
+    class OddError(Exception):
+        def __init__(self, code: int, text: str) -> None:
+            super().__init__(f"{code} {text}")
+
+    fail(server, OddError(7, "odd"))
+    with pytest.raises(OddError, match="7 odd"):
+        await asyncio.wait_for(waiter.wait(server.submit(10.0)), 100.0)
+
+
 async def test_a_bug_in_the_backoff_ends_the_wait(server: TaskServer) -> None:
     """It is the user's own, and raised to whoever waits."""
 
