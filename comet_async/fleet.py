@@ -494,7 +494,7 @@ class FleetWorker:
         # A result that could not be saved here is paid, and may be saved by another worker.
         retryable = error.retryable or isinstance(error, SaveError)
         if retryable and attempts < _MOST_ATTEMPTS:
-            pause = error.retry_after or min(_LONGEST_PAUSE, 2.0**attempts)
+            pause = min(_LONGEST_PAUSE, error.retry_after or 2.0**attempts)
             raise PutBackError(error.message, pause) from error
 
 
