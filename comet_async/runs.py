@@ -510,12 +510,13 @@ class RunFactory:
             await active.settle(max(0.0, until - loop.time()))
         for batch in list(self._batches):
             await batch.calls.ended(max(1.0, until - loop.time()))
-        own, self._own = self._own, None
+        own = self._own
         if own is not None:
             self.tasks.journals.discard(own)
             await own.aclose(0.0)
             if own.journal is not self.given:
                 await own.journal.aclose()
+            self._own = None  # not before: a caller that was cancelled may close again
 
 
 def _job_options(settings: RunOptions) -> JobOptions:

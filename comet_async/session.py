@@ -253,11 +253,20 @@ class CometSession:
             timeout: Seconds to wait for the answers to requests that have been sent. 25 by
                 default. What is not answered by then is recorded as unknown, and looked up by
                 the next run.
+
+        Raises:
+            JournalError: The journal could not be closed; the connections are.
         """
         check_number("timeout", timeout, least=0)
-        await self._runs.aclose(timeout)
+        problem = None
+        try:
+            await self._runs.aclose(timeout)
+        except Exception as error:  # noqa: BLE001 - a journal fails; connections are closed all the same
+            problem = error
         await self._waiter.aclose()
         await self._api.transport.aclose()
+        if problem is not None:
+            raise problem
 
     def __del__(self) -> None:
         tasks: SessionTasks | None = getattr(self, "_tasks", None)  # None: a setting was refused

@@ -25,6 +25,7 @@ from comet_async import (
     ExpandRequest,
     GenerationRequest,
     InputError,
+    JournalError,
     Margins,
     NotFoundError,
     NotSentError,
@@ -955,5 +956,35 @@ async def test_an_opening_that_is_cut_short_lets_go_of_the_journal(
             ):
                 pass
     assert [outcome.status async for outcome in comet.expand_folder(dog, out, WIDE)] == ["done"]
+    async with CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=path):
+        pass
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_closing_that_fails_can_be_repeated(
+    sandbox: Sandbox,
+    clock: VirtualClock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cancelled: bool,
+) -> None:
+    """A journal that fails leaves no connection open, and the second attempt frees its file."""
+
+    async def fail(_: SqliteJournal) -> None:
+        if cancelled:
+            raise asyncio.CancelledError
+        raise JournalError("the disk is gone")
+
+    path = tmp_path / "journal.sqlite3"
+    comet = CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=path)
+    await comet.__aenter__()
+    assert [task async for task in comet.list_tasks()] == []
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteJournal, "aclose", fail)
+        with pytest.raises(asyncio.CancelledError if cancelled else JournalError):
+            await comet.aclose()
+    assert comet._api.transport.unclosed == cancelled
+    await comet.aclose()
+    assert not comet._api.transport.unclosed
     async with CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=path):
         pass
