@@ -417,7 +417,12 @@ class Gate:
                 self.failures += 1
                 self._closings += 1
                 self._on_trial = False
-                wait = self.backoff.after_send(self.failures, error, age=now - self._closed_at)
+                try:
+                    age = now - self._closed_at
+                    wait = self.backoff.after_send(self.failures, error, age=age)
+                except BaseException:  # the caller's own strategy may raise
+                    self._wake()
+                    raise
             else:  # sent before the gate closed: only the server's own delay is news
                 wait = min(error.retry_after or 0.0, RETRY_AFTER_CAP)
             self._opens_at = max(self._opens_at, now + wait)

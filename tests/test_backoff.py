@@ -338,6 +338,25 @@ async def test_a_cancelled_trial_makes_room_for_another(clock: VirtualClock) -> 
     await asyncio.gather(trial, second, return_exceptions=True)
 
 
+async def test_a_strategy_that_raises_holds_nobody(clock: VirtualClock) -> None:
+    """It is the caller's own; its error comes out, and the next sender has its turn."""
+
+    def strategy(_state: object) -> float:
+        raise ZeroDivisionError("bug")
+
+    gate = Gate(clock, Backoff.of(strategy))
+
+    async def refused() -> None:
+        with gate.passing(await gate.enter()):
+            await clock.sleep(1.0)
+            raise ServerError("down")
+
+    for _ in range(2):  # the second time, one goes through at a time
+        sends = asyncio.gather(*(refused() for _ in range(3)), return_exceptions=True)
+        errors = await asyncio.wait_for(sends, 100.0)
+        assert any(isinstance(error, ZeroDivisionError) for error in errors)
+
+
 async def test_a_failed_trial_closes_the_gate_for_longer(clock: VirtualClock) -> None:
     """The back-off grows with each trial, whoever makes it."""
     gate = Gate(clock, Backoff.of(lambda state: 10.0 * state.attempt_number))
