@@ -709,7 +709,10 @@ async def test_limits_of_a_run_are_kept(
     assert len(sandbox.ledger.charges) == 3
 
 
-async def test_interrupted_run_waits_for_no_further_source(comet: CometSession) -> None:
+@pytest.mark.parametrize("why", ["interrupted", "no money"])
+async def test_a_run_that_stops_waits_for_no_further_source(
+    comet: CometSession, sandbox: Sandbox, why: str
+) -> None:
     """A source that never ends, and has nothing at present, does not hold up the end."""
     closed = asyncio.Event()
 
@@ -721,10 +724,13 @@ async def test_interrupted_run_waits_for_no_further_source(comet: CometSession) 
             closed.set()
 
     run = comet.expand_many(requests())
-    asyncio.get_running_loop().call_later(500, run.interrupt)
+    if why == "no money":
+        sandbox.faults.add(Fault("1102", on="create", times=None))
+    else:
+        asyncio.get_running_loop().call_later(500, run.interrupt)
     async with asyncio.timeout(600):
         outcomes = [outcome async for outcome in run]
-    assert [outcome.status for outcome in outcomes] == ["done"]
+    assert [outcome.status for outcome in outcomes] == ["rejected" if why == "no money" else "done"]
     assert closed.is_set()
 
 

@@ -229,6 +229,7 @@ class Batch:
 
     def __attrs_post_init__(self) -> None:
         self.calls = Calls(self.active)
+        self.runner.sender.on_stop = self._stop_reading
         # Without a journal on the disk nothing is recognised later.
         lasting = not isinstance(self.active.journal, MemoryJournal)
         self.memory = SourceMemory(self.active.journal, self.loader.prepare, writable=lasting)
@@ -254,10 +255,13 @@ class Batch:
         self._halted = True
         self.runner.sender.stop(why)
         self.calls.end(why)
-        if (task := self._reading) is not None and not task.get_loop().is_closed():
-            task.get_loop().call_soon_threadsafe(self._stop_reading, task)
 
-    def _stop_reading(self, task: asyncio.Task[Any]) -> None:
+    def _stop_reading(self) -> None:
+        """Wait for no further item; from any thread."""
+        if (task := self._reading) is not None and not task.get_loop().is_closed():
+            task.get_loop().call_soon_threadsafe(self._cancel_reading, task)
+
+    def _cancel_reading(self, task: asyncio.Task[Any]) -> None:
         if self._reading is task:  # otherwise it has its item by now
             task.cancel()
 
@@ -313,7 +317,7 @@ class Batch:
         try:
             item = None if self._ended() else await anext(items, None)
         except asyncio.CancelledError:
-            if not self._halted:
+            if not self._ended():
                 raise
             return None
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from functools import partial
 
 import attrs
@@ -56,15 +57,20 @@ class Sender:
         active: The journal's jobs.
         options: How they are run.
         stopped: Why nothing more is sent, or None.
+        on_stop: Called when it stops.
     """
 
     active: ActiveJobs
     options: JobOptions
     stopped: CometError | None = attrs.field(default=None, init=False)
+    on_stop: Callable[[], object] | None = attrs.field(default=None, init=False)
 
     def stop(self, error: CometError) -> None:
         """Send nothing more in this batch; what was sent continues."""
-        self.stopped = self.stopped or error
+        if self.stopped is None:
+            self.stopped = error
+            if self.on_stop is not None:
+                self.on_stop()
 
     async def send(self, call: Call, record: JobRecord) -> Job:
         """Send the request of a planned job until the server takes it or refuses it for good.
