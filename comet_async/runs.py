@@ -153,7 +153,7 @@ def root_of(journal: Journal) -> Path:
     return Path("/")  # a journal that serves several folders names them in full
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Run:
     """Outcomes of many images, as an async iterable: use it once.
 
@@ -165,14 +165,17 @@ class Run:
     next run continues with it.
     """
 
-    _factory: RunFactory = attrs.field(repr=False)
+    _factory: RunFactory
     # None for the unfinished jobs of the session's own journal.
-    _items: RequestItems | FolderItems | None = attrs.field(repr=False)
+    _items: RequestItems | FolderItems | None
     _root: Root | None
     _options: RunOptions
-    _batch: Batch | None = attrs.field(default=None, init=False, repr=False)
+    _batch: Batch | None = attrs.field(default=None, init=False)
     _stopped: CometError | None = attrs.field(default=None, init=False)
     _interrupted: bool = attrs.field(default=False, init=False)
+
+    def __repr__(self) -> str:
+        return "<Run>" if self._root is None else f"<Run into {self._root}>"
 
     @property
     def stopped(self) -> CometError | None:

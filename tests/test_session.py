@@ -994,3 +994,10 @@ async def test_closing_that_fails_can_be_repeated(
     assert not comet._api.transport.unclosed
     async with CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=path):
         pass
+
+
+async def test_a_run_is_printed_in_a_word(tmp_path: Path) -> None:
+    """Where it saves, and none of its machinery."""
+    async with CometSession("sk-x12345678") as comet:
+        assert repr(comet.expand_folder(tmp_path, "wide", "16:9")) == "<Run into wide>"
+        assert repr(comet.expand_many([])) == "<Run>"

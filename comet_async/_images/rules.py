@@ -9,6 +9,7 @@ https://klingai.com/document-api/api/image/common/outpainting.
 from __future__ import annotations
 
 import functools
+import re
 from importlib.util import find_spec
 
 import attrs
@@ -20,6 +21,8 @@ from comet_async.errors import InputError, install_command
 # or its Base64 text: "file" is taken at its word.
 MAX_BYTES = 10 * 1024 * 1024
 """The largest image file, in bytes before Base64."""
+
+_USER = re.compile("://[^/#]*@")  # and a password, before the host of a URL
 
 MIN_SIDE = 300
 """The least width and height, in pixels."""
@@ -148,9 +151,9 @@ _HINTS = {
 
 
 def show(text: str) -> str:
-    """Return *text* as it may appear in a message: short, on one line, without a query."""
+    """Return *text* as it may appear in a message: short, on one line, no query, no password."""
     if "://" in text:
-        text = text.partition("?")[0]
+        text = _USER.sub("://", text.partition("?")[0])
     text = shorten(text, most=_SHOWN)
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 

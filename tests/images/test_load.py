@@ -570,3 +570,10 @@ async def test_heic_needs_one_more_package(
     error = await refused(b"\0\0\0\x18ftypheic" + bytes(40))
     more = "" if installed else ", after pip install 'comet-async[heif]'"
     assert error.hint == f"pass prepare=True to convert it{more}"
+
+
+def test_a_password_in_a_url_is_not_shown() -> None:
+    """Such a URL is refused when it is loaded; until then it may be printed."""
+    image = SourceImage.from_url("https://me:canary@example.com/a@b.png?sig=canary")
+    assert "canary" not in repr(image)
+    assert "https://example.com/a@b.png" in repr(image)
