@@ -346,6 +346,20 @@ async def test_download_refuses_another_file_of_the_name(
     assert target.read_bytes() != b"mine"
 
 
+async def test_the_names_of_all_results_are_checked_before_paying(
+    comet: CometSession, dog: Path, tmp_path: Path
+) -> None:
+    """The second image of a request can't be saved, so none is bought."""
+    mine = tmp_path / "out" / "dog-1.jpg"
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    (outcome,) = [each async for each in comet.expand_folder(dog, mine.parent, WIDE, n=2)]
+    assert outcome.status == "invalid"
+    assert isinstance(outcome.error, InputError)
+    assert f"{mine} exists already" in outcome.error.message
+    assert mine.read_bytes() == b"mine"
+
+
 async def test_download_gets_a_fresh_link(clock: VirtualClock, dog: Path, tmp_path: Path) -> None:
     """A link that expired is asked for anew by the task's id."""
     options = Options(url_lifetime=10)

@@ -90,8 +90,8 @@ class Output(Protocol):
 
 
 def possible_names(dest: str, n: int) -> set[str]:
-    """Return the names that the first result of *dest* may get."""
-    return {output_name(dest, 0, n, format_) for format_ in EXTENSIONS}
+    """Return the names that the *n* results of *dest* may get."""
+    return {output_name(dest, i, n, format_) for i in range(n) for format_ in EXTENSIONS}
 
 
 # In a store -------------------------------------------------------------------------------
