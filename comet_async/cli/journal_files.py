@@ -41,19 +41,13 @@ def path_of(folder: Path) -> Path:
     Raises:
         InputError: There is none, or it can't be looked at.
     """
-    from comet_async.cli.console import describe_os_error
     from comet_async.runs import JOURNAL_NAME
 
     path = folder / JOURNAL_NAME
     try:
         there = path.is_file()
     except OSError as error:
-        raise InputError(
-            f"the journal of {folder} can't be read: {describe_os_error(error)}",
-            field="folder",
-            value=str(folder),
-            hint="only the user whose runs made the folder can read its journal",
-        ) from error
+        raise _unreadable(folder, error) from error
     if there:
         return path
     raise InputError(
@@ -61,6 +55,17 @@ def path_of(folder: Path) -> Path:
         field="folder",
         value=str(folder),
         hint="name the folder that was given as --out; its first run creates the journal",
+    )
+
+
+def _unreadable(folder: Path, error: OSError) -> InputError:
+    from comet_async.cli.console import describe_os_error
+
+    return InputError(
+        f"the journal of {folder} can't be read: {describe_os_error(error)}",
+        field="folder",
+        value=str(folder),
+        hint="only the user whose runs made the folder can read its journal",
     )
 
 
@@ -132,7 +137,10 @@ async def copied(path: Path | str) -> AsyncGenerator[Journal, None]:
         async with _looked_at(path) as shared:
             yield shared
         return
-    there = await asyncio.get_running_loop().run_in_executor(None, path.exists)
+    try:
+        there = await asyncio.get_running_loop().run_in_executor(None, path.exists)
+    except OSError as error:
+        raise _unreadable(path.parent.parent, error) from error
     if not there:
         yield MemoryJournal()
         return

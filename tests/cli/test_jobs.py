@@ -303,19 +303,30 @@ async def test_no_journal(comet: Command, tmp_path: Path) -> None:
     assert "has no journal" in ended.err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("jobs",),
+        ("report",),
+        ("expand", "https://example.com/a.png", "--up", "1", "--dry-run", "--sandbox", "--out"),
+    ],
+)
 async def test_a_journal_of_another_user(
-    comet: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    comet: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     """A folder that can't be looked into is wrong usage, and no run would change that."""
-    is_file = type(tmp_path).is_file
 
-    def refused(path: Path) -> bool:
-        if tmp_path in path.parents:
-            raise PermissionError(13, "Permission denied", str(path))
-        return is_file(path)
+    def refusing(plain: Callable[[Path], bool]) -> Callable[[Path], bool]:
+        def look(path: Path) -> bool:
+            if path.parent == tmp_path / ".comet-async":
+                raise PermissionError(13, "Permission denied", str(path))
+            return plain(path)
 
-    monkeypatch.setattr(type(tmp_path), "is_file", refused)
-    ended = await comet("jobs", tmp_path)
+        return look
+
+    for name in ("is_file", "exists"):
+        monkeypatch.setattr(type(tmp_path), name, refusing(getattr(Path, name)))
+    ended = await comet(*words, tmp_path)
     assert ended.status == 2
     assert "can't be read: Permission denied" in ended.err
     assert "run the same command again" not in ended.err
