@@ -645,7 +645,7 @@ class CometSession:
         check_task(task)
         check_timeout(timeout)
         try:
-            ended = await self._services.wait(task, timeout=timeout, kind=kind, n=n)
+            ended = await self._waiter.wait(task, timeout=timeout, kind=kind, n=n)
         except TaskFailedError as error:
             await self._tasks.observe(error.task)
             raise

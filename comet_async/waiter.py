@@ -12,7 +12,7 @@ from typing import Final, Protocol, Self, cast, final
 
 from comet_async._backoff import Backoff
 from comet_async._polling.completion import has_result
-from comet_async._polling.failures import FailurePolicy
+from comet_async._polling.failures import RESUME, FailurePolicy
 from comet_async._polling.poller import Poller, Shared
 from comet_async._polling.source import TaskSource
 from comet_async._polling.streams import AsCompleted, TaskStream, Transitions, kind_of
@@ -31,7 +31,7 @@ from comet_async._validation import (
     wrong,
 )
 from comet_async._wire.decode import Notification
-from comet_async.errors import TaskFailedError
+from comet_async.errors import TaskFailedError, WaitTimeoutError
 from comet_async.events import Event, EventSink
 from comet_async.models import Task
 from comet_async.requests import MAX_N
@@ -286,7 +286,7 @@ class TaskWaiter:
                 a request; a task known by its id only is polled at once, unless this session
                 submitted it.
             timeout: Seconds from now; None for no limit. The waiter's own by default. Shortly
-                before it passes, the task is polled once more; 0 polls nothing.
+                before it passes, the task is polled once more. With 0, it is polled once.
             kind: The task's kind, when only its id is given; ``"expand"`` by default.
             n: How many images it makes, if they take longer than one.
 
@@ -302,12 +302,30 @@ class TaskWaiter:
         _check_waited(kind, n)
         if isinstance(task, Task) and has_result(task):
             return _succeeded(task)
-        watch = _Wait(self._limit(timeout), check_event_loop())
+        limit = self._limit(timeout)
+        if limit == 0:
+            return await self._poll_once(task, kind_of(task, kind))
+        watch = _Wait(limit, check_event_loop())
         poller = self._watch(watch, task, kind_of(task, kind), n)
         try:
             return _succeeded(await watch)
         finally:
             poller.leave(watch)
+
+    async def _poll_once(self, task: Task | str, kind: str) -> Task:
+        check_task(task)
+        task_id = task if isinstance(task, str) else task.id
+        self._counters.polls += 1
+        found = await self._shared.source.poll(task_id, kind=kind, timeout=None)
+        if has_result(found):
+            return _succeeded(found)
+        raise WaitTimeoutError(
+            f"task {found.id} is {found.status}",
+            hint=RESUME,
+            task=found,
+            task_id=found.id,
+            external_task_id=found.external_task_id,
+        )
 
     def transitions(
         self,

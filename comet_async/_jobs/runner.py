@@ -283,7 +283,7 @@ class JobRunner:
         if self.options.on_submitted is not None and snapshot is not None:
             self.options.on_submitted(snapshot)
         try:
-            task = await self.active.services.wait(
+            task = await self.active.services.waiter.wait(
                 job.task or record.task_id or "",
                 kind=record.kind,
                 n=record.n,

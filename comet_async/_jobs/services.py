@@ -16,11 +16,8 @@ from comet_async.errors import (
     NotSentError,
     OutcomeUnknownError,
     RunStoppedError,
-    WaitTimeoutError,
 )
 from comet_async.events import EventSink
-from comet_async.models import Task
-from comet_async.requests import EXPAND, kind_named
 from comet_async.waiter import NotificationSource, TaskWaiter
 
 logger = logging.getLogger("comet_async")
@@ -176,30 +173,3 @@ class Services:
     def callback_url(self) -> str | None:
         """Where the server reports changes, unless a request says otherwise."""
         return None if self.callbacks is None else self.callbacks.url
-
-    async def wait(
-        self, task: Task | str, *, timeout: float | None, kind: str | None = None, n: int = 1
-    ) -> Task:
-        """Wait for a task; with a timeout of 0, poll it once.
-
-        Raises:
-            TaskFailedError: It failed.
-            WaitTimeoutError: It has not ended.
-            CometError: As `TaskWaiter.wait` says.
-        """
-        if timeout != 0:
-            return await self.waiter.wait(task, timeout=timeout, kind=kind, n=n)
-        if isinstance(task, str):
-            kind = kind_named(kind or EXPAND.name).name
-            task = await self.api.get(task, kind=kind_named(kind))
-        elif not task.done:
-            task = await self.api.get(task.id, kind=kind_named(task.kind))
-        if task.failed or (task.succeeded and task.images):
-            return await self.waiter.wait(task, timeout=None)  # raises for one that failed
-        raise WaitTimeoutError(
-            f"task {task.id} is {task.status}",
-            hint="the task continues and is billed: wait for its id again",
-            task=task,
-            task_id=task.id,
-            external_task_id=task.external_task_id,
-        )

@@ -171,11 +171,15 @@ async def test_the_waiters_own_deadline_is_the_default(server: TaskServer) -> No
     assert (await waiter.wait(server.submit(20.0), timeout=None)).succeeded
 
 
-async def test_no_time_polls_nothing(server: TaskServer, waiter: TaskWaiter) -> None:
-    """Zero is over before it begins."""
-    with pytest.raises(WaitTimeoutError):
-        await waiter.wait(server.submit(20.0), timeout=0)
-    assert waiter.polls == 0
+async def test_no_time_polls_once(server: TaskServer, waiter: TaskWaiter) -> None:
+    """Zero asks how the task is now."""
+    task = server.submit(20.0)
+    with pytest.raises(WaitTimeoutError, match=f"{task.id} is submitted") as caught:
+        await waiter.wait(task, timeout=0)
+    assert caught.value.task_id == task.id
+    await asyncio.sleep(30)
+    assert (await waiter.wait(task.id, timeout=0)).succeeded
+    assert waiter.polls == 2
 
 
 async def test_deadlines_of_two_who_wait_are_their_own(
