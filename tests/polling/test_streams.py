@@ -398,7 +398,7 @@ async def test_what_is_no_task_is_not_waited_for(
     server: TaskServer, waiter: TaskWaiter, form: str
 ) -> None:
     """It is an error of its step, and the iteration ends with the others."""
-    tasks = [server.submit(10.0), ""]
+    tasks: list[Task | str] = [server.submit(10.0), ""]
 
     async def generator() -> AsyncIterator[Task | str]:
         for task in tasks:
