@@ -34,6 +34,7 @@ ASPECTS = ("16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9")
 _DEEPEST = 32  # levels of objects and lists; the API has two
 _LONGEST_INTEGER = 19  # digits, sign included
 
+_COUNTS = frozenset(map(str, range(1, MAX_IMAGES + 1)))
 _RATIOS = tuple(f"{side}_expansion_ratio" for side in ("up", "down", "left", "right"))
 _AREA = Decimal(3) + Decimal("1e-6")
 
@@ -245,7 +246,9 @@ def _margins(fields: Fields, options: Options, profile: Profile) -> Margins:
     for name, value in values.items():
         if value is None and not options.lenient_ratios:
             raise RefusalError(1201, f"{name} can not be null")
-    up, down, left, right = (_ratio(name, value or 0) for name, value in values.items())
+    up, down, left, right = (
+        _ratio(name, 0 if value is None else value) for name, value in values.items()
+    )
     if (1 + up + down) * (1 + left + right) > _AREA:
         raise RefusalError(1201, "the expanded area can not exceed 3 times the original area")
     return Margins(float(up), float(down), float(left), float(right))
@@ -260,7 +263,7 @@ def _ratio(name: str, value: object) -> Decimal:
 
 
 def _count(value: object, *, lenient: bool) -> int:
-    if lenient and isinstance(value, str) and value.isascii() and value.isdigit():
+    if lenient and isinstance(value, str) and value in _COUNTS:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_IMAGES:
         raise _invalid("n", value)

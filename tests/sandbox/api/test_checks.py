@@ -28,6 +28,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"down_expansion_ratio": None}, "down_expansion_ratio can not be null"),
     ({"left_expansion_ratio": "0.1"}, "left_expansion_ratio value '0.1' is invalid"),
     ({"left_expansion_ratio": True}, "left_expansion_ratio value 'True' is invalid"),
+    ({"left_expansion_ratio": ""}, "left_expansion_ratio value '' is invalid"),
+    ({"left_expansion_ratio": False}, "left_expansion_ratio value 'False' is invalid"),
     ({"right_expansion_ratio": 2.1}, "right_expansion_ratio value '2.1' is invalid"),
     ({"right_expansion_ratio": -0.1}, "right_expansion_ratio value '-0.1' is invalid"),
     ({"right_expansion_ratio": float("nan")}, "value 'NaN' is invalid"),
@@ -236,7 +238,8 @@ async def test_lenient_switches(start: Start) -> None:
     reply = await client.create(n="2", up_expansion_ratio=None)
     order = client.sandbox.tasks.get(reply.data["task_id"]).order
     assert (order.n, order.margins.up) == (2, 0)
-    assert (await client.create(n="x")).status == 400
+    for wrong in ("x", "0", "10", "1" * 5000):
+        assert (await client.create(n=wrong)).status == 400
 
 
 # ---------------------------------------------------------------------- neighbours
