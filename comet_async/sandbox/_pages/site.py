@@ -108,7 +108,9 @@ class Site:
     async def thumb(self, request: web.Request) -> web.StreamResponse:
         """Send a small image of the front page."""
         info = request.match_info
-        data = await self.state.results.read(info["task"], info["name"])
+        # An id from here, and not a path: "%2F" in the address would be a slash in it.
+        known = self.state.tasks.get(info["task"]) is not None
+        data = await self.state.results.read(info["task"], info["name"]) if known else None
         if data is None:
             return response(html_answer(NOT_FOUND_PAGE, 404))
         jpeg = Answer(body=data, content_type="image/jpeg")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
+
+from yarl import URL
 
 from comet_async.sandbox import Fault
 
@@ -157,8 +160,13 @@ async def test_changes_are_announced(start: Start) -> None:
         await reply.content.read()
 
 
-async def test_missing_thumbs(start: Start) -> None:
-    """A small image that is not there is not found."""
-    client = await start()
-    assert (await client.request("GET", "/thumbs/1/0.jpg")).status == 404
-    assert (await client.request("GET", "/thumbs/1/..%2F..%2Fx.jpg")).status == 404
+async def test_missing_thumbs(start: Start, tmp_path: Path) -> None:
+    """A small image that is not there is not found, and no other file is."""
+    (tmp_path / "private-0.jpg").write_bytes(b"private")
+    (tmp_path / "results").mkdir()
+    client = await start(save_dir=tmp_path / "results")
+    absolute = str(tmp_path / "private").replace("/", "%2F")
+    for path in ("1/0.jpg", "..%2Fprivate/0.jpg", f"{absolute}/0.jpg"):
+        address = URL(f"{client.sandbox.url}/thumbs/{path}", encoded=True)
+        async with client.http.get(address) as reply:
+            assert (path, reply.status) == (path, 404)
