@@ -215,6 +215,16 @@ def _orientation(image: Image) -> int:
     return orientation_of(exif, xmp if isinstance(xmp, bytes) else str(xmp).encode())
 
 
+def upright(image: Image) -> Image:
+    """Return *image*, which Pillow has opened, as a viewer shows it.
+
+    `ImageOps.exif_transpose` also writes the EXIF block anew, which fails for values that only
+    readers put up with.
+    """
+    image.load()
+    return _turn(image, image.getexif().get(_ORIENTATION, 1))
+
+
 def _turn(image: Image, orientation: int) -> Image:
     """Return *image* as a viewer shows it."""
     from PIL.Image import Transpose  # noqa: PLC0415 - an extra

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 import attrs
 
-from comet_async._images.prepare import eight_bits, on_white
+from comet_async._images.prepare import eight_bits, on_white, upright
 from comet_async._images.rules import ImageRules, show
 from comet_async.errors import InputError, MissingExtraError
 from comet_async.geometry import MAX_AREA, MarginRule, Margins, added_pixels, canvas_size
@@ -119,19 +119,19 @@ def _name(image: SourceImage) -> str:
 
 
 def _photo(source: SourceImage, enough: int) -> Image:
-    from PIL import Image, ImageOps  # noqa: PLC0415 - an extra
+    from PIL import Image  # noqa: PLC0415 - an extra
 
     try:
         with source.open() as file, Image.open(file) as image:
             image.draft("RGB", (enough, enough))  # a large JPEG is decoded smaller, and faster
-            upright = ImageOps.exif_transpose(image)
+            turned = upright(image)
     except InputError:
         raise
     except Exception as exc:  # decoders raise whatever damaged bytes lead them to
         check = ImageRules(source=source.source)
         what = f"can't be decoded: {type(exc).__name__}: {exc}"
         raise check.refuse(what, limit="an undamaged image", hint="save it again") from exc
-    plain, _ = eight_bits(upright, upright.info.get("icc_profile"), [])
+    plain, _ = eight_bits(turned, turned.info.get("icc_profile"), [])
     return on_white(plain.convert("RGBA"))
 
 

@@ -29,6 +29,16 @@ def make_png(width: int, height: int, tint: int = 0) -> bytes:
     return PNG_SIGNATURE + png_header(width, height) + pixels + png_chunk(b"IEND", b"")
 
 
+def with_odd_exif(jpeg: bytes) -> bytes:
+    """Return *jpeg* lying on its left side, with a unit of resolution that is text, not a number.
+
+    It is read everywhere, but can't be written back.
+    """
+    entries = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHI4s", 0x0128, 2, 1, b"x")
+    block = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + jpeg[2:]
+
+
 def make_folder(folder: Path, count: int) -> Path:
     """Make *folder* with *count* different images; return it."""
     folder.mkdir()

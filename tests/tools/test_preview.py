@@ -13,6 +13,7 @@ from comet_async._tools import preview
 from comet_async._tools.preview import render
 from comet_async.errors import InputError
 from comet_async.geometry import Margins
+from tests.support.images import with_odd_exif
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,6 +105,15 @@ async def test_photo_is_shown_upright(tmp_path: Path) -> None:
     Image.new("RGB", (4000, 3000), "red").save(path, exif=exif)
     left, top, right, bottom = red_box(opened(render(await load(path), Margins())))
     assert (right - left) / (bottom - top) == pytest.approx(0.75, rel=0.02)
+
+
+async def test_exif_that_can_not_be_written_back() -> None:
+    """A value that only readers put up with is no reason to show nothing."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (600, 400), "red").save(buffer, "JPEG")
+    loaded = await load(with_odd_exif(buffer.getvalue()))
+    left, top, right, bottom = red_box(opened(render(loaded, Margins())))
+    assert (right - left) / (bottom - top) == pytest.approx(2 / 3, rel=0.02)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "I;16", "P", "LA", "CMYK"])

@@ -28,6 +28,7 @@ from comet_async._tools.report.pages import render, write_pages
 from comet_async._tools.report.thumbnails import make_thumbnail
 from comet_async.errors import InputError
 from comet_async.outcomes import OutcomeStatus
+from tests.support.images import with_odd_exif
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("jinja2")
@@ -82,6 +83,16 @@ def test_rotated_by_exif(tmp_path: Path) -> None:
     made = make_thumbnail(tmp_path / "a.jpg", 400)
     assert made is not None
     assert (made.width, made.height, made.size) == (300, 400, (3000, 4000))
+
+
+def test_exif_that_can_not_be_written_back(tmp_path: Path) -> None:
+    """A value that only readers put up with is no reason to show nothing."""
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (600, 300), "red").save(path)
+    path.write_bytes(with_odd_exif(path.read_bytes()))
+    made = make_thumbnail(path, 300)
+    assert made is not None
+    assert (made.width, made.height, made.size) == (150, 300, (300, 600))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "I;16"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from comet_async._images.formats import sniff
-from comet_async._images.prepare import eight_bits
+from comet_async._images.prepare import eight_bits, upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -66,13 +66,10 @@ def _open(file: io.BufferedReader) -> Image:
 
 
 def _copy(image: Image, full: tuple[int, int], longest: int) -> Thumbnail:
-    from PIL import ImageOps  # noqa: PLC0415 - an extra
-
-    turned = image.size
-    upright = ImageOps.exif_transpose(image)
-    if upright.size != turned:
+    turned = upright(image)
+    if turned.size != image.size:
         full = full[1], full[0]
-    plain, profile = eight_bits(upright, upright.info.get("icc_profile"), [])
+    plain, profile = eight_bits(turned, turned.info.get("icc_profile"), [])
     plain.thumbnail((longest, longest))
     plain.info = {}  # no EXIF: it would turn the copy again, and say where it was taken
     kept = profile if profile and len(profile) <= _MAX_PROFILE else None
