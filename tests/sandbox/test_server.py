@@ -265,6 +265,18 @@ async def test_a_painter_that_breaks(
     assert "ZeroDivisionError" in caplog.text
 
 
+async def test_canvas_larger_than_the_largest_photo(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is decoded has a limit; what is painted around it may be larger."""
+    monkeypatch.setattr("comet_async.sandbox._painting.painter.MAX_PIXELS", 400 * 300)
+    client = await start()
+    done = await client.finish((await client.create()).data["task_id"])
+    assert done["task_status"] == "succeed"
+    answer_file = await client.request("GET", done["task_result"]["images"][0]["url"])
+    assert size(answer_file.raw) == (480, 360)
+
+
 async def test_tells_what_it_knows(start: Start) -> None:
     """Tasks and switches can be looked at."""
     options = Options(lenient_n=True)

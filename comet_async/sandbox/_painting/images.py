@@ -8,6 +8,7 @@ without it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import io
 from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ _AT_ONCE = 2  # paintings; each keeps a core busy for about a second
 _THUMB = (720, 240)
 _REMEMBERED = 32  # images
 _GENERATED_PIXELS = 1_000_000
+_HEAD = 1024  # bytes of a PNG from here that hold its size
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -102,7 +104,7 @@ class Studio:
         made = await asyncio.gather(*jobs)
         for index, image in enumerate(made):
             await self._keep(task, index, image)
-        task.size = stub.image_size(made[0].png) or task.size
+        task.size = stub.image_size(made[0].png[:_HEAD]) or task.size
         return made[0].engine
 
     async def close(self) -> None:
@@ -158,15 +160,10 @@ class Studio:
     def _draw_new(self, order: Order, files: list[bytes], index: int) -> _Made:
         if self.engine == "stub":
             return self._draw_stub(order, files, index)
-        marked = None
         if order.kind == "expand":
-            png, engine = self._expand(order, files[0], index, watermark=False)
-            if order.watermark:
-                marked, _ = self._expand(order, files[0], index, watermark=True)
-        else:
-            engine = "pillow"
-            png = _try_on(files) if order.kind == "try_on" else _generate(order, index)
-        return _Made(png=png, marked=marked, thumb=_reduce(png), engine=engine)
+            return self._expand(order, files[0], index)
+        image = _try_on(files) if order.kind == "try_on" else _generate(order, index)
+        return _Made(png=_png(image), marked=None, thumb=_thumb(image), engine="pillow")
 
     def _draw_stub(self, order: Order, files: list[bytes], index: int) -> _Made:
         size = _stub_size(order, files)
@@ -177,18 +174,19 @@ class Studio:
         marked = stub.grey_png(*size, variant=index, label=f"{label} watermark")
         return _Made(png=png, marked=marked if order.watermark else None, thumb=None, engine="stub")
 
-    def _expand(
-        self, order: Order, file: bytes, index: int, *, watermark: bool
-    ) -> tuple[bytes, str]:
-        painting = painter.paint(
+    def _expand(self, order: Order, file: bytes, index: int) -> _Made:
+        paint = functools.partial(
+            painter.paint,
             file,
             order.margins,
             variant=index,
             engine="pillow" if self.engine == "stub" else self.engine,
             output=self.output,
-            watermark=watermark,
         )
-        return painting.png, painting.engine
+        marked = paint(watermark=True).png if order.watermark else None
+        made = paint()
+        # Not from the file: a canvas may be larger than the photos that are decoded here.
+        return _Made(png=made.png, marked=marked, thumb=_thumb(made.image), engine=made.engine)
 
 
 def _digest(file: bytes) -> bytes:
@@ -233,7 +231,11 @@ def _decode(file: bytes) -> Image.Image:
 
 def _reduce(file: bytes) -> bytes:
     """Return a small JPEG of the image, for the front page."""
-    image = _decode(file)
+    return _thumb(_decode(file))
+
+
+def _thumb(image: Image.Image) -> bytes:
+    """Return a small JPEG of *image*, which is reduced itself."""
     image.thumbnail(_THUMB)
     out = io.BytesIO()
     image.save(out, "JPEG", quality=80)
@@ -246,7 +248,7 @@ def _generated_size(order: Order) -> tuple[int, int]:
     return round(height * across / down), height
 
 
-def _generate(order: Order, index: int) -> bytes:
+def _generate(order: Order, index: int) -> Image.Image:
     """Return a gradient of the wanted shape: a stand-in, not an image of the prompt."""
     from PIL import Image, ImageOps
 
@@ -254,15 +256,15 @@ def _generate(order: Order, index: int) -> bytes:
     sky, ground = (
         f"hsl({40 * index + hue}, 60%, {light}%)" for hue, light in ((200, 80), (30, 45))
     )
-    return _png(ImageOps.colorize(slope, sky, ground))
+    return ImageOps.colorize(slope, sky, ground)
 
 
-def _try_on(files: list[bytes]) -> bytes:
+def _try_on(files: list[bytes]) -> Image.Image:
     """Return the person with the garment pasted on: a stand-in, not a fitting."""
     human, cloth = (_decode(file) for file in files)
     cloth.thumbnail((human.width // 2, human.height // 2))
     human.paste(cloth, ((human.width - cloth.width) // 2, human.height // 3))
-    return _png(human)
+    return human
 
 
 def _png(image: Image.Image) -> bytes:

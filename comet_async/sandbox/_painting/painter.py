@@ -70,12 +70,14 @@ class Painting:
 
     Attributes:
         png: The file.
+        image: The same, not encoded.
         width: Its width in pixels.
         height: Its height in pixels.
         engine: What painted it.
     """
 
     png: bytes = attrs.field(repr=False)
+    image: Image.Image = attrs.field(repr=False, eq=False)
     width: int
     height: int
     engine: Engine
@@ -107,10 +109,8 @@ def load_photo(data: bytes) -> Photo:
         MissingExtraError: Pillow is not installed.
     """
     image = _open(data)
-    from PIL import ImageOps
-
     try:
-        upright = ImageOps.exif_transpose(image)
+        upright = _upright(image)
         return Photo(image=_to_rgb(upright), icc=_rgb_profile(upright))
     except Exception as exc:  # damaged files make decoders raise nearly anything
         raise PhotoError(f"the file is damaged: {type(exc).__name__}") from exc
@@ -156,7 +156,8 @@ def paint(  # noqa: PLR0913 - two of them are the input, five are keyword-only o
     if watermark:
         _stamp(image)
     width, height = image.size
-    return Painting(png=_encode(image, used, photo.icc), width=width, height=height, engine=used)
+    png = _encode(image, used, photo.icc)
+    return Painting(png=png, image=image, width=width, height=height, engine=used)
 
 
 def best_engine() -> Engine:
@@ -188,6 +189,25 @@ def _open(data: bytes) -> Image.Image:
     if width * height > MAX_PIXELS:
         raise PhotoError(f"{width}x{height} is more than {MAX_PIXELS // 1_000_000} megapixels")
     return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return *image* as a viewer shows it."""
+    from PIL.Image import Transpose
+
+    # `ImageOps.exif_transpose` writes the EXIF block anew, which fails for values that only
+    # readers put up with, and it is not needed any more.
+    methods = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    method = methods.get(image.getexif().get(_ORIENTATION, 1))
+    return image.copy() if method is None else image.transpose(method)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

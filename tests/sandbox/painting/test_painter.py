@@ -16,6 +16,7 @@ from PIL import Image, ImageChops, ImageOps, ImageStat
 from comet_async.errors import MissingExtraError
 from comet_async.geometry import Margins
 from comet_async.sandbox._painting.painter import Painting, best_engine, cloudlike_size, paint
+from tests.support.images import with_odd_exif
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -325,7 +326,17 @@ def test_profile_is_kept() -> None:
     assert image.info["icc_profile"] == profile
 
 
+def test_exif_that_can_not_be_written_back() -> None:
+    """A value that only readers put up with makes no photo damaged."""
+    photo = photo_file(60, 40)
+    file = io.BytesIO()
+    photo.save(file, "JPEG")
+    painting = paint(with_odd_exif(file.getvalue()), Margins(), engine="pillow")
+    assert (painting.width, painting.height) == (40, 60)
+
+
 def test_painting_hides_its_bytes() -> None:
     """A painting's text is short: the file's bytes are not in it."""
-    painting = Painting(png=b"secret", width=3, height=2, engine="pillow")
+    image = photo_file(3, 2)
+    painting = Painting(png=b"secret", image=image, width=3, height=2, engine="pillow")
     assert repr(painting) == "Painting(width=3, height=2, engine='pillow')"
