@@ -294,10 +294,15 @@ class CallbackReceiver:
         """Start a server of its own.
 
         Raises:
-            ConfigError: The port can't be used.
+            ConfigError: The port can't be used, or the server runs already.
         """
         from comet_async._http.callback_server import CallbackServer  # noqa: PLC0415  # as below
 
+        if self._server is not None:
+            raise ConfigError(
+                "this receiver has a running server already",
+                hint="enter it once, and pass it to all sessions",
+            )
         server = CallbackServer(self._on_request)
         try:
             host, port = await server.start(self._host, self._port)

@@ -404,8 +404,9 @@ class TaskWaiter:
         loop = check_event_loop()
         poller = self._pollers.get(loop)
         if poller is None:
-            for other in [other for other in self._pollers if other.is_closed()]:
-                del self._pollers[other]
+            for other in list(self._pollers):  # other threads add their own
+                if other.is_closed():
+                    self._pollers.pop(other, None)
             poller = self._pollers[loop] = Poller(self._shared)
         poller.watch(watch, task, kind, n)
         if self._callbacks is not None:

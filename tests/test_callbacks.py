@@ -344,6 +344,17 @@ async def test_mounted_in_an_application(client: aiohttp.ClientSession) -> None:
     assert receiver.url == f"https://example.org/hooks{receiver.path}"
 
 
+async def test_a_receiver_that_runs_starts_no_second_server() -> None:
+    """The first would be left running, with nobody to stop it."""
+    async with CallbackReceiver() as receiver:
+        url = receiver.url
+        with pytest.raises(ConfigError, match="has a running server already"):
+            await receiver.__aenter__()
+        assert receiver.url == url
+    async with receiver:  # but it may be started again
+        pass
+
+
 async def test_a_taken_port_is_reported() -> None:
     """Instead of an OSError without an address."""
     async with CallbackReceiver() as receiver:
