@@ -28,6 +28,7 @@ from comet_async._images.naming import (
     fold,
     image_suffix,
     names_in_folder,
+    unique_folders,
     unique_names,
     wished_name,
 )
@@ -283,7 +284,7 @@ class Scan(Iterator[Found]):
             if key not in folders
         ]
         wishes = {request.key: request.name for request in files}
-        stems, labels = unique_names(files), unique_names(folders.values())
+        stems, labels = unique_names(files), unique_folders(folders.values())
         taken: defaultdict[str, set[str]] = defaultdict(set)  # names, by folder
         for stem in stems.values():
             folder, _, name = stem.rpartition("/")

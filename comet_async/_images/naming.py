@@ -223,6 +223,22 @@ def unique_names(requests: Iterable[NameRequest], taken: Collection[str] = ()) -
     return {request.key: names.get(request.key, request.name) for request in requests}
 
 
+def unique_folders(requests: Iterable[NameRequest]) -> dict[str, str]:
+    """Return a name for each folder's key as `unique_names` does, none of them within another.
+
+    Else what is below ``a`` could meet what is in ``a/dog``.
+    """
+    names = unique_names(requests)
+    outer = {
+        "/".join(parts[:depth])
+        for parts in (fold(name).split("/") for name in names.values())
+        for depth in range(1, len(parts))
+    }
+    return {
+        key: f"{name}-{_hash(key)}" if fold(name) in outer else name for key, name in names.items()
+    }
+
+
 def _apart(group: list[NameRequest]) -> dict[str, str]:
     """Return names for requests that share one: with folders, with extensions, or with both."""
     folders = {request.parents for request in group}

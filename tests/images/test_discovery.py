@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
 import threading
 import tracemalloc
 from collections import Counter
@@ -260,6 +261,15 @@ def test_several_folders_get_a_folder_each() -> None:
     names = stems("2024", "old/2024")
     assert names == {"2024/dog.png": f"{here}/2024/dog", "old/2024/dog.png": "old/2024/dog"}
     assert stems("old/2024", "2024") == names
+
+
+def test_a_folder_that_is_called_like_the_parent_of_another() -> None:
+    """Neither is put into the other: two of their images would want the same name."""
+    touch("p/a/dog/1.png", "q/b/dog/1.png", "z/a/dog/1.png")
+    found = stems("p/a/dog", "q/b/dog", "z/a")
+    assert found["p/a/dog/1.png"] == "a/dog/1"
+    assert found["q/b/dog/1.png"] == "b/dog/1"
+    assert re.fullmatch(r"a-[0-9a-f]{8}/dog/1", found["z/a/dog/1.png"])
 
 
 def test_file_beside_a_folder_of_the_same_name() -> None:
