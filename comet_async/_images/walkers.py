@@ -40,6 +40,8 @@ _MAX_SEGMENTS = 4096
 # Pillow opens no PNG with a longer profile or compressed text, nor with more text altogether.
 _MAX_TEXT = 1024 * 1024
 _MAX_ALL_TEXT = 64 * _MAX_TEXT
+# Image editors write histories and whole documents uncompressed.
+_MAX_PLAIN_TEXT = 16 * _MAX_TEXT
 
 
 @attrs.frozen(kw_only=True)
@@ -105,6 +107,7 @@ _PNG_COLOURS: Mapping[int, tuple[int, tuple[int, ...]]] = {
 _PALETTE = 3
 _NAME = re.compile(rb"[A-Za-z0-9_]{4}")
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
+_PLAIN_TEXTS = frozenset({b"tEXt", b"iTXt"})  # the second may be compressed as well
 # Chunks that decoders refuse to be shorter.
 _LEAST = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9, b"acTL": 8, b"fcTL": 26}
 _KEPT = frozenset({b"IHDR", b"eXIf", *_TEXTS})
@@ -211,7 +214,8 @@ class PngWalker:
         self._check_order(name)
         self._name, self._length, self._left = name, length, length
         self._crc = zlib.crc32(name)
-        kept = name in _KEPT and length <= 4 * _MAX_TEXT
+        most = _MAX_PLAIN_TEXT if name in _PLAIN_TEXTS else 4 * _MAX_TEXT
+        kept = name in _KEPT and length <= most
         self._body = bytearray() if kept else None
         if name == b"IDAT" and self.data_at is None:
             self.data_at, self._first_length = self._at, length
@@ -275,9 +279,10 @@ class PngWalker:
         self.shape = Shape(width=width, height=height, bits=bits, channels=channels)
 
     def _read_text(self, name: bytes, body: bytes | None) -> None:
-        keyword, text = _split_text(name, body or b"")
+        keyword, text, compressed = _split_text(name, body or b"")
         self._text_size += len(text)
-        if body is None or len(text) > _MAX_TEXT or self._text_size > _MAX_ALL_TEXT:
+        too_long = len(text) > (_MAX_TEXT if compressed else _MAX_PLAIN_TEXT)
+        if body is None or too_long or self._text_size > _MAX_ALL_TEXT:
             if self.data_at is None and (body is None or name != b"tEXt"):
                 self.damage = "holds more metadata than decoders accept"
         else:
@@ -324,15 +329,15 @@ def _begins_zlib(start: bytes) -> bool:
     return len(start) == 2 and start[0] & 0x0F == 8 and int.from_bytes(start, "big") % 31 == 0
 
 
-def _split_text(name: bytes, body: bytes) -> tuple[bytes, bytes]:
-    """Return the keyword of a text or profile chunk, and what it holds, decompressed."""
+def _split_text(name: bytes, body: bytes) -> tuple[bytes, bytes, bool]:
+    """Return the keyword of a text or profile chunk, what it holds, and if that was compressed."""
     keyword, _, text = body.partition(b"\0")
     if name == b"tEXt":
-        return keyword, text
+        return keyword, text, False
     if name == b"iTXt":
         compressed, text = text[:1] == b"\1", text[2:].split(b"\0", 2)[-1]
-        return keyword, _inflate(text) if compressed else text
-    return keyword, _inflate(text[1:])
+        return keyword, _inflate(text) if compressed else text, compressed
+    return keyword, _inflate(text[1:]), True
 
 
 def _inflate(data: bytes) -> bytes:

@@ -108,6 +108,9 @@ DAMAGED = {
     "large profile": joined(
         [HEADER, (b"iCCP", b"p\0\0" + zlib.compress(bytes(2_000_000))), *PARTS[1:]]
     ),
+    "large compressed text": joined(
+        [HEADER, (b"iTXt", b"p\0\1\0\0\0" + zlib.compress(bytes(2_000_000))), *PARTS[1:]]
+    ),
     "no scan": JPEG[:SCAN] + b"\xff\xd9",
     "empty scan": JPEG[:SCAN_DATA] + b"\xff\xd9",
     "no tables": JPEG[:TABLES] + JPEG[FRAME:],
@@ -137,6 +140,16 @@ async def test_damage_is_refused(data: bytes, prepare: bool) -> None:
         await load(data, prepare=prepare)
     assert caught.value.sent is False
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("size", [2_000_000, 6_000_000])
+@pytest.mark.parametrize("kind", ["tEXt", "iTXt"])
+async def test_long_text_that_is_not_compressed(kind: str, size: int) -> None:
+    """Image editors write megabytes of history into a PNG, and decoders accept that."""
+    start = b"XML:com.adobe.xmp\0" + (b"\0\0\0\0" if kind == "iTXt" else b"")
+    data = joined([HEADER, (kind.encode(), start + b"x" * size), *PARTS[1:]])
+    assert opens_in_pillow(data)
+    assert (await load(data)).width == 320
 
 
 @pytest.mark.parametrize("marker", [0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF])
