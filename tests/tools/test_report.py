@@ -290,6 +290,13 @@ def test_a_relative_source_is_found_from_anywhere(tmp_path: Path) -> None:
     assert made.view.before is not None
 
 
+@pytest.mark.parametrize("source", ["a" * 400, "a/" * 4000, "a\0b"], ids=["name", "path", "zero"])
+def test_a_source_that_can_be_no_file(tmp_path: Path, source: str) -> None:
+    """What was refused, such as Base64, has a card without an image."""
+    invalid = entry(source, outcome=OutcomeStatus.INVALID, record=None)
+    assert CardMaker(folder=tmp_path).make(invalid).view.before is None
+
+
 def test_a_copied_image(tmp_path: Path) -> None:
     """It is shown once: before and after are the same."""
     Image.new("RGB", (800, 400), "blue").save(tmp_path / "wide.png")

@@ -216,7 +216,9 @@ class CardMaker:
         if "://" in source:
             return None
         places = (Path(source), self.folder.absolute().parent / source)
-        return next(filter(Path.is_file, places), None)
+        with contextlib.suppress(OSError):  # longer than a name can be
+            return next(filter(Path.is_file, places), None)
+        return None
 
     def _shot(self, path: Path, longest: int) -> Shot | None:
         shot = self._linked(path) if self.link else None
