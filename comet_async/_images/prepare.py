@@ -124,6 +124,14 @@ def encode(image: Any, check: ImageRules) -> Converted:  # noqa: ANN401 - Pillow
     return attrs.evolve(made, notes=(*made.notes, f"saved as {FORMAT_NAMES[made.format]}"))
 
 
+def colours_of(image: Any) -> str:  # noqa: ANN401 - as above
+    """Return what the values of a Pillow image's pixels mean, empty if their mode says it."""
+    transparent = image.info.get("transparency")
+    if image.mode not in {"P", "PA"} and transparent is None:
+        return ""
+    return repr((image.getpalette("RGBA"), transparent))
+
+
 def _write(image: Image, check: ImageRules, notes: list[str], *, lossy: bool) -> Converted:
     """Return *image*, as it stands, as a file that the API accepts and that opens again."""
     plain, profile = eight_bits(image, image.info.get("icc_profile"), notes)
@@ -378,7 +386,8 @@ def _repair_palette(image: Any) -> None:  # noqa: ANN401 - as above
 
 def _is_flat(image: Image) -> bool:
     """Return True if all pixels have the same value."""
-    extrema: Any = image.getextrema()
+    # Pillow knows no extrema of 16 bits in the other byte order.
+    extrema: Any = (image.convert("I") if image.mode.startswith("I;") else image).getextrema()
     bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
     return all(low == high for low, high in bands)
 

@@ -462,6 +462,8 @@ async def test_nothing_becomes_a_single_colour() -> None:
     dark = Image.frombytes("I;16", (320, 300), rows * 300)
     with pytest.raises(InputError, match="would become a single colour"):
         await load(save(dark, "TIFF"), prepare=True)
+    with pytest.raises(InputError, match="would become a single colour"):
+        await load(dark.convert("I").convert("I;16B"))
     flat = await load(save(Image.new("RGB", (320, 300), "red"), "BMP"), prepare=True)
     assert flat.format == "png"
 
