@@ -36,7 +36,7 @@ from yarl import URL
 from comet_async._addresses import is_literal, is_loopback, is_public
 from comet_async._fs import NO_FOLLOW
 from comet_async._images.formats import Inspector, sniff
-from comet_async._images.prepare import Converted, convert, encode, needs_conversion
+from comet_async._images.prepare import Converted, colours_of, convert, encode, needs_conversion
 from comet_async._images.reader import reader_of
 from comet_async._images.rules import ImageRules, show
 from comet_async._images.streams import (
@@ -610,6 +610,7 @@ def _from_pillow(image: PillowImage, check: ImageRules) -> SourceImage:
     check.check_shape(made.width, made.height)
     pixels = hashlib.sha256(f"pixels 1\0{image.mode}\0{image.size}\0".encode())
     pixels.update(image.tobytes())
+    pixels.update(colours_of(image).encode())
     return _encoded(made, check.source, pixels.hexdigest() if check.hashed else "")
 
 

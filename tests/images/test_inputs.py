@@ -298,6 +298,21 @@ async def test_pillow_images(mode: str) -> None:
     assert (await load(image)).sha256 != loaded.sha256
 
 
+async def test_equal_pixels_of_other_colours_are_another_image() -> None:
+    """What they mean is in a palette, and one of them may stand for nothing."""
+    pillow = pytest.importorskip("PIL.Image")
+    image = pillow.frombytes("P", (400, 300), bytes(range(250)) * 480)
+    image.putpalette([value for value in range(256) for _ in range(3)])
+    other = image.copy()
+    other.putpalette([255 - value for value in range(256) for _ in range(3)])
+    clear = image.copy()
+    clear.info["transparency"] = 7
+    images = [image, other, clear, image.copy()]
+    hashes = [(await load(each)).sha256 for each in images]
+    assert len(set(hashes)) == 3
+    assert hashes[0] == hashes[3]
+
+
 def test_pillow_while_another_thread_imports_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The module is known by then, and has no content yet."""
     monkeypatch.setitem(sys.modules, "PIL.Image", types.ModuleType("PIL.Image"))
