@@ -277,6 +277,22 @@ async def test_canvas_larger_than_the_largest_photo(
     assert size(answer_file.raw) == (480, 360)
 
 
+async def test_large_results_are_not_kept_twice(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results for requests that come again are kept within a limit of their own."""
+    client = await start()
+    await client.finish(
+        (await client.create(n=2, watermark_info={"enabled": True})).data["task_id"]
+    )
+    made = client.sandbox._studio._made
+    assert len(made) == 2
+    largest = max(each.size for each in made.values())
+    monkeypatch.setattr("comet_async.sandbox._painting.images._REMEMBERED_BYTES", largest + 1000)
+    await client.finish((await client.create(n=3)).data["task_id"])
+    assert 0 < sum(each.size for each in made.values()) <= largest + 1000
+
+
 async def test_tells_what_it_knows(start: Start) -> None:
     """Tasks and switches can be looked at."""
     options = Options(lenient_n=True)

@@ -38,6 +38,7 @@ _MAX_SHAPE = 2.5
 _AT_ONCE = 2  # paintings; each keeps a core busy for about a second
 _THUMB = (720, 240)
 _REMEMBERED = 32  # images
+_REMEMBERED_BYTES = 64 * 1024 * 1024  # of results; that of a large photo has 50 MB
 _GENERATED_PIXELS = 1_000_000
 _HEAD = 1024  # bytes of a PNG from here that hold its size
 
@@ -54,6 +55,10 @@ class _Made:
     marked: bytes | None
     thumb: bytes | None
     engine: str
+
+    @property
+    def size(self) -> int:
+        return len(self.png) + len(self.marked or b"")
 
 
 @attrs.frozen(kw_only=True)
@@ -155,6 +160,8 @@ class Studio:
         if made is None:
             made = await self._run(self._draw_new, order, files, index)
             _remember(self._made, key, made)
+            while sum(each.size for each in self._made.values()) > _REMEMBERED_BYTES:
+                del self._made[next(iter(self._made))]
         return made
 
     def _draw_new(self, order: Order, files: list[bytes], index: int) -> _Made:
