@@ -21,6 +21,7 @@ MAX_MARGIN = 2
 
 _LONGEST_SIDE = 65_535  # of a JPEG
 _LEAST_PIXEL = 0.9
+_MOST_DIGITS = 40  # of a canvas that is text; Python reads a few thousand
 
 MAX_AREA = 3
 """The largest area of the new image, as a multiple of the old one's."""
@@ -391,7 +392,8 @@ def as_rule(margins: object) -> MarginRule:
             limit="Margins, text, or an object with resolve()",
         )
     width, x, height = margins.strip().lower().partition("x")
-    if x and width.isdecimal() and height.isdecimal():
+    short = len(width) + len(height) <= _MOST_DIGITS
+    if x and short and width.isdecimal() and height.isdecimal():
         return Margins.for_size(int(width), int(height))
     return Margins.for_aspect(margins)
 

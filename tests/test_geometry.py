@@ -390,7 +390,19 @@ def test_margins_as_text(text: str, rule: MarginRule) -> None:
     assert as_rule(rule) is rule
 
 
-@pytest.mark.parametrize("wrong", ["wide", "", "16:0", "0x5", 16 / 9, None, ("16", "9")])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "wide",
+        "",
+        "16:0",
+        "0x5",
+        pytest.param("9" * 5000 + "x9", id="long"),
+        16 / 9,
+        None,
+        ("16", "9"),
+    ],
+)
 def test_margins_that_are_none(wrong: object) -> None:
     """What can't be read says how it is written."""
     with pytest.raises(InputError):
