@@ -58,6 +58,7 @@ class Outcome:
         error: Why it is not done; None if it is, or if nothing went wrong so far.
         external_task_id: Our own id of its task; also its key in the journal.
         notes: What was done to the image before sending, one sentence each.
+        already_there: True when an earlier run had saved its files, and they are still there.
     """
 
     source: str
@@ -68,6 +69,7 @@ class Outcome:
     error: CometError | None = None
     external_task_id: str | None = None
     notes: tuple[str, ...] = ()
+    already_there: bool = False
 
     @property
     def done(self) -> bool:

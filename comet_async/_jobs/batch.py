@@ -672,27 +672,24 @@ class Batch:
             )
         await self._check_copy(planned)
         saved: tuple[Place, ...] = ()
-        image = next(iter(planned.images.values()))
+        image, found = next(iter(planned.images.values())), None
         how = "saved as converted" if image.notes else "copied as it is"
         note = f"it already has this shape: {how}, nothing was paid"
         if self.saver is not None and item.dest is not None:
-            saved = (await self._copied(image, item.dest),)
+            found = await self.saver.find_copy(image, item.dest)
+            saved = (found or await self._make_copy(self.saver, image, item.dest),)
         return Outcome(
             source=item.source,
             status=OutcomeStatus.DONE,
             files=files_of(saved),
             urls=addresses_of(saved),
             notes=(*image.notes, note),
+            already_there=found is not None,
         )
 
-    async def _copied(self, image: SourceImage, dest: str) -> Place:
-        """Return the copy of *image* in the output folder; it is made if it is not there."""
-        if self.saver is None:
-            raise AssertionError
-        if image.remembered and (found := await self.saver.find_copy(image, dest)):
-            return found
+    async def _make_copy(self, saver: ResultSaver, image: SourceImage, dest: str) -> Place:
         read = await self._read({"image": image})
-        return await self.saver.copy(read["image"], dest)
+        return await saver.copy(read["image"], dest)
 
     async def _resume_left_over(self, call: Call, record: JobRecord) -> Outcome | None:
         """Resume a job, unless another run of this process has it or has ended it."""
@@ -738,16 +735,18 @@ class Batch:
         """
         job = await self.runner.give_up(call, job)
         saved: tuple[Place, ...] = ()
+        already_there = False
         if job.record.state in READY and item.dest is not None and self.saver is not None:
             kind = kind_named(job.record.kind)
             clock, before = self.active.services.clock, job.record.state
             began = clock.monotonic()
-            record, saved = await self.saver.deliver(job.record, item.dest, kind, places)
-            call.job = job = Job(record, job.task)
+            delivery = await self.saver.deliver(job.record, item.dest, kind, places)
+            saved, already_there = delivery.files, delivery.already_there
+            call.job = job = Job(delivery.record, job.task)
             if before is not JobState.DONE:
                 self.active.emit(
                     Saved,
-                    record,
+                    delivery.record,
                     files=files_of(saved),
                     urls=addresses_of(saved),
                     seconds=clock.monotonic() - began,
@@ -759,7 +758,8 @@ class Batch:
             )
         if job.record.state not in LEFT_OVER:
             self._unfinished.discard(job.record.key)
-        return from_record(item.source, job.record, saved, call.notes, task=job.task)
+        outcome = from_record(item.source, job.record, saved, call.notes, task=job.task)
+        return attrs.evolve(outcome, already_there=already_there)
 
 
 async def _ends(
@@ -797,6 +797,7 @@ def _with_outcome(
     if place is not None and place.dest in files and planned.saved is not None:
         notes = tuple(note for image in planned.images.values() for note in image.notes)
         outcome = from_record(item.source, planned.saved.record, files[place.dest], notes)
+        outcome = attrs.evolve(outcome, already_there=True)
     return attrs.evolve(item, planned=planned, outcome=outcome)
 
 

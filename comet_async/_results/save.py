@@ -41,6 +41,21 @@ LIFETIME = 30 * 86400.0
 """Seconds that the server keeps results (Kling, "Image expansion")."""
 
 
+@attrs.frozen(kw_only=True)
+class Delivery:
+    """The saved results of one job under one name.
+
+    Attributes:
+        record: The job, now ``done``.
+        files: Where they are, in the order of the images.
+        already_there: True when nothing had to be fetched or copied.
+    """
+
+    record: JobRecord
+    files: tuple[Place, ...]
+    already_there: bool
+
+
 @attrs.define(eq=False)
 class ResultSaver:
     """Saves the results of one journal's jobs below one folder, and in stores.
@@ -88,7 +103,7 @@ class ResultSaver:
         dest: str,
         kind: TaskKind,
         places: Sequence[Destination] | None = None,
-    ) -> tuple[JobRecord, tuple[Place, ...]]:
+    ) -> Delivery:
         """Save the images of *record* under the name *dest*; what is there already is kept.
 
         Args:
@@ -96,9 +111,6 @@ class ResultSaver:
             dest: The name, relative to the folder, without its extension.
             kind: The job's kind.
             places: Where the job's images belong and what is there, if the caller knows it.
-
-        Returns:
-            The record, now ``done``, and the files in the order of the images.
 
         Raises:
             DownloadError: A file can't be fetched or saved; the job stays as it is.
@@ -113,6 +125,7 @@ class ResultSaver:
             )
         kept = await self._kept(record, destination)
         missing = [image for image in _wanted(record) if image.index not in kept]
+        complete = not missing
         if missing:
             copied = await self._copy(record, destination, missing, places)
             kept |= copied
@@ -125,7 +138,8 @@ class ResultSaver:
         if record.state is JobState.SAVING:
             record = await self._move(record, JobState.DONE, "files are in place")
         place = self.output(dest).place
-        return record, tuple(place(kept[index].name) for index in sorted(kept))
+        files = tuple(place(kept[index].name) for index in sorted(kept))
+        return Delivery(record=record, files=files, already_there=complete)
 
     async def intact(self, places: Sequence[Destination]) -> dict[str, tuple[Place, ...]]:
         """Return the files of those *places* whose files are all there, by destination.

@@ -184,7 +184,8 @@ class RunTotals:
         bought = self._count(record) if record is not None else False
         first = outcome.source
         if record is None:
-            self.copied += outcome.done
+            self.earlier += outcome.already_there
+            self.copied += outcome.done and not outcome.already_there
         else:
             first = self._first.setdefault(record.key, outcome.source)
             self._classify(outcome, record, bought=bought, equal=first != outcome.source)
@@ -193,10 +194,10 @@ class RunTotals:
     def _classify(
         self, outcome: Outcome, record: JobRecord, *, bought: bool | None, equal: bool
     ) -> None:
-        if outcome.done and equal:
-            self.equal += 1
-        elif outcome.done and not bought and record.updated_at <= self.since:
+        if outcome.already_there:
             self.earlier += 1
+        elif outcome.done and equal:
+            self.equal += 1
         elif outcome.done and not bought and (record.sent_at is None or self._sent_now(record)):
             self.attached += 1
         if bought is None and record.key not in self._doubted:

@@ -147,7 +147,8 @@ def test_what_is_left_goes_by_what_this_run_waited_for() -> None:
     counts = totals(clock, total=115)
     for number in range(100):
         counts.add(
-            done(f"old{number}"), job(f"old{number}", sent_at=START - 60, updated_at=START - 1)
+            attrs.evolve(done(f"old{number}"), already_there=True),
+            job(f"old{number}", sent_at=START - 60, updated_at=START - 1),
         )
     refused = Outcome(source="bad", status=OutcomeStatus.REJECTED, error=RejectedError("no"))
     for number in range(5):  # neither do those that the server refuses at once

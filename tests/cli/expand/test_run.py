@@ -20,6 +20,7 @@ from comet_async.errors import JournalError
 from comet_async.journal import SqliteJournal
 from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import Fault, Sandbox
+from tests.support.images import make_png
 
 Command = Callable[..., Awaitable[Any]]  # the fixture `comet`
 
@@ -79,6 +80,29 @@ async def test_again_buys_nothing(comet: Command, sandbox: Sandbox, photos: Path
     assert ended.status == 0
     assert "3 images, all from earlier runs; nothing was billed" in ended.err
     assert len(sandbox.ledger.charges) == 3
+
+
+@pytest.mark.parametrize("checksum", [(), ("--checksum",), ("--retry-failed",)])
+async def test_again_with_equal_and_finished_images(
+    comet: Command, sandbox: Sandbox, photos: Path, checksum: tuple[str, ...]
+) -> None:
+    """Copies are not made again either, however the images are recognised; a lost one is."""
+    shutil.copy(photos / "dog.png", photos / "same.png")
+    (photos / "wide.png").write_bytes(make_png(640, 320))
+    out = photos.parent / "wide"
+    words = ("expand", photos, "--out", out, "--to", "2:1", *checksum)
+    first = await comet(*words)
+    assert "5 done" in first.err
+    assert "1 copied as is, 1 equal to another image" in first.err
+    again = await comet(*words)
+    assert "5 images, all from earlier runs; nothing was billed" in again.err
+    assert "same.png" not in again.err
+    for name in ("same.png", "wide.png"):
+        (out / name).unlink()
+    last = await comet(*words)
+    assert len(sandbox.ledger.charges) == 3
+    assert "5 done (3 from earlier runs, 1 copied as is" in last.err
+    assert all(f"{out / name}" in last.err for name in ("same.png", "wide.png"))
 
 
 async def test_fresh_buys_again(comet: Command, sandbox: Sandbox, photos: Path) -> None:
