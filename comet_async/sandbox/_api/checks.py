@@ -228,7 +228,7 @@ def _image(fields: Fields, name: str, *, needed: bool) -> tuple[Source, ...]:
         return ()
     if not isinstance(value, str):
         raise RefusalError(1201, "File is not in a valid base64 format")
-    if value.startswith(("http://", "https://")):
+    if value[:8].lower().startswith(("http://", "https://")):
         return (Source(url=value),)
     try:
         data = base64.b64decode(value, validate=True)  # refuses "data:…;base64,", too

@@ -232,6 +232,13 @@ async def test_down_wins_over_bottom(start: Start) -> None:
     assert client.sandbox.tasks.get(reply.data["task_id"]).order.margins.down == 0.2
 
 
+async def test_the_scheme_of_an_address_has_no_case(start: Start) -> None:
+    """RFC 3986, section 3.1."""
+    client = await start()
+    reply = await client.create(image="HTTPS://example.com/dog.png")
+    assert reply.status == 200
+
+
 async def test_lenient_switches(start: Start) -> None:
     """A numeric text as n and missing ratios can be allowed."""
     client = await start(options=Options(lenient_n=True, lenient_ratios=True))
