@@ -169,10 +169,10 @@ class Api:
         dialect = self.state.dialect(self.profile)
         fault = self.state.take(call, task, name)
         answer = self._refused(request, dialect)
-        if answer is not None:
-            return await self._send(request, dialect, answer, fault)
         if fault is not None and fault.word == "other_task":
             task, fault = self._another(task), None
+        if answer is not None:
+            return await self._send(request, dialect, answer, fault)
         if task is None or task.kind is not self.kind or not self.state.tasks.visible(task):
             return await self._send(request, dialect, dialect.not_found(), fault)
         return await self._send(request, dialect, dialect.task(task), fault)

@@ -78,7 +78,9 @@ def _plain_status(dialect: Dialect, status: int) -> Answer:
 
 
 def _edited(good: Answer, edit: Callable[[dict[str, Any]], None]) -> Answer:
-    """Return *good* with *edit* applied to each object of its JSON."""
+    """Return *good* with *edit* applied to each object of its JSON; a page as it is."""
+    if not good.content_type.startswith("application/json"):
+        return good
     value = json.loads(good.body)
     todo = [value]
     while todo:

@@ -15,6 +15,7 @@ from comet_async.sandbox import Fault, Faults
 from comet_async.sandbox._api.refusals import CODES
 from comet_async.sandbox._faults.injection import GARBAGE
 from comet_async.sandbox._faults.rules import REDIRECTS, STATUSES
+from comet_async.sandbox.options import Options
 
 if TYPE_CHECKING:
     from comet_async.testing import VirtualClock
@@ -149,6 +150,17 @@ async def test_other_task(start: Start) -> None:
     await client.create(external_task_id="b")
     shown = [(await client.query(name)).data["task_info"] for name in ("a", "unknown")]
     assert shown == [{"external_task_id": "b"}] * 2
+
+
+@pytest.mark.parametrize("kind", ["other_task", "no_task_id", "no_status", "empty_data"])
+async def test_refusals_and_pages_stay_what_they_are(start: Start, kind: str) -> None:
+    """A fault that changes a task leaves answers without one alone."""
+    faults, options = Faults(Fault(kind, on="query", times=None)), Options(route_missing="html")
+    client = await start(faults=faults, options=options)
+    client.key = "wrong"
+    assert (await client.query("1")).status == 401
+    client.profile = "comet"
+    assert (await client.query("1")).status == 404
 
 
 async def test_empty_list(start: Start) -> None:
