@@ -21,6 +21,7 @@ MAX_MARGIN = 2
 
 _LONGEST_SIDE = 65_535  # of a JPEG
 _LEAST_PIXEL = 0.9
+_HALF_PIXEL = Decimal("0.5") + Decimal("1e-12")  # 16:9 as a decimal is a hair off
 _MOST_DIGITS = 40  # of a canvas that is text; Python reads a few thousand
 
 MAX_AREA = 3
@@ -226,6 +227,10 @@ class AspectRule:
         """Return the least margins that give the shape; see `MarginRule.resolve`."""
         what = f"aspect {float(self.aspect):.4g}"
         wide, tall = Decimal(height) * self.aspect, Decimal(width) / self.aspect
+        # 1024x683 is 3:2 as near as whole pixels can be: one more would be paid for nothing.
+        off = abs(tall - height) if self.aspect >= 1 else abs(wide - width)
+        if off <= _HALF_PIXEL:
+            return Margins()
         if wide > width:
             tall = Decimal(height)
         else:

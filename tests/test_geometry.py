@@ -281,6 +281,27 @@ def test_no_growth_is_no_margin() -> None:
 
 
 @pytest.mark.parametrize(
+    ("aspect", "size"),
+    [
+        *(("3:2", size) for size in ((1024, 683), (1000, 667), (640, 427), (1600, 1067))),
+        *(("16:9", size) for size in ((1000, 563), (1000, 562), (600, 338), (1366, 768))),
+        *(("2:3", size) for size in ((683, 1024), (667, 1000))),
+        ("9:16", (563, 1000)),
+    ],
+)
+def test_a_shape_is_reached_to_the_nearest_pixel(aspect: str, size: tuple[int, int]) -> None:
+    """Sizes are whole pixels, so a rounded side is no reason to pay for one more."""
+    assert Margins.for_aspect(aspect).resolve(*size).empty
+
+
+def test_a_shape_that_is_missed_by_more_than_rounding() -> None:
+    """The image grows, be it by a single pixel."""
+    rule = Margins.for_aspect("3:2")
+    for size, canvas in (((1024, 682), (1024, 683)), ((1022, 683), (1025, 683))):
+        assert canvas_size(*size, rule.resolve(*size)) == canvas
+
+
+@pytest.mark.parametrize(
     ("rule", "field", "message"),
     [
         (Margins.for_aspect("9:1"), "aspect", "aspect 9 needs 6.75 times the area"),
