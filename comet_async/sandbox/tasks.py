@@ -295,11 +295,12 @@ class Tasks:
         """Replace the life of *task*.
 
         Raises:
-            InputError: The task has ended.
+            InputError: The task has ended, or was cleared away.
         """
-        if task.done:
+        if task.done or self._by_id.get(task.id) is not task:
+            how = f"ended: its status is {task.status}" if task.done else "been cleared away"
             raise InputError(
-                f"task {task.id} has ended: its status is {task.status}",
+                f"task {task.id} has {how}",
                 field="task",
                 value=task.id,
                 limit="a task that has not ended",

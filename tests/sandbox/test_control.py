@@ -281,3 +281,15 @@ async def test_assertions_name_what_is_wrong(start: Start) -> None:
         "unknown path",
         "the path does not have this method",
     ]
+
+
+async def test_a_cleared_task_is_out_of_hand(start: Start) -> None:
+    """Ending it would give back a place that it does not hold any more."""
+    client = await start()
+    await client.create()
+    task = await client.sandbox.tasks.next()
+    task.hold()
+    client.sandbox.tasks.clear()
+    with pytest.raises(InputError, match="has been cleared away"):
+        task.succeed()
+    assert client.sandbox.tasks.in_flight == 0
