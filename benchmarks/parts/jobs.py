@@ -222,7 +222,7 @@ def growth(bench: Bench) -> Section:
         name="growth",
         title="Memory and the number of jobs",
         words="Growth of the peak, 20 kB images, 32 at a time. A session keeps nothing of a job "
-        "that has ended; with a journal the growth is SQLite's cache (2 MiB at most) and the "
+        "that has ended; with a journal the growth is SQLite's cache (8 MiB at most) and the "
         "allocator's reserve, for a folder also the names in it (0.4 kB each).",
         limit="SQLite's cache and what the allocator keeps.",
         tables=[table("", head, rows)],
