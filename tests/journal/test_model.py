@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -210,7 +211,7 @@ class TwoJournals(RuleBasedStateMachine):
         self.both(lambda journal: journal.by_task("t1"))
 
 
-TestTwoJournals = TwoJournals.TestCase
-TestTwoJournals.settings = settings(
+TwoJournals.TestCase.settings = settings(
     max_examples=min(25, settings.default.max_examples), stateful_step_count=40
 )
+TestTwoJournals = pytest.mark.slow(TwoJournals.TestCase)
