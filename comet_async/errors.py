@@ -402,7 +402,7 @@ class JournalBusyError(JournalError):
 
 
 class JournalCorruptError(JournalError):
-    """The journal's file is damaged, or is no journal at all. Nothing was changed."""
+    """The journal's file is damaged, or is not a journal. Nothing was changed."""
 
 
 class JournalLostError(JournalError):

@@ -350,7 +350,7 @@ class Downloader:
             use: Fetches from a URL.
 
         Raises:
-            CometError: What *use* met last, when there is no new URL.
+            CometError: The last error of *use*, when there is no new URL.
         """
         for _ in range(RENEWALS):
             try:

@@ -66,7 +66,7 @@ def _arrange(words: Sequence[str]) -> list[str]:
         front.append(rest.pop(0))
     if rest[:1] == ["help"]:
         rest = [*rest[1:2], "--help"]
-    if "--" in rest:  # what follows is no option, whatever it is called: a file
+    if "--" in rest:  # what follows is a file, even if its name begins with a dash
         end = rest.index("--") + 1
         rest[end:] = [f"./{word}" if _is_dashed(word) else word for word in rest[end:]]
     return [*rest[:1], *front, *rest[1:]]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SILENCE = 10.0
 """Seconds without a line after which a line about the whole run is written."""
 
-_TROUBLES = {
+_POLL_FAILURES = {
     "NotSentError": "the server can't be reached",
     "ConnectionLostError": "the server can't be reached",
     "NotFoundError": "the server does not know the tasks",
@@ -57,7 +57,7 @@ class RunProgress:
     _row: TaskID = attrs.field(default=TaskID(0), init=False)
     _spoke: float = attrs.field(init=False)
     _hints: set[str] = attrs.field(factory=set, init=False)
-    _troubles: set[str] = attrs.field(factory=set, init=False)
+    _reported: set[str] = attrs.field(factory=set, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._spoke = self.totals.clock()
@@ -97,24 +97,24 @@ class RunProgress:
         elif earlier and not self.screen.verbose:
             return  # a number at the end is enough
         else:
-            self._troubles.clear()  # it is over: the next one is news again
+            self._reported.clear()  # polls work again: the next failure is news
             self._done(outcome, "earlier" if earlier else "done", equal)
         self._spoke = self.totals.clock()
         self.refresh()
 
     def poll_failed(self, error: str, failures: int) -> None:
-        """Count a poll that failed, and say why once it is more than a passing trouble.
+        """Count a poll that failed, and say why once it keeps failing.
 
         Args:
             error: The name of the error's class.
             failures: How many polls of the task have failed in a row.
         """
         self.totals.retries += 1
-        trouble = _TROUBLES.get(error, f"polls fail ({error})")
-        if failures < _PATIENCE or trouble in self._troubles:
+        reason = _POLL_FAILURES.get(error, f"polls fail ({error})")
+        if failures < _PATIENCE or reason in self._reported:
             return
-        self._troubles.add(trouble)
-        text = f"{trouble}; still trying, and what was sent is recorded"
+        self._reported.add(reason)
+        text = f"{reason}; still trying, and what was sent is recorded"
         self.screen.say(text, word="warning:", style="dim")
         self._spoke = self.totals.clock()
 

@@ -186,7 +186,7 @@ def cost_line(totals: RunTotals, *, in_doubt: int = 0) -> str:
 
     Args:
         totals: The numbers of the run.
-        in_doubt: Images whose request is being sent, and whose answer nobody waits for.
+        in_doubt: Images whose request is being sent, and whose answer is no longer awaited.
     """
     parts, doubtful = [], totals.doubtful + in_doubt
     if totals.bought:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 
+from comet_async._images.prepare import upright
 from comet_async.errors import MissingExtraError
 from comet_async.geometry import Margins, Sides, added_pixels
 
@@ -110,8 +111,8 @@ def load_photo(data: bytes) -> Photo:
     """
     image = _open(data)
     try:
-        upright = _upright(image)
-        return Photo(image=_to_rgb(upright), icc=_rgb_profile(upright))
+        turned = upright(image)
+        return Photo(image=_to_rgb(turned), icc=_rgb_profile(turned))
     except Exception as exc:  # damaged files make decoders raise nearly anything
         raise PhotoError(f"the file is damaged: {type(exc).__name__}") from exc
 
@@ -189,25 +190,6 @@ def _open(data: bytes) -> Image.Image:
     if width * height > MAX_PIXELS:
         raise PhotoError(f"{width}x{height} is more than {MAX_PIXELS // 1_000_000} megapixels")
     return image
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Return *image* as a viewer shows it."""
-    from PIL.Image import Transpose
-
-    # `ImageOps.exif_transpose` writes the EXIF block anew, which fails for values that only
-    # readers put up with, and it is not needed any more.
-    methods = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
-    method = methods.get(image.getexif().get(_ORIENTATION, 1))
-    return image.copy() if method is None else image.transpose(method)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
