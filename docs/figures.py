@@ -102,12 +102,14 @@ class Terminal:
         """Return the screen at the end, or as it was while a run was half done."""
         screen = pyte.Screen(COLUMNS, LINES)
         stream = pyte.ByteStream(screen)
-        shown = copy.deepcopy(screen.buffer)
+        shown = None
         for data in self._written:
             stream.feed(self._stable(data))
             if half_done and _is_half_done(screen.display):
                 shown = copy.deepcopy(screen.buffer)
         if half_done:
+            if shown is None:
+                raise RuntimeError("the run was never seen half done: draw it again")
             screen.buffer = shown
         return screen
 
@@ -127,11 +129,12 @@ def _is_half_done(lines: Sequence[str]) -> bool:
 async def record_terminal() -> None:
     """Run commands against a sandbox, and draw what the screen shows."""
     expand = "comet-async expand photos --out wide --to 2:1"
-    async with working() as (_, terminal):
+    # The first two run slowly enough to be seen, and to be stopped, half done.
+    async with working(speed=8) as (_, terminal):
         await asyncio.to_thread(terminal.run, expand)
         save("progress", terminal.screen(half_done=True))
         save("expand", terminal.screen())
-    async with working() as (_, terminal):
+    async with working(speed=8) as (_, terminal):
         await asyncio.to_thread(terminal.run, expand, until="2 of 6", keys=b"\x03")
         await asyncio.to_thread(terminal.run, expand)
         save("resume", terminal.screen())
@@ -156,7 +159,7 @@ async def record_terminal() -> None:
 
 @contextlib.asynccontextmanager
 async def working(
-    options: Options | None = None,
+    options: Options | None = None, *, speed: float = 20
 ) -> AsyncGenerator[tuple[Sandbox, Terminal], None]:
     """Start a sandbox, and a terminal in a folder with photos."""
     with tempfile.TemporaryDirectory() as name:
@@ -164,7 +167,7 @@ async def working(
         photos = folder / "photos"
         shutil.copytree(PHOTOS, photos, ignore=shutil.ignore_patterns("*.md"))
         async with Sandbox(
-            port=PORT, seed=1, speed=20, engine="pillow", options=options
+            port=PORT, seed=1, speed=speed, engine="pillow", options=options
         ) as sandbox:
             environment = os.environ | {
                 "COMETAPI_KEY": DEFAULT_KEY,
