@@ -135,7 +135,7 @@ class Ending:
         if self.stopped is not None and not self.interrupted:
             return self._after_stop(self.stopped)
         ended = self.totals.ended
-        if self.interrupted or ended["pending"]:
+        if (self.interrupted and not self.totals.all_done) or ended["pending"]:
             return self._rerun("to resume, run the same command again")
         if ended["uncertain"]:
             many = counted(ended["uncertain"], "image")

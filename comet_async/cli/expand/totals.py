@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from comet_async._journal.records import is_billed
-from comet_async._journal.states import IN_DOUBT, READY, WITHOUT_RESULT, JobState
+from comet_async._journal.states import BILLED, IN_DOUBT, READY, WITHOUT_RESULT, JobState
 from comet_async.errors import RunStoppedError
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class RunTotals:
         if bought is None and record.key not in self._doubted:
             self._doubted.add(record.key)
             self.doubtful += record.n
-        if outcome.status == "pending" and record.state in ACTIVE - _OPEN_QUESTION:
+        if outcome.status == "pending" and record.state in BILLED:
             self.accepted += 1
         waited_for = record.updated_at > self.since and record.state not in _NOT_ACCEPTED
         if waited_for and not isinstance(outcome.error, RunStoppedError):
@@ -222,6 +222,11 @@ class RunTotals:
     def count(self) -> int:
         """How many sources have ended."""
         return self.ended.total()
+
+    @property
+    def all_done(self) -> bool:
+        """True when each source is known to be done: nothing is left for a further run."""
+        return self.count == self.ended["done"] == self.total
 
     @property
     def all_earlier(self) -> bool:

@@ -72,6 +72,25 @@ def invalid(name: str, hint: str = "the content decides") -> Outcome:
 
 
 @pytest.mark.parametrize(
+    ("state", "accepted"),
+    [
+        (JobState.PLANNED, 0),
+        (JobState.UNKNOWN, 0),
+        (JobState.SUBMITTED, 1),
+        # Its file was written while the run stopped.
+        (JobState.DONE, 1),
+    ],
+)
+def test_pending_jobs_that_the_server_accepted(state: JobState, accepted: int) -> None:
+    """However far an interrupted job came: the next run does not pay for it again."""
+    error = RunStoppedError("interrupted")
+    pending = attrs.evolve(done("a"), status=OutcomeStatus.PENDING, error=error)
+    shown = totals()
+    shown.add(pending, job("a", state))
+    assert shown.accepted == accepted
+
+
+@pytest.mark.parametrize(
     ("record", "expected"),
     [
         (None, False),

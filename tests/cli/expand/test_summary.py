@@ -145,6 +145,14 @@ def test_the_one_next_step(end: Ending, step: str) -> None:
     assert ("run the same command again" in text) == (COMMAND in text)
 
 
+@pytest.mark.parametrize(("total", "resumed"), [(3, False), (4, True), (None, True)])
+def test_a_signal_at_the_end_leaves_nothing_to_resume(total: int | None, resumed: bool) -> None:
+    """Running again is advised only while some source is, or may be, left."""
+    end = ending(ended={"done": 3}, interrupted=True)
+    end.totals.total = total
+    assert (COMMAND in "\n".join(end.next_step())) == resumed
+
+
 @pytest.mark.parametrize(
     ("stopped", "first"),
     [
