@@ -9,6 +9,7 @@ import gzip
 import json
 import logging
 import random
+import socket
 import traceback
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -342,6 +343,23 @@ async def test_mounted_in_an_application(client: aiohttp.ClientSession) -> None:
         assert answer.status == 200
     await runner.cleanup()
     assert receiver.url == f"https://example.org/hooks{receiver.path}"
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_start_that_is_cancelled_leaves_the_port_free(turns: int) -> None:
+    """A server that nobody can stop would take the callbacks of the next one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    receiver = CallbackReceiver(port=port)
+    starting = asyncio.create_task(receiver.__aenter__())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.wait({starting})
+    await receiver.aclose()
+    async with CallbackReceiver(port=port) as following:
+        assert following.url.startswith(f"http://127.0.0.1:{port}/")
 
 
 async def test_a_receiver_that_runs_starts_no_second_server() -> None:

@@ -85,8 +85,14 @@ class CallbackServer:
                 manager, loop=loop, access_log=_SILENCE, logger=_SILENCE, auto_decompress=False
             )
 
-        self._server = await loop.create_server(connect, host, port)
+        # Started by itself: asyncio loses a server whose start is cancelled.
+        self._server = await loop.create_server(connect, host, port, start_serving=False)
         self._manager = manager
+        try:
+            await self._server.start_serving()
+        except BaseException:
+            await self.aclose()
+            raise
         bound: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
         return bound
 
