@@ -275,7 +275,8 @@ class Transport:
         Raises:
             NotSentError: The server can't be reached.
             ConnectionLostError: No complete answer came within *timeout* seconds.
-            ConfigError: The server's certificate is not trusted.
+            ConfigError: The server's certificate is not trusted, or the caller's own session is
+                closed.
             SessionClosedError: `aclose` was called.
         """
         pool = await self._pool()
@@ -308,13 +309,15 @@ class Transport:
             NotSentError: Nothing left this machine.
             OutcomeUnknownError: It was sent, and no complete answer came.
             InputError: The file changed while it was sent; the server got no complete request.
-            ConfigError: The server's certificate is not trusted.
+            ConfigError: The server's certificate is not trusted, or the caller's own session is
+                closed.
             SessionClosedError: `aclose` was called; nothing was sent.
         """
         pool = await self._pool()
         upload = Upload(body, pool.uploads)
         data = await upload.begin()
         try:
+            self._check_given()  # it may have waited for its place
             request = pool.api.post(
                 url,
                 data=data,
@@ -433,12 +436,34 @@ class Transport:
             )
         if self._closed:
             raise SessionClosedError("the session is closed; nothing was sent")
+        self._check_given()
         loop = check_event_loop()
         pool = self._pools.get(loop)
         if pool is None or pool.closed:
+            for other in list(self._pools):  # a pool keeps its loop alive
+                if other.is_closed():
+                    self._pools.pop(other, None)
             pool = self._pools[loop] = self._open()
             await anext(pool.keeper)
         return pool
+
+    def _check_given(self) -> None:
+        """Refuse the caller's own session if it is closed: aiohttp's error looks like a lost answer.
+
+        Raises:
+            ConfigError: It is; nothing was sent.
+        """
+        given = {
+            "session": self.network.session,
+            "download_session": self.network.download_session,
+        }
+        for name, session in given.items():
+            if session is not None and session.closed:
+                raise ConfigError(
+                    f"the aiohttp session that was passed as {name}= is closed",
+                    field=name,
+                    hint="close it after the CometSession",
+                )
 
     def _open(self) -> _Pool:
         network = self.network

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ import struct
 import sys
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -431,16 +433,50 @@ async def test_session_of_the_callers_own_stays_open() -> None:
         assert not theirs.closed
 
 
-async def test_session_that_is_closed_meanwhile_raises_errors_of_ours() -> None:
-    """Neither a bare RuntimeError nor an AssertionError of aiohttp's comes out."""
+@pytest.mark.parametrize("name", ["session", "download_session"])
+async def test_session_of_the_callers_own_that_is_closed_is_refused(name: str) -> None:
+    """Nothing was sent: that must not look like a paid request whose answer was lost."""
     url = URL("http://127.0.0.1:9/")
     theirs = aiohttp.ClientSession()
-    async with transport(Network(session=theirs)) as made:
+    async with transport(Network(**{name: theirs})) as made:
         await theirs.close()
-        with pytest.raises(ConnectionLostError, match="the connection broke"):
-            await made.get(url, None, timeout=5)
-        with pytest.raises(OutcomeUnknownError):
-            await post(made, url)
+        for attempt in (made.get(url, None, timeout=5), post(made, url)):
+            with pytest.raises(ConfigError, match=f"{name}= is closed") as caught:
+                await attempt
+            assert caught.value.sent is False
+
+
+async def test_session_that_is_closed_while_a_request_waits_sends_nothing() -> None:
+    """A large body that waits for its place is not lost: it never left."""
+    theirs = aiohttp.ClientSession()
+    large = Body((b"x" * (upload.GATED + 1),))
+    async with transport(Network(session=theirs, uploads=1)) as made:
+        pool = await made._pool()
+        await pool.uploads.acquire()
+        sending = asyncio.create_task(post(made, URL("http://127.0.0.1:9/"), large))
+        await asyncio.sleep(0)
+        await theirs.close()
+        pool.uploads.release()
+        with pytest.raises(ConfigError, match="is closed"):
+            await sending
+        assert not pool.uploads.locked()
+
+
+def test_a_loop_that_ended_is_not_kept() -> None:
+    """A session that is used in one ``asyncio.run`` after another does not collect their loops."""
+    made = Transport(network=Network(), timeouts=Timeouts(), clock=SystemClock())
+    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
+
+    async def once() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        async with raw_server(OK) as server:
+            await made.get(server.url, None, timeout=5)
+
+    for _ in range(3):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(once())
+    gc.collect()
+    assert [loop() is None for loop in loops] == [True, True, False]
 
 
 async def test_bug_while_open_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
