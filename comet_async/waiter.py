@@ -215,17 +215,18 @@ class TaskWaiter:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End all waits with `WaitTimeoutError`. The tasks themselves continue.
+        """End all waits with `WaitTimeoutError`, those that begin meanwhile too.
 
-        Waits in other event loops end soon after.
+        The tasks themselves continue. Waits in other event loops end soon after.
         """
         here = asyncio.get_running_loop()
         for loop, poller in list(self._pollers.items()):
             if loop is here:
                 await poller.stop()
-            elif not loop.is_closed():
-                loop.call_soon_threadsafe(poller.dismiss)
-        self._pollers.clear()
+            else:
+                with contextlib.suppress(RuntimeError):  # that loop was closed
+                    loop.call_soon_threadsafe(poller.dismiss)
+            self._pollers.pop(loop, None)
 
     # ------------------------------------------------------------------ counters
 

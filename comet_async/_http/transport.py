@@ -448,7 +448,7 @@ class Transport:
         return pool
 
     def _check_given(self) -> None:
-        """Refuse the caller's own session if it is closed: aiohttp's error looks like a lost answer.
+        """Refuse the caller's own session if it is closed: aiohttp's error looks like a lost reply.
 
         Raises:
             ConfigError: It is; nothing was sent.

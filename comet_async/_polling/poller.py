@@ -240,6 +240,7 @@ class Poller:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = NEVER
         self._version = shared.timing.version
+        self._stopping = False
 
     def now(self) -> float:
         """Return the monotonic clock."""
@@ -285,6 +286,8 @@ class Poller:
         else:
             self._join(entry, watch, now)
         self._arm_timer()
+        if self._stopping:
+            self.loop.call_soon(self._dismiss, entry, context=self._context)
 
     def _start_watching(self, entry: WatchedTask, snapshot: Task | None, now: float) -> None:
         if snapshot is not None:
@@ -389,13 +392,17 @@ class Poller:
             self.loop.call_soon(self._in_turns, items, function, context=self._context)
 
     async def stop(self) -> None:
-        """End all waits, and the polls on their way."""
-        entries = self._taken_off()
-        self._in_turns(entries, self._dismiss)
-        while entries:  # noqa: ASYNC110  # emptied in turns of the loop
-            await asyncio.sleep(0)
-        await self._pool.finish()
-        await asyncio.sleep(0)  # a list call that was cancelled leaves, too
+        """End all waits, those that begin meanwhile too, and the polls on their way."""
+        self._stopping = True
+        try:
+            entries = self._taken_off()
+            self._in_turns(entries, self._dismiss)
+            while entries:  # noqa: ASYNC110  # emptied in turns of the loop
+                await asyncio.sleep(0)
+            await self._pool.finish()
+            await asyncio.sleep(0)  # a list call that was cancelled leaves, too
+        finally:
+            self._stopping = False
 
     # ------------------------------------------------------------------ when
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 import itertools
+import threading
 
 import pytest
 
@@ -59,17 +61,51 @@ async def test_a_refused_key_leaves_turns_to_others(server: TaskServer) -> None:
     assert waiter.waiting == 0
 
 
-async def test_a_wait_can_begin_while_others_end(server: TaskServer) -> None:
-    """Closing ends those that waited, not one that begins meanwhile."""
+async def test_a_wait_that_begins_while_others_end_is_ended_too(server: TaskServer) -> None:
+    """Otherwise it would go on in a waiter that is closed, out of reach of its callbacks."""
     waiter = TaskWaiter(server, schedule=2, use_list=False)
     waits = await started(server, waiter)
     closing = asyncio.create_task(waiter.aclose())
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert not all(wait.done() for wait in waits)
+    with pytest.raises(WaitTimeoutError, match="was closed"):
+        await waiter.wait(server.submit(3.0))
+    with pytest.raises(WaitTimeoutError, match="was closed"):
+        await waiter.wait("t1")  # others may wait for it already
+    assert not closing.done()
+    await closing
+    assert waiter.waiting == 0
+    assert asyncio.all_tasks() <= {asyncio.current_task(), *waits}
     late = await waiter.wait(server.submit(3.0))
     assert late.succeeded
-    await closing
+
+
+async def test_a_wait_in_another_loop_that_begins_while_closing_stays_known(
+    server: TaskServer,
+) -> None:
+    """It was not ended, so callbacks have to reach it, and the next closing has to end it."""
+    waiter = TaskWaiter(server, schedule=60, use_list=False)
+    waits = await started(server, waiter)
+    closing = asyncio.create_task(waiter.aclose())
+    await asyncio.sleep(0)
+    begun = threading.Event()
+
+    async def elsewhere() -> None:
+        asyncio.get_running_loop().call_soon(begun.set)
+        with pytest.raises(WaitTimeoutError, match="was closed"):
+            await waiter.wait(server.snapshot(server.scripts["t1"], 0.0))
+
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        ended = threads.submit(asyncio.run, elsewhere())
+        assert begun.wait(10)
+        assert not closing.done()
+        await closing
+        assert waiter.waiting == 1
+        await waiter.aclose()
+        ended.result(10)
+    assert waiter.waiting == 0
+    await asyncio.wait(waits)
 
 
 async def test_errors_are_made_for_those_who_ask(
