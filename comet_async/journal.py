@@ -31,7 +31,7 @@ from typing import Self, Unpack, final
 
 import attrs
 
-from comet_async._journal import sql
+from comet_async._journal import sql, transitions
 from comet_async._journal.database import Connection, open_journal, trust
 from comet_async._journal.group_commit import GroupCommitWriter
 from comet_async._journal.lockfile import absolute
@@ -51,7 +51,7 @@ from comet_async._journal.records import (
     StoredImage,
 )
 from comet_async._journal.repair import Recovered, recover
-from comet_async._journal.states import JobState
+from comet_async._journal.states import JobState, Move
 from comet_async._journal.transitions import is_refunded, moved, new_boot, noted, sending
 from comet_async._validation import (
     check_call,
@@ -73,6 +73,7 @@ __all__ = [
     "JournalEvent",
     "KnownSource",
     "Limits",
+    "Move",
     "NewJob",
     "Recovered",
     "Refusal",
@@ -82,6 +83,7 @@ __all__ = [
     "SqliteJournal",
     "StoredImage",
     "recover",
+    "transitions",
 ]
 
 

@@ -223,7 +223,8 @@ class Run:
     async def plan(self) -> AsyncGenerator[tuple[Item, Planned | CometError], None]:
         """Yield what a run would do with each image; nothing is written, sent or paid.
 
-        Each is a pair: the image, and the job that it would become, or the error of its outcome.
+        Each is a pair: the image, and the job that it would become, or the error that it would
+        end with. Images that are equal have the same key: they are billed once.
 
         Raises:
             JournalError: The journal can't be opened or read.

@@ -21,7 +21,7 @@ from comet_async._journal.records import (
     SourceOutcome,
     StoredImage,
 )
-from comet_async._journal.states import JobState
+from comet_async._journal.states import JobState, Move
 from comet_async._results.files import Exists
 from comet_async.auth import Credentials
 from comet_async.clock import Clock
@@ -60,6 +60,7 @@ __all__ = [
     "Limits",
     "Listing",
     "LookupForm",
+    "Move",
     "NewJob",
     "NotificationSource",
     "ObjectInfo",

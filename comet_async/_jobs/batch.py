@@ -131,20 +131,23 @@ _End: TypeAlias = tuple[Outcome | None, JobRecord | None]
 
 @attrs.frozen(kw_only=True)
 class Item:
-    """One image to work on.
+    """One image of a run, before anything is sent: `comet_async.Run.plan` yields it.
+
+    Programs read *source*, *request*, *dest* and *error*; the other fields are what the run found
+    out in passing, so that it need not look twice.
 
     Attributes:
-        source: How to name it in the outcome.
-        request: What to ask for.
-        dest: Where the result belongs, relative to the output folder and without extension;
-            None when no file is wanted.
+        source: The image as the caller named it; its outcome has the same name.
+        request: What would be asked for. None when it can't be worked on, and for a job that an
+            earlier run left unfinished.
+        dest: Where the result would be saved, relative to the output folder and without
+            extension; None when no file is wanted.
         others: Other names that its result may have from an earlier run.
         error: Why it can't be worked on, found while the sources were read.
-        record: A job of the journal to resume: one that was parked, or, without a request, one
-            that an earlier run left unfinished.
-        images: The images of a parked job.
-        identity: What its file may be recognised by.
-        planned: What is known of it without reading its file.
+        record: The journal's record, for a job that is resumed and not planned anew.
+        images: Its loaded images by JSON field, for a job that is resumed.
+        identity: What its file may be recognised by when it is unchanged.
+        planned: What it was planned as, if that is known without reading its file.
         outcome: Its outcome, if there is nothing left to do.
     """
 
@@ -173,15 +176,19 @@ class Item:
 
 @attrs.frozen(kw_only=True)
 class Planned:
-    """An item whose images are loaded and checked.
+    """The job that an image of a run would become: `comet_async.Run.plan` yields it.
+
+    A run would send it, and have it billed, unless it is *already_satisfied* or its *record* is in
+    another state than ``planned`` and ``rejected``.
 
     Attributes:
-        item: The item.
-        images: Its images, by JSON field.
-        fields: The fields that decide the result.
-        key: The content key: the same image with the same fields has the same one.
-        record: What the journal knows of it, or None when it is new.
-        already_satisfied: True when the image already has the wanted shape.
+        item: The image.
+        images: Its loaded and checked images, by JSON field.
+        fields: The request's other fields that decide the result, as JSON.
+        key: The content key, which is sent as ``external_task_id``: the same image with the same
+            fields has the same one. Empty when nothing would be sent.
+        record: What the journal knows of the job, or None when it is new.
+        already_satisfied: True when the image already has the wanted shape: it would be copied.
         saved: The job with its destinations, if it is known to be done.
     """
 
