@@ -25,9 +25,8 @@ import tempfile
 import time
 import weakref
 from collections.abc import AsyncIterable, Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote
 
 import attrs
@@ -167,7 +166,6 @@ def _missing_hint(text: str) -> str:
 
 
 _CHUNK = 256 * 1024
-_LARGE = 1024 * 1024  # bytes from which a second thread is worth its cost
 
 
 @attrs.frozen
@@ -650,46 +648,9 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
     return iter(functools.partial(file.read, _CHUNK), b"")
 
 
-@attrs.define(eq=False)
-class _Hash:
-    """A hash that another thread may compute, one piece behind.
-
-    The checksums of a PNG take a third of the time that its hash takes: in parallel, they cost
-    nothing.
-    """
-
-    aside: bool = False
-    _sha256: Any = attrs.field(factory=hashlib.sha256, init=False)
-    _running: Future[None] | None = attrs.field(default=None, init=False)
-
-    def update(self, piece: bytes) -> None:
-        """Take the next piece."""
-        self._finish()
-        if self.aside:
-            self._running = _hashing_pool(os.getpid()).submit(self._sha256.update, piece)
-        else:
-            self._sha256.update(piece)
-
-    def digest(self) -> bytes:
-        """Return the hash of all pieces."""
-        self._finish()
-        digest: bytes = self._sha256.digest()
-        return digest
-
-    def _finish(self) -> None:
-        if self._running is not None:
-            self._running.result()
-            self._running = None
-
-
-@functools.cache
-def _hashing_pool(_pid: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=2, thread_name_prefix="comet-hash")
-
-
 def examine(file: BinaryIO, size: int, check: ImageRules) -> SourceImage:
     """Return the image in *file*, read once from its start."""
-    digest, inspector = _Hash(), Inspector()
+    digest, inspector = hashlib.sha256(), Inspector()
     for piece in _pieces(file):
         if check.hashed:
             digest.update(piece)
@@ -697,7 +658,6 @@ def examine(file: BinaryIO, size: int, check: ImageRules) -> SourceImage:
         if inspector.size == len(piece):  # the first: the rest of a film is not worth reading
             check.check_kind(inspector.format, inspector.head)
             check.check_size(size)
-            digest.aside = inspector.format == "png" and size > _LARGE
         if inspector.size > size:
             raise changed(check)
     check.check_size(inspector.size)
@@ -710,7 +670,7 @@ def examine(file: BinaryIO, size: int, check: ImageRules) -> SourceImage:
         return _converted(file, inspector, digest.digest() if check.hashed else None, check)
     return SourceImage(
         source=check.source,
-        sha256=digest.digest().hex() if check.hashed else "",
+        sha256=digest.hexdigest() if check.hashed else "",
         size=inspector.size,
         width=info.width,
         height=info.height,

@@ -181,15 +181,16 @@ class PartWriter:
         """Write what waits."""
         if self._fd is None:
             self._fd = self._open()
-        for piece in self._pieces:
-            if self._hash is not None:
-                self._hash.update(piece)
-            self._check.feed(piece)
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(self._fd, view) :]
+        # Together: each step lets the event loop in, and waits for its turn to go on.
+        data = b"".join(self._pieces)
         self._pieces.clear()
         self._waiting = 0
+        if self._hash is not None:
+            self._hash.update(data)
+        self._check.feed(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
 
     def complete(self) -> Part:
         """Return the checked part; it is safe on the disk after `sync`.
