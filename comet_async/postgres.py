@@ -59,6 +59,7 @@ from comet_async._postgres import sql
 from comet_async._postgres.connection import (
     PostgresConnection,
     Target,
+    check_address,
     check_identity,
     check_version,
     migrate,
@@ -161,6 +162,7 @@ class PostgresJournal:
                 limit="small letters, digits and '_', at most 63",
             )
         check_flag("read_only", read_only)
+        check_address(url)
         target = Target(
             url=url, schema=schema, patience=patience, stall=heartbeat, read_only=read_only
         )

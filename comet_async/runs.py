@@ -303,6 +303,7 @@ class RunFactory:
     def __attrs_post_init__(self) -> None:
         check_options(self.defaults)
         if isinstance(self.given, str | os.PathLike):
+            _check_address(self.given)
             check_writable_path("journal", self.given)
         elif self.given is not None:
             check_offers("journal", self.given, _JOURNAL_METHODS, "a path or a Journal")
@@ -532,6 +533,21 @@ def _job_options(settings: RunOptions) -> JobOptions:
         run=settings.get("budget") or secrets.token_hex(8),
         verify_remote=settings.get("verify_remote", False),
     )
+
+
+def _check_address(given: str | os.PathLike[str]) -> None:
+    """Refuse a URL that does not lead to PostgreSQL: as a path, it would begin a file of its own.
+
+    Raises:
+        InputError: It is one; the error does not show it, as it may hold a password.
+    """
+    if isinstance(given, str) and "://" in given and not given.startswith(POSTGRES):
+        raise InputError(
+            "journal= is a URL, but not one of a PostgreSQL database",
+            field="journal",
+            limit="a path, or postgresql://…",
+            hint="write it like postgresql://host/database, without the name of a driver",
+        )
 
 
 async def _open_journal(given: JournalLike, clock: Clock, *, verify_remote: bool) -> Journal:

@@ -980,6 +980,21 @@ async def test_an_opening_that_is_cut_short_lets_go_of_the_journal(
         pass
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://user:canary@host/database",
+        "POSTGRESQL://user:canary@host/database",
+        "sqlite:///journal.sqlite3",
+    ],
+)
+def test_a_url_is_not_the_path_of_a_journal(url: str) -> None:
+    """Else each machine of a service had a file of its own, and paid for the same images."""
+    with pytest.raises(InputError, match=r"journal= is a URL") as caught:
+        CometSession(DEFAULT_KEY, journal=url)
+    assert "canary" not in f"{caught.value} {caught.value.as_dict()}"
+
+
 @pytest.mark.parametrize("cancelled", [True, False])
 async def test_closing_that_fails_can_be_repeated(
     sandbox: Sandbox,

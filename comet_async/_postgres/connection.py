@@ -7,8 +7,9 @@ at its beginning, and the server is asked afterwards what became of it.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import attrs
@@ -25,7 +26,7 @@ except ImportError as _error:
 from comet_async._postgres.schema import MIGRATIONS
 from comet_async._postgres.text import decode, encode
 from comet_async.clock import Clock
-from comet_async.errors import JournalError, JournalLostError
+from comet_async.errors import InputError, JournalError, JournalLostError
 
 Row: TypeAlias = tuple[Any, ...]
 T = TypeVar("T")
@@ -118,6 +119,33 @@ class Target:
             db.close()
             raise
         return db
+
+
+def check_address(url: object) -> None:
+    """Refuse a connection string that libpq can't read, or in which it takes a password for a host.
+
+    Raises:
+        InputError: It is one; the error does not show it, nor what libpq says, which quotes it.
+    """
+    known: dict[str, Any] | None = None
+    if isinstance(url, str):
+        with contextlib.suppress(psycopg.Error, UnicodeError):
+            known = conninfo.conninfo_to_dict(url)
+    if known is None or ("://" in str(url) and _is_misread(known)):
+        raise InputError(
+            "the database's address can't be read",
+            field="url",
+            limit="a connection string of libpq's, such as postgresql://host/database",
+            hint="write %, @, : and / in a password as %25, %40, %3A and %2F, or put it into "
+            "PGPASSFILE or PGPASSWORD",
+        )
+
+
+def _is_misread(known: Mapping[str, Any]) -> bool:
+    """Return True if a part of a password seems to have become the host, the port or the name."""
+    # A socket's address may begin with the sign.
+    host, port, name = (str(known.get(each) or "") for each in ("host", "port", "dbname"))
+    return "@" in host[1:] or "@" in name or bool(port.strip("0123456789,"))
 
 
 def is_lost(error: BaseException) -> bool:

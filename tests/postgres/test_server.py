@@ -107,6 +107,26 @@ async def test_a_server_that_is_not_there() -> None:
     assert "canary" not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:%canary@127.0.0.1:1/database",
+        "postgresql://user:pass@canary@127.0.0.1:1/database",
+        "postgresql://user:canary/word@127.0.0.1:1/database",
+        "postgresql://user:1/canary@127.0.0.1:1/database",
+        "postgresql//user:canary@127.0.0.1:1/database",
+    ],
+    ids=["percent", "at", "slash", "number", "scheme"],
+)
+async def test_a_password_with_signs_is_not_shown(url: str) -> None:
+    """What libpq says of it quotes it, or takes a part of it for the host."""
+    with pytest.raises(InputError, match="can't be read") as caught:
+        await PostgresJournal.open(url, patience=0.1)
+    error = caught.value
+    assert "canary" not in f"{error!r} {error} {error.as_dict()}"
+    assert error.__cause__ is error.__context__ is None
+
+
 async def test_no_password_is_shown(database: str, schema: str) -> None:
     """Neither by the journal nor by what it is made of."""
     url = f"{database}&password=canary" if "?" in database else f"{database}?password=canary"
