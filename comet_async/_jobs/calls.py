@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Literal
@@ -103,6 +104,7 @@ class Call:
         images: Its images, if they are loaded.
         callback_url: The request's own callback URL.
         lost: True when its request was cut off.
+        over: Set when it has ended.
     """
 
     source: str
@@ -112,6 +114,7 @@ class Call:
     images: Mapping[str, SourceImage] | None = None
     callback_url: str | None = None
     lost: bool = False
+    over: asyncio.Event = attrs.field(factory=asyncio.Event, init=False, repr=False)
 
     @property
     def task_id(self) -> str | None:
@@ -152,13 +155,14 @@ class Calls:
     async def ended(self, timeout: float | None) -> None:
         """Wait until the calls that this loop runs have ended."""
         loop, me = asyncio.get_running_loop(), asyncio.current_task()
-        tasks = [task for task in self._calls if task.get_loop() is loop and task is not me]
-        until = None if timeout is None else loop.time() + timeout
         # A caller's own task may live on after the call, so the calls are watched instead.
-        while any(task in self._calls for task in tasks):
-            if until is not None and loop.time() >= until:
-                return
-            await asyncio.sleep(0.01)
+        calls = [
+            call for task, call in self._calls.items() if task.get_loop() is loop and task is not me
+        ]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                for call in calls:
+                    await call.over.wait()
 
     @asynccontextmanager
     async def begin(
@@ -205,6 +209,7 @@ class Calls:
         finally:
             self._reasons.pop(task, None)
             del self._calls[task]
+            call.over.set()
 
     def _report(self, call: Call, error: CometError) -> None:
         if call.job is not None:

@@ -36,3 +36,29 @@ async def test_a_caller_whose_call_has_just_ended_is_not_cancelled() -> None:
     answered.set()
     calls.end(SessionClosedError("closed"))
     assert await caller == "went on"
+
+
+async def test_the_end_of_a_call_wakes_those_who_wait_for_it() -> None:
+    """Nobody looks from time to time: without a timer, the next turns of the loop are enough."""
+    calls, answered = Calls(None), asyncio.Event()  # type: ignore[arg-type]  # see above
+    caller = asyncio.create_task(use(calls, answered))
+    await asyncio.sleep(0)
+    ending = asyncio.create_task(calls.ended(None))
+    await asyncio.sleep(0)
+    answered.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert ending.done()
+    assert not caller.done()
+    await caller
+
+
+async def test_a_call_that_does_not_end_is_not_waited_for_for_ever() -> None:
+    """Closing a session takes no longer than it was given."""
+    calls = Calls(None)  # type: ignore[arg-type]  # see above
+    caller = asyncio.create_task(use(calls, asyncio.Event()))
+    await asyncio.sleep(0)
+    await calls.ended(5.0)
+    assert not caller.done()
+    caller.cancel()
+    await asyncio.wait({caller})
