@@ -48,7 +48,7 @@ class FolderOutput:
         """Return the file of this name."""
         return self.root / name
 
-    def part_folder(self, dest: str) -> Path:
+    async def part_folder(self, dest: str) -> Path:
         """Return the folder of *dest*; see `Output.part_folder`."""
         self._check_inside(dest)
         return (self.root / dest).parent

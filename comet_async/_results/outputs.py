@@ -36,11 +36,11 @@ class Output(Protocol):
         """Return where *name* is."""
         ...
 
-    def part_folder(self, dest: str) -> Path:
+    async def part_folder(self, dest: str) -> Path:
         """Return where the parts of *dest* are written before they have their names.
 
         Raises:
-            SaveError: *dest* is outside.
+            SaveError: *dest* is outside, or there is no such folder.
         """
         ...
 
@@ -111,9 +111,9 @@ class StoreOutput:
         """Return the address, which the name is."""
         return name
 
-    def part_folder(self, dest: str) -> Path:  # noqa: ARG002 - the same for all
+    async def part_folder(self, dest: str) -> Path:  # noqa: ARG002 - the same for all
         """Return this process's folder for copies."""
-        return spool()
+        return await _in_thread(spool)  # the first time, what killed processes left is removed
 
     async def obstacles(self, dest: str, n: int) -> tuple[str | None, list[str]]:
         """Ask for the head of each possible name; see `Output.obstacles`."""
@@ -149,9 +149,9 @@ class StoreOutput:
 
     async def copy(self, file: SavedFile, saved: SavedFile, key: str) -> bool:
         """Copy through this machine; see `Output.copy`."""
-        path = spool() / f"copy-{key[-8:]}-{saved.index}-{id(saved)}"
 
         def copy() -> bool:
+            path = spool() / f"copy-{key[-8:]}-{saved.index}-{id(saved)}"
             try:
                 if self._sha256(file.name, into=path) != file.sha256:
                     return False

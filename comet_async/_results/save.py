@@ -310,7 +310,7 @@ class ResultSaver:
         self, record: JobRecord, destination: Destination, image: StoredImage, kind: TaskKind
     ) -> tuple[JobRecord, Part]:
         """Fetch one image; return the record, which may have got new URLs, and the part."""
-        folder = self.output(destination.dest).part_folder(destination.dest)
+        folder = await self.output(destination.dest).part_folder(destination.dest)
         stem = PurePosixPath(destination.dest).name
         name = f"{part_stem(stem)}-{image.index}-{record.key[-8:]}"
         if self.shared and record.boot not in {None, self.journal.boot}:

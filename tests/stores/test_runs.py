@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
@@ -11,7 +12,7 @@ from typing import BinaryIO
 import attrs
 import pytest
 
-from comet_async import CometSession, JournalRequiredError, Margins, OutcomeStatus
+from comet_async import CometSession, JournalRequiredError, Margins, OutcomeStatus, stores
 from comet_async.errors import InputError, SaveError
 from comet_async.outcomes import Outcome
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
@@ -140,6 +141,38 @@ async def test_what_is_done_is_not_read_again(
     assert watched.opened[3:] == ["in/dog.png"]
     assert again[0].status is OutcomeStatus.INVALID  # out/dog.png is another image's result
     sandbox.assert_charged(3)
+
+
+async def test_a_machine_without_room_for_copies_is_an_error_of_saving(
+    stored: CometSession, photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result is paid: it stays at the server until there is room."""
+
+    def full() -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/copies")  # noqa: S108 - not made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stores, "_new_folder", full)
+        stores._spool.cache_clear()
+        outcomes = await run(stored, str(photos / "dog.png"), f"{bucket.address}/out")
+        assert [type(outcome.error) for outcome in outcomes] == [SaveError]
+    outcomes = await run(stored, str(photos / "dog.png"), f"{bucket.address}/out")
+    assert [outcome.status for outcome in outcomes] == ["done"]
+
+
+async def test_what_killed_processes_left_is_removed_in_a_thread(
+    stored: CometSession, photos: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be gigabytes: the event loop does not wait for it."""
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(
+        stores, "_remove_abandoned", lambda: threads.append(threading.current_thread())
+    )
+    stores._spool.cache_clear()
+    outcomes = await run(stored, str(photos), f"{bucket.address}/out")
+    assert [outcome.status for outcome in outcomes] == ["done"] * 3
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 async def test_into_a_folder_of_this_machine(
