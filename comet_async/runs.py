@@ -77,6 +77,10 @@ SETTLE = 60.0
 _PAGE = 64
 _SCANNED = 256
 
+# Bytes of a source's name in its results' names: file systems take 255, and a number goes in
+# front, an index and an extension behind.
+_LONGEST = 240
+
 Root: TypeAlias = Path | str
 """Below what results are saved: a folder, or an address in a store without a final slash."""
 
@@ -391,6 +395,7 @@ class RunFactory:
             if resume:
                 root = root_of(active.journal)
             batch = self._run_batch(active, settings, root, dry=dry)
+            batch.covers_sources = not resume
             if isinstance(root, str) and not dry:
                 await self._mark(root)
             try:
@@ -713,6 +718,7 @@ class RequestItems:
             source = name_of(request)
             stem = Path(source).stem if not source.startswith("<") else request.kind.name
             safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in stem).strip(".")[:100]
+            safe = safe.encode()[:_LONGEST].decode(errors="ignore")
             dest = _dest(f"{number:05d}-{safe}", self.below) if self.named else None
             yield [Item(source=source, request=request, dest=dest)]
 

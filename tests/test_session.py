@@ -32,6 +32,7 @@ from comet_async import (
     OutcomeUnknownError,
     RejectedError,
     ResultExpiredError,
+    SourceImage,
     TaskFailedError,
     TaskStatus,
     Timeouts,
@@ -1030,3 +1031,32 @@ async def test_a_run_is_printed_in_a_word(tmp_path: Path) -> None:
     async with CometSession("sk-x12345678") as comet:
         assert repr(comet.expand_folder(tmp_path, "wide", "16:9")) == "<Run into wide>"
         assert repr(comet.expand_many([])) == "<Run>"
+
+
+async def test_results_of_many_have_names_that_any_disk_takes(
+    comet: CometSession, tmp_path: Path, photo: bytes
+) -> None:
+    """A long name in a script with several bytes a letter is shortened before anything is paid."""
+    image = SourceImage.from_bytes(photo, name="犬" * 100)
+    run = comet.expand_many([ExpandRequest(image=image, margins=WIDE)], out=tmp_path)
+    (outcome,) = [outcome async for outcome in run]
+    assert outcome.done
+    assert outcome.files[0].name.startswith("00001-犬")
+
+
+async def test_a_file_that_is_found_twice_has_two_results(
+    comet: CometSession, photos: Path, tmp_path: Path
+) -> None:
+    """Folders may overlap; each run looks for the results of both, and restores one."""
+
+    async def files() -> list[Path]:
+        run = comet.expand_folder([photos, photos / "trip"], tmp_path / "out", WIDE)
+        found = [outcome.files[0] async for outcome in run if outcome.source.endswith("sea.png")]
+        return sorted(found)
+
+    first = await files()
+    assert len(set(first)) == 2
+    assert await files() == first
+    first[0].unlink()
+    assert await files() == first
+    assert first[0].is_file()

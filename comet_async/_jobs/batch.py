@@ -217,6 +217,8 @@ class Batch:
         retry_failed: Buy tasks that failed earlier once more.
         memory: Recognises source files.
         finish_left_over: Also finish paid jobs of earlier runs that are no longer asked for.
+        covers_sources: False when only jobs that the journal knows are worked on: those that it
+            lost are not among them.
     """
 
     runner: JobRunner
@@ -226,6 +228,7 @@ class Batch:
     fresh: str = ""
     retry_failed: bool = False
     finish_left_over: bool = False
+    covers_sources: bool = True
     memory: SourceMemory = attrs.field(init=False)
     calls: Calls = attrs.field(init=False)
     _parked: list[Item] = attrs.field(factory=list, init=False)
@@ -307,7 +310,7 @@ class Batch:
                 known = None
         finally:
             await log.flush()
-        if self.options.verify_remote and not self._ended():
+        if self.options.verify_remote and self.covers_sources and not self._ended():
             await self.active.journal.trust()  # all that it lacked was looked up
 
     def _ended(self) -> bool:
@@ -449,7 +452,7 @@ class Batch:
         saved = await self.active.journal.saved(keys - {""})
         found = [(item, self._with_job(planned, saved)) for item, planned in known]
         places = {
-            item.source: place
+            item.dest: place
             for item, planned in found
             if planned is not None and (place := _saved_place(item, planned)) is not None
         }
@@ -796,11 +799,11 @@ def _saved_place(item: Item, planned: Planned) -> Destination | None:
 def _with_outcome(
     item: Item,
     planned: Planned,
-    places: Mapping[str, Destination],
+    places: Mapping[str | None, Destination],
     files: Mapping[str, tuple[Place, ...]],
 ) -> Item:
     """Return *item* as planned, with its outcome if the *files* of its place are there."""
-    place, outcome = places.get(item.source), None
+    place, outcome = places.get(item.dest), None
     if place is not None and place.dest in files and planned.saved is not None:
         notes = tuple(note for image in planned.images.values() for note in image.notes)
         outcome = from_record(item.source, planned.saved.record, files[place.dest], notes)

@@ -11,7 +11,8 @@ import pytest
 from comet_async import CometSession, JournalLostError, Margins
 from comet_async.outcomes import Outcome
 from comet_async.runs import JOURNAL_NAME
-from comet_async.sandbox import Sandbox
+from comet_async.sandbox import DEFAULT_KEY, Sandbox
+from comet_async.testing import VirtualClock
 
 WIDE = Margins(left=0.5, right=0.5)
 
@@ -67,3 +68,21 @@ async def test_a_stopped_run_leaves_the_journal_distrusted(
         await run(comet, photos, out)
     plan = [planned async for planned in comet.expand_folder(photos, out, WIDE).plan()]
     assert len(plan) == len(sandbox.ledger.posts) == 3
+
+
+async def test_a_resumption_leaves_the_journal_distrusted(
+    sandbox: Sandbox, clock: VirtualClock, photos: Path, tmp_path: Path
+) -> None:
+    """It goes through the jobs that are known; those that were lost are not among them."""
+    path, out = tmp_path / "jobs.sqlite3", tmp_path / "out"
+
+    def session(**options: bool) -> CometSession:
+        return CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=path, **options)
+
+    async with session() as comet:
+        await run(comet, photos, out)
+    path.unlink()
+    async with session(verify_remote=True) as comet:
+        assert [outcome async for outcome in comet.resume()] == []
+    with pytest.raises(JournalLostError):
+        await session().__aenter__()
