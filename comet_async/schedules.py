@@ -285,6 +285,8 @@ class LearnedSchedule:
     # last of them are polled first when they are 20 s old.
     _SCOUTS = 32
     _LATER = 3.0
+    # The longest step between two polls that many share, as a share of their age.
+    _SHARED = 0.1
     # How many ends it takes to know as much as was believed.
     _YOUNG = 64
 
@@ -348,6 +350,14 @@ class LearnedSchedule:
             left = self._FIRST + left % 1.0
         polls = self._plan.polls_at(age / scale) + max(0.0, left)
         return min(self.ceiling, max(0.0, self._plan.age_after(polls) * scale - age))
+
+    def longest(self, age: float, crowd: int) -> float:
+        """Return the longest wait for a poll that serves a *crowd* of tasks.
+
+        Tasks of one batch take about as long, so while nothing is known all of them may end
+        soon after one long step has begun. A poll that many share is cheap enough for short ones.
+        """
+        return age * max(self._SHARED, 2.0 / crowd)
 
     def backstop(self, age: float, n: int = 1) -> float:
         """Return the wait until the next poll of a task whose end will be announced.

@@ -8,7 +8,6 @@ polled too, so that a list that is out of date is detected.
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import TYPE_CHECKING
 
 import attrs
@@ -117,17 +116,13 @@ class ListPolling:
             state.running = self._poller.call_later(wait, self._start, state)
         return True
 
-    def density(self, entry: WatchedTask) -> float:
-        """Return how many times denser than single polls the polls of a task should be.
-
-        For one task the best density of polls goes with sqrt(hazard); for m tasks that one
-        call serves it goes with sqrt(m x hazard).
-        """
+    def crowd(self, entry: WatchedTask) -> int:
+        """Return how many tasks the next poll of *entry* serves: 1 if it is polled by itself."""
         state = self._of(entry.kind)
         if not state.proven or entry.unlisted:
-            return 1.0
+            return 1
         crowd = len(self._entries(state))
-        return 1.0 if crowd < _FEWEST else math.sqrt(min(_SIZES[-1], crowd))
+        return 1 if crowd < _FEWEST else min(_SIZES[-1], crowd)
 
     def check_against(self, entry: WatchedTask, task: Task) -> None:
         """Detect a stale list, one that reports statuses a task has already left."""

@@ -430,11 +430,11 @@ class Poller:
         for entry in self.index:
             if entry.due == NEVER or not entry.seen_alive or entry.failures or entry.result_check:
                 continue
-            if self._density(entry) <= 1.0:
+            if self._crowd(entry) == 1:
                 self._schedule(entry, now, timing.reschedule(entry, now))
 
-    def _density(self, entry: WatchedTask) -> float:
-        return self._list.density(entry) if self._list is not None else 1.0
+    def _crowd(self, entry: WatchedTask) -> int:
+        return self._list.crowd(entry) if self._list is not None else 1
 
     def _arm_timer(self) -> None:
         """Set the loop's timer to the earliest entry."""
@@ -591,7 +591,7 @@ class Poller:
         return error is None
 
     def _schedule_next(self, entry: WatchedTask, now: float) -> None:
-        when = self.shared.timing.next(entry, now, self._density(entry))
+        when = self.shared.timing.next(entry, now, self._crowd(entry))
         if entry.failures is not None:
             when = min(when, max(now, self.shared.policy.end(entry.failures)))
         if entry.result_check is not None:

@@ -5,6 +5,7 @@ No I/O and nothing of asyncio: one `PollTiming` serves all event loops of a wait
 
 from __future__ import annotations
 
+import math
 import random
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar
@@ -135,6 +136,10 @@ class AdaptedSchedule:
         """Return what is left of the wait: nothing was learned."""
         return due - age
 
+    def longest(self, age: float, crowd: int) -> float:  # noqa: ARG002  # as LearnedSchedule
+        """Return no limit: the user's schedule says when."""
+        return NEVER
+
     def backstop(self, age: float, n: int = 1) -> float:  # noqa: ARG002 - the protocol's signature
         """Return 0: callbacks don't make the user's schedule sparser."""
         return 0.0
@@ -220,17 +225,23 @@ class PollTiming:
             wait = self.rng.random() * min(2.0, crowd / 500)
         return now + wait
 
-    def next(self, entry: WatchedTask, now: float, density: float) -> float:
+    def next(self, entry: WatchedTask, now: float, crowd: int) -> float:
         """Return when to poll a task again that was seen unfinished just now.
+
+        For one task the best density of polls goes with sqrt(hazard); for m tasks that one
+        request serves it goes with sqrt(m x hazard).
 
         Args:
             entry: The task.
             now: The moment.
-            density: How many times denser the polls should be than the schedule says.
+            crowd: How many tasks the poll serves.
         """
         age = max(0.0, now - entry.created)
         wait = self.schedule.backstop(age, entry.n) if self.callbacks.proven else 0.0
-        wait = wait or self.schedule.next(age, max(1, entry.polls), entry.n) / density
+        if not wait:
+            wait = self.schedule.next(age, max(1, entry.polls), entry.n)
+            if crowd > 1:
+                wait = min(wait / math.sqrt(crowd), self.schedule.longest(age, crowd))
         if entry.notified is not None and entry.notified.pending:
             wait = min(wait, max(0.0, entry.notified.not_before - now))
         return now + wait

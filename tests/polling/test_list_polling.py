@@ -273,3 +273,17 @@ async def test_short_tasks_are_listed_more_often(
     between = [after - before for before, after in itertools.pairwise(moments)]
     assert min(between) >= fastest - 0.001
     assert (sorted(between)[len(between) // 2] < 0.9) is (median < 20.0)
+
+
+@pytest.mark.parametrize("median", [3.0, 20.0, 300.0])
+@pytest.mark.parametrize("count", [4, 16])
+async def test_the_first_batch_is_seen_soon(server: TaskServer, median: float, count: int) -> None:
+    """Nothing is learned yet, and all of a batch end at about the same age: none is seen late."""
+    for seed in range(5):
+        rng = random.Random(seed)
+        waiter = TaskWaiter(server, rng=rng)
+        tasks = [server.submit(median * 2.0 ** rng.gauss(0.0, 0.2)) for _ in range(count)]
+        await asyncio.gather(*map(waiter.wait, tasks))
+        share = max(0.1, 2.0 / count)
+        assert waiter.longest_delay <= 1.0 + 1.1 * share * median * 2.0
+        assert waiter.polls + waiter.list_calls <= 8 * count
