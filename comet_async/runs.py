@@ -351,6 +351,7 @@ class RunFactory:
                 if self._own is None:
                     journal = ForgettingJournal() if self.given is None else self.given
                     self._own = await self._open(journal, self.defaults)
+            self.tasks.check_open()  # while it was opened, `aclose` waited to close it
         return self._own
 
     async def single(
@@ -520,13 +521,14 @@ class RunFactory:
             await active.settle(max(0.0, until - loop.time()))
         for batch in list(self._batches):
             await batch.calls.ended(max(1.0, until - loop.time()))
-        own = self._own
-        if own is not None:
-            self.tasks.journals.discard(own)
-            await own.aclose(0.0)
-            if own.journal is not self.given:
-                await own.journal.aclose()
-            self._own = None  # not before: a caller that was cancelled may close again
+        async with self._locks.of("own"):  # a call may be opening it
+            own = self._own
+            if own is not None:
+                self.tasks.journals.discard(own)
+                await own.aclose(0.0)
+                if own.journal is not self.given:
+                    await own.journal.aclose()
+                self._own = None  # not before: a caller that was cancelled may close again
 
 
 def _job_options(settings: RunOptions) -> JobOptions:

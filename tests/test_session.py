@@ -32,6 +32,7 @@ from comet_async import (
     OutcomeUnknownError,
     RejectedError,
     ResultExpiredError,
+    SessionClosedError,
     SourceImage,
     TaskFailedError,
     TaskStatus,
@@ -764,6 +765,26 @@ async def test_interrupted_run_goes_on_later(
     assert len(sandbox.ledger.posts) == 3
 
 
+async def test_an_interrupted_run_looks_nothing_up_any_more(
+    comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path
+) -> None:
+    """A job that was put aside for a second look is left to the next run."""
+    await comet.expand(photos / "trip" / "sea.png", WIDE)
+    sandbox.faults.add(Fault("drop_after_charge"))
+    for call in ("find", "list"):
+        sandbox.faults.add(Fault("500", on=call, times=None))
+    sandbox.tasks.hold()  # the others still run when the first look has ended
+    run, loop = comet.expand_folder(photos, tmp_path / "out", WIDE), asyncio.get_running_loop()
+    loop.call_later(1000, run.interrupt)
+    outcomes = [outcome async for outcome in run]
+    assert loop.time() < 1100
+    assert [outcome.status for outcome in outcomes] == ["pending"] * 3
+    (doubtful,) = [outcome.error for outcome in outcomes if outcome.task is None]
+    assert doubtful is not None
+    assert doubtful.sent is None
+    assert "may be accepted and billed" in str(doubtful)
+
+
 async def test_paid_jobs_of_lost_images_are_finished(
     comet: CometSession, photos: Path, tmp_path: Path
 ) -> None:
@@ -1060,3 +1081,17 @@ async def test_a_file_that_is_found_twice_has_two_results(
     first[0].unlink()
     assert await files() == first
     assert first[0].is_file()
+
+
+async def test_a_session_that_is_closed_while_it_opens_its_journal_lets_go_of_it(
+    sandbox: Sandbox, clock: VirtualClock, dog: Path, tmp_path: Path
+) -> None:
+    """The call that opens it ends, and another session can have the file."""
+    path = tmp_path / "jobs.sqlite3"
+    comet = CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=path)
+    call = asyncio.create_task(comet.submit(ExpandRequest(image=dog, margins=WIDE)))
+    await asyncio.sleep(0)
+    await comet.aclose()
+    with pytest.raises(SessionClosedError):
+        await call
+    await (await SqliteJournal.open(path)).aclose()

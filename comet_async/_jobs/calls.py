@@ -138,15 +138,20 @@ class Calls:
     _calls: dict[asyncio.Task[object], Call] = attrs.field(factory=dict, init=False)
     # Why `end` cancelled a task.
     _reasons: dict[asyncio.Task[object], CometError] = attrs.field(factory=dict, init=False)
+    _over: CometError | None = attrs.field(default=None, init=False)
 
     def end(self, reason: CometError) -> None:
-        """End all calls with *reason*; what is being sent is recorded first."""
+        """End all calls with *reason*, later ones too; what is being sent is recorded first."""
+        self._over = reason
         for task in list(self._calls):
-            if task not in self._reasons:
-                self._reasons[task] = reason
-                loop = task.get_loop()
-                if loop.is_running() and not loop.is_closed():
-                    loop.call_soon_threadsafe(self._cancel, task)
+            self._end(task, reason)
+
+    def _end(self, task: asyncio.Task[object], reason: CometError) -> None:
+        if task not in self._reasons:
+            self._reasons[task] = reason
+            loop = task.get_loop()
+            if loop.is_running() and not loop.is_closed():
+                loop.call_soon_threadsafe(self._cancel, task)
 
     def _cancel(self, task: asyncio.Task[object]) -> None:
         if task in self._reasons:  # otherwise its call has ended, and the caller goes on
@@ -183,6 +188,8 @@ class Calls:
         alarm = asyncio.timeout(None)
         call = Call(source, Deadline(timeout, alarm))
         self._calls[task] = call
+        if self._over is not None:
+            self._end(task, self._over)
         try:
             async with alarm:
                 if at_once:
