@@ -284,6 +284,7 @@ class Poller:
                 self._contexts[entry] = contextvars.copy_context()
             self._start_watching(entry, snapshot, now)
         else:
+            entry.n = max(entry.n, n)  # whoever wants most of its images
             self._join(entry, watch, now)
         self._arm_timer()
         if self._stopping:

@@ -177,6 +177,16 @@ async def test_images_that_come_one_after_the_other_are_waited_for(
     assert len((await waiter.wait(server.submit(20.0), n=4)).images) == 4
 
 
+async def test_whoever_waits_for_all_images_gets_them_though_others_wait_for_one(
+    server: TaskServer, waiter: TaskWaiter
+) -> None:
+    """A hook that waits with the default must not cut a job's result short."""
+    answering(server, lambda task, k: attrs.evolve(task, images=images(min(k, 4))))
+    task = server.submit(20.0)
+    tasks = await asyncio.gather(waiter.wait(task), waiter.wait(task, n=4), waiter.wait(task))
+    assert [len(done.images) for done in tasks] == [4, 4, 4]
+
+
 async def test_an_unknown_word_beside_all_images_is_success(
     server: TaskServer, waiter: TaskWaiter
 ) -> None:
