@@ -167,8 +167,9 @@ class GroupCommitWriter(Generic[C]):
         await ended
 
     def _in_thread(self, work: Callable[[], None]) -> asyncio.Future[None]:
-        loop = asyncio.get_running_loop()
-        return asyncio.shield(loop.run_in_executor(self._thread, work))
+        future = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        future.add_done_callback(_retrieved)  # nobody else does for a caller that was cancelled
+        return asyncio.shield(future)
 
     def __del__(self) -> None:
         if not self._closed and os.getpid() == self._pid:
@@ -291,6 +292,11 @@ def _report(requests: list[_Request]) -> None:
     for request in requests:
         if request.error is not None:
             logger.error("a write failed after its caller was gone: %s", request.error)
+
+
+def _retrieved(future: asyncio.Future[None]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 def _shut(connection: Connection | None) -> None:

@@ -296,6 +296,8 @@ async def finished(future: asyncio.Future[T]) -> T:
         while not future.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()  # what failed is of no use to this caller
         raise
 
 

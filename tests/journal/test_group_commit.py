@@ -231,6 +231,26 @@ async def test_closing_finishes_what_is_queued(path: Path, gate: Gate) -> None:
         assert await again.counts() == {S.SENDING: 10}
 
 
+async def test_an_opening_that_fails_after_its_caller_was_cancelled_is_silent(gate: Gate) -> None:
+    """The caller has gone: asyncio prints no traceback of an error that nobody could handle."""
+
+    def refuse() -> Connection:
+        gate.opened.wait(30)
+        raise JournalError("it is locked")
+
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, about: reported.append(about))
+    writer = GroupCommitWriter[Connection]("journal")
+    task = asyncio.create_task(writer.open(refuse))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    gate.opened.set()
+    await asyncio.wait({task})
+    gc.collect()
+    assert reported == []
+
+
 async def test_closing_ends_although_its_caller_is_cancelled(path: Path, gate: Gate) -> None:
     """The lock must not stay behind, even if nobody asks again."""
     journal = await SqliteJournal.open(path, hook=gate)

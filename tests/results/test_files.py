@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import threading
 from typing import TYPE_CHECKING
 
@@ -203,3 +204,25 @@ def test_nothing_is_left_in_the_loop() -> None:
         return len(asyncio.all_tasks())
 
     assert asyncio.run(two()) == 1
+
+
+async def test_what_fails_after_its_caller_was_cancelled_is_silent(gate: threading.Event) -> None:
+    """The caller waits for the end, and asyncio prints no traceback."""
+
+    def fail() -> None:
+        gate.wait(30)
+        raise OSError(errno.ENOSPC, "full")
+
+    reported: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, about: reported.append(about))
+    task = asyncio.create_task(files.finished(loop.run_in_executor(None, fail)))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.wait({task})
+    assert task.cancelled()
+    del task
+    gc.collect()
+    assert reported == []
