@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import hashlib
 import math
@@ -28,6 +29,7 @@ Exists = Literal["fail", "replace"]
 T = TypeVar("T")
 
 _FLUSH = 512 * 1024
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @attrs.frozen(kw_only=True)
@@ -303,10 +305,11 @@ async def finished(future: asyncio.Future[T]) -> T:
 
 def refused(error: OSError) -> SaveError:
     """Return what the caller sees of the disk's *error*."""
-    what = f"{error.strerror or type(error).__name__}: {error.filename or 'the output folder'}"
+    where = "" if error.filename is None else f": {error.filename}"
+    remedy = "make room on the disk" if error.errno in _FULL else "fix the output folder"
     return SaveError(
-        f"the result can't be saved: {what}",
-        hint="the task is paid and safe: fix the output folder and run again",
+        f"the result can't be saved: {error.strerror or type(error).__name__}{where}",
+        hint=f"the task is paid and safe: {remedy}, and run again",
     )
 
 

@@ -7,6 +7,7 @@ Whatever takes time to import is imported when it is needed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -126,6 +127,7 @@ def _reason(error: Exception) -> str:
             return f"{error.keyword} needs a value"
         similar = text.partition(" requires an argument.")[2]
         return f"{error.argument.name} is missing{'.' if similar else ''}{similar}"
+    text = re.sub(r'unable to convert (".*?") into (?:int|float)\.', r"\1 is not a number.", text)
     return text.partition(" Available commands: ")[0] if text.endswith("...") else text
 
 

@@ -603,8 +603,10 @@ async def test_full_disk(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, call, full)
-    with pytest.raises(DownloadError, match="No space left"):
+    with pytest.raises(DownloadError) as caught:
         await fetch(answering(web.Response(body=padded(photo, 3_000_000))), tmp_path)
+    assert caught.value.message == "the result can't be saved: No space left on device"
+    assert "make room on the disk" in (caught.value.hint or "")
     assert names(tmp_path) == []
 
 
