@@ -184,6 +184,7 @@ class PostgresJournal:
                 return journal
             await writer.run("open", partial(_begin, worker=worker, migrated=migrate))
         except BaseException:
+            connection.hurry()  # a caller that gives up does not wait for a server
             await writer.aclose()
             raise
         worker.start()

@@ -78,6 +78,8 @@ _BATCH = 1000
 _GATHER = 0.005
 _ENOUGH = 16  # writes; each of that many pays little for their commit
 
+_LOSES_NOTHING = frozenset({"", "open"})  # operations that may fail unseen: reading, and opening
+
 
 @attrs.define(eq=False)
 class _Request:
@@ -290,7 +292,7 @@ def _settle(requests: list[_Request]) -> None:
 def _report(requests: list[_Request]) -> None:
     """Log the failures that no caller will see."""
     for request in requests:
-        if request.error is not None:
+        if request.error is not None and request.tag not in _LOSES_NOTHING:
             logger.error("a write failed after its caller was gone: %s", request.error)
 
 

@@ -8,6 +8,8 @@ at its beginning, and the server is asked afterwards what became of it.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
@@ -28,6 +30,8 @@ from comet_async._postgres.text import decode, encode
 from comet_async.clock import Clock
 from comet_async.errors import InputError, JournalError, JournalLostError
 
+logger = logging.getLogger("comet_async.journal")
+
 Row: TypeAlias = tuple[Any, ...]
 T = TypeVar("T")
 
@@ -36,6 +40,7 @@ _SLACK = 5.0
 
 _CONNECT = 10  # seconds for one attempt
 _PAUSE = 0.2  # seconds between two attempts
+_TROUBLE = 3  # attempts without a server: one that only dropped a connection answers the second
 
 # A transaction that met another one; PostgreSQL has undone it, and it can be done again.
 _COLLISIONS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
@@ -270,6 +275,8 @@ class PostgresConnection:
             return error
         text = error.diag.message_primary or str(error).partition("\n")[0]
         hint = "nothing was lost: what was written stays; look at the server's log"
+        if not self.opened and self._is_lost(error):
+            hint = "check the database's address, and that its server is running"
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
             hint = "grant this role the rights on the journal's schema"
         if self.target.read_only and isinstance(error, _READ_ONLY):
@@ -309,7 +316,7 @@ class PostgresConnection:
             psycopg.Error: It refused, or could not be reached for long.
         """
         until = time.monotonic() + self.target.patience
-        while True:
+        for attempt in itertools.count(1):
             try:
                 return work()
             except psycopg.Error as error:
@@ -318,7 +325,15 @@ class PostgresConnection:
                 lasting = time.monotonic() > until or self._impatient
                 if lasting or not is_lost(error):
                     raise
+                if attempt == _TROUBLE:
+                    logger.warning(
+                        "the journal %s can't be reached: %s; retrying for %g s",
+                        self.target,
+                        str(error).partition("\n")[0],
+                        self.target.patience,
+                    )
             time.sleep(_PAUSE)
+        raise AssertionError
 
     # Statements -------------------------------------------------------------------------
 

@@ -104,6 +104,7 @@ async def test_a_server_that_is_not_there() -> None:
     with pytest.raises(JournalError, match=r"database at 127\.0\.0\.1:1") as caught:
         await PostgresJournal.open(NOWHERE, patience=0.1)
     assert caught.value.retryable
+    assert "check the database's address" in (caught.value.hint or "")
     assert "canary" not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
@@ -125,6 +126,29 @@ async def test_a_password_with_signs_is_not_shown(url: str) -> None:
     error = caught.value
     assert "canary" not in f"{error!r} {error} {error.as_dict()}"
     assert error.__cause__ is error.__context__ is None
+
+
+async def test_waiting_for_a_server_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """A minute of silence would look like a program that hangs; once is enough."""
+    with pytest.raises(JournalError):
+        await PostgresJournal.open(NOWHERE, patience=2)
+    (warning,) = caplog.messages
+    assert warning.startswith("the journal database at 127.0.0.1:1 can't be reached: ")
+    assert warning.endswith("; retrying for 2 s")
+    assert "canary" not in warning
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_opening_is_given_up(read_only: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Ctrl-C does not wait until the patience with the server ends."""
+    opening = PostgresJournal.open(NOWHERE, patience=600, read_only=read_only)
+    task = asyncio.ensure_future(opening)
+    while not caplog.messages:  # noqa: ASYNC110 - a log tells nobody
+        await asyncio.sleep(0.05)
+    task.cancel()
+    await asyncio.wait({task}, timeout=60)
+    assert task.cancelled()
+    assert len(caplog.messages) == 1  # and no write has failed
 
 
 async def test_no_password_is_shown(database: str, schema: str) -> None:
