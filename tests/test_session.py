@@ -765,6 +765,29 @@ async def test_interrupted_run_goes_on_later(
     assert len(sandbox.ledger.posts) == 3
 
 
+async def test_what_was_bought_again_is_what_later_runs_find(
+    comet: CometSession, sandbox: Sandbox, dog: Path, tmp_path: Path
+) -> None:
+    """Once a failed task was bought again, a run that buys none again has its result, too."""
+
+    async def expanded(*, retry_failed: bool = False) -> list[str]:
+        run = comet.expand_folder(dog, tmp_path / "out", WIDE, retry_failed=retry_failed)
+        return [outcome.status async for outcome in run]
+
+    sandbox.tasks.hold()
+    failing = asyncio.create_task(expanded())
+    (await sandbox.tasks.next()).fail()
+    assert await failing == ["failed"]
+    sandbox.tasks.release()
+    assert await expanded(retry_failed=True) == ["done"]
+    assert await expanded() == await expanded(retry_failed=True) == ["done"]
+    ((_, plan),) = [each async for each in comet.expand_folder(dog, tmp_path / "out", WIDE).plan()]
+    assert not isinstance(plan, Exception)
+    assert plan.record is not None
+    assert plan.record.state == "done"
+    assert len(sandbox.ledger.charges) == 2
+
+
 async def test_an_interrupted_run_looks_nothing_up_any_more(
     comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path
 ) -> None:

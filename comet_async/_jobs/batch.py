@@ -28,7 +28,7 @@ from comet_async._jobs.calls import Call, Calls, JobOptions
 from comet_async._jobs.outcome_log import OutcomeLog
 from comet_async._jobs.runner import JobRunner, Loader
 from comet_async._jobs.source_memory import SourceMemory
-from comet_async._journal.keys import content_key, random_key
+from comet_async._journal.keys import content_key, next_attempt, random_key
 from comet_async._journal.memory import ForgettingJournal, MemoryJournal
 from comet_async._journal.records import CALLBACK, Destination, JobRecord, NewJob, SavedJob
 from comet_async._journal.states import ACCEPTED, LEFT_OVER, OPEN, READY, WITHOUT_RESULT, JobState
@@ -503,9 +503,12 @@ class Batch:
             InputError: The item breaks a rule; it says which.
         """
         planned = await self.draft(item)
-        if planned.already_satisfied or planned.record is not None:
+        if planned.already_satisfied:
             return planned
-        return attrs.evolve(planned, record=await self.active.journal.get(planned.key))
+        record = planned.record or await self.active.journal.get(planned.key)
+        while record is not None and (later := await self._bought_again(planned, record)):
+            planned, record = later, later.record
+        return attrs.evolve(planned, record=record)
 
     async def draft(self, item: Item) -> Planned:
         """Load and check *item* as a run does, without looking it up.
@@ -567,11 +570,16 @@ class Batch:
             CometError: It can't continue now.
         """
         planned = await self._keep_name(await self.prepare(item))
-        item = planned.item
         if planned.already_satisfied:
             return await self.copy(planned)
+        return await self._process_planned(call, planned, park=park)
+
+    async def _process_planned(self, call: Call, planned: Planned, *, park: bool) -> Outcome | None:
         await self._check_free(planned)
+        item = planned.item
         async with self._claimed(call, planned) as record:
+            if (later := await self._bought_again(planned, record)) is not None:
+                return await self._process_planned(call, later, park=park)
             if record.state in _MAY_BE_SENT:
                 call.images = await self._read(planned.images)
             places = None
@@ -584,6 +592,16 @@ class Batch:
                 self._parked.append(parked)
                 return None
             return await self._conclude(call, item, job, places)
+
+    async def _bought_again(self, planned: Planned, record: JobRecord) -> Planned | None:
+        """Return the next purchase of a job without a result, if an earlier run made one."""
+        if record.state not in WITHOUT_RESULT or planned.item.wanted.external_task_id is not None:
+            return None
+        key = next_attempt(record.key)
+        later = await self.active.journal.get(key)
+        if later is None or later.state in {JobState.PLANNED, JobState.REJECTED}:
+            return None
+        return await self._keep_name(attrs.evolve(planned, key=key, record=later))
 
     async def _keep_name(self, planned: Planned) -> Planned:
         """Return *planned* with the name that an earlier run gave its result.
