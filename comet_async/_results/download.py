@@ -259,8 +259,13 @@ class Downloader:
                 async with AsyncExitStack() as attempt:
                     incoming = await attempt.enter_async_context(self._opened(url))
                     pieces = _pieces(incoming)
-                    check, first = ImageCheck(), await anext(pieces, b"")
-                    check.feed(first)
+                    check, first = ImageCheck(), b""
+                    # The network may give very few bytes at first.
+                    while check.format is None and check.size < _PIECE:
+                        if not (piece := await anext(pieces, b"")):
+                            break
+                        check.feed(piece)
+                        first += piece
                     if check.format is None:
                         check.result()
                     stack.push_async_exit(attempt.pop_all())

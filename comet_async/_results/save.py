@@ -342,10 +342,12 @@ class ResultSaver:
         """Get the task again: it comes with new URLs."""
         get = functools.partial(self.api.get, record.task_id or "", kind=kind)
         task = await with_retries(get, clock=self.clock, backoff=self.downloader.backoff)
-        images = tuple(map(StoredImage.of, task.images))
-        if not images:
+        fresh = {image.index: StoredImage.of(image) for image in task.images if image.url}
+        if not fresh:
             return record
-        now = self.clock.time()
+        # One that is not shown now is not given up: it may be shown again.
+        known = {image.index: image for image in record.images}
+        images, now = tuple((known | fresh).values()), self.clock.time()
         return await self.journal.note(record, now=now, images=images, images_seen_at=now)
 
     async def _expired(self, record: JobRecord, error: CometError) -> tuple[JobRecord, Part]:

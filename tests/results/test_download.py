@@ -906,6 +906,22 @@ async def test_a_stream_that_breaks_is_not_begun_again(photo: bytes) -> None:
     assert (len(server.seen), requested) == (1, [])
 
 
+async def test_a_stream_that_begins_with_few_bytes(photo: bytes) -> None:
+    """What the network gives first may be too little to tell an image from anything else."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(photo[:3])
+        await asyncio.sleep(1)
+        await response.write(photo[3:])
+        return response
+
+    async with serving(handle) as server, downloading() as downloader:
+        renew, _ = renewing()
+        assert await in_memory("stream", downloader, image(server.url), renew) == photo
+
+
 async def test_a_stream_may_be_left_early(photo: bytes) -> None:
     """Its connection is closed with the block, and other streams are not held up."""
     data = padded(photo, 3_000_000)

@@ -18,13 +18,15 @@ class Gateway:
 
     Attributes:
         photo: The result.
-        n: How many images the task shows.
+        n: How many images the task shows, in the first answer.
+        later: How many in all others.
         answer: What the URLs of the first answer give instead of the result.
         fetched: The paths of the results that were asked for.
     """
 
     def __init__(self, photo: bytes, n: int, answer: web.Response | None = None) -> None:
         self.photo, self.n, self.answer = photo, n, answer
+        self.later = n
         self.fetched: list[str] = []
         self.answers = 0
         self.base = ""
@@ -39,7 +41,8 @@ class Gateway:
         task: dict[str, Any] = {"task_id": "1", "task_status": "submitted"}
         if request.method == "GET" and "1" in request.path.rpartition("/")[2]:
             self.answers += 1
-            urls = [f"{self.base}/r/{self.answers}/{index}.png" for index in range(self.n)]
+            shown = self.n if self.answers == 1 else self.later
+            urls = [f"{self.base}/r/{self.answers}/{index}.png" for index in range(shown)]
             images = [{"index": index, "url": url} for index, url in enumerate(urls)]
             task |= {"task_status": "succeed", "task_result": {"images": images}}
         return web.json_response({"code": 0, "message": "SUCCEED", "data": task})
@@ -81,3 +84,24 @@ async def test_more_images_than_were_asked_for(
             assert [str(outcome.status) for outcome in outcomes] == ["done"]
             assert len({*outcomes[0].files}) == len(outcomes[0].files) >= n
     assert len(gateway.fetched) <= 9
+
+
+async def test_an_image_that_is_not_shown_for_a_while(
+    photo: bytes, tmp_path: Path, clock: VirtualClock
+) -> None:
+    """It is paid: an answer without it does not make the journal forget it."""
+    gateway = Gateway(photo, 2, web.Response(status=403))
+    (tmp_path / "a.png").write_bytes(photo)
+
+    async def files() -> list[str]:
+        async with CometSession("sk-test", gateway=gateway.base, clock=clock) as comet:
+            run = comet.expand_folder(tmp_path / "a.png", tmp_path / "out", Margins(left=0.5), n=2)
+            (outcome,) = [outcome async for outcome in run]
+            return [path.name for path in outcome.files]
+
+    async with serving(gateway.handle) as server:
+        gateway.base = str(server.url)
+        gateway.later = 1
+        assert await files() == []
+        gateway.later = 2
+        assert await files() == ["a-0.png", "a-1.png"]
