@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
 from pathlib import Path
@@ -19,12 +20,16 @@ def png_header(width: int, height: int, *, bits: int = 8, colour: int = 2) -> by
     return png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
 
 
+@functools.lru_cache(maxsize=64)
 def make_png(width: int, height: int, tint: int = 0) -> bytes:
     """Return a colour gradient as PNG, *width* x *height* pixels."""
-    rows = b"".join(
-        b"\0" + b"".join(bytes((x * 255 // width, y * 255 // height, tint)) for x in range(width))
-        for y in range(height)
-    )
+    row = bytearray(1 + 3 * width)
+    row[1::3] = bytes(x * 255 // width for x in range(width))
+    row[3::3] = bytes([tint]) * width
+    rows = bytearray()
+    for y in range(height):
+        row[2::3] = bytes([y * 255 // height]) * width
+        rows += row
     pixels = png_chunk(b"IDAT", zlib.compress(rows, 1))
     return PNG_SIGNATURE + png_header(width, height) + pixels + png_chunk(b"IEND", b"")
 
