@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 _FRAME = 0.125  # seconds between two frames of the progress bar
-_FRAMES_PER_LOOK = 4  # into the journal
+_LOOK = 4 * _FRAME  # seconds between two looks into the journal
 _EVENT = 1.0  # seconds between two events of --json-progress
 _LAST = 1.0  # seconds that the end of a run waits for the number of sources
 
@@ -293,20 +293,23 @@ class _RunFollower:
         """Keep the run's numbers up to date."""
         screen = self.invocation.screen
         counting = None if self.counter is None else asyncio.ensure_future(self.counter.count())
-        frame, reported = 0, 0.0
+        reported, to_wait = 0.0, 0.0
         try:
             while True:
                 if counting is not None and counting.done():
                     self.totals.total = counting.result()
                 # A second signal may come any time now, and then what is in flight must be known.
-                if frame % _FRAMES_PER_LOOK == 0 or self.invocation.interrupted:
+                if to_wait <= 0 or self.invocation.interrupted:
                     self.totals.look(await _active(self.journal))
+                    to_wait = _LOOK
                 progress.refresh()
                 if self.totals.seconds - reported >= _EVENT:
                     reported = self.totals.seconds
                     screen.event("progress", progress.event())
-                frame += 1
-                await asyncio.sleep(_FRAME)
+                # Without a bar, nothing is drawn between two looks.
+                pause = _FRAME if screen.live or self.invocation.interrupted else _LOOK
+                await asyncio.sleep(pause)
+                to_wait -= pause
         finally:
             if counting is not None:
                 # A run that stops early must say of how many; but a huge folder can't hold it up.
