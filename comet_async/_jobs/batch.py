@@ -297,6 +297,7 @@ class Batch:
             run=self.options.run,
             root=None if self.saver is None else self.saver.root,
         )
+        complete = self.covers_sources
         try:
             known = None if finished is None else _ends(finished)
             for phase in (self._until_halted(items), self._second_look(), self._left_over()):
@@ -304,13 +305,15 @@ class Batch:
                 async with aclosing(ends):
                     async for outcome, record in ends:
                         if outcome is not None:
+                            not_sent = outcome.status is OutcomeStatus.PENDING and not outcome.task
+                            complete = complete and not not_sent  # perhaps never looked up
                             await log.add(outcome, record)
                             yield outcome
                 await self.memory.flush()
                 known = None
         finally:
             await log.flush()
-        if self.options.verify_remote and self.covers_sources and not self._ended():
+        if self.options.verify_remote and complete and not self._ended():
             await self.active.journal.trust()  # all that it lacked was looked up
 
     def _ended(self) -> bool:

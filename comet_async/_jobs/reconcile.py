@@ -55,11 +55,13 @@ class Finding:
         verdict: What it shows.
         task: The task, when found.
         silent: True when a lookup got no readable answer: looking again may show more.
+        answered: True when one did, whatever it says.
     """
 
     verdict: Verdict
     task: Task | None = None
     silent: bool = False
+    answered: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -111,12 +113,12 @@ class TaskLookup:
         """
         if (task := await self._notified(kind, key)) is not None:
             return Finding(verdict=Verdict.FOUND, task=task)
-        absent = silent = False
+        absent = silent = answered = False
         for form in (*self.api.gateway.lookup_forms, "list"):
             answer = await self._look_up(kind, key, form, since)
             if answer.task is not None and answer.task.external_task_id == key:
                 return Finding(verdict=Verdict.FOUND, task=answer.task)
-            silent = silent or answer.silent
+            silent, answered = silent or answer.silent, answered or not answer.silent
             if known is None or answer.verdict is Verdict.UNKNOWN:
                 continue
             if known.listed and form == "list":
@@ -131,7 +133,7 @@ class TaskLookup:
             elif await self._finds(kind, form, known):
                 absent = True
         verdict = Verdict.ABSENT if absent else Verdict.UNKNOWN
-        return Finding(verdict=verdict, silent=silent)
+        return Finding(verdict=verdict, silent=silent, answered=answered)
 
     async def tells_apart(self, kind: TaskKind, form: str, known: Known) -> bool:
         """Return True if a lookup finds the known task, and nothing for an id never used.

@@ -52,6 +52,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from comet_async._backoff import with_retries
 from comet_async._images.load import ImageInput, SourceImage, load
 from comet_async._images.stored import load_stored
 from comet_async._jobs.active import ActiveJobs, Job, joined, readable
@@ -65,6 +66,7 @@ from comet_async.errors import (
     ConfigError,
     InputError,
     NotFoundError,
+    NotSentError,
     ResultMissingError,
     TaskFailedError,
 )
@@ -237,15 +239,41 @@ class JobRunner:
             now = services.clock.time()
             record = await self.active.journal.note(record, now=now, account=services.account)
         if self.options.verify_remote and not record.attempt:
-            lookup = self.active.reconciler.lookup
-            finding = await lookup.look(kind_named(record.kind), record.key, known=None)
-            if finding.task is not None:
-                return await self.active.adopt(
-                    record, finding.task, "found on the server", Duplicate
-                )
+            task = await self._look_first(record)
+            if task is not None:
+                return await self.active.adopt(record, task, "found on the server", Duplicate)
         if call.images is None:
             call.images = await self.loader.again(record)
         return await self.sender.send(call, record)
+
+    async def _look_first(self, record: JobRecord) -> Task | None:
+        """Return the task of a job that may have been sent before, if a lookup finds it.
+
+        Raises:
+            NotSentError: No lookup got an answer.
+        """
+        services, answered = self.active.services, False
+
+        async def look() -> Task | None:
+            nonlocal answered
+            lookup = self.active.reconciler.lookup
+            finding = await lookup.look(kind_named(record.kind), record.key, known=None)
+            answered = answered or finding.answered
+            if finding.task is None and finding.silent:
+                raise NotSentError(
+                    f"the server did not answer whether it knows {record.key}: nothing was sent",
+                    hint="run again later",
+                )
+            return finding.task
+
+        try:
+            return await with_retries(
+                look, clock=services.clock, backoff=services.downloader.backoff
+            )
+        except NotSentError:
+            if answered:  # the gateway may lack the others
+                return None
+            raise
 
     async def _join(self, record: JobRecord) -> Job:
         """Wait for the request of a caller that is gone."""

@@ -345,9 +345,10 @@ class ResultSaver:
         fresh = {image.index: StoredImage.of(image) for image in task.images if image.url}
         if not fresh:
             return record
-        # One that is not shown now is not given up: it may be shown again.
         known = {image.index: image for image in record.images}
-        images, now = tuple((known | fresh).values()), self.clock.time()
+        if len(fresh) < len(known):  # what is not shown now may be shown again
+            fresh = known | fresh
+        images, now = tuple(fresh.values()), self.clock.time()
         return await self.journal.note(record, now=now, images=images, images_seen_at=now)
 
     async def _expired(self, record: JobRecord, error: CometError) -> tuple[JobRecord, Part]:

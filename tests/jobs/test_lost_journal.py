@@ -11,7 +11,7 @@ import pytest
 from comet_async import CometSession, JournalLostError, Margins
 from comet_async.outcomes import Outcome
 from comet_async.runs import JOURNAL_NAME
-from comet_async.sandbox import DEFAULT_KEY, Sandbox
+from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
 from comet_async.testing import VirtualClock
 
 WIDE = Margins(left=0.5, right=0.5)
@@ -86,3 +86,28 @@ async def test_a_resumption_leaves_the_journal_distrusted(
         assert [outcome async for outcome in comet.resume()] == []
     with pytest.raises(JournalLostError):
         await session().__aenter__()
+
+
+@pytest.mark.parametrize(("times", "statuses"), [(8, ["done"] * 3), (None, ["pending"] * 3)])
+async def test_nothing_is_sent_while_the_server_can_not_be_asked(
+    clock: VirtualClock, photos: Path, tmp_path: Path, times: int | None, statuses: list[str]
+) -> None:
+    """A lookup without an answer is repeated, and shows nothing; the journal stays distrusted."""
+    out, options = tmp_path / "out", Options(unique_external_ids=False)
+    async with (
+        Sandbox(clock=clock, seed=1, engine="stub", options=options) as sandbox,
+        CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock) as comet,
+    ):
+        await run(comet, photos, out)
+        (out / JOURNAL_NAME).unlink()
+        for call in ("find", "list"):
+            sandbox.faults.add(Fault("503", on=call, times=times))
+        again = await run(comet, photos, out, verify_remote=True)
+        assert [outcome.status for outcome in again] == statuses
+        if times is None:
+            with pytest.raises(JournalLostError):
+                await run(comet, photos, out)
+        sandbox.faults.clear()
+        again = await run(comet, photos, out, verify_remote=True)
+        assert [outcome.status for outcome in again] == ["done"] * 3
+        assert len(sandbox.ledger.charges) == 3
