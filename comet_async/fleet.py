@@ -35,10 +35,9 @@ from typing import TYPE_CHECKING, Unpack, cast, final
 import attrs
 
 from comet_async._fleet.consumer import Consumer, PutBackError
-from comet_async._fleet.queue import Queue, needs_worker
-from comet_async._images.load import url_scheme
-from comet_async._jobs.batch import Batch, Item, Planned
-from comet_async._journal.records import NewJob
+from comet_async._fleet.queue import Queue
+from comet_async._jobs.recording import RecordedJob, absolute, recorded
+from comet_async._journal.records import JobRecord, NewJob
 from comet_async._journal.states import JobState
 from comet_async._validation import (
     check_number,
@@ -50,13 +49,12 @@ from comet_async.errors import (
     BudgetExceededError,
     CometError,
     ConfigError,
-    InputError,
     JournalRequiredError,
     SaveError,
     SessionClosedError,
     StaleRecordError,
 )
-from comet_async.outcomes import Outcome, OutcomeStatus, from_error, from_record
+from comet_async.outcomes import Outcome, OutcomeStatus
 from comet_async.postgres import PostgresJournal, WorkerLease
 from comet_async.requests import EXPAND, TaskRequest
 from comet_async.runs import (
@@ -66,7 +64,6 @@ from comet_async.runs import (
     Run,
     RunOptions,
     check_options,
-    drafted,
     opened,
 )
 
@@ -87,7 +84,6 @@ __all__ = [
 GRACE = 30.0
 """Seconds that the jobs of a worker may continue after it was stopped."""
 
-_PAGE = 500  # jobs that are planned and queued in one transaction
 _LONGEST_PAUSE = 300.0  # seconds before a job is tried again
 _MOST_ATTEMPTS = 20
 _STALE_PAUSE = 1.0  # seconds
@@ -98,7 +94,7 @@ _LEAST, _MOST = -(2**31), 2**31 - 1  # priorities
 
 
 @attrs.frozen(kw_only=True)
-class Enqueued:
+class Enqueued(RecordedJob):
     """One image that was to be enqueued, and what was done with it.
 
     Attributes:
@@ -109,10 +105,7 @@ class Enqueued:
             already had the wanted shape, or it can't be used. Otherwise None.
     """
 
-    source: str
-    key: str | None = None
     queued: bool = False
-    outcome: Outcome | None = None
 
 
 async def enqueue_folder(  # noqa: PLR0913 - as the session's; all but three by keyword
@@ -157,7 +150,7 @@ async def enqueue_folder(  # noqa: PLR0913 - as the session's; all but three by 
     _check_session(comet)
     check_number("priority", priority, whole=True, least=_LEAST, most=_MOST)
     run = comet.expand_folder(
-        [_absolute(os.fspath(each)) for each in sources],
+        [absolute(os.fspath(each)) for each in sources],
         out,
         margins,
         prompt=prompt,
@@ -201,92 +194,24 @@ async def enqueue_many(
             yield one
 
 
-def _absolute(source: str) -> str:
-    return source if url_scheme(source) or source == "-" else os.path.abspath(source)  # noqa: PTH100 - links stay as they are named
-
-
 async def _enqueue(comet: CometSession, run: Run, priority: int) -> AsyncGenerator[Enqueued, None]:
+    queued: set[str] = set()
+
+    async def record(jobs: Sequence[NewJob]) -> list[JobRecord]:
+        records, fresh = await queue.put(jobs, priority)
+        queued.update(fresh)
+        return records
+
     async with opened(run) as (batch, items):
         queue = await Queue.open(await _journal_of(comet))
-        putting: asyncio.Task[list[Enqueued]] | None = None
-        try:
-            async with aclosing(_pages(drafted(batch, items))) as pages:
-                async for page in pages:
-                    # While a page is written, the images of the next one are read.
-                    put, putting = putting, asyncio.create_task(_put(queue, batch, page, priority))
-                    for each in [] if put is None else await put:
-                        yield each
-            for each in [] if putting is None else await putting:
-                yield each
-        finally:
-            if putting is not None:
-                putting.cancel()
-                await asyncio.wait({putting})
-
-
-async def _pages(
-    drafts: AsyncGenerator[tuple[Item, Planned | CometError], None],
-) -> AsyncGenerator[list[tuple[Item, Planned | CometError]], None]:
-    page: list[tuple[Item, Planned | CometError]] = []
-    async with aclosing(drafts):
-        async for draft in drafts:
-            page.append(draft)
-            if len(page) >= _PAGE:
-                yield page
-                page = []
-    if page:
-        yield page
-
-
-async def _put(
-    queue: Queue, batch: Batch, page: Sequence[tuple[Item, Planned | CometError]], priority: int
-) -> list[Enqueued]:
-    """Plan and queue those images of *page* that a worker is needed for."""
-    found: list[Enqueued] = []
-    items: list[Item] = []
-    for item, draft in page:
-        outcome = item.outcome or await _own_outcome(batch, item, draft)
-        if outcome is not None:
-            found.append(_ended(outcome))
-        elif isinstance(draft, Planned):
-            items.append(attrs.evolve(item, source=_absolute(item.source), planned=draft))
-    jobs: list[NewJob] = []
-    for item in await batch.finished(items):
-        if item.outcome is not None:
-            found.append(_ended(item.outcome))
-        elif item.planned is not None:
-            jobs.append(attrs.evolve(batch.as_job(item.planned), source=item.source))
-    records, queued = await queue.put(jobs, priority)
-    for job in jobs:
-        record = records[job.key]
-        outcome = None if needs_worker(job, record) else from_record(job.source, record)
-        found.append(
-            Enqueued(source=job.source, key=job.key, queued=job.key in queued, outcome=outcome)
-        )
-    return found
-
-
-def _ended(outcome: Outcome) -> Enqueued:
-    return Enqueued(source=outcome.source, key=outcome.external_task_id, outcome=outcome)
-
-
-async def _own_outcome(batch: Batch, item: Item, draft: Planned | CometError) -> Outcome | None:
-    """Return the outcome of an image that can't be a worker's, or None."""
-    try:
-        if isinstance(draft, CometError):
-            raise draft
-        if draft.already_satisfied:
-            return await batch.copy(draft)
-        if item.source.startswith("<") or len(draft.images) > 1:
-            raise InputError(
-                "a worker can't read images in memory, or several images",
-                field="image",
-                value=item.source,
-                limit="one image: a file, a URL, or an address in a store",
-            )
-    except CometError as error:
-        return from_error(item.source, error)
-    return None
+        async with aclosing(recorded(batch, items, record)) as jobs:
+            async for job in jobs:
+                yield Enqueued(
+                    source=job.source,
+                    key=job.key,
+                    queued=job.outcome is None and job.key in queued,
+                    outcome=job.outcome,
+                )
 
 
 def _check_session(comet: CometSession) -> None:

@@ -17,7 +17,6 @@ from collections.abc import (
 )
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
 from decimal import Decimal, InvalidOperation
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias, TypedDict, cast
@@ -28,15 +27,16 @@ from comet_async._images.discovery import OURS, Found, Selection, SkipReport, sc
 from comet_async._images.load import FileIdentity, name_of_input, url_scheme
 from comet_async._jobs.active import ActiveJobs
 from comet_async._jobs.admission import ConcurrencyLimiter, KeyedLock
-from comet_async._jobs.batch import Batch, Item, Planned, in_parallel
+from comet_async._jobs.batch import Batch, Item, Planned
 from comet_async._jobs.calls import JobOptions
 from comet_async._jobs.intake import Intake
+from comet_async._jobs.recording import RecordedJob, recorded
 from comet_async._jobs.runner import JobRunner, Loader
 from comet_async._jobs.services import Services
 from comet_async._jobs.source_memory import SourceMemory
 from comet_async._jobs.tasks import SessionTasks, closed_error
 from comet_async._journal.memory import ForgettingJournal, MemoryJournal
-from comet_async._journal.records import Journal, Limits
+from comet_async._journal.records import JobRecord, Journal, Limits, NewJob
 from comet_async._results.save import ResultSaver
 from comet_async._validation import (
     check_concurrency,
@@ -241,6 +241,33 @@ class Run:
                 except CometError as error:
                     yield item, error
 
+    async def record(self) -> AsyncGenerator[RecordedJob, None]:
+        """Record the jobs in the journal without sending anything; yields each of them.
+
+        For queues and workflow engines: any process that holds the journal runs a job by
+        `CometSession.run_job`. Nothing is paid here, and to record a job again changes nothing. An
+        image that already has the wanted shape is copied here. Of `CometSession.resume`, the jobs
+        are those that are unfinished.
+
+        Raises:
+            JournalRequiredError: The session has no journal.
+            JournalError: The journal can't be opened or written.
+            SessionClosedError: The session was closed before.
+        """
+        if self._factory.given is None:
+            raise JournalRequiredError(
+                "record() needs a session with a journal", hint="pass journal= to CometSession"
+            )
+        async with self._open(dry=False) as (batch, items):
+
+            async def record(jobs: Sequence[NewJob]) -> list[JobRecord]:
+                active = batch.active
+                return await active.journal.plan(jobs, now=active.services.clock.time())
+
+            async with aclosing(recorded(batch, items, record)) as jobs:
+                async for job in jobs:
+                    yield job
+
     @asynccontextmanager
     async def _open(
         self, *, dry: bool
@@ -257,29 +284,6 @@ async def opened(run: Run) -> AsyncGenerator[tuple[Batch, AsyncGenerator[Item, N
     """Yield the batch of a run and its items, for a caller that queues them for other processes."""
     async with run._open(dry=False) as found:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         yield found
-
-
-async def drafted(
-    batch: Batch, items: AsyncGenerator[Item, None]
-) -> AsyncGenerator[tuple[Item, Planned | CometError], None]:
-    """Yield *items* as `Batch.draft` returns them, or their errors, in the order of completion.
-
-    Several images are read at a time. What is found in their files is remembered.
-    """
-    drafts = in_parallel(items, partial(_drafted, batch), batch.workers)
-    async with aclosing(drafts):
-        async for draft in drafts:
-            yield draft
-    await batch.memory.flush()
-
-
-async def _drafted(batch: Batch, item: Item) -> tuple[Item, Planned | CometError]:
-    if item.outcome is not None and item.planned is not None:
-        return item, item.planned
-    try:
-        return item, await batch.draft(item)
-    except CometError as error:
-        return item, error
 
 
 @attrs.define(eq=False)

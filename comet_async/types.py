@@ -7,6 +7,7 @@ from comet_async._images.load import FileIdentity, ImageInput
 from comet_async._images.streams import AsyncReadableFile, ByteSource, PillowImage, ReadableFile
 from comet_async._jobs.batch import Item, Planned
 from comet_async._jobs.calls import Busy
+from comet_async._jobs.recording import RecordedJob
 from comet_async._journal.records import (
     Changes,
     Destination,
@@ -70,6 +71,7 @@ __all__ = [
     "Planned",
     "PollEvent",
     "ReadableFile",
+    "RecordedJob",
     "Refusal",
     "SavedFile",
     "SavedJob",

@@ -26,24 +26,16 @@ except ImportError as _error:
 
     raise MissingExtraError("a fleet needs PGQueuer", extra="fleet") from _error
 
+from comet_async._jobs.recording import can_be_run
 from comet_async._journal.records import JobRecord, NewJob
-from comet_async._journal.states import READY, WITHOUT_RESULT, JobState
 from comet_async.postgres import PostgresConnection, PostgresJournal
 
-_ENDED = WITHOUT_RESULT | {JobState.ABANDONED}
 _HELD_INDEX = "comet_async_held"
 
 
 def entry_point(account: str) -> str:
     """Return the queue's name for the jobs of *account*: workers take those of their own only."""
     return f"comet_async.{account}"
-
-
-def needs_worker(job: NewJob, record: JobRecord) -> bool:
-    """Return True if a worker can bring *job* further, whose *record* the journal has."""
-    if record.state in _ENDED:
-        return False
-    return record.state not in READY or job.dest is not None
 
 
 @attrs.frozen
@@ -143,15 +135,13 @@ class Queue:
 
         return await self.journal.transaction(count)
 
-    async def put(
-        self, jobs: Sequence[NewJob], priority: int
-    ) -> tuple[dict[str, JobRecord], set[str]]:
+    async def put(self, jobs: Sequence[NewJob], priority: int) -> tuple[list[JobRecord], set[str]]:
         """Plan *jobs* and queue the keys of those that a worker can bring to a result.
 
         Both happen in one transaction.
 
         Returns:
-            The records of all jobs by key, and the keys that were not queued before.
+            The records of the jobs in their order, and the keys that were not queued before.
 
         Raises:
             CometError: One of them contradicts the journal, or the journal can't be used.
@@ -161,11 +151,11 @@ class Queue:
         def enqueue(db: PostgresConnection, records: list[JobRecord]) -> None:
             queued.clear()  # the transaction may be repeated
             known = zip(jobs, records, strict=True)
-            waiting = [record for job, record in known if needs_worker(job, record)]
+            waiting = [record for job, record in known if can_be_run(job, record)]
             queued.update(self._enqueue(db, waiting, priority))
 
         records = await self.journal.plan_with(jobs, enqueue, now=time.time())
-        return {record.key: record for record in records}, queued
+        return records, queued
 
     def _enqueue(
         self, db: PostgresConnection, records: Sequence[JobRecord], priority: int

@@ -51,15 +51,13 @@ async def run_job(context: JobContext, key: str) -> None:
 
 
 async def enqueue(source: Path, out: Path) -> None:
-    """Plan the images of a folder, and queue the keys of their jobs."""
+    """Record the jobs of a folder's images, and queue their keys."""
     async with queue.open_async(), CometSession(journal=DATABASE, concurrency=QUOTA) as comet:
-        # max_jobs=0: the jobs are recorded, and not one request is sent.
-        wide = Margins.for_aspect("2:1")
-        async for outcome in comet.expand_folder(source.resolve(), out.resolve(), wide, max_jobs=0):
-            key = outcome.external_task_id
-            if outcome.status is OutcomeStatus.PENDING and key is not None:
+        run = comet.expand_folder(source.resolve(), out.resolve(), Margins.for_aspect("2:1"))
+        async for job in run.record():  # not one request is sent
+            if job.outcome is None:
                 with suppress(AlreadyEnqueued):
-                    await run_job.configure(queueing_lock=key).defer_async(key=key)
+                    await run_job.configure(queueing_lock=job.key).defer_async(key=job.key)
 
 
 async def take_over() -> None:

@@ -1,0 +1,136 @@
+"""Jobs that are recorded without being run, for queues and workflow engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from comet_async import CometSession, ExpandRequest, Margins, OutcomeStatus, SourceImage
+from comet_async._jobs import recording
+from comet_async.errors import JournalRequiredError
+from comet_async.sandbox import DEFAULT_KEY, Sandbox
+from comet_async.testing import VirtualClock
+from comet_async.types import RecordedJob
+
+WIDE = Margins(left=0.5, right=0.5)
+Opener = Callable[[], CometSession]
+
+
+@pytest.fixture
+def opened(sandbox: Sandbox, clock: VirtualClock, tmp_path: Path) -> Opener:
+    """Return what opens a session with the test's journal, as each process would."""
+
+    def opener() -> CometSession:
+        path = tmp_path / "journal.sqlite3"
+        return CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=path)
+
+    return opener
+
+
+async def recorded(opened: Opener, photos: Path, out: Path) -> dict[str, RecordedJob]:
+    """Record a folder's jobs, and return them by the names of their images."""
+    async with opened() as comet:
+        jobs = [job async for job in comet.expand_folder(photos, out, WIDE).record()]
+    assert len(jobs) == len({job.source for job in jobs})
+    return {Path(job.source).name: job for job in jobs}
+
+
+@pytest.mark.parametrize("page", [1, 2, 500])
+async def test_nothing_is_sent_and_any_process_can_run_the_jobs(
+    sandbox: Sandbox,
+    opened: Opener,
+    photos: Path,
+    tmp_path: Path,
+    page: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The keys are all that it takes; a later run over the folder finds everything there."""
+    monkeypatch.setattr(recording, "_PAGE", page)
+    monkeypatch.chdir(tmp_path)
+    jobs = await recorded(opened, photos.relative_to(tmp_path), Path("wide"))
+    assert sandbox.ledger.posts == []
+    assert all(job.outcome is None for job in jobs.values())
+    assert all(Path(job.source).is_absolute() for job in jobs.values())
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    async with opened() as comet:
+        for job in jobs.values():
+            outcome = await comet.run_job(job.key or "")
+            assert outcome.done
+            assert outcome.files[0].is_relative_to(tmp_path / "wide")
+    assert len(sandbox.ledger.charges) == 3
+    monkeypatch.chdir(tmp_path)
+    async with opened() as comet:
+        again = [each async for each in comet.expand_folder("photos", "wide", WIDE)]
+    assert [each.already_there for each in again] == [True] * 3
+    assert len(sandbox.ledger.charges) == 3
+
+
+async def test_recording_again_changes_nothing(
+    sandbox: Sandbox, opened: Opener, photos: Path, tmp_path: Path
+) -> None:
+    """The keys stay the same, and what is finished comes with its outcome."""
+    first = await recorded(opened, photos, tmp_path / "wide")
+    async with opened() as comet:
+        await comet.run_job(first["dog.png"].key or "")
+    second = await recorded(opened, photos, tmp_path / "wide")
+    assert {name: job.key for name, job in second.items()} == {
+        name: job.key for name, job in first.items()
+    }
+    done = second["dog.png"].outcome
+    assert done is not None
+    assert done.done
+    assert second["cat.png"].outcome is None
+    assert len(sandbox.ledger.charges) == 1
+
+
+async def test_what_can_not_be_recorded_says_why(
+    sandbox: Sandbox, opened: Opener, photos: Path, tmp_path: Path, photo: bytes
+) -> None:
+    """One bad image keeps no other from being recorded."""
+    (photos / "notes.png").write_bytes(b"no image at all")
+    jobs = await recorded(opened, photos, tmp_path / "wide")
+    broken = jobs.pop("notes.png").outcome
+    assert broken is not None
+    assert broken.status is OutcomeStatus.INVALID
+    assert [job.outcome for job in jobs.values()] == [None] * 3
+    async with opened() as comet:
+        image = SourceImage.from_bytes(photo, name="upload.png")
+        run = comet.expand_many([ExpandRequest(image=image, margins=WIDE)])
+        (job,) = [job async for job in run.record()]
+    assert job.outcome is not None
+    assert "memory" in str(job.outcome.error)
+    assert sandbox.ledger.posts == []
+
+
+async def test_an_image_that_has_the_shape_is_copied(
+    sandbox: Sandbox, opened: Opener, photos: Path, tmp_path: Path
+) -> None:
+    """Nobody need run anything for it."""
+    async with opened() as comet:
+        run = comet.expand_folder(photos, tmp_path / "wide", Margins.for_aspect("320:300"))
+        jobs = [job async for job in run.record()]
+    assert [job.outcome is not None and job.outcome.done for job in jobs] == [True] * 3
+    assert sandbox.ledger.posts == []
+
+
+async def test_the_unfinished_jobs_of_a_journal(
+    sandbox: Sandbox, opened: Opener, photos: Path, tmp_path: Path
+) -> None:
+    """They can be queued again, if what queued them ended too soon."""
+    jobs = await recorded(opened, photos, tmp_path / "wide")
+    async with opened() as comet:
+        await comet.run_job(jobs["cat.png"].key or "")
+        left = [job async for job in comet.resume().record()]
+    assert {job.key for job in left} == {jobs["dog.png"].key, jobs["sea.png"].key}
+    assert {job.outcome for job in left} == {None}
+    assert len(sandbox.ledger.charges) == 1
+
+
+async def test_it_needs_a_journal(comet: CometSession, photos: Path, tmp_path: Path) -> None:
+    """Without the session's own, no other process would know the jobs."""
+    with pytest.raises(JournalRequiredError, match=r"record\(\)"):
+        await anext(comet.expand_folder(photos, tmp_path / "wide", WIDE).record())
