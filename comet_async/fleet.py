@@ -315,6 +315,8 @@ class FleetWorker:
     async def run(self) -> None:
         """Work until `stop` is called.
 
+        If it is cancelled, all its jobs go back to the queue at once, without `grace`.
+
         While the database can't be reached, it waits as long as the session's journal does.
 
         Raises:
@@ -334,12 +336,35 @@ class FleetWorker:
         )
         try:
             if not self._stopping:
-                await self._consumer.run()
+                await self._consume(self._consumer)
         finally:
             if self._leaving is not None:
                 await self._leaving
         if self.stopped is not None:
             raise self.stopped
+
+    async def _consume(self, consumer: Consumer) -> None:
+        """Work until *consumer* is stopped; if this is cancelled, put all jobs back."""
+        # Of its own: a queue that is cancelled waits for its jobs, and then forgets them.
+        consuming = asyncio.create_task(consumer.run())
+        try:
+            await asyncio.shield(consuming)
+        except asyncio.CancelledError:
+            self._stopping = True
+            consumer.stop()
+            self._cancel_all()
+            while not consuming.done():
+                try:
+                    await asyncio.wait({consuming})
+                except asyncio.CancelledError:  # once more: the database may be out of reach
+                    consuming.cancel()
+            if not consuming.cancelled():
+                consuming.exception()
+            raise
+
+    def _cancel_all(self) -> None:
+        for _, task in self._running.values():
+            task.cancel()
 
     def stop(self) -> None:
         """Take no more jobs, and have `run` return soon. May be called again.
@@ -363,8 +388,7 @@ class FleetWorker:
                 await self._put_back_unsent(journal)
                 if self._running:
                     await asyncio.wait([task for _, task in self._running.values()])
-        for _, task in self._running.values():
-            task.cancel()
+        self._cancel_all()
 
     async def _put_back_unsent(self, journal: PostgresJournal) -> None:
         for key, task in list(self._running.values()):

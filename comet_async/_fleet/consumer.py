@@ -77,8 +77,8 @@ class Consumer:
         account: Whose jobs.
         at_once: Maximum number of entries that it holds at a time.
         work: Called with an entry's id, its key, and how often it was put back. An entry leaves the
-            queue when this returns; after `PutBackError` it is queued again; after any other
-            error it is kept as failed.
+            queue when this returns; after `PutBackError`, or if it is cancelled, it is queued
+            again; after any other error it is kept as failed.
     """
 
     queue: Queue
@@ -155,3 +155,5 @@ class Consumer:
             await self.work(entry.id, (entry.payload or b"").decode(), entry.attempts)
         except PutBackError as error:
             raise RetryRequested(timedelta(seconds=error.pause), reason=error.reason) from None
+        except asyncio.CancelledError:  # PGQueuer would remove the entry
+            raise RetryRequested(reason="the worker was cancelled") from None

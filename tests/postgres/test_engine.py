@@ -311,6 +311,32 @@ async def test_a_stop_before_the_start(comet: CometSession) -> None:
     await asyncio.wait_for(worker.run(), 30)
 
 
+@pytest.mark.parametrize("everything", [False, True], ids=["run", "all tasks"])
+async def test_jobs_of_a_worker_that_is_cancelled_go_back_to_the_queue(
+    journal: PostgresJournal, many: Path, tmp_path: Path, *, everything: bool
+) -> None:
+    """By a program that is interrupted: what is paid waits for the next worker, not for ever."""
+    before = asyncio.all_tasks()
+    async with (
+        Sandbox(engine="stub", limit=20) as slow,
+        session(slow, journal) as comet,
+    ):
+        await enqueued(comet, many, tmp_path / "out")
+        served = asyncio.all_tasks()
+        running = asyncio.create_task(FleetWorker(comet).run())
+        await until(journal, running=12, in_flight=12)
+        chosen = asyncio.all_tasks() - served if everything else {running}
+        for task in chosen:
+            if "aiohttp" not in repr(task):
+                task.cancel()
+        await asyncio.wait({running})
+        assert running.cancelled()
+        status = await fleet_status(journal)
+        assert (status.queued, status.running, status.in_flight) == (12, 0, 12)
+        slow.assert_charged(12)
+    assert asyncio.all_tasks() == before
+
+
 async def test_jobs_that_wait_for_a_slot_are_logged_once(
     journal: PostgresJournal, many: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
