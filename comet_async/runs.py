@@ -287,6 +287,15 @@ async def opened(run: Run) -> AsyncGenerator[tuple[Batch, AsyncGenerator[Item, N
 
 
 @attrs.define(eq=False)
+class _FolderJournal:
+    """A folder's own journal, and how many runs use it."""
+
+    active: ActiveJobs
+    verify_remote: bool
+    runs: int = 0
+
+
+@attrs.define(eq=False)
 class RunFactory:
     """Opens journals and makes batches for one session.
 
@@ -304,6 +313,8 @@ class RunFactory:
     given: JournalLike
     stores: Stores = attrs.field(factory=Stores)
     _own: ActiveJobs | None = attrs.field(default=None, init=False)
+    # By real path: journals of folders while runs use them.
+    _folders: dict[str, _FolderJournal] = attrs.field(factory=dict, init=False)
     _batches: set[Batch] = attrs.field(factory=set, init=False)
     _locks: KeyedLock = attrs.field(factory=KeyedLock, init=False)
     _run: str = attrs.field(factory=lambda: secrets.token_hex(8), init=False)
@@ -418,13 +429,34 @@ class RunFactory:
             yield await self.own()
             return
         path = None if isinstance(root, str) else _folder_journal(root, dry=dry)
-        active = await self._open(path, settings)
+        key = _identity_of(path)
+        folder = await self._enter(key, path, settings)
         try:
-            yield active
+            yield folder.active
         finally:
-            self.tasks.journals.discard(active)
-            await active.aclose()
-            await active.journal.aclose()
+            folder.runs -= 1
+            if not folder.runs:
+                if self._folders.get(key) is folder:
+                    del self._folders[key]
+                async with self._locks.of(key):  # the next run waits, and opens it again
+                    self.tasks.journals.discard(folder.active)
+                    await folder.active.aclose()
+                    await folder.active.journal.aclose()
+
+    async def _enter(self, key: str, path: Path | None, settings: RunOptions) -> _FolderJournal:
+        """Return a folder's own journal for one more run: that of a run that has not ended yet.
+
+        Such a run may just have been left by its caller, and still be ending.
+        """
+        verify_remote = settings.get("verify_remote", False)
+        async with self._locks.of(key):
+            folder = self._folders.get(key)
+            # One that was opened although it lacks jobs is none for a run that would not ask.
+            if folder is None or (folder.verify_remote and not verify_remote):
+                active = await self._open(path, settings)
+                folder = self._folders[key] = _FolderJournal(active, verify_remote)
+            folder.runs += 1
+            return folder
 
     def _run_batch(
         self, active: ActiveJobs, settings: RunOptions, root: Root | None, *, dry: bool
@@ -578,6 +610,11 @@ def _folder_journal(root: Path | None, *, dry: bool) -> Path | None:
     """Return where the journal of the folder *root* is; None keeps it in memory."""
     path = None if root is None else root / JOURNAL_NAME
     return None if path is None or (dry and not path.exists()) else path
+
+
+def _identity_of(path: Path | None) -> str:
+    """Return what tells journals apart; one in memory is like no other."""
+    return secrets.token_hex(8) if path is None else os.path.realpath(path)
 
 
 _JOURNAL_METHODS = ("plan", "send", "move", "find")  # by which a journal is recognised

@@ -43,7 +43,7 @@ from comet_async import (
 from comet_async._images.formats import read_info
 from comet_async.events import Changed, Event
 from comet_async.journal import SqliteJournal
-from comet_async.runs import JOURNAL_NAME
+from comet_async.runs import JOURNAL_NAME, Run
 from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
 from comet_async.testing import VirtualClock, VirtualLoop
 from tests.support.images import make_png
@@ -786,6 +786,44 @@ async def test_what_was_bought_again_is_what_later_runs_find(
     assert plan.record is not None
     assert plan.record.state == "done"
     assert len(sandbox.ledger.charges) == 2
+
+
+async def test_a_run_that_ends_cuts_off_no_request_of_another_call(
+    sandbox: Sandbox, clock: VirtualClock, dog: Path, tmp_path: Path
+) -> None:
+    """While it waits for its own request to be recorded, others may begin to send."""
+    journal = tmp_path / "jobs.sqlite3"
+    async with CometSession(
+        DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=journal
+    ) as comet:
+        await comet.expand(dog, WIDE)
+        sandbox.faults.add(Fault("slow", on="create", times=None, seconds=10))
+        left = asyncio.create_task(anext(aiter(comet.expand_folder(dog, tmp_path / "out", "2:1"))))
+        await asyncio.sleep(2)
+        left.cancel()
+        await asyncio.sleep(3)
+        task = await comet.submit(ExpandRequest(image=dog, margins=Margins.uniform(0.2)))
+        assert task.id
+        assert left.cancelled()
+    assert len(sandbox.ledger.posts) == 3
+
+
+async def test_runs_of_one_session_share_the_journal_of_a_folder(
+    comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path
+) -> None:
+    """One that was left early may still be ending when the next begins; or two go on at a time."""
+
+    def run() -> Run:
+        return comet.expand_folder(photos, tmp_path / "out", WIDE)
+
+    async def statuses() -> list[str]:
+        return [outcome.status async for outcome in run()]
+
+    async for _ in run():
+        break
+    assert await asyncio.gather(statuses(), statuses()) == [["done"] * 3] * 2
+    assert len(sandbox.ledger.posts) == 3
+    await (await SqliteJournal.open(tmp_path / "out" / JOURNAL_NAME)).aclose()
 
 
 async def test_an_interrupted_run_looks_nothing_up_any_more(

@@ -387,10 +387,11 @@ class ActiveJobs:
         """Wait until every request that is being sent has been answered and recorded.
 
         Args:
-            timeout: Seconds; those that are not answered by then are recorded as unknown.
+            timeout: Seconds; those that are not answered by then are recorded as unknown. With
+                None, none is cut off: other callers may begin to send meanwhile.
         """
         await _finished(self.sends.values(), timeout)
-        left = list(self.sends.values())
+        left = [] if timeout is None else list(self.sends.values())
         for task in left:
             _cancel(task)
         await _finished(left, None)
