@@ -36,9 +36,9 @@ import attrs
 
 from comet_async._fleet.consumer import Consumer, PutBackError
 from comet_async._fleet.queue import Queue
-from comet_async._jobs.recording import RecordedJob, absolute, recorded
 from comet_async._journal.records import JobRecord, NewJob
 from comet_async._journal.states import JobState
+from comet_async._runs.recording import RecordedJob, absolute, recorded
 from comet_async._validation import (
     check_number,
     check_offers,

@@ -27,17 +27,17 @@ from comet_async._images.discovery import OURS, Found, Selection, SkipReport, sc
 from comet_async._images.load import FileIdentity, name_of_input, url_scheme
 from comet_async._jobs.active import ActiveJobs
 from comet_async._jobs.admission import ConcurrencyLimiter, KeyedLock
-from comet_async._jobs.batch import Batch, Item, Planned
 from comet_async._jobs.calls import JobOptions
-from comet_async._jobs.intake import Intake
-from comet_async._jobs.recording import RecordedJob, recorded
 from comet_async._jobs.runner import JobRunner, Loader
 from comet_async._jobs.services import Services
-from comet_async._jobs.source_memory import SourceMemory
 from comet_async._jobs.tasks import SessionTasks, closed_error
 from comet_async._journal.memory import ForgettingJournal, MemoryJournal
 from comet_async._journal.records import JobRecord, Journal, Limits, NewJob
 from comet_async._results.save import ResultSaver
+from comet_async._runs.batch import Batch, Item, Planned
+from comet_async._runs.intake import Intake
+from comet_async._runs.recording import RecordedJob, recorded
+from comet_async._runs.source_memory import SourceMemory
 from comet_async._validation import (
     check_concurrency,
     check_event_loop,

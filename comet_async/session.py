@@ -25,7 +25,6 @@ from comet_async._http.balance import balance
 from comet_async._images.load import ImageInput, SourceImage, load
 from comet_async._images.naming import exact
 from comet_async._images.rules import show
-from comet_async._jobs.batch import Item
 from comet_async._jobs.calls import Busy, JobOptions
 from comet_async._jobs.reconcile import TaskLookup
 from comet_async._jobs.services import ServerHealth, Services
@@ -33,6 +32,7 @@ from comet_async._jobs.tasks import SessionTasks
 from comet_async._journal.records import Journal
 from comet_async._results.download import Downloader
 from comet_async._results.files import Exists
+from comet_async._runs.batch import Item
 from comet_async._validation import (
     check_call,
     check_callbacks,

@@ -5,9 +5,7 @@ from __future__ import annotations
 from comet_async._backoff import WaitStrategy
 from comet_async._images.load import FileIdentity, ImageInput
 from comet_async._images.streams import AsyncReadableFile, ByteSource, PillowImage, ReadableFile
-from comet_async._jobs.batch import Item, Planned
 from comet_async._jobs.calls import Busy
-from comet_async._jobs.recording import RecordedJob
 from comet_async._journal.records import (
     Changes,
     Destination,
@@ -24,6 +22,8 @@ from comet_async._journal.records import (
 )
 from comet_async._journal.states import JobState, Move
 from comet_async._results.files import Exists
+from comet_async._runs.batch import Item, Planned
+from comet_async._runs.recording import RecordedJob
 from comet_async.auth import Credentials
 from comet_async.clock import Clock
 from comet_async.events import Event, JobEvent, PollEvent

@@ -457,7 +457,7 @@ def bow(
 
 RULES = {
     10: "programs and tools; nothing imports them",
-    9: "wiring, and the public verbs",
+    9: "from images to outcomes; wiring, and the public verbs",
     8: "the money protocol",
     7: "files appear whole or not at all",
     6: "waiting; free requests only",

@@ -24,7 +24,7 @@ LAYERS = (
     "events schedules _polling waiter callbacks",
     "_results",
     "outcomes _jobs",
-    "runs session _fleet fleet types",
+    "_runs runs session _fleet fleet types",
     "_tools testing otel sandbox pytest_plugin cli __main__",
 )
 UNITS = [name for layer in LAYERS for name in layer.split()]

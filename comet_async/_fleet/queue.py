@@ -26,8 +26,8 @@ except ImportError as _error:
 
     raise MissingExtraError("a fleet needs PGQueuer", extra="fleet") from _error
 
-from comet_async._jobs.recording import can_be_run
 from comet_async._journal.records import JobRecord, NewJob
+from comet_async._runs.recording import can_be_run
 from comet_async.postgres import PostgresConnection, PostgresJournal
 
 _HELD_INDEX = "comet_async_held"

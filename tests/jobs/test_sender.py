@@ -14,7 +14,6 @@ from comet_async._backoff import Gate
 from comet_async._images.load import ImageInput, SourceImage
 from comet_async._jobs.active import ActiveJobs
 from comet_async._jobs.admission import ConcurrencyLimiter
-from comet_async._jobs.batch import Batch, Item
 from comet_async._jobs.calls import JobOptions
 from comet_async._jobs.runner import JobRunner, Loader
 from comet_async._jobs.services import (
@@ -25,6 +24,7 @@ from comet_async._jobs.services import (
     Services,
 )
 from comet_async._journal.memory import MemoryJournal
+from comet_async._runs.batch import Batch, Item
 from comet_async.config import Timeouts
 from comet_async.errors import (
     AccountError,

@@ -15,8 +15,8 @@ from comet_async import CometSession, InputError, Margins
 from comet_async._images import load as loading
 from comet_async._images.load import FileIdentity
 from comet_async._jobs import runner
-from comet_async._jobs.source_memory import SourceMemory
 from comet_async._journal.memory import MemoryJournal
+from comet_async._runs.source_memory import SourceMemory
 from comet_async.journal import SqliteJournal
 from comet_async.outcomes import Outcome
 from comet_async.sandbox import DEFAULT_KEY, Sandbox

@@ -25,14 +25,14 @@ import attrs
 from comet_async._images.load import FileIdentity, SourceImage
 from comet_async._jobs.active import ActiveJobs, Job
 from comet_async._jobs.calls import Call, Calls, JobOptions
-from comet_async._jobs.outcome_log import OutcomeLog
 from comet_async._jobs.runner import JobRunner, Loader
-from comet_async._jobs.source_memory import SourceMemory
 from comet_async._journal.keys import content_key, next_attempt, random_key
 from comet_async._journal.memory import ForgettingJournal, MemoryJournal
 from comet_async._journal.records import CALLBACK, Destination, JobRecord, NewJob, SavedJob
 from comet_async._journal.states import ACCEPTED, LEFT_OVER, OPEN, READY, WITHOUT_RESULT, JobState
 from comet_async._results.save import ResultSaver
+from comet_async._runs.outcome_log import OutcomeLog
+from comet_async._runs.source_memory import SourceMemory
 from comet_async.errors import (
     CometError,
     InputError,

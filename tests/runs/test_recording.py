@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from comet_async import CometSession, ExpandRequest, Margins, OutcomeStatus, SourceImage
-from comet_async._jobs import recording
+from comet_async._runs import recording
 from comet_async.errors import JournalRequiredError
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 from comet_async.testing import VirtualClock

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from comet_async._jobs.outcome_log import OutcomeLog
 from comet_async._journal.memory import MemoryJournal
 from comet_async._journal.records import JobRecord, Limits, NewJob
 from comet_async._journal.states import JobState
+from comet_async._runs.outcome_log import OutcomeLog
 from comet_async.errors import InputError
 from comet_async.outcomes import Outcome, OutcomeStatus
 from comet_async.testing import VirtualClock

@@ -12,9 +12,9 @@ from typing import TypeAlias
 import attrs
 
 from comet_async._images.load import SourceImage, url_scheme
-from comet_async._jobs.batch import Batch, Item, Planned, in_parallel
 from comet_async._journal.records import JobRecord, NewJob
 from comet_async._journal.states import READY, WITHOUT_RESULT, JobState
+from comet_async._runs.batch import Batch, Item, Planned, in_parallel
 from comet_async.errors import CometError, InputError
 from comet_async.outcomes import Outcome, from_error, from_record
 

@@ -9,9 +9,9 @@ from contextlib import aclosing
 import attrs
 import pytest
 
-from comet_async._jobs import intake as module
-from comet_async._jobs.batch import in_parallel
-from comet_async._jobs.intake import Intake
+from comet_async._runs import intake as module
+from comet_async._runs.batch import in_parallel
+from comet_async._runs.intake import Intake
 
 Page = tuple[list[str], list[str]]
 
