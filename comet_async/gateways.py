@@ -19,7 +19,7 @@ from comet_async._addresses import is_loopback
 from comet_async._validation import check_instance, check_text, flag, instance_of, text, wrong
 from comet_async.errors import ConfigError, InputError
 from comet_async.models import JSON, TaskKind
-from comet_async.secret import Secret, redact
+from comet_async.secret import QUOTES, Secret, redact
 
 LookupForm = Literal["path", "query", "flag"]
 """How to look a task up by our own id: as the last part of the path (Kling's page), as
@@ -249,7 +249,8 @@ class Gateway:
     @property
     def secrets(self) -> tuple[Secret, ...]:
         """The parts of the headers that must never be shown, such as what follows ``Basic``."""
-        return tuple(Secret(value.split()[-1]) for value in self.headers.values())
+        words = (value.split()[-1].strip(QUOTES) for value in self.headers.values())
+        return tuple(Secret(word) for word in words if word)
 
     def collection(self, kind: TaskKind) -> URL:
         """Return the address that creates and lists tasks of *kind*."""

@@ -33,7 +33,8 @@ _PATTERNS = (
 SHORTEST = 8
 """Shorter keys are not removed from texts: every text would lose its words."""
 
-_QUOTES = "\"'`\u2018\u2019\u201c\u201d"
+QUOTES = "\"'`\u2018\u2019\u201c\u201d"
+"""What a key neither begins nor ends with."""
 
 
 @final
@@ -102,7 +103,7 @@ def _problem_of(value: object, name: object) -> ConfigError | None:
     reason, hint = None, "copy it again as it is"
     if not trimmed:
         reason, hint = "is empty", "pass it as api_key, or set COMETAPI_KEY"
-    elif trimmed[0] in _QUOTES or trimmed[-1] in _QUOTES:
+    elif trimmed[0] in QUOTES or trimmed[-1] in QUOTES:
         reason = "is in quotes"
         hint = "remove them: docker's env files, for one, keep quotes as part of the value"
     elif "\n" in trimmed or "\r" in trimmed:

@@ -368,6 +368,15 @@ async def test_headers_of_the_gateway_go_with_each_call(call: Call) -> None:
     assert "dXNlcjpwYXNzd29yZA" not in f"{caught.value}{caught.value.as_dict()}"
 
 
+@pytest.mark.parametrize("value", ['"v1"', "W/'v1'", 'tenant "blue', '"', "it's"])
+async def test_a_header_in_quotes_does_not_hide_what_was_accepted(value: str) -> None:
+    """A key is never in quotes, a header may be: its request is paid, and its answer counts."""
+    async with api_on(answering(envelope(data())), headers={"X-Tag": value}) as (api, server):
+        assert (await CREATE(api)).id == "8781"
+    assert server.seen[0].headers["x-tag"] == value
+    assert "blue" not in repr(api.gateway)
+
+
 async def test_hosts_of_results_see_no_header_of_the_gateway() -> None:
     """They are named by the server, and belong to others."""
     async with api_on(answering({}), headers={"X-Tenant": "t-17"}) as (api, server):
