@@ -509,7 +509,7 @@ class Batch:
         if planned.already_satisfied:
             return planned
         record = planned.record or await self.active.journal.get(planned.key)
-        while record is not None and (later := await self._bought_again(planned, record)):
+        while record is not None and (later := await self.bought_again(planned, record)):
             planned, record = later, later.record
         return attrs.evolve(planned, record=record)
 
@@ -581,7 +581,7 @@ class Batch:
         await self._check_free(planned)
         item = planned.item
         async with self._claimed(call, planned) as record:
-            if (later := await self._bought_again(planned, record)) is not None:
+            if (later := await self.bought_again(planned, record)) is not None:
                 return await self._process_planned(call, later, park=park)
             if record.state in _MAY_BE_SENT:
                 call.images = await self._read(planned.images)
@@ -596,7 +596,7 @@ class Batch:
                 return None
             return await self._conclude(call, item, job, places)
 
-    async def _bought_again(self, planned: Planned, record: JobRecord) -> Planned | None:
+    async def bought_again(self, planned: Planned, record: JobRecord) -> Planned | None:
         """Return the next purchase of a job without a result, if an earlier run made one."""
         if record.state not in WITHOUT_RESULT or planned.item.wanted.external_task_id is not None:
             return None

@@ -119,17 +119,34 @@ async def _record(batch: Batch, page: Sequence[Draft], record: Record) -> list[R
         elif (outcome := item.outcome or await _own_outcome(batch, item, draft)) is not None:
             found.append(_ended(outcome))
         elif isinstance(draft, Planned):
+            item = draft.item  # noqa: PLW2901 - with the name that an earlier run gave its result
             items.append(attrs.evolve(item, source=absolute(item.source), planned=draft))
-    jobs: list[NewJob] = []
+    while items:
+        items = await _record_planned(batch, items, record, found)
+    return found
+
+
+async def _record_planned(
+    batch: Batch, items: Sequence[Item], record: Record, found: list[RecordedJob]
+) -> list[Item]:
+    """Add the jobs of *items* to *found*; return items whose images were bought again later."""
+    planned: list[tuple[Planned, NewJob]] = []
     for item in await batch.finished(items):
         if item.outcome is not None:
             found.append(_ended(item.outcome))
         elif item.planned is not None:
-            jobs.append(attrs.evolve(batch.as_job(item.planned), source=item.source))
-    for job, known in zip(jobs, await record(jobs), strict=True):
-        outcome = None if can_be_run(job, known) else from_record(job.source, known)
-        found.append(RecordedJob(source=job.source, key=job.key, outcome=outcome))
-    return found
+            job = attrs.evolve(batch.as_job(item.planned), source=item.source)
+            planned.append((attrs.evolve(item.planned, item=item), job))
+    bought_again: list[Item] = []
+    records = await record([job for _, job in planned])
+    for (plan, job), known in zip(planned, records, strict=True):
+        later = await batch.bought_again(plan, known)
+        if later is not None:
+            bought_again.append(attrs.evolve(later.item, planned=later))
+        else:
+            outcome = None if can_be_run(job, known) else from_record(job.source, known)
+            found.append(RecordedJob(source=job.source, key=job.key, outcome=outcome))
+    return bought_again
 
 
 def _ended(outcome: Outcome) -> RecordedJob:

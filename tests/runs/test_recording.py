@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,6 +86,34 @@ async def test_recording_again_changes_nothing(
     assert done.done
     assert second["cat.png"].outcome is None
     assert len(sandbox.ledger.charges) == 1
+
+
+async def test_what_was_bought_again_is_what_is_recorded(
+    sandbox: Sandbox, opened: Opener, photos: Path, tmp_path: Path
+) -> None:
+    """And not the task before it that failed."""
+    dog = photos / "dog.png"
+    sandbox.tasks.hold()
+    async with opened() as comet:
+        (first,) = [job async for job in comet.expand_folder(dog, tmp_path / "wide", WIDE).record()]
+        failing = asyncio.create_task(comet.run_job(first.key or ""))
+        (await sandbox.tasks.next()).fail()
+        assert (await failing).status is OutcomeStatus.FAILED
+        sandbox.tasks.release()
+        (failed,) = [
+            job async for job in comet.expand_folder(dog, tmp_path / "wide", WIDE).record()
+        ]
+        assert failed.outcome is not None
+        assert failed.outcome.status is OutcomeStatus.FAILED
+        again = comet.expand_folder(dog, tmp_path / "wide", WIDE, retry_failed=True)
+        (job,) = [job async for job in again.record()]
+        assert (job.outcome, job.key == first.key) == (None, False)
+        assert (await comet.run_job(job.key or "")).done
+        (last,) = [job async for job in comet.expand_folder(dog, tmp_path / "wide", WIDE).record()]
+    assert last.key == job.key
+    assert last.outcome is not None
+    assert last.outcome.done
+    assert len(sandbox.ledger.charges) == 2
 
 
 async def test_what_can_not_be_recorded_says_why(
