@@ -232,8 +232,10 @@ def check_text(field: str, value: object, *, empty: bool = False) -> None:
     Raises:
         InputError: It is.
     """
-    if not isinstance(value, str) or not (value or empty):
+    if not isinstance(value, str):
         raise wrong(field, value, "text")
+    if not value and not empty:
+        raise InputError(f"{field} is empty", field=field, value=value, limit="some text")
 
 
 def number(

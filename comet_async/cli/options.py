@@ -229,7 +229,7 @@ def check_seconds(name: str, value: float | None, *, zero: bool = False) -> floa
     if value is None or (math.isfinite(value) and (value > 0 or (zero and value == 0))):
         return value
     limit = "0 or more" if zero else "more than 0"
-    msg = f"--{name} {value} must be a number of seconds, {limit}"
+    msg = f"--{name} {value:g} must be a number of seconds, {limit}"
     raise InputError(msg, field=name, value=value, limit=limit, hint=f"write it like --{name} 60")
 
 
