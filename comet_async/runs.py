@@ -53,6 +53,7 @@ from comet_async.clock import Clock
 from comet_async.errors import (
     CometError,
     InputError,
+    JournalError,
     JournalRequiredError,
 )
 from comet_async.journal import SqliteJournal
@@ -202,7 +203,7 @@ class Run:
 
         Raises:
             JournalError: The journal can't be opened or written.
-            SessionClosedError: The session was closed before.
+            SessionClosedError: The session was closed.
         """
         resume = self._items is None
         async with self._factory.open(self._root, self._options, resume=resume) as batch:
@@ -218,6 +219,10 @@ class Run:
                 async with aclosing(found) as outcomes:
                     async for outcome in outcomes:
                         yield outcome
+            except JournalError:
+                if not self._factory.tasks.closed:
+                    raise
+                raise closed_error() from None  # the session has closed its journal
             finally:
                 self._stopped, self._batch = batch.stopped, None
 

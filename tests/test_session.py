@@ -826,6 +826,44 @@ async def test_runs_of_one_session_share_the_journal_of_a_folder(
     await (await SqliteJournal.open(tmp_path / "out" / JOURNAL_NAME)).aclose()
 
 
+async def test_a_name_that_another_call_will_use_is_refused_before_it_is_paid(
+    comet: CometSession, sandbox: Sandbox, dog: Path, tmp_path: Path
+) -> None:
+    """Only one of the two could be saved."""
+    sandbox.tasks.hold()
+    out = tmp_path / "wide.png"
+    first = asyncio.create_task(comet.expand(dog, WIDE, out=out))
+    task = await sandbox.tasks.next()
+    with pytest.raises(InputError, match=r"in progress is to be saved as .*/wide\.png"):
+        await comet.expand(dog, "2:1", out=out)
+    task.release()
+    assert (await first).succeeded
+    assert len(sandbox.ledger.posts) == 1
+    with pytest.raises(InputError, match="exists already"):
+        await comet.expand(dog, "2:1", out=out)
+
+
+async def test_a_session_that_closes_its_journal_ends_its_runs_as_closed(
+    sandbox: Sandbox, clock: VirtualClock, photos: Path, tmp_path: Path
+) -> None:
+    """Their outcomes say what became of each image, and nothing speaks of a closed journal."""
+    journal = tmp_path / "jobs.sqlite3"
+    async with CometSession(
+        DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=journal
+    ) as comet:
+
+        async def close() -> None:
+            await asyncio.sleep(5)
+            await comet.aclose()
+
+        requests = [ExpandRequest(image=path, margins=WIDE) for path in photos.rglob("*.png")]
+        run = comet.expand_many(requests)
+        closing = asyncio.create_task(close())
+        outcomes = [outcome async for outcome in run]
+        await closing
+    assert [type(outcome.error) for outcome in outcomes] == [SessionClosedError] * 3
+
+
 async def test_an_interrupted_run_looks_nothing_up_any_more(
     comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -89,6 +90,7 @@ class ActiveJobs:
         services: What the session shares.
         locks: One caller at a time works on a job.
         sends: The asyncio tasks that send requests, by key.
+        names: Which jobs callers work on that want a result under a name, and how many callers.
         duplicates: Keys that the server knew from an earlier request, until their task is found.
         reconciler: Finds out what became of requests whose answers were lost.
         shared: The journal, if several processes use it.
@@ -100,6 +102,7 @@ class ActiveJobs:
     services: Services
     locks: KeyedLock = attrs.field(factory=KeyedLock, init=False)
     sends: dict[str, asyncio.Task[Job]] = attrs.field(factory=dict, init=False)
+    names: dict[str, Counter[str]] = attrs.field(factory=dict, init=False)
     duplicates: set[str] = attrs.field(factory=set, init=False)
     reconciler: Reconciler = attrs.field(init=False)
     shared: SharedJournal | None = attrs.field(init=False, default=None)
@@ -229,6 +232,25 @@ class ActiveJobs:
             self._watch_running()
         elif key not in self.sends and isinstance(self.journal, ForgettingJournal):
             self.journal.forget(key)
+
+    @contextmanager
+    def naming(self, dest: str, key: str) -> Generator[bool, None, None]:
+        """Work on a job whose result is to be called *dest*.
+
+        Yields:
+            True if a caller here works on another job that wants the same name.
+        """
+        keys = self.names.setdefault(dest, Counter())
+        wanted = bool(keys.keys() - {key})
+        keys[key] += 1
+        try:
+            yield wanted
+        finally:
+            keys[key] -= 1
+            if not keys[key]:
+                del keys[key]
+            if not keys and self.names.get(dest) is keys:
+                del self.names[dest]
 
     # Slots --------------------------------------------------------------------------------
 

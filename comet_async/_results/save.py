@@ -172,9 +172,8 @@ class ResultSaver:
         problem, taken_names = await output.obstacles(dest, n)
         if problem is None and not taken_names:
             return
-        record = await self.journal.get(key)
-        if record is not None and record.state not in {JobState.PLANNED, JobState.REJECTED}:
-            return  # it may be billed already: what is in the way is reported when it is saved
+        if await self._may_be_billed(key):
+            return  # what is in the way is reported when it is saved
         if problem is not None:
             raise InputError(
                 problem,
@@ -200,6 +199,26 @@ class ResultSaver:
                 hint=hint,
                 external_task_id=key,
             )
+
+    async def refuse_unsent(self, dest: str, key: str) -> None:
+        """Refuse a job that was never sent, because another one is to be saved as *dest*.
+
+        Raises:
+            InputError: It was never sent.
+        """
+        if not await self._may_be_billed(key):
+            raise InputError(
+                f"another request in progress is to be saved as {dest.removesuffix(':')}",
+                field="out",
+                value=dest,
+                limit="a name that is free",
+                hint="nothing was sent: choose another name or another folder",
+                external_task_id=key,
+            )
+
+    async def _may_be_billed(self, key: str) -> bool:
+        record = await self.journal.get(key)
+        return record is not None and record.state not in {JobState.PLANNED, JobState.REJECTED}
 
     async def check_copy(self, image: SourceImage, dest: str) -> None:
         """Refuse a name that *image*, which needs no expansion, can't be saved under.

@@ -17,7 +17,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any, TypeAlias, TypeVar
 
 import attrs
@@ -578,9 +578,8 @@ class Batch:
         return await self._process_planned(call, planned, park=park)
 
     async def _process_planned(self, call: Call, planned: Planned, *, park: bool) -> Outcome | None:
-        await self._check_free(planned)
         item = planned.item
-        async with self._claimed(call, planned) as record:
+        async with self._named(planned), self._claimed(call, planned) as record:
             if (later := await self.bought_again(planned, record)) is not None:
                 return await self._process_planned(call, later, park=park)
             if record.state in _MAY_BE_SENT:
@@ -595,6 +594,23 @@ class Batch:
                 self._parked.append(parked)
                 return None
             return await self._conclude(call, item, job, places)
+
+    @asynccontextmanager
+    async def _named(self, planned: Planned) -> AsyncGenerator[None, None]:
+        """Work on a job whose results can get their names, at the end of this block as well.
+
+        Raises:
+            InputError: They can't, and nothing was sent.
+        """
+        dest = planned.item.dest
+        if self.saver is None or dest is None:
+            yield
+            return
+        with self.active.naming(dest, planned.key) as wanted:
+            if wanted:
+                await self.saver.refuse_unsent(dest, planned.key)
+            await self._check_free(planned)
+            yield
 
     async def bought_again(self, planned: Planned, record: JobRecord) -> Planned | None:
         """Return the next purchase of a job without a result, if an earlier run made one."""

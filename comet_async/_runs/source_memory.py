@@ -8,6 +8,7 @@ What is recognised is good for planning only: before a request is sent, the file
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import attrs
 
 from comet_async._images.load import FileIdentity, SourceImage
 from comet_async._journal.records import Journal, KnownSource
+from comet_async.errors import JournalError
 
 _VERSION = 1  # of the facts; other ones are not understood
 _PAGE = 256  # entries that are written at once: losing them costs reading those files again
@@ -75,10 +77,11 @@ class SourceMemory:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what has not been written yet."""
+        """Write what has not been written yet; if that fails, the files are read again."""
         found, self._found = self._found, []
         if found:
-            await self.journal.remember_sources(found)
+            with contextlib.suppress(JournalError):
+                await self.journal.remember_sources(found)
 
     @property
     def _variant(self) -> str:
