@@ -31,6 +31,10 @@ class SystemClock:
     loop's, and the whole library follows it.
     """
 
+    def __repr__(self) -> str:
+        """Return a text that fits into a signature: it is a default of many."""
+        return "SystemClock()"
+
     def time(self) -> float:
         """Return the wall clock: the running loop's if it has one, otherwise the machine's."""
         try:

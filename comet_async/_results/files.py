@@ -246,8 +246,9 @@ def give_name(part: Part, target: Path, exists: Exists) -> None:
         held = part.sha256 or file_sha256(part.path)
         if file_sha256(target) != held:
             part.path.unlink(missing_ok=True)
+            what = "is a folder" if target.is_dir() else "exists and is another file"
             raise SaveError(
-                f"{shorten(str(target))} exists and is another file",
+                f"{shorten(str(target))} {what}",
                 hint="the result is paid and safe; choose another name",
             )
     try:
