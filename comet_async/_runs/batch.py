@@ -140,8 +140,8 @@ class Item:
         source: The image as the caller named it; its outcome has the same name.
         request: What would be asked for. None when it can't be worked on, and for a job that an
             earlier run left unfinished.
-        dest: Where the result would be saved, relative to the output folder and without
-            extension; None when no file is wanted.
+        dest: Where the result would be saved, without extension: relative to the output folder
+            if the journal is that folder's own, otherwise in full; None when no file is wanted.
         others: Other names that its result may have from an earlier run.
         error: Why it can't be worked on, found while the sources were read.
         record: The journal's record, for a job that is resumed and not planned anew.
