@@ -751,6 +751,7 @@ class Batch:
         """Run a job of the journal to its end, alone, and save its results where they belong."""
         self._begin(call, record.key)
         async with self.active.alone(record) as current:
+            await self._check_places(current)
             job = await self.runner.run(call, current)
             places = await self.active.journal.destinations(record.key)
             dests: list[str | None] = [place.dest for place in places]
@@ -761,6 +762,15 @@ class Batch:
                 item = Item(source=record.source, dest=dest)
                 outcome = await self._conclude(call, item, call.job or job)
             return outcome
+
+    async def _check_places(self, record: JobRecord) -> None:
+        """Refuse names that can't be used since a job was planned, before anything is paid."""
+        unsent = record.state in {JobState.PLANNED, JobState.REJECTED}
+        # Where several processes share the journal, another one may have the disk that this lacks.
+        if self.saver is not None and self.active.shared is None and unsent:
+            known = self.options.verify_remote
+            for place in await self.active.journal.destinations(record.key):
+                await self.saver.check_free(place.dest, record.key, record.n, adopt=known)
 
     async def _resume(self, call: Call, item: Item, record: JobRecord) -> Outcome:
         """Run a job of the journal to its end, alone."""

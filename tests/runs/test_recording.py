@@ -10,7 +10,7 @@ import pytest
 
 from comet_async import CometSession, ExpandRequest, Margins, OutcomeStatus, SourceImage
 from comet_async._runs import recording
-from comet_async.errors import JournalRequiredError
+from comet_async.errors import InputError, JournalRequiredError
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 from comet_async.testing import VirtualClock
 from comet_async.types import RecordedJob
@@ -163,3 +163,24 @@ async def test_it_needs_a_journal(comet: CometSession, photos: Path, tmp_path: P
     """Without the session's own, no other process would know the jobs."""
     with pytest.raises(JournalRequiredError, match=r"record\(\)"):
         await anext(comet.expand_folder(photos, tmp_path / "wide", WIDE).record())
+
+
+@pytest.mark.parametrize("how", ["run_job", "resume"])
+async def test_a_name_that_is_taken_since_is_refused_before_anything_is_paid(
+    sandbox: Sandbox, opened: Opener, photos: Path, tmp_path: Path, how: str
+) -> None:
+    """A file may have appeared where a recorded job's result belongs; without it, the job runs."""
+    out = tmp_path / "wide"
+    jobs = await recorded(opened, photos / "dog.png", out)
+    key, taken = jobs["dog.png"].key or "", out / "dog.png"
+    out.mkdir()
+    taken.write_bytes(b"mine")
+    async with opened() as comet:
+        if how == "run_job":
+            with pytest.raises(InputError, match="exists already"):
+                await comet.run_job(key)
+        else:
+            assert [outcome.status async for outcome in comet.resume()] == ["invalid"]
+        assert sandbox.ledger.posts == []
+        taken.unlink()
+        assert (await comet.run_job(key)).files == (taken,)
