@@ -41,9 +41,9 @@ _PRAGMAS = (
     # On macOS fsync leaves data in the drive's cache. https://sqlite.org/pragma.html#pragma_fullfsync
     "fullfsync = ON",
     "checkpoint_fullfsync = ON",
-    # KiB. A run over many finished jobs reads each page once, not again and again.
-    "cache_size = -8192",
 )
+# KiB. A run over many finished jobs reads each page once, not again and again.
+_CACHE = 8192
 
 
 class Connection(sqlite3.Connection):
@@ -212,6 +212,7 @@ def _take_over(db: Connection, mark: Mark | None, boot: str, now: float) -> None
 
 def _configure(db: sqlite3.Connection, path: Path) -> None:
     """Check that the file is a journal, and set how it is written."""
+    db.execute(f"PRAGMA cache_size = -{_CACHE}")  # first: a small file is read by the check only
     _check(db, path)
     db.execute(f"PRAGMA journal_mode = {'TRUNCATE' if on_network(path.parent) else 'WAL'}")
     for pragma in _PRAGMAS:
