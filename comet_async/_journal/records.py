@@ -196,7 +196,6 @@ class JobRecord:
         run: The run that its price counts in; None when no run has paid for it, as far as is
             known: it was never sent, it was refused, or the server had it already.
         attempt: How often the request was sent.
-        absent: How often in a row a lookup found no task.
         sent_at: When the request was sent last.
         post_deadline: When that request can't be on the wire any more.
         params: The request's fields without images; read-only.
@@ -224,7 +223,6 @@ class JobRecord:
     boot: str | None = None
     run: str | None = None
     attempt: int = 0
-    absent: int = 0
     sent_at: float | None = None
     post_deadline: float | None = None
     params: Mapping[str, JSON] = attrs.field(hash=False, repr=_repr_params)
@@ -262,7 +260,6 @@ class Changes(TypedDict, total=False):
 
     account: str
     run: None
-    absent: int
     sent_at: float | None
     post_deadline: float | None
     task_id: str | None

@@ -161,7 +161,7 @@ def add_lost(fresh: sqlite3.Connection, keys: Iterable[str], now: float) -> int:
 def distrust(fresh: sqlite3.Connection, now: float) -> None:
     """Mark as ``unknown`` all that could otherwise be sent: its row may be an old one."""
     fresh.execute(
-        "UPDATE job SET state = ?, fence = fence + 1, absent = 0, updated_at = ?, why = ?,"
+        "UPDATE job SET state = ?, fence = fence + 1, updated_at = ?, why = ?,"
         # A search of the server's list goes back to sent_at: better too far than too short.
         " sent_at = coalesce(sent_at, created_at), post_deadline = ?"
         " WHERE state IN (?, ?)",

@@ -197,7 +197,8 @@ TABLES = ("job", "destination", "file", "run", "meta", "event", "source", "outco
 
 _SELECT = f"SELECT {', '.join(FIELDS)} FROM job"
 _INSERT = (
-    f"INSERT INTO job ({', '.join(FIELDS)}) VALUES ({', '.join('?' * len(FIELDS))})"
+    # `absent` means nothing any more. To drop it, SQLite would write the whole table anew.
+    f"INSERT INTO job (absent, {', '.join(FIELDS)}) VALUES (0, {', '.join('?' * len(FIELDS))})"
     " ON CONFLICT (key) DO NOTHING"
 )
 _JOB_ID = "(SELECT id FROM job WHERE key = ?)"

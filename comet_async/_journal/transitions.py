@@ -118,7 +118,6 @@ def sending(
         boot=boot,
         run=run,
         attempt=record.attempt + 1,
-        absent=0,
         sent_at=now,
         post_deadline=post_deadline,
         # Details of the previous attempt must not be read as details of this one.

@@ -464,7 +464,7 @@ async def test_asking_for_done_jobs_takes_no_longer_among_many(path: Path) -> No
     """A run over finished work asks for each page of it: among 2,000 jobs as among 20."""
     async with await SqliteJournal.open(path) as journal:
         done = await walked(journal, S.DONE)
-    fields = [name for name in FIELDS if name not in {"key", "task_id"}]
+    fields = ["absent", *(name for name in FIELDS if name not in {"key", "task_id"})]
     page = [done.key, *(f"new{number}" for number in range(31))]
     steps: list[int] = []
 

@@ -49,7 +49,7 @@ JOBS = st.builds(
 CHANGES = st.fixed_dictionaries(
     {},
     optional={
-        "absent": st.integers(0, 3),
+        "note": st.text(max_size=5),
         "message": st.text(max_size=5),
         "task_id": st.none() | st.sampled_from(["t1", "t2"]),
         "images": st.sampled_from([(), (image(0), image(1))]),

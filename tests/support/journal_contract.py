@@ -269,7 +269,7 @@ class MovingSuite:
         details: dict[str, Any] = {
             "images": (image(0), image(1)), "images_seen_at": NOW, "units": "0.5", "status": 200,
             "code": "0", "request_id": "r", "message": "m", "note": "n", "task_id": "t",
-            "absent": 2, "sent_at": 1.0, "post_deadline": 2.0,
+            "sent_at": 1.0, "post_deadline": 2.0,
         }  # fmt: skip
         record = await journal.move(record, S.SUCCEEDED, now=NOW, why="said so", **details)
         assert {name: getattr(record, name) for name in details} == details
@@ -279,8 +279,8 @@ class MovingSuite:
         """Details may change without the state; the fence grows, no event is written."""
         record = await walked(journal, S.UNKNOWN)
         before = await journal.events(record.key)
-        noted = await journal.note(record, now=NOW + 9, absent=1)
-        assert (noted.state, noted.absent, noted.fence) == (S.UNKNOWN, 1, record.fence + 1)
+        noted = await journal.note(record, now=NOW + 9, message="m")
+        assert (noted.state, noted.message, noted.fence) == (S.UNKNOWN, "m", record.fence + 1)
         assert await journal.get(record.key) == noted
         assert await journal.events(record.key) == before
 
@@ -359,10 +359,9 @@ class SendingSuite:
         record = await walked(journal, S.SENDING)
         record = await journal.move(
             record, S.PLANNED, now=NOW, message="busy", status=429, code="1303", request_id="r",
-            absent=2,
         )  # fmt: skip
         sent = await step(journal, record, S.SENDING)
-        assert (sent.attempt, sent.message, sent.absent) == (2, "", 0)
+        assert (sent.attempt, sent.message) == (2, "")
         assert (sent.status, sent.code, sent.request_id) == (None, None, None)
 
     @pytest.mark.parametrize("state", [state for state in S if state is not S.PLANNED])
