@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import secrets
+import threading
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -297,7 +298,7 @@ class _FolderJournal:
 
     active: ActiveJobs
     verify_remote: bool
-    runs: int = 0
+    runs: int = 1
 
 
 @attrs.define(eq=False)
@@ -322,6 +323,7 @@ class RunFactory:
     _folders: dict[str, _FolderJournal] = attrs.field(factory=dict, init=False)
     _batches: set[Batch] = attrs.field(factory=set, init=False)
     _locks: KeyedLock = attrs.field(factory=KeyedLock, init=False)
+    _mutex: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
     _run: str = attrs.field(factory=lambda: secrets.token_hex(8), init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -439,10 +441,12 @@ class RunFactory:
         try:
             yield folder.active
         finally:
-            folder.runs -= 1
-            if not folder.runs:
-                if self._folders.get(key) is folder:
+            with self._mutex:  # runs may be in several threads
+                folder.runs -= 1
+                last = not folder.runs
+                if last and self._folders.get(key) is folder:
                     del self._folders[key]
+            if last:
                 async with self._locks.of(key):  # the next run waits, and opens it again
                     self.tasks.journals.discard(folder.active)
                     await folder.active.aclose()
@@ -455,12 +459,14 @@ class RunFactory:
         """
         verify_remote = settings.get("verify_remote", False)
         async with self._locks.of(key):
-            folder = self._folders.get(key)
-            # One that was opened although it lacks jobs is none for a run that would not ask.
-            if folder is None or (folder.verify_remote and not verify_remote):
-                active = await self._open(path, settings)
-                folder = self._folders[key] = _FolderJournal(active, verify_remote)
-            folder.runs += 1
+            with self._mutex:
+                folder = self._folders.get(key)
+                # One that was opened although it lacks jobs is none for a run that would not ask.
+                if folder is not None and (verify_remote or not folder.verify_remote):
+                    folder.runs += 1
+                    return folder
+            active = await self._open(path, settings)
+            folder = self._folders[key] = _FolderJournal(active, verify_remote)
             return folder
 
     def _run_batch(
@@ -671,7 +677,8 @@ def limits(options: Budget) -> Limits:
         check_number("max_jobs", jobs, least=0, whole=True)
     images = None
     if spend is not None:
-        price = _money("price", options.get("price") or EXPAND.price or 0)
+        given = options.get("price")
+        price = _money("price", EXPAND.price or 0 if given is None else given)
         if price <= 0:
             msg = "max_spend needs a price above 0"
             hint = "set it with price="
@@ -714,12 +721,15 @@ def _is_pattern(pattern: object) -> bool:
     return isinstance(pattern, str) and bool(pattern)
 
 
+_MOST_DIGITS = 15  # of an amount: others are mistakes, and can't be divided by each other
+
+
 def _money(field: str, value: Decimal | float | str) -> Decimal:
     try:
         amount = Decimal(-1 if isinstance(value, bool) else str(value))
     except InvalidOperation:
         amount = Decimal(-1)
-    if not amount.is_finite() or amount < 0:
+    if not amount.is_finite() or amount < 0 or (amount and abs(amount.adjusted()) > _MOST_DIGITS):
         raise InputError(
             f"{field}={value!r} is not an amount of money",
             field=field,

@@ -725,6 +725,12 @@ async def test_limits_of_a_run_are_kept(
     assert len(sandbox.ledger.charges) == 3
 
 
+async def test_money_is_not_limited_without_a_price(comet: CometSession) -> None:
+    """A price of 0 is not taken for the list price."""
+    with pytest.raises(InputError, match="needs a price above 0"):
+        comet.expand_many([], max_spend=1, price=0)
+
+
 @pytest.mark.parametrize("why", ["interrupted", "no money"])
 async def test_a_run_that_stops_waits_for_no_further_source(
     comet: CometSession, sandbox: Sandbox, why: str

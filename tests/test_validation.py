@@ -91,7 +91,7 @@ ONE_OF: Wrong = (5, True, None, "", "something else", ODD)
 TASK: Wrong = (5, True, None, "", ODD)
 VARIANTS: Wrong = (0, 10, -1, 1.5, NAN, "2", True, None, ODD)
 TASK_KIND: Wrong = (5, True, "", "something else", ODD)
-MONEY: Wrong = (-1, NAN, INF, "x", True, ODD)
+MONEY: Wrong = (-1, NAN, INF, "1e999999", "1e-999999", "x", True, ODD)
 PATTERNS: Wrong = (5, True, "", (5,), ("",), ODD)
 AT_MOST: Wrong = (-1, 1.5, NAN, "2", True, ODD)
 
