@@ -422,7 +422,7 @@ def check_version(db: PostgresConnection) -> None:
     if version < len(MIGRATIONS):
         raise NotMigratedError(
             f"the journal {db.target} is not there, or of an older version",
-            hint="open it once as a role that may change its schema",
+            hint="run 'comet-async migrate' once, as a role that may change its schema",
         )
 
 

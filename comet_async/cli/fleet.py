@@ -389,7 +389,7 @@ async def fleet(
 
 
 def _lines(status: FleetStatus) -> list[str]:
-    left = "" if status.seconds_left is None else f", about {duration(status.seconds_left)} left"
+    left = f", about {duration(status.seconds_left)} left" if status.seconds_left else ""
     return [
         f"{counted(len(status.workers), 'worker')}",
         f"queue: {status.queued:,} waiting, {status.running:,} taken, {status.held:,} failed",

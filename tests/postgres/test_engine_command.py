@@ -107,7 +107,9 @@ async def test_two_workers(shared: str, many: Path, tmp_path: Path) -> None:
     assert len(status["workers"]) == 2
     assert (status["queued"], status["billed"], status["images_left"]) == (0, 40, 0)
     assert "40 jobs done" in await run("jobs", shared)
-    assert "40 images billed" in await run("fleet", shared)
+    shown = await run("fleet", shared)
+    assert "40 images billed" in shown
+    assert " left" not in shown  # all is done
 
 
 @pytest.mark.slow
