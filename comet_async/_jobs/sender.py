@@ -352,6 +352,10 @@ def _not_sent(reason: CometError, key: str) -> CometError:
     return error
 
 
+_ORPHAN = {"comet_caller": "gone"}
+"""Marks log records for programs that tell their users in another way, as our command does."""
+
+
 def _log_orphan(task: asyncio.Task[Job]) -> None:
     """Log the outcome of a request whose caller was cancelled or ran out of time."""
     if task.cancelled():
@@ -366,6 +370,7 @@ def _log_orphan(task: asyncio.Task[Job]) -> None:
             "task %s (%s) was accepted and is billed, after its caller was gone",
             record.task_id,
             record.key,
+            extra=_ORPHAN,
         )
     else:
         logger.warning(
@@ -373,4 +378,5 @@ def _log_orphan(task: asyncio.Task[Job]) -> None:
             "look it up with find(%r)",
             record.key,
             record.key,
+            extra=_ORPHAN,
         )

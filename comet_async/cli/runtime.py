@@ -228,8 +228,10 @@ class _Messages(logging.Handler):
         self._screen = screen
 
     def emit(self, record: logging.LogRecord) -> None:
-        if vars(record).get("comet_event") == "failed" and not self._screen.verbose:
-            return  # the outcome says it
+        facts = vars(record)
+        outcome = facts.get("comet_event") == "failed" or facts.get("comet_caller") == "gone"
+        if outcome and not self._screen.verbose:
+            return  # it is shown as an outcome
         text = " ".join(record.getMessage().split())
         self._screen.say(
             text,

@@ -257,6 +257,22 @@ async def test_a_first_signal_stops_gently(comet: Command, sandbox: Sandbox, pho
     assert len(sandbox.ledger.charges) == 3
 
 
+async def test_a_signal_while_a_request_is_being_sent(
+    comet: Command, sandbox: Sandbox, photos: Path
+) -> None:
+    """Its image is pending like the others; no warning about a caller that is gone is added."""
+    sandbox.faults.add(Fault("slow", on="create", seconds=2, times=None))
+    words = ("expand", photos, "--out", photos.parent / "wide", *SHAPE, "--json")
+    running = asyncio.ensure_future(comet(*words))
+    while not sandbox.ledger.charges:  # noqa: ASYNC110 - the ledger tells nobody
+        await asyncio.sleep(0.05)
+    signal_now()
+    ended = await running
+    assert ended.status == 130
+    assert "accepted and billed: 1 of 3 pending" in ended.err
+    assert "caller" not in ended.err
+
+
 async def test_a_signal_before_the_run(
     comet: Command, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
