@@ -10,22 +10,18 @@ import secrets
 import threading
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
     Generator,
     Iterable,
     Sequence,
 )
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
 from decimal import Decimal, InvalidOperation
-from itertools import islice
 from pathlib import Path
-from typing import TypeAlias, TypedDict, cast
+from typing import TypedDict, cast
 
 import attrs
 
-from comet_async._images.discovery import OURS, Found, Selection, SkipReport, scan
-from comet_async._images.load import FileIdentity, name_of_input, url_scheme
+from comet_async._images.discovery import OURS, Selection, SkipReport
 from comet_async._jobs.active import ActiveJobs
 from comet_async._jobs.admission import ConcurrencyLimiter, KeyedLock
 from comet_async._jobs.calls import JobOptions
@@ -35,10 +31,11 @@ from comet_async._jobs.tasks import SessionTasks, closed_error
 from comet_async._journal.memory import ForgettingJournal, MemoryJournal
 from comet_async._journal.records import JobRecord, Journal, Limits, NewJob
 from comet_async._results.save import ResultSaver
-from comet_async._runs.batch import Batch, Item, Planned
-from comet_async._runs.intake import Intake
+from comet_async._runs.batch import Batch
+from comet_async._runs.items import Item, Planned
+from comet_async._runs.planner import Planner
 from comet_async._runs.recording import RecordedJob, recorded
-from comet_async._runs.source_memory import SourceMemory
+from comet_async._runs.sources import FolderItems, RequestItems, Root
 from comet_async._validation import (
     check_concurrency,
     check_event_loop,
@@ -48,7 +45,6 @@ from comet_async._validation import (
     check_text,
     check_timeout,
     check_writable_path,
-    shown,
 )
 from comet_async.clock import Clock
 from comet_async.errors import (
@@ -59,7 +55,7 @@ from comet_async.errors import (
 )
 from comet_async.journal import SqliteJournal
 from comet_async.outcomes import Outcome
-from comet_async.requests import EXPAND, ExpandRequest, TaskRequest
+from comet_async.requests import EXPAND
 from comet_async.stores import Stores
 
 JOURNAL_NAME = Path(OURS) / "journal.sqlite3"
@@ -74,17 +70,6 @@ CONCURRENCY = 16
 SETTLE = 60.0
 """Seconds after a request whose answer was lost during which its task may still appear."""
 
-# Sources that are found by one call in a thread: a call for each would cost more than finding it.
-# More where only the files' own metadata is read.
-_PAGE = 64
-_SCANNED = 256
-
-# Bytes of a source's name in its results' names: file systems take 255, and a number goes in
-# front, an index and an extension behind.
-_LONGEST = 240
-
-Root: TypeAlias = Path | str
-"""Below what results are saved: a folder, or an address in a store without a final slash."""
 
 JournalLike = str | os.PathLike[str] | Journal | None
 
@@ -213,7 +198,7 @@ class Run:
             self._batch = batch
             try:
                 if isinstance(self._items, FolderItems):
-                    intake = self._items.intake(batch)
+                    intake = self._items.intake(batch.planner)
                     found = batch.outcomes(intake.to_do(), intake.finished())
                 else:
                     found = batch.outcomes(self._items_of(batch))
@@ -228,7 +213,9 @@ class Run:
                 self._stopped, self._batch = batch.stopped, None
 
     def _items_of(self, batch: Batch) -> AsyncGenerator[Item, None]:
-        return batch.unfinished() if self._items is None else batch.recognised(self._items.pages())
+        if self._items is None:
+            return batch.unfinished()
+        return batch.planner.recognised(self._items.pages())
 
     async def plan(self) -> AsyncGenerator[tuple[Item, Planned | CometError], None]:
         """Yield what a run would do with each image; nothing is written, sent or paid.
@@ -243,7 +230,7 @@ class Run:
         async with self._open(dry=True) as (batch, items):
             async for item in items:
                 try:
-                    yield item, await batch.plan(item)
+                    yield item, await batch.planner.plan(item)
                 except CometError as error:
                     yield item, error
 
@@ -477,10 +464,10 @@ class RunFactory:
         workers = 2 * check_concurrency(settings.get("concurrency", CONCURRENCY))
         prepare = settings.get("prepare", False)
         batch = self._batch(active, _job_options(settings), prepare, root, workers)
-        batch.fresh = settings.get("fresh", "")
-        batch.memory.trusted = not settings.get("checksum", False)
-        batch.memory.writable &= not dry
-        batch.retry_failed = settings.get("retry_failed", False)
+        batch.planner.fresh = settings.get("fresh", "")
+        batch.planner.memory.trusted = not settings.get("checksum", False)
+        batch.planner.memory.writable &= not dry
+        batch.planner.retry_failed = settings.get("retry_failed", False)
         # Only in the folder's own journal do all jobs belong to this folder.
         batch.finish_left_over = root is not None and is_of(active.journal, root)
         return batch
@@ -551,7 +538,8 @@ class RunFactory:
                 shared=active.shared is not None,
             )
         runner = JobRunner(active, options, loader)
-        return Batch(runner=runner, loader=loader, saver=saver, workers=workers)
+        planner = Planner(active, loader, saver, adopt=options.verify_remote)
+        return Batch(runner=runner, planner=planner, workers=workers)
 
     async def aclose(self, timeout: float) -> None:
         """End all calls and runs, record what is being sent, and close our own journals.
@@ -737,167 +725,3 @@ def _money(field: str, value: Decimal | float | str) -> Decimal:
             limit="a number, at least 0",
         )
     return amount
-
-
-def name_of(request: TaskRequest) -> str:
-    """Return what to call a request: its first image's name.
-
-    Raises:
-        InputError: It is not a request.
-    """
-    if not callable(getattr(request, "images", None)):
-        hint = "wrap it, as in ExpandRequest(image=..., margins=...)"
-        what = f"{shown(request)} is not a request"
-        raise InputError(what, field="request", value=type(request).__name__, hint=hint)
-    for image in request.images().values():
-        return name_of_input(image)
-    return request.kind.name
-
-
-@attrs.frozen(kw_only=True)
-class RequestItems:
-    """The items of some requests.
-
-    Attributes:
-        requests: Any iterable, even an endless or async one.
-        named: Whether results are saved, under the request's number and its image's name.
-        below: The folder that destinations name, for a journal that serves several.
-    """
-
-    requests: Iterable[TaskRequest] | AsyncIterable[TaskRequest]
-    named: bool
-    below: Root | None = None
-
-    async def pages(self) -> AsyncGenerator[list[Item], None]:
-        """Yield each item as a page of its own: requests come one at a time."""
-        number = 0
-        async for request in _each(self.requests):
-            number += 1
-            source = name_of(request)
-            stem = Path(source).stem if not source.startswith("<") else request.kind.name
-            safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in stem).strip(".")[:100]
-            safe = safe.encode()[:_LONGEST].decode(errors="ignore")
-            dest = _dest(f"{number:05d}-{safe}", self.below) if self.named else None
-            yield [Item(source=source, request=request, dest=dest)]
-
-
-async def _each(
-    requests: Iterable[TaskRequest] | AsyncIterable[TaskRequest],
-) -> AsyncIterator[TaskRequest]:
-    if isinstance(requests, AsyncIterable):
-        async for request in requests:
-            yield request
-        return
-    for request in requests:
-        yield request
-        await asyncio.sleep(0)  # a long plain iterable must not hold the loop
-
-
-@attrs.frozen(kw_only=True)
-class FolderItems:
-    """An item for each image that some sources lead to.
-
-    Attributes:
-        sources: Files, folders, URLs and addresses in stores.
-        out: Where results are saved.
-        template: The request, but for its image.
-        selection: Which files of folders are taken.
-        stores: The stores that are known.
-        below: The folder that destinations name, for a journal that serves several.
-        skipped: What was left out so far.
-    """
-
-    sources: list[str]
-    out: Root
-    template: ExpandRequest
-    selection: Selection = attrs.field(factory=Selection)
-    stores: Stores = attrs.field(factory=Stores)
-    below: Root | None = None
-    skipped: SkipReport = attrs.field(factory=SkipReport)
-
-    async def pages(self) -> AsyncGenerator[list[Item], None]:
-        """Yield the items in the order of the sources, some at a time, while these are read."""
-        async with aclosing(self._pages(_PAGE)) as pages:
-            async for page in pages:
-                yield [self._item(*source) for source in page]
-
-    def intake(self, batch: Batch) -> Intake[Found, Item]:
-        """Return the items for *batch*: those of new images come first."""
-
-        async def look_up(sources: list[Found]) -> tuple[list[Item], list[Item]]:
-            items = await batch.recall(await asyncio.to_thread(self._items, sources))
-            finished = [item for item in items if item.outcome is not None]
-            return finished, [item for item in items if item.outcome is None]
-
-        return Intake(pages=self._split_pages(batch.memory), look_up=look_up)
-
-    async def _split_pages(
-        self, memory: SourceMemory
-    ) -> AsyncGenerator[tuple[list[Item], list[Found]], None]:
-        """Yield the items of those sources that *memory* does not know, and those it knows."""
-        async for page in self._pages(_SCANNED):
-            files = [identity for _, identity in page if identity is not None]
-            known = await memory.known({identity.path: identity for identity in files})
-            new: list[Found] = []
-            aside: list[Found] = []
-            for found, identity in page:
-                is_known = identity is not None and identity.path in known
-                (aside if is_known else new).append(found)
-            yield await asyncio.to_thread(self._items, new) if new else [], aside
-
-    async def _pages(self, size: int) -> AsyncGenerator[list[_Seen], None]:
-        """Yield the sources while they are read, in their order."""
-        scanned = scan(
-            self.sources,
-            out=self.out,
-            selection=self.selection,
-            skipped=self.skipped,
-            stores=self.stores,
-        )
-
-        def read() -> list[_Seen]:
-            return [_seen(found) for found in islice(scanned, size)]
-
-        try:
-            while page := await asyncio.to_thread(read):
-                yield page
-        finally:
-            scanned.close()  # a thread may be waiting for the standard input
-
-    def _items(self, sources: Iterable[Found]) -> list[Item]:
-        return [self._item(*_seen(found)) for found in sources]
-
-    def _item(self, found: Found, identity: FileIdentity | None) -> Item:
-        return Item(
-            source=found.source,
-            request=attrs.evolve(self.template, image=found.image),
-            dest=_dest(found.stem, self.below),
-            others=tuple(_dest(name, self.below) for name in found.others),
-            error=found.error,
-            identity=identity,
-        )
-
-
-# A source, and what its file may be recognised by.
-_Seen: TypeAlias = tuple[Found, FileIdentity | None]
-
-
-def _seen(found: Found) -> _Seen:
-    if found.error is not None:
-        return found, None
-    return found, found.identity or _identity(found.image)
-
-
-def _identity(image: str) -> FileIdentity | None:
-    if url_scheme(image):
-        return None
-    try:
-        return FileIdentity.of(image, os.stat(image))  # noqa: PTH116 - for each of very many
-    except (OSError, ValueError):
-        return None  # whatever is wrong with it is said when it is read
-
-
-def _dest(name: str, below: Root | None) -> str:
-    if isinstance(below, str):
-        return f"{below}/{name}"
-    return name if below is None else str(below / name)

@@ -32,7 +32,8 @@ from comet_async._jobs.tasks import SessionTasks
 from comet_async._journal.records import Journal
 from comet_async._results.download import Downloader
 from comet_async._results.files import Exists
-from comet_async._runs.batch import Item
+from comet_async._runs.items import Item
+from comet_async._runs.sources import FolderItems, RequestItems, Root, name_of
 from comet_async._validation import (
     check_call,
     check_callbacks,
@@ -78,15 +79,11 @@ from comet_async.runs import (
     CONCURRENCY,
     SETTLE,
     Budget,
-    FolderItems,
-    RequestItems,
-    Root,
     Run,
     RunFactory,
     RunOptions,
     check_options,
     limits,
-    name_of,
     root_of,
     selected,
 )

@@ -22,7 +22,7 @@ from comet_async._journal.records import (
 )
 from comet_async._journal.states import JobState, Move
 from comet_async._results.files import Exists
-from comet_async._runs.batch import Item, Planned
+from comet_async._runs.items import Item, Planned
 from comet_async._runs.recording import RecordedJob
 from comet_async.auth import Credentials
 from comet_async.clock import Clock

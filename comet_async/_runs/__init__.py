@@ -1,8 +1,9 @@
 """Runs: from images, one or thousands, to one outcome each.
 
-`batch` takes images one by one, plans the job of each, and hands it to `comet_async._jobs`. The
-other modules serve it:
+To follow an image, read `sources` (where it comes from), `planner` (what it would become), and
+`batch` (many at a time; each job is handed to `comet_async._jobs`). The other modules serve these:
 
+* `items`: an image, before and after its job is planned.
 * `intake` and `source_memory`: which images come first, and which files need not be read again.
 * `recording`: jobs that are written down without being run.
 * `outcome_log`: outcomes, kept for reports.

@@ -7,14 +7,12 @@ follows the number of workers, not of images. Outcomes come in the order of comp
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
     Callable,
     Collection,
-    Mapping,
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
@@ -22,17 +20,16 @@ from typing import Any, TypeAlias, TypeVar
 
 import attrs
 
-from comet_async._images.load import FileIdentity, SourceImage
+from comet_async._images.load import SourceImage
 from comet_async._jobs.active import ActiveJobs, Job
 from comet_async._jobs.calls import Call, Calls, JobOptions
-from comet_async._jobs.runner import JobRunner, Loader
-from comet_async._journal.keys import content_key, next_attempt, random_key
-from comet_async._journal.memory import ForgettingJournal, MemoryJournal
-from comet_async._journal.records import CALLBACK, Destination, JobRecord, NewJob, SavedJob
-from comet_async._journal.states import ACCEPTED, LEFT_OVER, OPEN, READY, WITHOUT_RESULT, JobState
+from comet_async._jobs.runner import JobRunner
+from comet_async._journal.records import Destination, JobRecord
+from comet_async._journal.states import ACCEPTED, LEFT_OVER, OPEN, READY, JobState
 from comet_async._results.save import ResultSaver
+from comet_async._runs.items import Item, Planned
 from comet_async._runs.outcome_log import OutcomeLog
-from comet_async._runs.source_memory import SourceMemory
+from comet_async._runs.planner import Planner
 from comet_async.errors import (
     CometError,
     InputError,
@@ -42,9 +39,9 @@ from comet_async.errors import (
     TaskFailedError,
 )
 from comet_async.events import Failed, Saved
-from comet_async.models import JSON, Task
+from comet_async.models import Task
 from comet_async.outcomes import Outcome, OutcomeStatus, as_task, from_error, from_record
-from comet_async.requests import TaskRequest, kind_named
+from comet_async.requests import kind_named
 from comet_async.stores import Place, addresses_of, files_of
 
 logger = logging.getLogger("comet_async")
@@ -129,78 +126,6 @@ async def _cancel(futures: Collection[asyncio.Future[Any]]) -> None:
 _End: TypeAlias = tuple[Outcome | None, JobRecord | None]
 
 
-@attrs.frozen(kw_only=True)
-class Item:
-    """One image of a run, before anything is sent: `comet_async.Run.plan` yields it.
-
-    Programs read *source*, *request*, *dest* and *error*; the other fields are what the run found
-    out in passing, so that it need not look twice.
-
-    Attributes:
-        source: The image as the caller named it; its outcome has the same name.
-        request: What would be asked for. None when it can't be worked on, and for a job that an
-            earlier run left unfinished.
-        dest: Where the result would be saved, without extension: relative to the output folder
-            if the journal is that folder's own, otherwise in full; None when no file is wanted.
-        others: Other names that its result may have from an earlier run.
-        error: Why it can't be worked on, found while the sources were read.
-        record: The journal's record, for a job that is resumed and not planned anew.
-        images: Its loaded images by JSON field, for a job that is resumed.
-        identity: What its file may be recognised by when it is unchanged.
-        planned: What it was planned as, if that is known without reading its file.
-        outcome: Its outcome, if there is nothing left to do.
-    """
-
-    source: str
-    request: TaskRequest | None = None
-    dest: str | None = None
-    others: tuple[str, ...] = ()
-    error: CometError | None = None
-    record: JobRecord | None = None
-    images: Mapping[str, SourceImage] | None = None
-    identity: FileIdentity | None = None
-    planned: Planned | None = None
-    outcome: Outcome | None = None
-
-    @property
-    def wanted(self) -> TaskRequest:
-        """The request.
-
-        Raises:
-            CometError: The item's error.
-        """
-        if self.request is None:
-            raise self.error or InputError("there is nothing to do", field="request")
-        return self.request
-
-
-@attrs.frozen(kw_only=True)
-class Planned:
-    """The job that an image of a run would become: `comet_async.Run.plan` yields it.
-
-    A run would send it, and have it billed, unless it is *already_satisfied* or its *record* is in
-    another state than ``planned`` and ``rejected``.
-
-    Attributes:
-        item: The image.
-        images: Its loaded and checked images, by JSON field.
-        fields: The request's other fields that decide the result, as JSON.
-        key: The content key, which is sent as ``external_task_id``: the same image with the same
-            fields has the same one. Empty when nothing would be sent.
-        record: What the journal knows of the job, or None when it is new.
-        already_satisfied: True when the image already has the wanted shape: it would be copied.
-        saved: The job with its destinations, if it is known to be done.
-    """
-
-    item: Item
-    images: Mapping[str, SourceImage]
-    fields: Mapping[str, JSON]
-    key: str
-    record: JobRecord | None
-    already_satisfied: bool = False
-    saved: SavedJob | None = None
-
-
 @attrs.define(eq=False)
 class Batch:
     """Runs items with a fixed number of workers; iterate over `outcomes`.
@@ -210,26 +135,18 @@ class Batch:
 
     Attributes:
         runner: Moves jobs.
-        loader: Loads images.
-        saver: Saves results; None when no files are wanted.
+        planner: Says what an image would become.
         workers: How many items to work on at a time.
-        fresh: Another text is another purchase of the same request.
-        retry_failed: Buy tasks that failed earlier once more.
-        memory: Recognises source files.
         finish_left_over: Also finish paid jobs of earlier runs that are no longer asked for.
         covers_sources: False when only jobs that the journal knows are worked on: those that it
             lost are not among them.
     """
 
     runner: JobRunner
-    loader: Loader
-    saver: ResultSaver | None
+    planner: Planner
     workers: int
-    fresh: str = ""
-    retry_failed: bool = False
     finish_left_over: bool = False
     covers_sources: bool = True
-    memory: SourceMemory = attrs.field(init=False)
     calls: Calls = attrs.field(init=False)
     _parked: list[Item] = attrs.field(factory=list, init=False)
     _unfinished: set[str] = attrs.field(factory=set, init=False)
@@ -240,14 +157,16 @@ class Batch:
     def __attrs_post_init__(self) -> None:
         self.calls = Calls(self.active)
         self.runner.sender.on_stop = self._stop_reading
-        # Without a journal on the disk nothing is recognised later.
-        lasting = not isinstance(self.active.journal, MemoryJournal)
-        self.memory = SourceMemory(self.active.journal, self.loader.prepare, writable=lasting)
 
     @property
     def active(self) -> ActiveJobs:
         """The journal's jobs."""
         return self.runner.active
+
+    @property
+    def saver(self) -> ResultSaver | None:
+        """Saves results; None when no files are wanted."""
+        return self.planner.saver
 
     @property
     def options(self) -> JobOptions:
@@ -309,7 +228,7 @@ class Batch:
                             complete = complete and not not_sent  # perhaps never looked up
                             await log.add(outcome, record)
                             yield outcome
-                await self.memory.flush()
+                await self.planner.memory.flush()
                 known = None
         finally:
             await log.flush()
@@ -349,8 +268,8 @@ class Batch:
         while self.finish_left_over and not self._halted:
             page = await self.active.journal.find(LEFT_OVER, after=after)
             for record in page:
-                taken = self.active.locks.taken(record.key)
-                if record.key not in self._unfinished and not taken and self._is_ours(record):
+                known = record.key in self._unfinished or self.active.locks.taken(record.key)
+                if not known and self.planner.is_ours(record):
                     yield Item(source=record.source, record=record)
             if not page:
                 return
@@ -363,12 +282,9 @@ class Batch:
             for record in page:
                 # Without a file to save, a result on the server is the end.
                 wanted = record.state not in READY or await journal.destinations(record.key)
-                if wanted and self._is_ours(record):
+                if wanted and self.planner.is_ours(record):
                     yield Item(source=record.source, record=record)
             after = page[-1].key
-
-    def _is_ours(self, record: JobRecord) -> bool:
-        return record.account == self.active.services.account
 
     async def _end(self, item: Item) -> _End:
         return await self._outcome(item), None
@@ -404,73 +320,6 @@ class Batch:
             problem.__cause__ = error
         return from_error(item.source, problem, task=_task_of(call))
 
-    # Recognising what is known ------------------------------------------------------------
-
-    async def recognised(
-        self, pages: AsyncGenerator[list[Item], None]
-    ) -> AsyncGenerator[Item, None]:
-        """Yield the items of *pages* with all that is known of those whose files are unchanged."""
-        async with aclosing(pages):
-            async for page in pages:
-                for item in await self.recall(page):
-                    yield item
-
-    async def recall(self, page: Sequence[Item]) -> list[Item]:
-        """Return *page* with all that is known of items whose files are unchanged."""
-        named = {item.identity.path: item.source for item in page if item.identity is not None}
-        files = {item.identity.path: item.identity for item in page if item.identity is not None}
-        images = await self.memory.recall(files, named)
-        if not images or self.retry_failed:
-            return list(page)
-        return await self._with_jobs([(item, self._plan_unread(item, images)) for item in page])
-
-    async def finished(self, items: Sequence[Item]) -> list[Item]:
-        """Return *items* with the outcome of those that are planned and whose results are there."""
-        return await self._with_jobs([(item, item.planned) for item in items])
-
-    def _plan_unread(self, item: Item, images: Mapping[str, SourceImage]) -> Planned | None:
-        """Return *item* planned without reading its file, if that is possible."""
-        image = None if item.identity is None else images.get(item.identity.path)
-        request = item.request
-        if image is None or request is None or item.error is not None:
-            return None
-        given = dict.fromkeys(request.images(), image)
-        if len(given) != 1 or request.external_task_id is not None:
-            return None
-        try:
-            if request.already_satisfied(given):
-                return Planned(
-                    item=item, images=given, fields={}, key="", record=None, already_satisfied=True
-                )
-            fields = request.fields(given)
-            hashes = dict.fromkeys(given, image.sha256)
-            key = content_key(request.kind.name, hashes, fields, salt=self.fresh)
-        except CometError:
-            return None  # it is said when its turn comes
-        return Planned(item=item, images=given, fields=fields, key=key, record=None)
-
-    async def _with_jobs(self, known: Sequence[tuple[Item, Planned | None]]) -> list[Item]:
-        """Return items with what was planned, and the outcome of those that are done."""
-        keys = {planned.key for _, planned in known if planned is not None}
-        saved = await self.active.journal.saved(keys - {""})
-        found = [(item, self._with_job(planned, saved)) for item, planned in known]
-        places = {
-            item.dest: place
-            for item, planned in found
-            if planned is not None and (place := _saved_place(item, planned)) is not None
-        }
-        files = {} if self.saver is None else await self.saver.intact(list(places.values()))
-        return [
-            item if planned is None else _with_outcome(item, planned, places, files)
-            for item, planned in found
-        ]
-
-    def _with_job(self, planned: Planned | None, saved: Mapping[str, SavedJob]) -> Planned | None:
-        job = None if planned is None else saved.get(planned.key)
-        if planned is None or job is None or not self._is_ours(job.record):
-            return planned
-        return attrs.evolve(planned, record=job.record, saved=job)
-
     # One item -----------------------------------------------------------------------------
 
     async def one(self, item: Item) -> Outcome:
@@ -499,64 +348,6 @@ class Batch:
             item.source, timeout=self.options.timeout, at_once=self.options.single
         )
 
-    async def plan(self, item: Item) -> Planned:
-        """Load and check *item* as a run does, and look it up; nothing is written or sent.
-
-        Raises:
-            InputError: The item breaks a rule; it says which.
-        """
-        planned = await self.draft(item)
-        if planned.already_satisfied:
-            return planned
-        record = planned.record or await self.active.journal.get(planned.key)
-        while record is not None and (later := await self.bought_again(planned, record)):
-            planned, record = later, later.record
-        return attrs.evolve(planned, record=record)
-
-    async def draft(self, item: Item) -> Planned:
-        """Load and check *item* as a run does, without looking it up.
-
-        Raises:
-            InputError: The item breaks a rule; it says which.
-        """
-        planned = await self._keep_name(await self.prepare(item))
-        if planned.already_satisfied:
-            await self._check_copy(planned)
-        elif planned.saved is None:
-            await self._check_free(planned)
-        return planned
-
-    async def prepare(self, item: Item) -> Planned:
-        """Load and check *item*. The journal is read only if the key depends on it."""
-        if item.error is not None:
-            raise item.error
-        if item.planned is not None:
-            return item.planned
-        request = item.wanted
-        # Without a journal nothing is recognised later, so nothing need be hashed.
-        forgets = isinstance(self.active.journal, ForgettingJournal)
-        hashed = not forgets or request.external_task_id is not None
-        images = {
-            name: await self.loader.load(given, name, hashed=hashed)
-            for name, given in request.images().items()
-        }
-        await self.memory.remember(images.values())
-        if request.already_satisfied(images):
-            return Planned(
-                item=item, images=images, fields={}, key="", record=None, already_satisfied=True
-            )
-        fields = request.fields(images)
-        key, record = request.external_task_id, None
-        if key is None and forgets:
-            key = random_key()
-        hashes = {name: image.sha256 for name, image in images.items()}
-        attempts = itertools.count(1)
-        while key is None or (record is not None and record.state in WITHOUT_RESULT):
-            attempt = next(attempts)
-            key = content_key(request.kind.name, hashes, fields, salt=self.fresh, attempt=attempt)
-            record = await self.active.journal.get(key) if self.retry_failed else None
-        return Planned(item=item, images=images, fields=fields, key=key, record=record)
-
     async def _process(self, call: Call, item: Item, *, park: bool) -> Outcome | None:
         """Take one item from its source to its outcome.
 
@@ -572,7 +363,7 @@ class Batch:
         Raises:
             CometError: It can't continue now.
         """
-        planned = await self._keep_name(await self.prepare(item))
+        planned = await self.planner.prepare(item)
         if planned.already_satisfied:
             return await self.copy(planned)
         return await self._process_planned(call, planned, park=park)
@@ -580,10 +371,10 @@ class Batch:
     async def _process_planned(self, call: Call, planned: Planned, *, park: bool) -> Outcome | None:
         item = planned.item
         async with self._named(planned), self._claimed(call, planned) as record:
-            if (later := await self.bought_again(planned, record)) is not None:
+            if (later := await self.planner.bought_again(planned, record)) is not None:
                 return await self._process_planned(call, later, park=park)
             if record.state in _MAY_BE_SENT:
-                call.images = await self._read(planned.images)
+                call.images = await self.planner.read(planned.images)
             places = None
             if record.state is JobState.PLANNED and not record.fence and item.dest is not None:
                 # No file of a job that was never sent can be anywhere.
@@ -609,92 +400,14 @@ class Batch:
         with self.active.naming(dest, planned.key) as wanted:
             if wanted:
                 await self.saver.refuse_unsent(dest, planned.key)
-            await self._check_free(planned)
+            await self.planner.check(planned)
             yield
-
-    async def bought_again(self, planned: Planned, record: JobRecord) -> Planned | None:
-        """Return the next purchase of a job without a result, if an earlier run made one."""
-        if record.state not in WITHOUT_RESULT or planned.item.wanted.external_task_id is not None:
-            return None
-        key = next_attempt(record.key)
-        later = await self.active.journal.get(key)
-        if later is None or later.state in {JobState.PLANNED, JobState.REJECTED}:
-            return None
-        return await self._keep_name(attrs.evolve(planned, key=key, record=later))
-
-    async def _keep_name(self, planned: Planned) -> Planned:
-        """Return *planned* with the name that an earlier run gave its result.
-
-        A file that appears later may want the same name; what is saved is not renamed for it.
-        """
-        item = planned.item
-        if not item.others or planned.already_satisfied:
-            return planned
-        places = {place.dest for place in await self.active.journal.destinations(planned.key)}
-        kept = next((name for name in item.others if name in places), None)
-        if kept is None or item.dest in places:
-            return planned
-        return attrs.evolve(planned, item=attrs.evolve(item, dest=kept))
-
-    async def _check_copy(self, planned: Planned) -> None:
-        """Refuse a name that an image can't be copied to."""
-        if self.saver is not None and planned.item.dest is not None:
-            image, dest = next(iter(planned.images.values())), planned.item.dest
-            if not image.remembered or await self.saver.find_copy(image, dest) is None:
-                await self.saver.check_copy(image, dest)
-
-    async def _read(self, images: Mapping[str, SourceImage]) -> Mapping[str, SourceImage]:
-        """Read the files of *images* that were only recognised.
-
-        Raises:
-            InputError: One of them is another image now.
-        """
-        read = {}
-        for name, image in images.items():
-            read[name] = image
-            place = image.address or image.path
-            if image.remembered and place is not None:
-                loaded = await self.loader.load(place, name)
-                if loaded.sha256 != image.sha256:
-                    await self.memory.remember([loaded])
-                    await self.memory.flush()
-                    raise InputError(
-                        f"{image.source} changed, although its size and times did not",
-                        field=name,
-                        value=image.source,
-                        limit="an unchanged file",
-                        hint="nothing was sent: run again with checksum=True",
-                    )
-                read[name] = attrs.evolve(loaded, source=image.source)
-        return read
-
-    async def _check_free(self, planned: Planned) -> None:
-        """Refuse a name that can't be used, before anything is paid."""
-        if self.saver is not None and planned.item.dest is not None:
-            n = planned.item.wanted.n
-            known = self.options.verify_remote
-            await self.saver.check_free(planned.item.dest, planned.key, n, adopt=known)
 
     def _claimed(self, call: Call, planned: Planned) -> AbstractAsyncContextManager[JobRecord]:
         """Record an item's job and work on it alone; yields its record as it is then."""
         self._begin(call, planned.key)
         call.images, call.callback_url = planned.images, planned.item.wanted.callback_url
-        return self.active.planned(self.as_job(planned))
-
-    def as_job(self, planned: Planned) -> NewJob:
-        """Return *planned* as a job for the journal."""
-        item = planned.item
-        request = item.wanted
-        return NewJob(
-            key=planned.key,
-            kind=request.kind.name,
-            account=self.active.services.account,
-            params=_params(planned.fields, request.callback_url),
-            n=request.n,
-            source=item.source,
-            image_sha=":".join(image.sha256 for image in planned.images.values()),
-            dest=item.dest,
-        )
+        return self.active.planned(self.planner.as_job(planned))
 
     def _begin(self, call: Call, key: str) -> None:
         call.key = key
@@ -717,7 +430,7 @@ class Batch:
                 limit="at least one margin above 0",
                 hint="nothing was sent and nothing was paid; use the image as it is",
             )
-        await self._check_copy(planned)
+        await self.planner.check(planned)
         saved: tuple[Place, ...] = ()
         image, found = next(iter(planned.images.values())), None
         how = "saved as converted" if image.notes else "copied as it is"
@@ -735,7 +448,7 @@ class Batch:
         )
 
     async def _make_copy(self, saver: ResultSaver, image: SourceImage, dest: str) -> Place:
-        read = await self._read({"image": image})
+        read = await self.planner.read({"image": image})
         return await saver.copy(read["image"], dest)
 
     async def _resume_left_over(self, call: Call, record: JobRecord) -> Outcome | None:
@@ -830,41 +543,8 @@ async def _ends(
             yield [(item.outcome, record) for item, record in zip(items, records, strict=True)]
 
 
-def _saved_place(item: Item, planned: Planned) -> Destination | None:
-    """Return where all images of *item* were saved, if its job is done."""
-    job = planned.saved
-    if job is None:
-        return None
-    wanted = {image.index for image in job.record.images}
-    for place in job.destinations:
-        if (place.dest, place.source) == (item.dest, item.source):
-            kept = {file.index for file in place.files if file.kept}
-            return place if kept == wanted else None
-    return None
-
-
-def _with_outcome(
-    item: Item,
-    planned: Planned,
-    places: Mapping[str | None, Destination],
-    files: Mapping[str, tuple[Place, ...]],
-) -> Item:
-    """Return *item* as planned, with its outcome if the *files* of its place are there."""
-    place, outcome = places.get(item.dest), None
-    if place is not None and place.dest in files and planned.saved is not None:
-        notes = tuple(note for image in planned.images.values() for note in image.notes)
-        outcome = from_record(item.source, planned.saved.record, files[place.dest], notes)
-        outcome = attrs.evolve(outcome, already_there=True)
-    return attrs.evolve(item, planned=planned, outcome=outcome)
-
-
 def _task_of(call: Call | None) -> Task | None:
     """Return the newest that is known about the task of *call*."""
     if call is None or call.job is None:
         return None
     return call.job.task or as_task(call.job.record)
-
-
-def _params(fields: Mapping[str, JSON], callback_url: str | None) -> Mapping[str, JSON]:
-    """Return what the journal keeps of a request: all that it takes to send it later."""
-    return fields if callback_url is None else {**fields, CALLBACK: callback_url}

@@ -14,7 +14,8 @@ import attrs
 from comet_async._images.load import SourceImage, url_scheme
 from comet_async._journal.records import JobRecord, NewJob
 from comet_async._journal.states import READY, WITHOUT_RESULT, JobState
-from comet_async._runs.batch import Batch, Item, Planned, in_parallel
+from comet_async._runs.batch import Batch, in_parallel
+from comet_async._runs.items import Item, Planned
 from comet_async.errors import CometError, InputError
 from comet_async.outcomes import Outcome, from_error, from_record
 
@@ -96,7 +97,7 @@ async def _pages(
             if len(page) >= _PAGE:
                 yield page
                 page = []
-    await batch.memory.flush()
+    await batch.planner.memory.flush()
     if page:
         yield page
 
@@ -105,7 +106,7 @@ async def _draft(batch: Batch, item: Item) -> Draft:
     if item.record is not None or item.outcome is not None:
         return item, item.planned
     try:
-        return item, await batch.draft(item)
+        return item, await batch.planner.draft(item)
     except CometError as error:
         return item, error
 
@@ -131,16 +132,16 @@ async def _record_planned(
 ) -> list[Item]:
     """Add the jobs of *items* to *found*; return items whose images were bought again later."""
     planned: list[tuple[Planned, NewJob]] = []
-    for item in await batch.finished(items):
+    for item in await batch.planner.finished(items):
         if item.outcome is not None:
             found.append(_ended(item.outcome))
         elif item.planned is not None:
-            job = attrs.evolve(batch.as_job(item.planned), source=item.source)
+            job = attrs.evolve(batch.planner.as_job(item.planned), source=item.source)
             planned.append((attrs.evolve(item.planned, item=item), job))
     bought_again: list[Item] = []
     records = await record([job for _, job in planned])
     for (plan, job), known in zip(planned, records, strict=True):
-        later = await batch.bought_again(plan, known)
+        later = await batch.planner.bought_again(plan, known)
         if later is not None:
             bought_again.append(attrs.evolve(later.item, planned=later))
         else:

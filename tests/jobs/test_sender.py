@@ -24,7 +24,9 @@ from comet_async._jobs.services import (
     Services,
 )
 from comet_async._journal.memory import MemoryJournal
-from comet_async._runs.batch import Batch, Item
+from comet_async._runs.batch import Batch
+from comet_async._runs.items import Item
+from comet_async._runs.planner import Planner
 from comet_async.config import Timeouts
 from comet_async.errors import (
     AccountError,
@@ -158,7 +160,11 @@ class Buyer:
     def batch(self, **options: Any) -> Batch:
         """Return a batch."""
         runner = JobRunner(self.active, attrs.evolve(self.options, **options), self.loader)
-        return Batch(runner=runner, loader=self.loader, saver=None, workers=self.workers)
+        return Batch(
+            runner=runner,
+            planner=Planner(runner.active, self.loader, None),
+            workers=self.workers,
+        )
 
     async def submit(self, request: TaskRequest = REQUEST) -> Task:
         """Return the task that *request* makes."""

@@ -27,7 +27,7 @@ from comet_async.errors import CometError
 
 if TYPE_CHECKING:
     from comet_async._journal.records import Journal
-    from comet_async._runs.batch import Planned
+    from comet_async._runs.items import Planned
 
 _LISTED = 100  # rows; a longer table is of no help
 
