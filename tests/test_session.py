@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from comet_async import (
+    AccountError,
     AuthenticationError,
     CometSession,
     ConcurrencyLimitError,
@@ -729,6 +730,28 @@ async def test_money_is_not_limited_without_a_price(comet: CometSession) -> None
     """A price of 0 is not taken for the list price."""
     with pytest.raises(InputError, match="needs a price above 0"):
         comet.expand_many([], max_spend=1, price=0)
+
+
+@pytest.mark.parametrize("refusal", ["401", "1102"])
+async def test_a_refused_lookup_does_not_say_that_the_request_was_refused(
+    comet: CometSession, sandbox: Sandbox, dog: Path, tmp_path: Path, refusal: str
+) -> None:
+    """It may have been billed; that the account can't be used now says nothing about it."""
+    await comet.expand(dog, WIDE)
+    sandbox.faults.add(Fault("drop_after_charge", times=2))
+    for call in ("find", "list"):
+        sandbox.faults.add(Fault(refusal, on=call, times=None))
+    run = comet.expand_folder(dog, tmp_path / "out", WIDE)
+    (outcome,) = [outcome async for outcome in run]
+    assert outcome.status == "uncertain"
+    assert isinstance(run.stopped, AuthenticationError | AccountError)
+    with pytest.raises(OutcomeUnknownError, match="can't be looked up") as caught:
+        await comet.submit(ExpandRequest(image=dog, margins=Margins.uniform(0.2)))
+    assert caught.value.external_task_id == sandbox.ledger.posts[-1].body["external_task_id"]
+    sandbox.faults.clear()
+    again = comet.expand_folder(dog, tmp_path / "out", WIDE)
+    assert [outcome.status async for outcome in again] == ["done"]
+    assert len(sandbox.ledger.posts) == 3
 
 
 @pytest.mark.parametrize("why", ["interrupted", "no money"])

@@ -67,6 +67,7 @@ from comet_async.errors import (
     InputError,
     NotFoundError,
     NotSentError,
+    OutcomeUnknownError,
     ResultMissingError,
     TaskFailedError,
 )
@@ -289,7 +290,23 @@ class JobRunner:
         """Find out what became of a request; back to ``planned`` only with proof."""
         record = job.record
         self.active.slots.hold(record.key, record.n)
-        finding = await self.active.reconciler.resolve(record, self.options.settle)
+        try:
+            finding = await self.active.reconciler.resolve(record, self.options.settle)
+        except CometError as error:
+            if not error.account_wide:
+                raise
+            self.sender.stop(error)
+            # As it is, it would say that this request was refused.
+            raise OutcomeUnknownError(
+                f"request {record.key} may have been accepted and billed, and can't be looked up: "
+                f"{error.message}",
+                status=error.status,
+                code=error.code,
+                request_id=error.request_id,
+                sent=True,
+                hint=f"do not submit it again: look {record.key} up once the account can be used; "
+                "with a journal each run does that, free of charge",
+            ) from error
         absent = finding.verdict is Verdict.ABSENT
         found = True if finding.task is not None else False if absent else None
         self.active.emit(LookedUp, record, found=found)
