@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import IO, TextIO
 
 import attrs
@@ -22,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from comet_async.cli.hints import message_of, with_option
+from comet_async.clock import SYSTEM_CLOCK
 from comet_async.errors import CometError, ConfigError, InputError, JournalError, StaleRecordError
 from comet_async.secret import Secret, redact
 
@@ -145,7 +147,7 @@ class Screen:
         verbose: True to write details as well.
         secrets: Keys that must not appear in any text.
         console: Standard error.
-        log: A file that gets each message as well, or None.
+        log: A file that gets each message as well, with its time, or None.
     """
 
     json: bool = False
@@ -193,7 +195,8 @@ class Screen:
         cleaned = self.clean(text)
         whole = f"{word} {cleaned}" if word else cleaned
         if self.log is not None:
-            SafeStream(self.log).write(f"{whole}\n")  # type: ignore[arg-type]  # a text file
+            now = datetime.fromtimestamp(SYSTEM_CLOCK.time(), UTC)
+            SafeStream(self.log).write(f"{now:%Y-%m-%d %H:%M:%SZ} {whole}\n")  # type: ignore[arg-type]  # a text file
         if self.quiet and not problem:
             return
         if self.events:

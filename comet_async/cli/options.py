@@ -208,7 +208,8 @@ class General:
         bool, Parameter(name=("--verbose", "-v"), help="Show details: what is sent and retried.")
     ] = False
     log: Annotated[
-        Path | None, Parameter(metavar="FILE", help="Append all messages to this file as well.")
+        Path | None,
+        Parameter(metavar="FILE", help="Append all messages, with their times, to this file."),
     ] = None
     debug: Annotated[
         bool, Parameter(help="Show tracebacks and all log messages: for reports of problems.")

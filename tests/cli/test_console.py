@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -202,7 +203,7 @@ def test_no_thread_to_be_had(
 
 @pytest.mark.usefixtures("sandbox")
 async def test_a_log_file(comet: Command, photos: Path) -> None:
-    """It gets what is on the screen, is appended to, and holds no key."""
+    """It gets what is on the screen and when, is appended to, and holds no key."""
     log = photos.parent / "run.log"
     words = ("expand", photos, "--out", photos.parent / "wide", "--to", "2:1", "--log", log)
     await comet(*words, "--quiet")
@@ -211,6 +212,8 @@ async def test_a_log_file(comet: Command, photos: Path) -> None:
     await comet(*words)
     assert log.read_text("utf-8").startswith(first)
     assert "all from earlier runs" in log.read_text("utf-8")[len(first) :]
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ "
+    assert all(re.match(stamp, line) for line in log.read_text("utf-8").splitlines())
 
 
 async def test_a_log_file_that_cannot_be_opened(comet: Command, photos: Path) -> None:
