@@ -275,6 +275,10 @@ class JobRunner:
             if answered:  # the gateway may lack the others
                 return None
             raise
+        except CometError as error:
+            if error.account_wide:
+                self.sender.stop(error)
+            raise
 
     async def _join(self, record: JobRecord) -> Job:
         """Wait for the request of a caller that is gone."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from comet_async import CometSession, JournalLostError, Margins
+from comet_async import AuthenticationError, CometSession, JournalLostError, Margins
 from comet_async.outcomes import Outcome
 from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
@@ -111,3 +111,20 @@ async def test_nothing_is_sent_while_the_server_can_not_be_asked(
         again = await run(comet, photos, out, verify_remote=True)
         assert [outcome.status for outcome in again] == ["done"] * 3
         assert len(sandbox.ledger.charges) == 3
+
+
+async def test_a_run_whose_lookups_are_refused_leaves_the_journal_distrusted(
+    comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path
+) -> None:
+    """It ends like one whose requests are refused, and has looked nothing up."""
+    out = tmp_path / "out"
+    await run(comet, photos, out)
+    (out / JOURNAL_NAME).unlink()
+    refused = sandbox.faults.add(Fault("401", on="find", times=None))
+    stopped = comet.expand_folder(photos, out, WIDE, verify_remote=True)
+    assert {outcome.done async for outcome in stopped} == {False}
+    assert isinstance(stopped.stopped, AuthenticationError)
+    sandbox.faults.remove(refused)
+    with pytest.raises(JournalLostError):
+        await run(comet, photos, out)
+    assert len(sandbox.ledger.posts) == 3
