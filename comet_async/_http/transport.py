@@ -19,7 +19,6 @@ import contextlib
 import functools
 import os
 import socket
-import weakref
 from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
@@ -263,9 +262,8 @@ class Transport:
     clock: Clock
     trusted: frozenset[str] = frozenset()
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = attrs.field(
-        factory=weakref.WeakKeyDictionary, init=False
-    )
+    # Not weak: a copy of a weak dictionary fails while another thread adds to it.
+    _pools: dict[asyncio.AbstractEventLoop, _Pool] = attrs.field(factory=dict, init=False)
     _pid: int = attrs.field(factory=os.getpid, init=False)
     _closed: bool = attrs.field(default=False, init=False)
 
@@ -387,7 +385,7 @@ class Transport:
         """Close the connections of every loop, for good; the caller's own session stays open."""
         self._closed = True
         here = asyncio.get_running_loop()
-        pools, self._pools = dict(self._pools), weakref.WeakKeyDictionary()
+        pools, self._pools = dict(self._pools), {}
         for loop, pool in pools.items():
             if loop is here:
                 await pool.close()
@@ -397,7 +395,8 @@ class Transport:
     @property
     def unclosed(self) -> bool:
         """True while connections of ours are open."""
-        return any(not pool.closed and not loop.is_closed() for loop, pool in self._pools.items())
+        pools = list(self._pools.items())
+        return any(not pool.closed and not loop.is_closed() for loop, pool in pools)
 
     def abandon(self, message: str) -> None:
         """Report each event loop's open connections with *message*, and close them there.
@@ -405,7 +404,7 @@ class Transport:
         For a session that was dropped without `aclose`: aiohttp would report each connection
         pool by itself, in words that don't name the session.
         """
-        pools, self._pools = dict(self._pools), weakref.WeakKeyDictionary()
+        pools, self._pools = dict(self._pools), {}
         for loop, pool in pools.items():
             if pool.closed or loop.is_closed():
                 continue
@@ -434,8 +433,7 @@ class Transport:
                 "this session was created in another process",
                 hint="create a new CometSession after the fork",
             )
-        if self._closed:
-            raise SessionClosedError("the session is closed; nothing was sent")
+        self._check_open()
         self._check_given()
         loop = check_event_loop()
         pool = self._pools.get(loop)
@@ -445,7 +443,16 @@ class Transport:
                     self._pools.pop(other, None)
             pool = self._pools[loop] = self._open()
             await anext(pool.keeper)
+            try:
+                self._check_open()
+            except SessionClosedError:  # by another thread, which may not have seen this pool
+                await pool.close()
+                raise
         return pool
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SessionClosedError("the session is closed; nothing was sent")
 
     def _check_given(self) -> None:
         """Refuse the caller's own session if it is closed: aiohttp's error looks like a lost reply.

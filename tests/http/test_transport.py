@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import concurrent.futures
 import contextlib
 import gc
 import json
@@ -460,6 +461,25 @@ async def test_session_that_is_closed_while_a_request_waits_sends_nothing() -> N
         with pytest.raises(ConfigError, match="is closed"):
             await sending
         assert not pool.uploads.locked()
+
+
+async def test_closing_in_another_thread_leaves_no_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also not those of a loop that makes its first request at that moment."""
+    really = Transport._open
+
+    def closed_meanwhile(made: Transport) -> transport_room._Pool:
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            threads.submit(asyncio.run, made.aclose()).result(10)
+        return really(made)
+
+    async with raw_server(OK) as server, transport() as made:
+        monkeypatch.setattr(Transport, "_open", closed_meanwhile)
+        with pytest.raises(SessionClosedError):
+            await made.get(server.url, None, timeout=5)
+        assert not made.unclosed
+        assert server.requests == []
 
 
 def test_a_loop_that_ended_is_not_kept() -> None:
