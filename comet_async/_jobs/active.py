@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections import Counter
@@ -621,9 +622,13 @@ def _remove(tasks: dict[str, asyncio.Task[None]], task_id: str, task: asyncio.Ta
         task.exception()
 
 
+_LOOK = 0.05  # seconds
+
+
 async def _finished(tasks: Iterable[asyncio.Task[Any]], timeout: float | None) -> None:
     """Wait for *tasks* of any event loop."""
-    waits = [_here(task) for task in tasks if not task.done()]
+    # A copy: other threads add and remove theirs.
+    waits = [_here(task) for task in list(tasks) if not task.done()]
     if waits:
         await asyncio.wait(waits, timeout=timeout)
 
@@ -636,12 +641,19 @@ def _here(task: asyncio.Task[Any]) -> asyncio.Future[Any]:
     future: asyncio.Future[None] = here.create_future()
 
     def done(_task: asyncio.Task[Any]) -> None:
-        here.call_soon_threadsafe(_set, future)
+        with contextlib.suppress(RuntimeError):  # nobody waits any more
+            here.call_soon_threadsafe(_set, future)
 
-    if there.is_running():
+    def look() -> None:
+        # Its loop may end without it, or before it calls `done`: nothing more comes then.
+        if task.done() or not there.is_running():
+            _set(future)
+        elif not future.done():
+            here.call_later(_LOOK, look)
+
+    with contextlib.suppress(RuntimeError):  # its loop was closed
         there.call_soon_threadsafe(task.add_done_callback, done)
-    else:  # its loop ended without it: nothing more will come
-        _set(future)
+    look()
     return future
 
 

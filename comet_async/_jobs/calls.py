@@ -162,7 +162,9 @@ class Calls:
         loop, me = asyncio.get_running_loop(), asyncio.current_task()
         # A caller's own task may live on after the call, so the calls are watched instead.
         calls = [
-            call for task, call in self._calls.items() if task.get_loop() is loop and task is not me
+            call
+            for task, call in list(self._calls.items())  # other threads add and remove theirs
+            if task.get_loop() is loop and task is not me
         ]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):

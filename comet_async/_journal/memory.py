@@ -119,7 +119,7 @@ class MemoryJournal:
         self._check_open()
         if after and after not in self._jobs:
             raise unknown_key(after)
-        jobs = iter(self._jobs.values())
+        jobs = iter(self._copied())
         if after:
             next(job for job in jobs if job.key == after)
         return list(islice((j for j in jobs if states is None or j.state in states), limit))
@@ -127,14 +127,14 @@ class MemoryJournal:
     async def by_task(self, task_id: str) -> JobRecord | None:
         """Return the job that the server knows by *task_id*."""
         self._check_open()
-        return next((job for job in self._jobs.values() if job.task_id == task_id), None)
+        return next((job for job in self._copied() if job.task_id == task_id), None)
 
     async def newest(
         self, states: Collection[JobState], *, account: str, kind: str
     ) -> JobRecord | None:
         """Return the job planned last that is in one of *states* and has a task, if any."""
         self._check_open()
-        for job in reversed(self._jobs.values()):
+        for job in reversed(self._copied()):
             known = job.task_id is not None and job.state in states
             if known and (job.account, job.kind) == (account, kind):
                 return job
@@ -242,7 +242,7 @@ class MemoryJournal:
     async def counts(self) -> dict[JobState, int]:
         """Return how many jobs are in each state that has any."""
         self._check_open()
-        return dict(Counter(job.state for job in self._jobs.values()))
+        return dict(Counter(job.state for job in self._copied()))
 
     async def events(self, key: str | None = None) -> list[JournalEvent]:
         """Return what happened to a job (or to all), oldest first."""
@@ -260,7 +260,7 @@ class MemoryJournal:
     async def outcomes(self, *, after: str = "", limit: int = 500) -> list[SourceOutcome]:
         """Return a page of the last outcomes of sources; see `Journal.outcomes`."""
         self._check_open()
-        sources = sorted(source for source in self._outcomes if source > after)
+        sources = sorted(source for source in list(self._outcomes) if source > after)
         return [self._outcomes[source] for source in sources[:limit]]
 
     async def read_meta(self, name: str) -> JSON:
@@ -279,6 +279,10 @@ class MemoryJournal:
     async def aclose(self) -> None:
         """Close. May be called again."""
         self._closed = True
+
+    def _copied(self) -> list[JobRecord]:
+        """Return all jobs: those of other threads' event loops come and go at any time."""
+        return list(self._jobs.values())
 
     def _check_open(self) -> None:
         if self._closed:

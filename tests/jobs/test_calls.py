@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from typing import Any
 
 import pytest
 
+from comet_async._jobs.active import joined
 from comet_async._jobs.calls import Calls
 from comet_async.errors import SessionClosedError
 
@@ -62,3 +65,24 @@ async def test_a_call_that_does_not_end_is_not_waited_for_for_ever() -> None:
     assert not caller.done()
     caller.cancel()
     await asyncio.wait({caller})
+
+
+@pytest.mark.real_loop
+async def test_a_request_in_a_loop_that_ends_is_not_joined_for_ever() -> None:
+    """A loop of another thread may be over before it says that its task has ended."""
+    other = asyncio.new_event_loop()
+    stop = other.call_soon_threadsafe
+    other.call_soon_threadsafe = lambda *_args, **_more: None  # type: ignore[method-assign, assignment, return-value]  # it never gets to it
+    request: asyncio.Task[Any] = other.create_task(asyncio.Event().wait())
+    thread = threading.Thread(target=other.run_forever)
+    thread.start()
+    joining = asyncio.create_task(joined(request))
+    done, _ = await asyncio.wait({joining}, timeout=0.2)
+    assert not done
+    stop(other.stop)
+    thread.join()
+    async with asyncio.timeout(10):
+        await joining
+    request.cancel()
+    await asyncio.to_thread(other.run_until_complete, asyncio.wait({request}))
+    other.close()
