@@ -31,11 +31,11 @@ from comet_async.cli.options import (
     OUTPUT,
     SERVICE,
     USUAL,
-    USUAL_CONNECTION,
-    Connection,
+    USUAL_SHARED,
     General,
     Geometry,
     Named,
+    SharedConnection,
     address,
     check_seconds,
     folder,
@@ -161,7 +161,7 @@ async def enqueue(  # noqa: PLR0913 - the groups of options, as --help shows the
     choice: SourceOptions = _SOURCES,
     geometry: Geometry = NO_GEOMETRY,
     request: RequestOptions = _REQUEST,
-    connection: Connection = USUAL_CONNECTION,
+    connection: SharedConnection = USUAL_SHARED,
     general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs
 ) -> int:
     """Queue images for the workers of a fleet."""
@@ -299,7 +299,7 @@ async def worker(  # noqa: PLR0913 - the options, as --help shows them
         ),
     ] = "",
     spending: SpendingOptions = _SPENDING,
-    connection: Connection = USUAL_CONNECTION,
+    connection: SharedConnection = USUAL_SHARED,
     general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs
 ) -> int:
     """Work on the jobs of a queue until it is stopped by a signal."""
@@ -447,7 +447,7 @@ async def migrate(
 # ---------------------------------------------------------------------------- opening
 
 
-def _refuse_own_sandbox(connection: Connection) -> None:
+def _refuse_own_sandbox(connection: SharedConnection) -> None:
     if connection.is_sandbox:
         raise InputError(
             "--sandbox starts a server for this command alone, and the queue is shared",

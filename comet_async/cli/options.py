@@ -196,6 +196,24 @@ class Connection:
         return self.sandbox or self.gateway == "sandbox"
 
 
+@Parameter(name="*", group=SERVICE)
+@attrs.frozen(kw_only=True)
+class SharedConnection(Connection):
+    """The same for commands that share a queue: the sandbox of one command is not for them."""
+
+    gateway: Annotated[
+        str | None,
+        Parameter(
+            metavar="NAME|URL",
+            help="comet, kling, or an address. By default what the environment or the "
+            "configuration file says, else CometAPI.",
+        ),
+    ] = None
+    # Refused with a hint, and so not offered.
+    sandbox: Annotated[bool, Parameter(show=False)] = False
+    proxy: Annotated[str | None, PROXY] = attrs.field(default=None, repr=False)
+
+
 @Parameter(name="*", group=GENERAL)
 @attrs.frozen(kw_only=True)
 class General:
@@ -237,4 +255,5 @@ def check_seconds(name: str, value: float | None, *, zero: bool = False) -> floa
 # Defaults of commands: frozen, so that all can share them.
 NO_GEOMETRY = Geometry()
 USUAL_CONNECTION = Connection()
+USUAL_SHARED = SharedConnection()
 USUAL = General()

@@ -258,6 +258,17 @@ def test_help(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert err == ""
 
 
+@pytest.mark.parametrize("name", ["worker", "enqueue"])
+def test_help_offers_no_sandbox_that_is_refused(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A queue's processes need one sandbox for all, by its address."""
+    assert launch([name, "--help"]) == 0
+    shown = capfd.readouterr().out
+    assert "--gateway" in shown
+    assert "sandbox" not in shown
+
+
 @pytest.mark.parametrize("name", ["expand", "enqueue", "completion"])
 def test_commands_on_a_page_of_help_can_be_copied(name: str) -> None:
     """However narrow the terminal is: the second half of a broken command would be another one."""
