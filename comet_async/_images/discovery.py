@@ -327,7 +327,7 @@ class Scan(Iterator[Found]):
                 files, folders = self._listing(root, inner, real)
             except OSError as exc:
                 problem = f"can't be listed: {exc.strerror}"
-                yield _refused(os.path.join(root, inner), below, problem, "check its rights")
+                yield _refused(os.path.join(root, inner), below, problem, "check its rights", exc)
                 continue
             if files and self._meets_sources(below):
                 problem = "would have its results among the sources, and they would be bought next"
@@ -397,7 +397,8 @@ class Scan(Iterator[Found]):
             try:
                 listing = root.store.list(os.path.join(root.name, inner))
             except OSError as exc:
-                yield _refused(here, below, f"can't be listed: {exc.strerror}", "check your rights")
+                problem = f"can't be listed: {exc.strerror}"
+                yield _refused(here, below, problem, "check your rights", exc)
                 continue
             if not (inner or listing.objects or listing.folders):
                 yield _refused(top, base, "is not in the store", "check the address")
@@ -566,8 +567,7 @@ def _leads_out(path: str, root: str) -> bool:
     return not os.path.realpath(path).startswith(os.path.join(root, ""))
 
 
-def _refused(path: str, stem: str, problem: str, hint: str) -> Found:
-    check = ImageRules(source=path)
-    return Found(
-        source=path, stem=stem, error=check.refuse(problem, limit="a readable image", hint=hint)
-    )
+def _refused(path: str, stem: str, problem: str, hint: str, cause: OSError | None = None) -> Found:
+    error = ImageRules(source=path).refuse(problem, limit="a readable image", hint=hint)
+    error.__cause__ = cause
+    return Found(source=path, stem=stem, error=error)

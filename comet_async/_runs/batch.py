@@ -224,8 +224,7 @@ class Batch:
                 async with aclosing(ends):
                     async for outcome, record in ends:
                         if outcome is not None:
-                            not_sent = outcome.status is OutcomeStatus.PENDING and not outcome.task
-                            complete = complete and not not_sent  # perhaps never looked up
+                            complete = complete and not _perhaps_unseen(outcome)
                             await log.add(outcome, record)
                             yield outcome
                 await self.planner.memory.flush()
@@ -530,6 +529,12 @@ class Batch:
             self._unfinished.discard(job.record.key)
         outcome = from_record(item.source, job.record, saved, call.notes, task=job.task)
         return attrs.evolve(outcome, already_there=already_there)
+
+
+def _perhaps_unseen(outcome: Outcome) -> bool:
+    """Return True if the job of a source may not have been looked up on the server."""
+    unread = isinstance(outcome.error, InputError) and isinstance(outcome.error.__cause__, OSError)
+    return unread or (outcome.status is OutcomeStatus.PENDING and outcome.task is None)
 
 
 async def _ends(

@@ -128,3 +128,24 @@ async def test_a_run_whose_lookups_are_refused_leaves_the_journal_distrusted(
     with pytest.raises(JournalLostError):
         await run(comet, photos, out)
     assert len(sandbox.ledger.posts) == 3
+
+
+async def test_an_image_that_could_not_be_read_leaves_the_journal_distrusted(
+    comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path
+) -> None:
+    """It may be there again in the next run, and was bought."""
+    out, away = tmp_path / "out", tmp_path / "away.png"
+    names = [photos / "dog.png", photos / "cat.png"]
+
+    async def statuses(**options: bool) -> set[str]:
+        return {o.status async for o in comet.expand_folder(names, out, WIDE, **options)}
+
+    assert await statuses() == {"done"}
+    (out / JOURNAL_NAME).unlink()
+    names[0].rename(away)
+    assert await statuses(verify_remote=True) == {"done", "invalid"}
+    away.rename(names[0])
+    with pytest.raises(JournalLostError):
+        await statuses()
+    assert await statuses(verify_remote=True) == await statuses() == {"done"}
+    assert len(sandbox.ledger.posts) == 2
