@@ -21,6 +21,8 @@ from comet_async.models import Task
 Busy = Literal["wait", "raise"]
 """What to do while there is no free slot or the server is busy."""
 
+_LOOK = 0.05  # seconds
+
 RUNNING = "the task continues and is billed: wait for its id again, do not submit it again"
 
 
@@ -158,18 +160,20 @@ class Calls:
             task.cancel()
 
     async def ended(self, timeout: float | None) -> None:
-        """Wait until the calls that this loop runs have ended."""
-        loop, me = asyncio.get_running_loop(), asyncio.current_task()
-        # A caller's own task may live on after the call, so the calls are watched instead.
-        calls = [
-            call
-            for task, call in list(self._calls.items())  # other threads add and remove theirs
-            if task.get_loop() is loop and task is not me
-        ]
+        """Wait until all calls but the caller's own have ended, or their loops have."""
+        here, me = asyncio.get_running_loop(), asyncio.current_task()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                for call in calls:
-                    await call.over.wait()
+                # A caller's own task may live on after the call, so the calls are watched instead.
+                for task, call in list(self._calls.items()):  # other threads add and remove theirs
+                    if task is me:
+                        continue
+                    loop = task.get_loop()
+                    if loop is here:
+                        await call.over.wait()
+                        continue
+                    while loop.is_running() and not call.over.is_set():  # noqa: ASYNC110  # see above
+                        await asyncio.sleep(_LOOK)
 
     @asynccontextmanager
     async def begin(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 from typing import Any
 
@@ -86,3 +87,25 @@ async def test_a_request_in_a_loop_that_ends_is_not_joined_for_ever() -> None:
     request.cancel()
     await asyncio.to_thread(other.run_until_complete, asyncio.wait({request}))
     other.close()
+
+
+@pytest.mark.real_loop
+async def test_calls_in_loops_of_other_threads_are_waited_for() -> None:
+    """They need the journal to say what they know, so it must not be closed before."""
+    calls = Calls(None)  # type: ignore[arg-type]  # see above
+    begun, may_end = threading.Event(), threading.Event()
+
+    async def elsewhere() -> None:
+        async with calls.begin("dog.png", timeout=None, at_once=False):
+            begun.set()
+            await asyncio.to_thread(may_end.wait, 30)
+
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        other = threads.submit(asyncio.run, elsewhere())
+        assert begun.wait(30)
+        ending = asyncio.create_task(calls.ended(None))
+        done, _ = await asyncio.wait({ending}, timeout=0.2)
+        assert not done
+        may_end.set()
+        await ending
+        other.result(30)
