@@ -167,7 +167,7 @@ def _check(port: int, speed: float) -> None:
         )
     if not (math.isfinite(speed) and speed > 0):
         raise InputError(
-            f"--speed {speed} must be a number above 0",
+            f"--speed {speed:g} must be a number above 0",
             field="speed",
             value=speed,
             limit="above 0",

@@ -72,11 +72,13 @@ def _value(defaults: Options | CallbackOptions, name: str, text: str) -> object:
     """Return the value of a switch, read from *text*."""
     known = {field.name for field in attrs.fields(type(defaults))} - {"callbacks"}
     if name not in known:
+        names = ", ".join(sorted(known))
         raise InputError(
             f"option {name!r} is unknown",
             field="options",
             value=name,
-            limit=", ".join(sorted(known)),
+            limit=names,
+            hint=f"known are {names}",
         )
     try:
         value = json.loads(text, parse_constant=str)

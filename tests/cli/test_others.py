@@ -117,6 +117,7 @@ async def test_sandbox_for_other_machines(
     ("words", "said"),
     [
         (("--option", "nonsense=1"), "'nonsense' is unknown"),
+        (("--option", "task_second=1"), "task_seconds, "),
         (("--option", "list_tasks=maybe"), "list_tasks can't be 'maybe'"),
         (("--admin-token", " "), "admin_token must not be empty"),
         (("--port", "99999"), "--port 99999"),
