@@ -16,7 +16,7 @@ from comet_async._journal.records import JobRecord, NewJob
 from comet_async._journal.states import READY, WITHOUT_RESULT, JobState
 from comet_async._runs.batch import Batch, in_parallel
 from comet_async._runs.items import Item, Planned
-from comet_async.errors import CometError, InputError
+from comet_async.errors import CometError, IdempotencyConflictError, InputError
 from comet_async.outcomes import Outcome, from_error, from_record
 
 _PAGE = 500  # jobs that are recorded in one transaction
@@ -83,7 +83,7 @@ async def recorded(
     finally:
         if recording is not None:
             recording.cancel()
-            await asyncio.wait({recording})
+            await asyncio.gather(recording, return_exceptions=True)
 
 
 async def _pages(
@@ -139,8 +139,11 @@ async def _record_planned(
             job = attrs.evolve(batch.planner.as_job(item.planned), source=item.source)
             planned.append((attrs.evolve(item.planned, item=item), job))
     bought_again: list[Item] = []
-    records = await record([job for _, job in planned])
+    records = await _recorded([job for _, job in planned], record)
     for (plan, job), known in zip(planned, records, strict=True):
+        if isinstance(known, CometError):
+            found.append(_ended(from_error(job.source, known)))
+            continue
         later = await batch.planner.bought_again(plan, known)
         if later is not None:
             bought_again.append(attrs.evolve(later.item, planned=later))
@@ -148,6 +151,18 @@ async def _record_planned(
             outcome = None if can_be_run(job, known) else from_record(job.source, known)
             found.append(RecordedJob(source=job.source, key=job.key, outcome=outcome))
     return bought_again
+
+
+async def _recorded(
+    jobs: Sequence[NewJob], record: Record
+) -> Sequence[JobRecord | IdempotencyConflictError]:
+    try:
+        return await record(jobs)
+    except IdempotencyConflictError as error:
+        if len(jobs) == 1:
+            return [error]
+    # One of them contradicts the journal. The others are recorded all the same.
+    return [known for job in jobs for known in await _recorded([job], record)]
 
 
 def _ended(outcome: Outcome) -> RecordedJob:

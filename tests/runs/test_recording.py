@@ -10,7 +10,7 @@ import pytest
 
 from comet_async import CometSession, ExpandRequest, Margins, OutcomeStatus, SourceImage
 from comet_async._runs import recording
-from comet_async.errors import InputError, JournalRequiredError
+from comet_async.errors import IdempotencyConflictError, InputError, JournalRequiredError
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 from comet_async.testing import VirtualClock
 from comet_async.types import RecordedJob
@@ -132,6 +132,25 @@ async def test_what_can_not_be_recorded_says_why(
         (job,) = [job async for job in run.record()]
     assert job.outcome is not None
     assert "memory" in str(job.outcome.error)
+    assert sandbox.ledger.posts == []
+
+
+async def test_a_conflict_keeps_no_other_from_being_recorded(
+    sandbox: Sandbox, opened: Opener, photos: Path
+) -> None:
+    """An id of one's own that belongs to another request already."""
+    dog, cat = photos / "dog.png", photos / "cat.png"
+    requests = [
+        ExpandRequest(image=dog, margins=WIDE, external_task_id="mine"),
+        ExpandRequest(image=cat, margins=WIDE, external_task_id="mine"),
+        ExpandRequest(image=cat, margins=WIDE),
+    ]
+    async with opened() as comet:
+        jobs = [job async for job in comet.expand_many(requests).record()]
+    outcomes = [job.outcome for job in jobs]
+    assert outcomes[0] is outcomes[2] is None
+    assert outcomes[1] is not None
+    assert isinstance(outcomes[1].error, IdempotencyConflictError)
     assert sandbox.ledger.posts == []
 
 
