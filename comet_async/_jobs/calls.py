@@ -172,7 +172,7 @@ class Calls:
                     if loop is here:
                         await call.over.wait()
                         continue
-                    while loop.is_running() and not call.over.is_set():  # noqa: ASYNC110  # see above
+                    while loop.is_running() and not call.over.is_set():  # noqa: ASYNC110 - set there
                         await asyncio.sleep(_LOOK)
 
     @asynccontextmanager
