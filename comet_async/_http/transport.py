@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import inspect
 import os
 import socket
 from collections.abc import AsyncGenerator, Mapping
@@ -390,7 +391,13 @@ class Transport:
             if loop is here:
                 await pool.close()
             elif loop.is_running():
-                await _ended(asyncio.run_coroutine_threadsafe(pool.close(), loop), loop)
+                closing, work = pool.close(), None
+                with contextlib.suppress(RuntimeError):  # that loop was closed just now
+                    work = asyncio.run_coroutine_threadsafe(closing, loop)
+                if work is not None:
+                    await _ended(work, loop)
+                if inspect.getcoroutinestate(closing) == inspect.CORO_CREATED:
+                    closing.close()  # the loop's own end closes the pool
 
     @property
     def unclosed(self) -> bool:

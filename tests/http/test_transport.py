@@ -758,6 +758,36 @@ async def test_loop_that_stops_meanwhile_is_not_waited_for() -> None:
         loop.close()
 
 
+@pytest.mark.real_loop
+@pytest.mark.filterwarnings("always::RuntimeWarning")
+async def test_loop_that_ends_meanwhile_leaves_no_coroutine(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """It closes its connections by itself, and Python does not warn of what it never began."""
+    made = Transport(network=Network(), timeouts=Timeouts(), clock=SystemClock())
+    loop = asyncio.new_event_loop()
+
+    async def once() -> None:
+        async with raw_server(OK) as server:
+            await made.get(server.url, None, timeout=5)
+
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(once(), loop))
+    really = loop.call_soon_threadsafe
+    loop.call_soon_threadsafe = lambda *_args, **_more: None  # type: ignore[method-assign, assignment, return-value]  # it never gets to it
+    closing = asyncio.create_task(made.aclose())
+    await asyncio.sleep(0)
+    really(loop.stop)
+    await asyncio.to_thread(thread.join)
+    await asyncio.wait_for(closing, 10)
+    await asyncio.to_thread(loop.run_until_complete, loop.shutdown_asyncgens())
+    loop.close()
+    del closing
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 def test_loop_that_stands_still_closes_its_own() -> None:
     """The connections of a loop that does not run are left to that loop's end."""
     made = Transport(network=Network(), timeouts=Timeouts(), clock=SystemClock())
