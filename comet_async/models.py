@@ -204,6 +204,25 @@ class Task:
         """True when the task ended without images."""
         return self.status == _FAILED
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the snapshot as a dictionary for JSON, without ``raw``.
+
+        Its keys are the attributes' names. Times are text in ISO 8601, ``units`` are text,
+        too. It holds signed URLs: whoever reads them can fetch the images.
+        """
+        names = ("id", "status", "message", "external_task_id", "kind", "request_id")
+        moments = {"created_at": self.created_at, "updated_at": self.updated_at}
+        return {
+            **{name: getattr(self, name) for name in names},
+            "status": str(self.status),
+            "images": [
+                {"index": each.index, "url": each.url, "watermark_url": each.watermark_url}
+                for each in self.images
+            ],
+            **{name: value and value.isoformat() for name, value in moments.items()},
+            "units": None if self.units is None else str(self.units),
+        }
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what pickles: a read-only mapping does not."""
         state = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}

@@ -6,6 +6,7 @@ import enum
 from collections.abc import Collection
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -75,6 +76,24 @@ class Outcome:
     def done(self) -> bool:
         """True when the images are there."""
         return self.status is OutcomeStatus.DONE
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the outcome as a dictionary for JSON: for an API's answer, a log or a queue.
+
+        Its keys are the attributes' names; ``task`` and ``error`` are as `Task.as_dict` and
+        `CometError.as_dict` return them, or None. The task holds signed URLs.
+        """
+        return {
+            "source": self.source,
+            "status": str(self.status),
+            "task": None if self.task is None else self.task.as_dict(),
+            "files": [str(path) for path in self.files],
+            "urls": list(self.urls),
+            "error": None if self.error is None else self.error.as_dict(),
+            "external_task_id": self.external_task_id,
+            "notes": list(self.notes),
+            "already_there": self.already_there,
+        }
 
 
 def from_error(source: str, error: CometError, *, task: Task | None = None) -> Outcome:

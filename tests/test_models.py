@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 
+from comet_async.errors import NotSentError
 from comet_async.models import ResultImage, Task, TaskPage, TaskStatus
+from comet_async.outcomes import Outcome, OutcomeStatus
 
 SIGNED = "https://cdn.example/a.png?sign=canary"
 
@@ -134,3 +139,33 @@ def test_signed_addresses_do_not_show() -> None:
 def test_last_page(size: int, last: bool) -> None:
     """A page is the last one when it is short."""
     assert TaskPage(tasks=(task(),), number=1, size=size).last is last
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_task_as_json(full: bool) -> None:
+    """All that it has, but for the server's own object."""
+    moment = datetime(2026, 1, 31, 17, 20, tzinfo=UTC)
+    image = ResultImage(index=0, url="https://cdn.example/a.png?signature=1", task_id="1")
+    more: dict[str, Any] = {"created_at": moment, "units": Decimal("0.5"), "images": (image,)}
+    snapshot = Task(id="1", status=TaskStatus.SUCCEED, raw={"secret": 1}, **(more if full else {}))
+    written = json.loads(json.dumps(snapshot.as_dict()))
+    assert written.keys() == {field.name for field in attrs.fields(Task)} - {"raw"}
+    assert (written["id"], written["status"], written["updated_at"]) == ("1", "succeed", None)
+    if full:
+        assert datetime.fromisoformat(written["created_at"]) == moment
+        assert written["units"] == "0.5"
+        assert written["images"] == [{"index": 0, "url": image.url, "watermark_url": None}]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_an_outcome_as_json(full: bool) -> None:
+    """With its task and its error, if it has them."""
+    newest, error = Task(id="1", status="new"), NotSentError("no network", external_task_id="ce1-x")
+    more: dict[str, Any] = {"task": newest, "error": error, "files": (Path("wide/dog.png"),)}
+    outcome = Outcome(source="dog.png", status=OutcomeStatus.PENDING, **(more if full else {}))
+    written = json.loads(json.dumps(outcome.as_dict()))
+    assert written.keys() == {field.name for field in attrs.fields(Outcome)}
+    assert (written["source"], written["status"]) == ("dog.png", "pending")
+    assert written["task"] == (newest.as_dict() if full else None)
+    assert written["error"] == (json.loads(json.dumps(error.as_dict())) if full else None)
+    assert written["files"] == ([str(Path("wide/dog.png"))] if full else [])
