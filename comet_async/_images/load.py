@@ -239,6 +239,8 @@ class SourceImage:
         height: Pixels down, as a viewer shows it; None where it is not known.
         format: ``"png"`` or ``"jpeg"``; None for a URL.
         notes: How it was converted, one sentence each.
+        other_sha256: What *sha256* is of the same file with the other choice of ``prepare``, by
+            which a run recognises what was bought with it. Empty if that makes no difference.
         file: The open file or stream to read it from; see `from_file`.
         address: The object in a store that it comes from; see `comet_async.stores`.
         identity: What to recognise the file by, if it was read from one.
@@ -258,6 +260,7 @@ class SourceImage:
     height: int | None = None
     format: str | None = None
     notes: tuple[str, ...] = ()
+    other_sha256: str = attrs.field(default="", repr=False, eq=False)
     identity: FileIdentity | None = attrs.field(default=None, repr=False, eq=False)
     read_at_ns: int = attrs.field(default=0, repr=False, eq=False)
     remembered: bool = attrs.field(default=False, repr=False, eq=False)
@@ -666,11 +669,13 @@ def examine(file: BinaryIO, size: int, check: ImageRules) -> SourceImage:
     if inspector.doubtful and not has_all_data(_pieces(file)):
         raise check.damaged(MISSING_DATA)
     info = inspector.info
-    if info is None or (check.prepare and needs_conversion(info, size)):
+    convertible = needs_conversion(info, size)
+    if info is None or (check.prepare and convertible):
         return _converted(file, inspector, digest.digest() if check.hashed else None, check)
     return SourceImage(
         source=check.source,
         sha256=digest.hexdigest() if check.hashed else "",
+        other_sha256=_converted_sha256(digest.digest()) if check.hashed and convertible else "",
         size=inspector.size,
         width=info.width,
         height=info.height,
@@ -683,9 +688,15 @@ def _converted(
 ) -> SourceImage:
     file.seek(0)
     made = convert(file, inspector.format or "", check, info=inspector.info)
+    if digest is None:
+        return _encoded(made, check.source, "")
+    image = _encoded(made, check.source, _converted_sha256(digest))
+    return attrs.evolve(image, other_sha256=digest.hex())
+
+
+def _converted_sha256(digest: bytes) -> str:
     # Marked as converted: sent as it is, the same original would be another image.
-    sha256 = "" if digest is None else hashlib.sha256(b"prepared 1\0" + digest).hexdigest()
-    return _encoded(made, check.source, sha256)
+    return hashlib.sha256(b"prepared 1\0" + digest).hexdigest()
 
 
 def _encoded(made: Converted, source: str, sha256: str) -> SourceImage:

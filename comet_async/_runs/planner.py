@@ -108,8 +108,8 @@ class Planner:
 
     async def _with_jobs(self, known: Sequence[tuple[Item, Planned | None]]) -> list[Item]:
         """Return items with what was planned, and the outcome of those that are done."""
-        keys = {planned.key for _, planned in known if planned is not None}
-        saved = await self.active.journal.saved(keys - {""})
+        plans = [each for _, planned in known for each in self._either(planned)]
+        saved = await self.active.journal.saved({planned.key for planned in plans} - {""})
         found = [(item, self._with_job(planned, saved)) for item, planned in known]
         places = {
             item.dest: place
@@ -123,10 +123,11 @@ class Planner:
         ]
 
     def _with_job(self, planned: Planned | None, saved: Mapping[str, SavedJob]) -> Planned | None:
-        job = None if planned is None else saved.get(planned.key)
-        if planned is None or job is None or not self.is_ours(job.record):
-            return planned
-        return attrs.evolve(planned, record=job.record, saved=job)
+        for each in self._either(planned):
+            job = saved.get(each.key)
+            if job is not None and self.is_ours(job.record):
+                return attrs.evolve(each, record=job.record, saved=job)
+        return planned
 
     def is_ours(self, record: JobRecord) -> bool:
         """Return True if a job belongs to the session's account."""
@@ -166,7 +167,7 @@ class Planner:
         Raises:
             InputError: The item breaks a rule; it says which.
         """
-        return await self._keep_name(await self._plan_loaded(item))
+        return await self._keep_name(await self._as_bought(await self._plan_loaded(item)))
 
     async def _plan_loaded(self, item: Item) -> Planned:
         if item.error is not None:
@@ -197,6 +198,34 @@ class Planner:
             key = content_key(request.kind.name, hashes, fields, salt=self.fresh, attempt=attempt)
             record = await self.active.journal.get(key) if self.retry_failed else None
         return Planned(item=item, images=images, fields=fields, key=key, record=record)
+
+    async def _as_bought(self, planned: Planned) -> Planned:
+        """Return *planned* as an earlier run with the other choice of ``prepare`` bought it, if so.
+
+        It is the same image, and the result has its name: it must not be bought twice.
+        """
+        plans = self._either(planned)
+        if len(plans) == 1 or planned.saved is not None:
+            return planned
+        for each in plans:
+            record = await self.active.journal.get(each.key)
+            if record is not None and record.state not in _NOT_BOUGHT:
+                return attrs.evolve(each, record=record)
+        return planned
+
+    def _either(self, planned: Planned | None) -> tuple[Planned, ...]:
+        """Return *planned*, and what it would be with the other choice of ``prepare``."""
+        if planned is None:
+            return ()
+        if not planned.key or not any(image.other_sha256 for image in planned.images.values()):
+            return (planned,)
+        request = planned.item.wanted
+        if request.external_task_id is not None:
+            return (planned,)
+        images = {name: _otherwise(image) for name, image in planned.images.items()}
+        hashes = {name: image.sha256 for name, image in images.items()}
+        key = content_key(request.kind.name, hashes, planned.fields, salt=self.fresh)
+        return planned, attrs.evolve(planned, images=images, key=key)
 
     async def bought_again(self, planned: Planned, record: JobRecord) -> Planned | None:
         """Return the next purchase of a job without a result, if an earlier run made one."""
@@ -256,7 +285,7 @@ class Planner:
             place = image.address or image.path
             if image.remembered and place is not None:
                 loaded = await self.loader.load(place, name)
-                if loaded.sha256 != image.sha256:
+                if image.sha256 not in {loaded.sha256, loaded.other_sha256}:
                     await self.memory.remember([loaded])
                     await self.memory.flush()
                     raise InputError(
@@ -266,7 +295,7 @@ class Planner:
                         limit="an unchanged file",
                         hint="nothing was sent: run again with checksum=True",
                     )
-                read[name] = attrs.evolve(loaded, source=image.source)
+                read[name] = attrs.evolve(loaded, source=image.source, sha256=image.sha256)
         return read
 
     def as_job(self, planned: Planned) -> NewJob:
@@ -283,6 +312,16 @@ class Planner:
             image_sha=":".join(image.sha256 for image in planned.images.values()),
             dest=item.dest,
         )
+
+
+_NOT_BOUGHT = WITHOUT_RESULT | {JobState.PLANNED, JobState.REJECTED}
+
+
+def _otherwise(image: SourceImage) -> SourceImage:
+    """Return *image* by the hash that it has with the other choice of ``prepare``."""
+    if not image.other_sha256:
+        return image
+    return attrs.evolve(image, sha256=image.other_sha256, other_sha256=image.sha256, notes=())
 
 
 def _saved_place(item: Item, planned: Planned) -> Destination | None:

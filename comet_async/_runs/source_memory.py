@@ -93,6 +93,7 @@ def _known(image: SourceImage, variant: str) -> KnownSource:
     if identity is None:
         raise AssertionError
     facts = [_VERSION, image.sha256, image.size, image.width, image.height, image.format]
+    other = [image.other_sha256] if image.other_sha256 else []
     return KnownSource(
         path=identity.path,
         variant=variant,
@@ -101,12 +102,12 @@ def _known(image: SourceImage, variant: str) -> KnownSource:
         ctime_ns=identity.ctime_ns,
         inode=identity.inode,
         read_at_ns=image.read_at_ns,
-        facts=json.dumps([*facts, list(image.notes)]),
+        facts=json.dumps([*facts, list(image.notes), *other]),
     )
 
 
 def _image(source: KnownSource, name: str) -> SourceImage:
-    _, sha256, size, width, height, format_, notes = json.loads(source.facts)
+    _, sha256, size, width, height, format_, notes, *other = json.loads(source.facts)
     stored = "://" in source.path
     return SourceImage(
         source=name,
@@ -119,6 +120,7 @@ def _image(source: KnownSource, name: str) -> SourceImage:
         height=height,
         format=format_,
         notes=tuple(notes),
+        other_sha256=other[0] if other else "",
         remembered=True,
     )
 
