@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 from urllib.parse import quote
 
@@ -35,6 +35,14 @@ KLING_HOSTS: Mapping[str, str] = {
     "singapore": "https://api-singapore.klingai.com",
     "beijing": "https://api-beijing.klingai.com",
 }
+
+
+_KEYS = re.compile("auth|cookie|credential|jwt|key|pass|secret|session|sign|token", re.IGNORECASE)
+
+
+def _secrets_in(values: Iterable[str]) -> tuple[Secret, ...]:
+    words = (value.split()[-1].strip(QUOTES) for value in values)
+    return tuple(Secret(word) for word in words if word)
 
 
 def _as_root(root: URL | str) -> URL:
@@ -249,8 +257,16 @@ class Gateway:
     @property
     def secrets(self) -> tuple[Secret, ...]:
         """The parts of the headers that must never be shown, such as what follows ``Basic``."""
-        words = (value.split()[-1].strip(QUOTES) for value in self.headers.values())
-        return tuple(Secret(word) for word in words if word)
+        return _secrets_in(self.headers.values())
+
+    @property
+    def keys(self) -> tuple[Secret, ...]:
+        """Those of the `secrets` that are keys by their headers' names.
+
+        What else a header says may rightly stand in an answer, such as a tenant's name in the
+        URL of a result.
+        """
+        return _secrets_in(value for name, value in self.headers.items() if _KEYS.search(name))
 
     def collection(self, kind: TaskKind) -> URL:
         """Return the address that creates and lists tasks of *kind*."""

@@ -131,6 +131,10 @@ class Api:
         return cls(gateway, credentials, transport, clock)
 
     @property
+    def _keys(self) -> tuple[Secret, ...]:
+        return (*self.credentials.secrets, *self.gateway.keys)
+
+    @property
     def _secrets(self) -> tuple[Secret, ...]:
         return (*self.credentials.secrets, *self.gateway.secrets)
 
@@ -215,7 +219,7 @@ class Api:
         Raises:
             CometError: As `comet_async._http.transport.Transport.get` says.
         """
-        return _without(self._secrets, await self._send(url, timeout))
+        return _without(self._keys, await self._send(url, timeout))
 
     async def _exchange(
         self,
@@ -261,7 +265,7 @@ class Api:
         An error loses its traceback: the variables in it hold what the server wrote.
         """
         try:
-            return decode(_without(self._secrets, reply), now=self.clock.time())
+            return decode(_without(self._keys, reply), now=self.clock.time())
         except CometError as caught:
             error = caught.with_traceback(None)
         _redact_fields(error, self._secrets)

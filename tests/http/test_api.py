@@ -377,6 +377,26 @@ async def test_a_header_in_quotes_does_not_hide_what_was_accepted(value: str) ->
     assert "blue" not in repr(api.gateway)
 
 
+@pytest.mark.parametrize("call", [CREATE, GET, FIND], ids=["create", "get", "find"])
+async def test_a_header_that_is_no_key_may_stand_in_an_answer(call: Call) -> None:
+    """A result whose URL has the tenant's name in it is not damaged, nor is a status."""
+    url = "https://acme-images.example/acme-images/a.png"
+    done = data() | {
+        "task_status": "succeed",
+        "task_result": {"images": [{"index": 0, "url": url}]},
+    }
+    headers = {"X-Tenant": "acme-images", "X-Mode": "succeed!", "X-Api-Key": "acme-key-1"}
+    async with api_on(answering(envelope(done)), headers=headers) as (api, _):
+        task = await call(api)
+    assert task.succeeded
+    assert [image.url for image in task.images] == [url]
+    refused = refusal(400, 1201, "no acme-images for acme-key-1")
+    async with api_on(answering(refused), headers=headers) as (api, _):
+        with pytest.raises(CometError) as caught:
+            await call(api)
+    assert "acme" not in f"{caught.value}{caught.value.as_dict()}"
+
+
 async def test_hosts_of_results_see_no_header_of_the_gateway() -> None:
     """They are named by the server, and belong to others."""
     async with api_on(answering({}), headers={"X-Tenant": "t-17"}) as (api, server):
