@@ -108,8 +108,7 @@ class Planner:
 
     async def _with_jobs(self, known: Sequence[tuple[Item, Planned | None]]) -> list[Item]:
         """Return items with what was planned, and the outcome of those that are done."""
-        plans = [each for _, planned in known for each in self._either(planned)]
-        saved = await self.active.journal.saved({planned.key for planned in plans} - {""})
+        saved = await self._saved([planned for _, planned in known if planned is not None])
         found = [(item, self._with_job(planned, saved)) for item, planned in known]
         places = {
             item.dest: place
@@ -122,12 +121,21 @@ class Planner:
             for item, planned in found
         ]
 
+    async def _saved(self, plans: Sequence[Planned]) -> dict[str, SavedJob]:
+        """Return those jobs of *plans* that are done, with either choice of ``prepare``."""
+        saved = await self.active.journal.saved({planned.key for planned in plans} - {""})
+        left = (planned for planned in plans if planned.key not in saved)
+        others = {other.key for planned in left if (other := self._otherwise(planned)) is not None}
+        return saved | await self.active.journal.saved(others) if others else saved
+
     def _with_job(self, planned: Planned | None, saved: Mapping[str, SavedJob]) -> Planned | None:
-        for each in self._either(planned):
-            job = saved.get(each.key)
-            if job is not None and self.is_ours(job.record):
-                return attrs.evolve(each, record=job.record, saved=job)
-        return planned
+        if planned is None:
+            return None
+        plan = planned if planned.key in saved else self._otherwise(planned)
+        job = None if plan is None else saved.get(plan.key)
+        if plan is None or job is None or not self.is_ours(job.record):
+            return planned
+        return attrs.evolve(plan, record=job.record, saved=job)
 
     def is_ours(self, record: JobRecord) -> bool:
         """Return True if a job belongs to the session's account."""
@@ -204,28 +212,26 @@ class Planner:
 
         It is the same image, and the result has its name: it must not be bought twice.
         """
-        plans = self._either(planned)
-        if len(plans) == 1 or planned.saved is not None:
+        other = self._otherwise(planned)
+        if other is None or planned.saved is not None:
             return planned
-        for each in plans:
+        for each in (planned, other):
             record = await self.active.journal.get(each.key)
             if record is not None and record.state not in _NOT_BOUGHT:
                 return attrs.evolve(each, record=record)
         return planned
 
-    def _either(self, planned: Planned | None) -> tuple[Planned, ...]:
-        """Return *planned*, and what it would be with the other choice of ``prepare``."""
-        if planned is None:
-            return ()
+    def _otherwise(self, planned: Planned) -> Planned | None:
+        """Return *planned* with the other choice of ``prepare``, or None if that is the same."""
         if not planned.key or not any(image.other_sha256 for image in planned.images.values()):
-            return (planned,)
+            return None
         request = planned.item.wanted
         if request.external_task_id is not None:
-            return (planned,)
+            return None
         images = {name: _otherwise(image) for name, image in planned.images.items()}
         hashes = {name: image.sha256 for name, image in images.items()}
         key = content_key(request.kind.name, hashes, planned.fields, salt=self.fresh)
-        return planned, attrs.evolve(planned, images=images, key=key)
+        return attrs.evolve(planned, images=images, key=key)
 
     async def bought_again(self, planned: Planned, record: JobRecord) -> Planned | None:
         """Return the next purchase of a job without a result, if an earlier run made one."""
