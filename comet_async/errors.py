@@ -7,7 +7,7 @@
     │   ├── MissingExtraError       an optional dependency is not installed
     │   ├── JournalRequiredError    the call needs a session with a journal
     │   └── ForkedSessionError      the object was created in another process (fork)
-    ├── SessionClosedError          the session was closed; nothing was sent
+    ├── SessionClosedError          the session was closed; nothing more was sent
     ├── RunStoppedError             the run was interrupted or has stopped; not sent
     │   └── BudgetExceededError     the run's own limit of jobs or money is reached
     ├── InputError                  a value is refused before anything is sent (also a ValueError)
@@ -195,7 +195,11 @@ class ForkedSessionError(ConfigError):
 
 
 class SessionClosedError(CometError):
-    """The session was closed before the call; nothing was sent."""
+    """The session was closed; nothing was sent, or nothing more.
+
+    When ``task_id`` is set, the task was accepted before that and is billed: wait for it in a
+    new session.
+    """
 
     default_sent: ClassVar[bool | None] = False
 

@@ -18,6 +18,7 @@ from comet_async.errors import (
     DecodeError,
     InputError,
     NotFoundError,
+    SessionClosedError,
     WaitTimeoutError,
 )
 
@@ -182,6 +183,17 @@ def deadline_error(entry: WatchedTask, watch: Watch) -> WaitTimeoutError:
 def closed_error(entry: WatchedTask) -> WaitTimeoutError:
     """Return what a wait for *entry* ends with when its waiter is closed."""
     return _unfinished(entry, "and its waiter was closed")
+
+
+def session_closed_error(entry: WatchedTask) -> SessionClosedError:
+    """Return what a wait for *entry* ends with when its session is closed."""
+    return SessionClosedError(
+        f"the session was closed while task {entry.id} was waited for",
+        hint=f"open a new session; {RESUME}",
+        sent=True,
+        task_id=entry.id,
+        external_task_id=_external_id(entry),
+    )
 
 
 def _unfinished(entry: WatchedTask, why: str) -> WaitTimeoutError:

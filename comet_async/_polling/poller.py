@@ -54,12 +54,14 @@ from comet_async._polling.failures import (
     deadline_error,
     individual_error,
     is_our_own,
+    session_closed_error,
 )
 from comet_async._polling.list_polling import ListPolling
-from comet_async._polling.source import TaskSource, submission_of
+from comet_async._polling.source import TaskSource, is_closed, submission_of
 from comet_async._polling.timing import PollTiming
 from comet_async._polling.watch import (
     NEVER,
+    Reason,
     TimerHeap,
     Watch,
     WatchedTask,
@@ -68,6 +70,7 @@ from comet_async._polling.watch import (
     without_raw,
 )
 from comet_async._wire.decode import Notification
+from comet_async.errors import SessionClosedError
 from comet_async.events import Changed, EventSink, Notified, Polled, PollEvent, Retried
 from comet_async.models import Task, TaskStatus
 
@@ -380,9 +383,10 @@ class Poller:
         return list(self.index)
 
     def _dismiss(self, entry: WatchedTask) -> None:
+        reason = session_closed_error if is_closed(self.shared.source) else closed_error
         for watch in entry.all_watches:
             self.leave(watch)
-            watch.failed(functools.partial(closed_error, entry))
+            watch.failed(functools.partial(reason, entry))
 
     def _in_turns(self, items: list[T], function: Callable[[T], object]) -> None:
         """Empty *items*, handing a few hundred to *function* in each turn of the loop."""
@@ -638,6 +642,9 @@ class Poller:
         if concerns_account(error):
             self._in_turns(self._taken_off(), functools.partial(self.give_up, error=error))
             return
+        if isinstance(error, SessionClosedError):
+            self._end(entry, functools.partial(session_closed_error, entry))
+            return
         try:
             when = None if is_our_own(error) else self.shared.policy.on_failure(entry, error, now)
         except Exception as bug:  # noqa: BLE001  # a back-off of the user's own may raise
@@ -659,10 +666,12 @@ class Poller:
 
     def give_up(self, entry: WatchedTask, error: Exception) -> None:
         """End all waits for *entry* with *error*, unless they have ended."""
+        self._end(entry, functools.partial(individual_error, entry, error))
+
+    def _end(self, entry: WatchedTask, reason: Reason) -> None:
         if entry.gone:
             return
         self._forget(entry)
-        reason = functools.partial(individual_error, entry, error)
         for watch in entry.remove_all():
             watch.failed(reason)
 

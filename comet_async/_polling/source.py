@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class TaskSource(Protocol):
     """What a waiter polls; `CometSession` is one.
 
-    One more method is used if there is one: ``submission(task_id)`` returns when the task was
-    submitted here, if it was.
+    Two more things are used if they are there: the method ``submission(task_id)`` returns when
+    the task was submitted here, if it was; the attribute ``closed`` is True once nothing can be
+    polled any more.
     """
 
     @property
@@ -56,3 +57,8 @@ def submission_of(source: TaskSource, task_id: str) -> Submission | None:
     """Return when the task was submitted through *source*, if it knows."""
     find: Callable[[str], Submission | None] | None = getattr(source, "submission", None)
     return None if find is None else find(task_id)
+
+
+def is_closed(source: TaskSource) -> bool:
+    """Return True if *source* says that it was closed."""
+    return bool(getattr(source, "closed", False))

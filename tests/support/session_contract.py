@@ -597,6 +597,35 @@ class SessionSuite:
         await asyncio.sleep(300)
         assert len(sandbox.ledger.posts) == posts
 
+    async def test_closing_ends_waits_with_what_resumes_them(
+        self, open_session: OpenSession, sandbox: Sandbox
+    ) -> None:
+        """However a task is waited for, also by another waiter that polls the session."""
+        async with open_session() as session:
+            task = await session.submit(request())
+            finished = session.as_completed([task, task.id])
+            waits = [
+                asyncio.ensure_future(wait)
+                for wait in (
+                    session.wait(task),
+                    anext(finished),
+                    TaskWaiter(session).wait(task),
+                )
+            ]
+            await asyncio.sleep(1)
+        begin = asyncio.get_running_loop().time()
+        waits.append(asyncio.ensure_future(anext(finished)))
+        for wait in waits:
+            with pytest.raises(SessionClosedError) as caught:
+                await wait
+            assert (caught.value.sent, caught.value.task_id) == (True, task.id)
+            assert caught.value.external_task_id == task.external_task_id
+            assert str(caught.value).count("billed") == 1
+        assert asyncio.get_running_loop().time() - begin < 30
+        with pytest.raises(StopAsyncIteration):
+            await anext(finished)
+        assert len(sandbox.ledger.posts) == 1
+
     async def test_closing_takes_no_longer_than_it_may(
         self, open_session: OpenSession, sandbox: Sandbox
     ) -> None:
