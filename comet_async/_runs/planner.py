@@ -152,10 +152,7 @@ class Planner:
         planned = await self.draft(item)
         if planned.already_satisfied:
             return planned
-        record = planned.record or await self.active.journal.get(planned.key)
-        while record is not None and (later := await self.bought_again(planned, record)):
-            planned, record = later, later.record
-        return attrs.evolve(planned, record=record)
+        return await self._newest(planned)
 
     async def draft(self, item: Item) -> Planned:
         """Load and check *item* as a run does, without looking it up.
@@ -216,10 +213,17 @@ class Planner:
         if other is None or planned.saved is not None:
             return planned
         for each in (planned, other):
-            record = await self.active.journal.get(each.key)
-            if record is not None and record.state not in _NOT_BOUGHT:
-                return attrs.evolve(each, record=record)
+            newest = await self._newest(each)
+            if newest.record is not None and newest.record.state not in _NOT_BOUGHT:
+                return newest
         return planned
+
+    async def _newest(self, planned: Planned) -> Planned:
+        """Return *planned* with its record: that of its last purchase, if it was bought again."""
+        record = planned.record or await self.active.journal.get(planned.key)
+        while record is not None and (later := await self.bought_again(planned, record)):
+            planned, record = later, later.record
+        return attrs.evolve(planned, record=record)
 
     def _otherwise(self, planned: Planned) -> Planned | None:
         """Return *planned* with the other choice of ``prepare``, or None if that is the same."""
@@ -231,7 +235,7 @@ class Planner:
         images = {name: _otherwise(image) for name, image in planned.images.items()}
         hashes = {name: image.sha256 for name, image in images.items()}
         key = content_key(request.kind.name, hashes, planned.fields, salt=self.fresh)
-        return attrs.evolve(planned, images=images, key=key)
+        return attrs.evolve(planned, images=images, key=key, record=None)
 
     async def bought_again(self, planned: Planned, record: JobRecord) -> Planned | None:
         """Return the next purchase of a job without a result, if an earlier run made one."""

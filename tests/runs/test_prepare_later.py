@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 from pathlib import Path
+from typing import Unpack
 
 import pytest
 from PIL import Image
 
-from comet_async import CometError, CometSession, Margins, Outcome, OutcomeStatus
+from comet_async import CometError, CometSession, Margins, Outcome, OutcomeStatus, RunOptions
 from comet_async.sandbox import DEFAULT_KEY, Fault, Sandbox
 from comet_async.testing import VirtualClock
 
@@ -36,12 +37,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def run(
-    sandbox: Sandbox, clock: VirtualClock, folder: Path, *, prepare: bool, settle: float = 60
+    sandbox: Sandbox, clock: VirtualClock, folder: Path, **options: Unpack[RunOptions]
 ) -> list[Outcome]:
     """Expand *folder* in a session of its own."""
-    async with CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, settle=settle) as comet:
+    async with CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock) as comet:
         out = folder.parent / "wide"
-        return [each async for each in comet.expand_folder(folder, out, WIDE, prepare=prepare)]
+        return [each async for each in comet.expand_folder(folder, out, WIDE, **options)]
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["as they are first", "converted first"])
@@ -103,3 +104,21 @@ async def test_a_failure_is_bought_again_converted(
     (done,) = await run(sandbox, clock, folder, prepare=True)
     assert done.done
     assert "upright" in done.notes[0]
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["as they are first", "converted first"])
+async def test_what_was_bought_after_a_failure_stays(
+    sandbox: Sandbox, clock: VirtualClock, folder: Path, first: bool
+) -> None:
+    """The failure is not all that there is to know of the other choice."""
+    (folder / "print.jpg").unlink()
+    sandbox.tasks.hold()
+    failing = asyncio.create_task(run(sandbox, clock, folder, prepare=first))
+    (await sandbox.tasks.next()).fail()
+    await failing
+    sandbox.tasks.release()
+    (bought,) = await run(sandbox, clock, folder, prepare=first, retry_failed=True)
+    for retry_failed in (False, True):
+        (again,) = await run(sandbox, clock, folder, prepare=not first, retry_failed=retry_failed)
+        assert (again.done, again.already_there) == (True, True)
+        assert again.external_task_id == bought.external_task_id
