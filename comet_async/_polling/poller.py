@@ -560,8 +560,9 @@ class Poller:
 
     def _apply_snapshot(self, entry: WatchedTask, task: Task, sent: float, now: float) -> None:
         timing, previous = self.shared.timing, entry.status
-        self._retries.on_success(now)
-        if not self._tolerates_status(entry, task, now):
+        tolerated = self._tolerates_status(entry, task, now)
+        self._retries.on_success(now)  # its own failures are over: the next parked task is woken
+        if not tolerated:
             return
         timing.observe_server_time(entry, task, sent, now)
         changed = task.status != previous and rank_of(task.status) >= entry.rank

@@ -333,6 +333,28 @@ async def test_a_parked_task_can_be_left(server: TaskServer) -> None:
     assert waiter.waiting == 0
 
 
+async def test_a_parked_task_that_the_list_shows_leaves_its_turn_to_the_next(
+    server: TaskServer,
+) -> None:
+    """Else the next one sleeps until its error budget is used up, beside a healthy server."""
+    waiter = TaskWaiter(server, schedule=1000, use_list=False, rng=random.Random(1))
+    fail(server, FAULTS["500"])
+    waits = [asyncio.create_task(waiter.wait(server.submit(4000.0).id)) for _ in range(2)]
+    await asyncio.sleep(0)
+    waiter._shared.policy.retries.tokens = -30.0
+    await asyncio.sleep(10.0)
+    (poller,) = waiter._pollers.values()
+    now = server.clock.monotonic()
+    assert server.polls == 2
+    server.fault = lambda _id, _number: None
+    first = poller._retries._parked[0]
+    poller.apply_listed(first, server.snapshot(server.scripts[first.id], now), now)
+    await asyncio.sleep(60.0)
+    assert [task_id for _, task_id in server.polled[2:]] == [{"t0": "t1", "t1": "t0"}[first.id]]
+    for wait in waits:
+        wait.cancel()
+
+
 async def test_an_id_that_nobody_knows_is_not_called_paid(server: TaskServer) -> None:
     """A wait for a mistyped id ends with what the server said, and with advice that fits."""
     waiter = TaskWaiter(server, timeout=30)
