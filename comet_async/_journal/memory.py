@@ -6,6 +6,7 @@ Sessions without a journal use it, and it is the model that the journal on disk 
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import islice
@@ -78,6 +79,8 @@ class MemoryJournal:
     _sources: dict[tuple[str, str], KnownSource] = attrs.field(factory=dict, init=False, repr=False)
     _in_flight: int = attrs.field(default=0, init=False, repr=False)
     _closed: bool = attrs.field(default=False, init=False)
+    # Held while a change is checked and made: event loops of several threads share a journal.
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
 
     async def __aenter__(self) -> Self:
         """Return the journal itself."""
@@ -89,6 +92,10 @@ class MemoryJournal:
 
     async def plan(self, jobs: Sequence[NewJob], *, now: float) -> list[JobRecord]:
         """Record *jobs*, or find those that are known; see `Journal.plan`."""
+        with self._lock:
+            return self._plan(jobs, now)
+
+    def _plan(self, jobs: Sequence[NewJob], now: float) -> list[JobRecord]:
         self._check_open()
         changed: dict[str, JobRecord] = {}
         records: list[JobRecord] = []
@@ -152,15 +159,16 @@ class MemoryJournal:
     ) -> JobRecord:
         """Move a job to another state; see `Journal.move`."""
         move, after = moved(record, new, now=now, changes=changes)
-        self._check_current(record)
-        if place is not None:
-            self._check_place(record, place)
-        self._swap(record, after, why)
-        if record.run is not None and is_refunded(move, record, after):
-            self._runs[record.run].add(-1, record.n)
-        if place is not None:
-            for file in place.files:
-                self._save(record.key, place.dest, file)
+        with self._lock:
+            self._check_current(record)
+            if place is not None:
+                self._check_place(record, place)
+            self._swap(record, after, why)
+            if record.run is not None and is_refunded(move, record, after):
+                self._runs[record.run].add(-1, record.n)
+            if place is not None:
+                for file in place.files:
+                    self._save(record.key, place.dest, file)
         return after
 
     async def send(
@@ -168,21 +176,23 @@ class MemoryJournal:
     ) -> JobRecord | Refusal:
         """Enter ``sending`` if the limits let it; see `Journal.send`."""
         after = sending(record, now=now, post_deadline=post_deadline, boot=self.boot, run=run)
-        self._check_current(record)
-        spent = self._runs.setdefault(run, _Run())
-        refusal = limits.refusal(
-            record.n, jobs=spent.jobs, images=spent.images, in_flight=self._in_flight
-        )
-        if refusal:
-            return refusal
-        self._swap(record, after, "")
-        spent.add(1, record.n)
+        with self._lock:
+            self._check_current(record)
+            spent = self._runs.setdefault(run, _Run())
+            refusal = limits.refusal(
+                record.n, jobs=spent.jobs, images=spent.images, in_flight=self._in_flight
+            )
+            if refusal:
+                return refusal
+            self._swap(record, after, "")
+            spent.add(1, record.n)
         return after
 
     async def note(self, record: JobRecord, *, now: float, **changes: Unpack[Changes]) -> JobRecord:
         """Write details of a job that stays in its state; see `Journal.note`."""
         after = noted(record, now=now, changes=changes)
-        self._swap(record, after, "")
+        with self._lock:
+            self._swap(record, after, "")
         return after
 
     async def destinations(self, key: str) -> tuple[Destination, ...]:
@@ -192,10 +202,11 @@ class MemoryJournal:
 
     async def save_file(self, key: str, dest: str, file: SavedFile) -> None:
         """Record a file at a destination; see `Journal.save_file`."""
-        self._check_open()
-        if dest not in self._destinations.get(key, {}):
-            raise unknown_destination(key, dest)
-        self._save(key, dest, file)
+        with self._lock:
+            self._check_open()
+            if dest not in self._destinations.get(key, {}):
+                raise unknown_destination(key, dest)
+            self._save(key, dest, file)
 
     def _save(self, key: str, dest: str, file: SavedFile) -> None:
         if file.name in self._owners:
@@ -339,13 +350,14 @@ class ForgettingJournal(MemoryJournal):
 
     def forget(self, key: str) -> None:
         """Remove a job."""
-        record = self._jobs.pop(key, None)
-        if record is None:
-            return
-        self._in_flight -= record.n * (record.state in IN_FLIGHT)
-        for place in self._destinations.pop(key, {}).values():
-            for file in place.files:
-                self._owners.pop(file.name, None)
+        with self._lock:
+            record = self._jobs.pop(key, None)
+            if record is None:
+                return
+            self._in_flight -= record.n * (record.state in IN_FLIGHT)
+            for place in self._destinations.pop(key, {}).values():
+                for file in place.files:
+                    self._owners.pop(file.name, None)
 
     async def save_outcomes(self, outcomes: Sequence[SourceOutcome]) -> None:
         """Keep no outcomes."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ import pytest
 import comet_async.journal
 from comet_async._journal import database, sql as statements
 from comet_async._journal.memory import MemoryJournal
+from comet_async._journal.records import JobRecord, Limits, Refusal
 from comet_async._journal.rows import FIELDS
 from comet_async._journal.states import JobState
 from comet_async.errors import (
@@ -439,6 +442,40 @@ async def test_few_writes_drop_no_events(path: Path) -> None:
         old = await planned(journal)
         await journal.plan([new_job(1)], now=NOW + 366 * 86400.0)
         assert len(await journal.events(old.key)) == 1
+
+
+async def test_threads_do_not_share_the_last_job_of_a_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A limit is checked and counted in one step: nobody comes between."""
+    journal = MemoryJournal()
+    records = [await planned(journal, number) for number in range(2)]
+    checked, sent = threading.Event(), threading.Event()
+    refusal = Limits.refusal
+
+    def slow(self: Limits, n: int, **counts: int) -> Refusal | None:
+        found = refusal(self, n, **counts)
+        if not checked.is_set():
+            checked.set()
+            sent.wait(0.2)
+        return found
+
+    def send(record: JobRecord) -> JobRecord | Refusal:
+        limits = Limits(jobs=1)
+        found = asyncio.run(
+            journal.send(record, now=NOW, post_deadline=60.0, limits=limits, run="r")
+        )
+        sent.set()
+        return found
+
+    monkeypatch.setattr(Limits, "refusal", slow)
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        first = threads.submit(send, records[0])
+        assert await asyncio.to_thread(checked.wait, 10)
+        second = threads.submit(send, records[1])
+        assert await asyncio.to_thread(second.result, 10) is Refusal.JOBS
+        assert isinstance(first.result(10), JobRecord)
+    assert await journal.in_flight() == 1
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
