@@ -221,7 +221,8 @@ class LocalStore:
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.name)
                 elif entry.is_file(follow_symlinks=False):
-                    objects.append(_info(_joined(folder, entry.name), entry.stat()))
+                    with contextlib.suppress(FileNotFoundError):  # removed a moment ago
+                        objects.append(_info(_joined(folder, entry.name), entry.stat()))
         return Listing(objects=tuple(objects), folders=tuple(folders))
 
     def _path(self, name: str) -> Path:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,31 @@ def test_folders_are_listed_one_at_a_time(store: Store, folder: str) -> None:
     assert listing.folders == ("sub",)
     assert all(store.find(each.name) == each for each in listing.objects)
     assert {each.name for each in store.list("").objects} == {"inner.png"}
+
+
+def test_a_file_that_is_removed_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may write there: its temporary files come and go while it is listed."""
+    names = {f"{number}.png" for number in range(5)}
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    scandir, removed = os.scandir, set[str]()
+
+    @contextlib.contextmanager
+    def listed(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with scandir(folder) as entries:
+            yield map(remove_first, entries)
+
+    def remove_first(entry: os.DirEntry[str]) -> os.DirEntry[str]:
+        if not removed:
+            removed.add(entry.name)
+            Path(entry.path).unlink()
+        return entry
+
+    monkeypatch.setattr(os, "scandir", listed)
+    listing = LocalStore(tmp_path).list("")
+    assert {each.name for each in listing.objects} == names - removed
 
 
 def test_a_new_content_is_a_new_version(tmp_path: Path, bucket: Bucket) -> None:
