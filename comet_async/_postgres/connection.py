@@ -45,6 +45,8 @@ _TROUBLE = 3  # attempts without a server: one that only dropped a connection an
 # A transaction that met another one; PostgreSQL has undone it, and it can be done again.
 _COLLISIONS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 _READ_ONLY = psycopg.errors.ReadOnlySqlTransaction
+# The server gave up this client, which had stopped within a transaction: see `Target.stall`.
+_GIVEN_UP = psycopg.errors.IdleInTransactionSessionTimeout
 
 
 class NotMigratedError(JournalError):
@@ -160,7 +162,9 @@ def is_lost(error: BaseException) -> bool:
     if isinstance(error, psycopg.OperationalError):
         state = error.sqlstate or ""
         # 53300 is "too many connections"; without a state, libpq itself could not connect.
-        return not state or state[:2] in {"08", "57", "25"} or state == "53300"
+        return not state or state[:2] in {"08", "57"} or state == "53300"
+    if isinstance(error, _GIVEN_UP | _READ_ONLY):  # not operational errors for psycopg
+        return True
     return isinstance(error, psycopg.InterfaceError)
 
 
@@ -262,6 +266,8 @@ class PostgresConnection:
 
     def again(self, error: Exception) -> bool:
         """Return True if the transaction that met *error* was undone and can be done again."""
+        if isinstance(error, _READ_ONLY):  # it would be met again at once
+            return False
         return self._is_lost(error) or isinstance(error, _COLLISIONS)
 
     def _is_lost(self, error: Exception) -> bool:

@@ -169,6 +169,7 @@ class Worker:
                     self._serve(db)
             except psycopg.Error as error:
                 logger.warning("the lease's connection was lost: %s", type(error).__name__)
+                self._stop.wait(_RECONNECT)  # a replica refuses each one
             except Exception:
                 logger.exception("a bug in the lease's thread")
                 self._stop.wait(self.heartbeat)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -97,6 +99,47 @@ async def test_a_connection_that_is_cut(database: str, schema: str, moment: str)
         assert not left
         assert await journal.get(record.key) == record
         assert record.state is S.SUBMITTED
+
+
+@pytest.mark.failure("F72")
+async def test_a_client_that_stops_within_a_transaction(database: str, schema: str) -> None:
+    """The server ends its session; what was not committed is done again."""
+    left = ["before:T3"]
+
+    def stop(seen: str) -> None:
+        if seen not in left:
+            return
+        left.remove(seen)
+        query = (
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = %s"
+            " AND state = 'idle in transaction')"
+        )
+        with psycopg.connect(database, autocommit=True) as db:
+            while db.execute(query, [f"comet_async {schema}"]).fetchone() == (True,):
+                time.sleep(0.05)
+
+    async with await PostgresJournal.open(
+        database, schema=schema, heartbeat=1, hook=stop
+    ) as journal:
+        record = await walked(journal, S.SUBMITTED)
+        assert not left
+        assert await journal.get(record.key) == record
+
+
+async def test_a_database_that_is_only_read_for_now(
+    own_database: str, admin: psycopg.Connection[Any]
+) -> None:
+    """As a replica is, or one whose disk is full: what is refused may be written later."""
+    name = urlsplit(own_database).path[1:]
+    async with await PostgresJournal.open(own_database) as journal:
+        run(admin, "ALTER DATABASE {name} SET default_transaction_read_only = on", name=name)
+        cut_connections(admin, "comet_async")
+        with pytest.raises(JournalError, match="read-only") as caught:
+            await planned(journal)
+        assert caught.value.retryable
+        run(admin, "ALTER DATABASE {name} RESET default_transaction_read_only", name=name)
+        cut_connections(admin, "comet_async")
+        await planned(journal)
 
 
 async def test_a_server_that_is_not_there() -> None:
