@@ -15,7 +15,7 @@ from collections.abc import (
     Collection,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, asynccontextmanager
 from typing import Any, TypeAlias, TypeVar
 
 import attrs
@@ -462,8 +462,7 @@ class Batch:
     async def _resume_everywhere(self, call: Call, record: JobRecord) -> Outcome:
         """Run a job of the journal to its end, alone, and save its results where they belong."""
         self._begin(call, record.key)
-        async with self.active.alone(record) as current:
-            await self._check_places(current)
+        async with self.active.alone(record) as current, self._keeping_names(current):
             job = await self.runner.run(call, current)
             places = await self.active.journal.destinations(record.key)
             dests: list[str | None] = [place.dest for place in places]
@@ -475,14 +474,26 @@ class Batch:
                 outcome = await self._conclude(call, item, call.job or job)
             return outcome
 
-    async def _check_places(self, record: JobRecord) -> None:
-        """Refuse names that can't be used since a job was planned, before anything is paid."""
-        unsent = record.state in {JobState.PLANNED, JobState.REJECTED}
+    @asynccontextmanager
+    async def _keeping_names(self, record: JobRecord) -> AsyncGenerator[None, None]:
+        """Work on a job of the journal whose results can get their names, as `_named` does.
+
+        Raises:
+            InputError: They can't since it was planned, and nothing was sent.
+        """
         # Where several processes share the journal, another one may have the disk that this lacks.
-        if self.saver is not None and self.active.shared is None and unsent:
-            known = self.options.verify_remote
+        if self.saver is None or self.active.shared is not None:
+            yield
+            return
+        unsent = record.state in {JobState.PLANNED, JobState.REJECTED}
+        with ExitStack() as names:
             for place in await self.active.journal.destinations(record.key):
-                await self.saver.check_free(place.dest, record.key, record.n, adopt=known)
+                if names.enter_context(self.active.naming(place.dest, record.key)):
+                    await self.saver.refuse_unsent(place.dest, record.key)
+                if unsent:
+                    known = self.options.verify_remote
+                    await self.saver.check_free(place.dest, record.key, record.n, adopt=known)
+            yield
 
     async def _resume(self, call: Call, item: Item, record: JobRecord) -> Outcome:
         """Run a job of the journal to its end, alone."""

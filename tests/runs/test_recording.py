@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from comet_async import CometSession, ExpandRequest, Margins, OutcomeStatus, SourceImage
+from comet_async import CometSession, ExpandRequest, Margins, Outcome, OutcomeStatus, SourceImage
 from comet_async._runs import recording
 from comet_async.errors import IdempotencyConflictError, InputError, JournalRequiredError
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
@@ -202,3 +202,22 @@ async def test_a_name_that_is_taken_since_is_refused_before_anything_is_paid(
         assert sandbox.ledger.posts == []
         taken.unlink()
         assert (await comet.run_job(key)).files == (taken,)
+
+
+async def test_of_two_jobs_that_want_one_name_only_one_is_paid(
+    sandbox: Sandbox, opened: Opener, photos: Path, tmp_path: Path
+) -> None:
+    """Nothing has the name yet when they are recorded, nor when they are run at the same time."""
+    twin = tmp_path / "others" / "dog.png"
+    twin.parent.mkdir()
+    twin.write_bytes((photos / "cat.png").read_bytes())
+    sources = photos / "dog.png", twin
+    jobs = [(await recorded(opened, each, tmp_path / "wide"))["dog.png"] for each in sources]
+    async with opened() as comet:
+        ends = await asyncio.gather(
+            *(comet.run_job(job.key or "") for job in jobs), return_exceptions=True
+        )
+    assert [each.done for each in ends if isinstance(each, Outcome)] == [True]
+    (error,) = (each for each in ends if isinstance(each, InputError))
+    assert "another request in progress" in str(error)
+    assert len(sandbox.ledger.charges) == 1
