@@ -118,7 +118,7 @@ async def _record(batch: Batch, page: Sequence[Draft], record: Record) -> list[R
         if item.record is not None:
             found.append(RecordedJob(source=item.source, key=item.record.key))
         elif (outcome := item.outcome or await _own_outcome(batch, item, draft)) is not None:
-            found.append(_ended(outcome))
+            found.append(attrs.evolve(_ended(outcome), source=_source(item)))
         elif isinstance(draft, Planned):
             item = draft.item  # noqa: PLW2901 - with the name that an earlier run gave its result
             items.append(attrs.evolve(item, source=absolute(item.source), planned=draft))
@@ -167,6 +167,13 @@ async def _recorded(
 
 def _ended(outcome: Outcome) -> RecordedJob:
     return RecordedJob(source=outcome.source, key=outcome.external_task_id, outcome=outcome)
+
+
+def _source(item: Item) -> str:
+    """Return what an image is called; a path from the root."""
+    given = () if item.request is None else item.request.images().values()
+    in_memory = not all(isinstance(each, str | os.PathLike) for each in given)
+    return item.source if in_memory else absolute(item.source)
 
 
 def _can_be_found(image: SourceImage) -> bool:

@@ -117,12 +117,20 @@ async def test_what_was_bought_again_is_what_is_recorded(
 
 
 async def test_what_can_not_be_recorded_says_why(
-    sandbox: Sandbox, opened: Opener, photos: Path, tmp_path: Path, photo: bytes
+    sandbox: Sandbox,
+    opened: Opener,
+    photos: Path,
+    tmp_path: Path,
+    photo: bytes,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One bad image keeps no other from being recorded."""
     (photos / "notes.png").write_bytes(b"no image at all")
-    jobs = await recorded(opened, photos, tmp_path / "wide")
-    broken = jobs.pop("notes.png").outcome
+    monkeypatch.chdir(tmp_path)
+    jobs = await recorded(opened, photos.relative_to(tmp_path), tmp_path / "wide")
+    bad = jobs.pop("notes.png")
+    assert bad.source == str(photos / "notes.png")
+    broken = bad.outcome
     assert broken is not None
     assert broken.status is OutcomeStatus.INVALID
     assert [job.outcome for job in jobs.values()] == [None] * 3
@@ -130,6 +138,7 @@ async def test_what_can_not_be_recorded_says_why(
         image = SourceImage.from_bytes(photo, name="upload.png")
         run = comet.expand_many([ExpandRequest(image=image, margins=WIDE)])
         (job,) = [job async for job in run.record()]
+    assert job.source == "upload.png"
     assert job.outcome is not None
     assert "memory" in str(job.outcome.error)
     assert sandbox.ledger.posts == []
