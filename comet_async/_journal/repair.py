@@ -164,7 +164,7 @@ def distrust(fresh: sqlite3.Connection, now: float) -> None:
         "UPDATE job SET state = ?, fence = fence + 1, updated_at = ?, why = ?,"
         # A search of the server's list goes back to sent_at: better too far than too short.
         " sent_at = coalesce(sent_at, created_at), post_deadline = ?"
-        " WHERE state IN (?, ?)",
+        " WHERE state IN (?, ?, ?)",
         (
             JobState.UNKNOWN.value,
             now,
@@ -172,6 +172,7 @@ def distrust(fresh: sqlite3.Connection, now: float) -> None:
             now,
             JobState.PLANNED.value,
             JobState.SENDING.value,
+            JobState.REJECTED.value,  # the next run sends it again
         ),
     )
 

@@ -125,6 +125,16 @@ async def test_nothing_that_could_be_sent_is_trusted(path: Path, clock: VirtualC
     assert (record.sent_at, record.post_deadline) == (NOW, record.updated_at)
 
 
+async def test_a_refusal_is_not_trusted(path: Path, clock: VirtualClock) -> None:
+    """The next run sends such a job again, and may have done so before the file was damaged."""
+    async with await SqliteJournal.open(path) as journal:
+        (job,) = await journal.plan([job_of(0)], now=NOW)
+        sent = await step(journal, job, S.SENDING)
+        await step(journal, sent, S.REJECTED, message="too dark")
+    await recover(path, clock=clock)
+    assert unknown(await jobs_of(path)) == {job.key}
+
+
 async def test_everything_else_comes_along(path: Path) -> None:
     """Events, destinations, files and facts are copied too."""
     await fill(path)
