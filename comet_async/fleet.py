@@ -313,7 +313,7 @@ class FleetWorker:
         self._leaving = None
 
     async def run(self) -> None:
-        """Work until `stop` is called.
+        """Work until `stop` is called; a `stop` before the start counts. May be called again.
 
         If it is cancelled, all its jobs go back to the queue at once, without `grace`.
 
@@ -327,6 +327,7 @@ class FleetWorker:
             JournalError: The database can't be used, or was not reached for long. Other workers
                 take over the jobs of this one.
         """
+        self.stopped = None
         journal = await _journal_of(self.comet)
         self._consumer = Consumer(
             queue=await Queue.open(journal),
@@ -338,8 +339,12 @@ class FleetWorker:
             if not self._stopping:
                 await self._consume(self._consumer)
         finally:
-            if self._leaving is not None:
-                await self._leaving
+            try:
+                if self._leaving is not None:
+                    await self._leaving
+            finally:
+                self._consumer = self._leaving = None
+                self._stopping = False
         if self.stopped is not None:
             raise self.stopped
 

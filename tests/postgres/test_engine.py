@@ -311,6 +311,22 @@ async def test_a_stop_before_the_start(comet: CometSession) -> None:
     await asyncio.wait_for(worker.run(), 30)
 
 
+async def test_a_worker_runs_again(
+    comet: CometSession, journal: PostgresJournal, many: Path, tmp_path: Path
+) -> None:
+    """After it was stopped, and after an error that has been dealt with."""
+    worker = FleetWorker(comet, max_jobs=0)
+    await enqueued(comet, many, tmp_path / "out")
+    with pytest.raises(BudgetExceededError):
+        await asyncio.wait_for(worker.run(), 30)
+    worker._budget = {}
+    await emptied(worker, journal)
+    assert (worker.done, worker.stopped) == (12, None)
+    await enqueued(comet, make_folder(tmp_path / "more", 3), tmp_path / "out")
+    await emptied(worker, journal)
+    assert worker.done == 15
+
+
 @pytest.mark.parametrize("everything", [False, True], ids=["run", "all tasks"])
 async def test_jobs_of_a_worker_that_is_cancelled_go_back_to_the_queue(
     journal: PostgresJournal, many: Path, tmp_path: Path, *, everything: bool
