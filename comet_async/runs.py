@@ -242,6 +242,11 @@ class Run:
         image that already has the wanted shape is copied here. Of `CometSession.resume`, the jobs
         are those that are unfinished.
 
+        Example:
+            >>> async for job in comet.expand_folder("photos", "wide", rule).record():
+            ...     if job.outcome is None:
+            ...         await queue.put(job.key)
+
         Raises:
             JournalRequiredError: The session has no journal.
             JournalError: The journal can't be opened or written.
