@@ -140,8 +140,10 @@ def check_address(url: URL, *, loopback: bool, own_host: str | None = None) -> N
         if own_host is not None and host == own_host:
             return
     reason = None
-    if url.scheme != "https" or not host:
+    if url.scheme != "https":
         reason = f"its scheme is {url.scheme or 'missing'}, not https"
+    elif not host:
+        reason = "it names no host"
     elif url.user is not None or url.password is not None:
         reason = "it holds a user name"
     elif is_loopback(host) or (is_literal(host) and not is_public(host)):

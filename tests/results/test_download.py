@@ -346,6 +346,20 @@ def test_refused_address(url: str, loopback: bool) -> None:
         check_address(address, loopback=loopback)
 
 
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://cdn.example/x.png", "its scheme is http, not https"),
+        ("/x.png", "its scheme is missing, not https"),
+        ("https://", "it names no host"),
+    ],
+)
+def test_a_refused_address_says_why(url: str, reason: str) -> None:
+    """The reason is the one that applies."""
+    with pytest.raises(DownloadError, match=reason):
+        check_address(URL(url), loopback=False)
+
+
 @pytest.mark.parametrize("url", ["https://cdn.example/x?sign=a", "https://8.8.8.8:8443/x.png"])
 def test_accepted_address(url: str) -> None:
     """A public host is taken by name or by number."""
