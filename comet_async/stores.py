@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
@@ -188,9 +189,10 @@ class LocalStore:
     def find(self, name: str) -> ObjectInfo | None:
         """Return what is known about a file; see `Store.find`."""
         try:
-            return _info(name, self._path(name).stat())
+            found = self._path(name).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        return None if stat.S_ISDIR(found.st_mode) else _info(name, found)
 
     def open(self, name: str) -> ObjectReader:
         """Open a file; see `Store.open`."""

@@ -362,12 +362,14 @@ async def test_a_store_of_your_own(
         stores={"share": lambda name: LocalStore(tmp_path / name)},
     ) as comet:
         outcomes = await run(comet, f"share://{photos.name}", "share://wide")
+        below = await run(comet, f"share://{photos.name}/trip", "share://other")
     assert [o.urls for o in outcomes] == [
         ("share://wide/cat.png",),
         ("share://wide/dog.png",),
         ("share://wide/trip/sea.png",),
     ]
     assert (tmp_path / "wide" / "trip" / "sea.png").is_file()
+    assert [o.urls for o in below] == [("share://other/sea.png",)]
 
 
 async def test_equal_images_are_paid_once(

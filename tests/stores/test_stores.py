@@ -76,6 +76,7 @@ def test_folders_are_listed_one_at_a_time(store: Store, folder: str) -> None:
     assert listing.folders == ("sub",)
     assert all(store.find(each.name) == each for each in listing.objects)
     assert {each.name for each in store.list("").objects} == {"inner.png"}
+    assert store.find("in") is None
 
 
 def test_a_file_that_is_removed_hides_no_other(
