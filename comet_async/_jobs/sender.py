@@ -118,7 +118,10 @@ class Sender:
 
     def _check(self, call: Call, record: JobRecord) -> None:
         """Refuse to send when the batch has stopped or the caller's time is over."""
-        if self.stopped is None and (error := self.active.services.health.given_up()) is not None:
+        health = self.active.services.health
+        # Whether a server that could not be reached is back shows only when it is tried again.
+        given_up = health.given_up() if health.unreachable is None else None
+        if self.stopped is None and (error := given_up) is not None:
             if self.options.single:
                 raise _not_sent(error, record.key)
             self.stop(error)

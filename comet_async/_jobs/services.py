@@ -52,7 +52,9 @@ class ServerHealth:
     clock: Clock
     gate: Gate
     _reached: bool = attrs.field(default=False, init=False)
+    # Since when it can't be reached, and the last error, which came at `_failed_at`.
     _unreachable: tuple[float, CometError] | None = attrs.field(default=None, init=False)
+    _failed_at: float = attrs.field(default=0.0, init=False)
     _lost: int = attrs.field(default=0, init=False)
     _lost_since: float = attrs.field(default=0.0, init=False)
     _lost_at: float = attrs.field(default=0.0, init=False)
@@ -84,9 +86,11 @@ class ServerHealth:
             self.answered()
             return
         with self._lock:
-            first = self._unreachable is None
-            since = self.clock.monotonic() if self._unreachable is None else self._unreachable[0]
-            self._unreachable = since, error
+            now, known = self.clock.monotonic(), self._unreachable
+            # A failure long ago, with nothing tried since then, is not a part of this one.
+            first = known is None or now - self._failed_at > LASTING
+            since = now if known is None or first else known[0]
+            self._unreachable, self._failed_at = (since, error), now
         if first and patience:
             logger.warning("%s; retrying for about %.0f s", error.message, patience)
 

@@ -346,6 +346,36 @@ async def test_a_run_waits_for_a_server_that_starts(
     assert len(one.api.sent) < 10 + many
 
 
+@pytest.mark.failure("F01")
+@pytest.mark.parametrize("calls", [0, 1, 20], ids=["never reached", "reached before", "for long"])
+async def test_a_session_outlives_an_outage(calls: int, buyer: Make, clock: VirtualClock) -> None:
+    """However long the server was away, the next call and the next run find it again."""
+    one = buyer([BOUGHT])
+    if calls:
+        await one.submit()
+    for _ in range(max(2, calls)):
+        one.api.down_until = clock.monotonic() + 50
+        with pytest.raises(NotSentError):
+            await one.submit(attrs.evolve(REQUEST, external_task_id="ce1-down"))
+        await clock.sleep(31)
+    one.api.down_until = 0.0
+    assert (await one.submit(attrs.evolve(REQUEST, external_task_id="ce1-up"))).id
+    assert [outcome.error for outcome in await one.run(4)] == [None] * 4
+
+
+async def test_an_outage_long_ago_leaves_a_run_its_patience(
+    buyer: Make, clock: VirtualClock
+) -> None:
+    """Nothing was tried since then, so how long the server was away is not known."""
+    one = buyer([BOUGHT])
+    one.api.down_until = clock.monotonic() + 20
+    with pytest.raises(NotSentError):
+        await one.submit()
+    await clock.sleep(1000)
+    one.api.down_until = clock.monotonic() + 20
+    assert [outcome.error for outcome in await one.run(4)] == [None] * 4
+
+
 async def test_no_retry_is_promised_to_a_caller_who_wants_none(
     buyer: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
