@@ -44,7 +44,11 @@ _TROUBLE = 3  # attempts without a server: one that only dropped a connection an
 
 # A transaction that met another one; PostgreSQL has undone it, and it can be done again.
 _COLLISIONS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
-_READ_ONLY = psycopg.errors.ReadOnlySqlTransaction
+# Met where nothing can be written; the second one by `check_identity`, at a replica.
+_READ_ONLY = (
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.ObjectNotInPrerequisiteState,
+)
 # The server gave up this client, which had stopped within a transaction: see `Target.stall`.
 _GIVEN_UP = psycopg.errors.IdleInTransactionSessionTimeout
 
@@ -159,12 +163,12 @@ def is_lost(error: BaseException) -> bool:
     """Return True if *error* means that the connection is gone, or the server is not ready."""
     if isinstance(error, psycopg.errors.QueryCanceled):
         return False
+    if isinstance(error, (_GIVEN_UP, *_READ_ONLY)):  # most are no operational errors for psycopg
+        return True
     if isinstance(error, psycopg.OperationalError):
         state = error.sqlstate or ""
         # 53300 is "too many connections"; without a state, libpq itself could not connect.
         return not state or state[:2] in {"08", "57"} or state == "53300"
-    if isinstance(error, _GIVEN_UP | _READ_ONLY):  # not operational errors for psycopg
-        return True
     return isinstance(error, psycopg.InterfaceError)
 
 

@@ -350,6 +350,24 @@ async def test_a_database_that_was_restored(
     await (await PostgresJournal.open(database, schema=schema)).aclose()
 
 
+async def test_a_replica_that_has_not_taken_over_yet(
+    journal: PostgresJournal, admin: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new connection that leads to one is given up, and another one is tried."""
+    job, known, left = await planned(journal), connection.identity, [1, 2, 3]
+
+    def identity(db: PostgresConnection) -> dict[str, str | None]:
+        if left:
+            left.pop()
+            raise psycopg.errors.ObjectNotInPrerequisiteState("recovery is in progress")
+        return known(db)
+
+    monkeypatch.setattr(connection, "identity", identity)
+    cut_connections(admin, journal._target.schema)
+    assert (await step(journal, job, S.SENDING)).state is S.SENDING
+    assert not left
+
+
 async def test_a_replica_takes_over_meanwhile(
     journal: PostgresJournal, admin: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
