@@ -201,6 +201,8 @@ class Sender:
     async def _ticket(self, record: JobRecord, begin: float) -> int:
         """Wait at the gate that all senders share; return the ticket for its passage."""
         health = self.active.services.health
+        if (ticket := health.gate.try_enter()) is not None:
+            return ticket
         if self.options.busy == "raise" and health.gate.failures:
             raise ConcurrencyLimitError(
                 "the server is busy or can't be reached; nothing was sent",
@@ -208,8 +210,6 @@ class Sender:
                 sent=False,
                 external_task_id=record.key,
             )
-        if (ticket := health.gate.try_enter()) is not None:
-            return ticket
         if not self.options.single:
             return await health.gate.enter()
         try:

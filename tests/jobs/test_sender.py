@@ -363,6 +363,22 @@ async def test_a_session_outlives_an_outage(calls: int, buyer: Make, clock: Virt
     assert [outcome.error for outcome in await one.run(4)] == [None] * 4
 
 
+@pytest.mark.parametrize("error", [NotSentError("refused"), ServerError("busy", sent=False)])
+async def test_callers_who_never_wait_find_the_server_again(
+    error: CometError, buyer: Make, clock: VirtualClock
+) -> None:
+    """If all of them use ``busy="raise"``, one of them has to try."""
+    one = buyer([error, BOUGHT])
+    one.options = attrs.evolve(one.options, busy="raise")
+    with pytest.raises(type(error)):
+        await one.submit()
+    with pytest.raises(ConcurrencyLimitError):
+        await one.submit()
+    await clock.sleep(60)
+    assert (await one.submit()).id
+    assert len(one.api.sent) == 2
+
+
 async def test_an_outage_long_ago_leaves_a_run_its_patience(
     buyer: Make, clock: VirtualClock
 ) -> None:
