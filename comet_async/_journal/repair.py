@@ -98,7 +98,8 @@ def _rebuild(path: Path, now: float, mark: Mark | None) -> Recovered:
             jobs = copy_rows(old, db)
             _copy_mark(old, db, mark)
         # Earlier copies too: one may hold what a recovery that was cut off left out.
-        keys = find_keys(path.parent.glob(f"{glob.escape(path.name)}*"))
+        copies = path.parent.glob(f"{glob.escape(path.name)}*")
+        keys = find_keys(copy for copy in copies if copy.is_file())
         lost = add_lost(db, keys, now)
         distrust(db, now)
         db.execute("COMMIT")

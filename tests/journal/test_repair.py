@@ -125,6 +125,13 @@ async def test_nothing_that_could_be_sent_is_trusted(path: Path, clock: VirtualC
     assert (record.sent_at, record.post_deadline) == (NOW, record.updated_at)
 
 
+async def test_a_folder_with_the_name_of_a_copy_is_passed_over(path: Path) -> None:
+    """Somebody may keep copies of their own there."""
+    await fill(path)
+    path.with_name(f"{path.name}-copies").mkdir()
+    assert (await recover(path)).jobs == NUMBER
+
+
 async def test_a_refusal_is_not_trusted(path: Path, clock: VirtualClock) -> None:
     """The next run sends such a job again, and may have done so before the file was damaged."""
     async with await SqliteJournal.open(path) as journal:
