@@ -8,12 +8,7 @@ import io
 import os
 import secrets
 import threading
-from collections.abc import (
-    AsyncGenerator,
-    Generator,
-    Iterable,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -47,12 +42,7 @@ from comet_async._validation import (
     check_writable_path,
 )
 from comet_async.clock import Clock
-from comet_async.errors import (
-    CometError,
-    InputError,
-    JournalError,
-    JournalRequiredError,
-)
+from comet_async.errors import CometError, InputError, JournalError, JournalRequiredError
 from comet_async.journal import SqliteJournal
 from comet_async.outcomes import Outcome
 from comet_async.requests import EXPAND

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import (
-    Mapping,
-)
+from collections.abc import Mapping
 
 import attrs
 
 from comet_async._images.load import FileIdentity, SourceImage
 from comet_async._journal.records import JobRecord, SavedJob
-from comet_async.errors import (
-    CometError,
-    InputError,
-)
+from comet_async.errors import CometError, InputError
 from comet_async.models import JSON
 from comet_async.outcomes import Outcome
 from comet_async.requests import TaskRequest

@@ -6,11 +6,7 @@ Nothing is sent here, and nothing is written but what is remembered of source fi
 from __future__ import annotations
 
 import itertools
-from collections.abc import (
-    AsyncGenerator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
 import attrs
@@ -25,10 +21,7 @@ from comet_async._journal.states import WITHOUT_RESULT, JobState
 from comet_async._results.save import ResultSaver
 from comet_async._runs.items import Item, Planned
 from comet_async._runs.source_memory import SourceMemory
-from comet_async.errors import (
-    CometError,
-    InputError,
-)
+from comet_async.errors import CometError, InputError
 from comet_async.models import JSON
 from comet_async.outcomes import from_record
 from comet_async.stores import Place

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Iterable,
-)
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from contextlib import aclosing
 from itertools import islice
 from pathlib import Path
@@ -23,12 +18,8 @@ from comet_async._runs.intake import Intake
 from comet_async._runs.items import Item
 from comet_async._runs.planner import Planner
 from comet_async._runs.source_memory import SourceMemory
-from comet_async._validation import (
-    shown,
-)
-from comet_async.errors import (
-    InputError,
-)
+from comet_async._validation import shown
+from comet_async.errors import InputError
 from comet_async.requests import ExpandRequest, TaskRequest
 from comet_async.stores import Stores
 
