@@ -327,12 +327,13 @@ class PostgresConnection:
         """
         until = time.monotonic() + self.target.patience
         for attempt in itertools.count(1):
+            fresh = self._db is None or self._db.closed  # an old one may have been cut long ago
             try:
                 return work()
             except psycopg.Error as error:
                 if self._db is not None:
                     self._db.close()
-                lasting = time.monotonic() > until or self._impatient
+                lasting = time.monotonic() > until or (self._impatient and fresh)
                 if lasting or not is_lost(error):
                     raise
                 if attempt == _TROUBLE:

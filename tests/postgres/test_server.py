@@ -142,6 +142,19 @@ async def test_a_database_that_is_only_read_for_now(
         await planned(journal)
 
 
+async def test_closing_after_the_connection_was_cut(
+    database: str, schema: str, admin: psycopg.Connection[Any]
+) -> None:
+    """Its jobs are free at once, not when its lease ends."""
+    journal = await PostgresJournal.open(database, schema=schema)
+    job = await planned(journal)
+    assert await journal.claim(job.key)
+    cut_connections(admin, schema)
+    await journal.aclose()
+    query = sql.SQL("SELECT owner FROM {}.job").format(sql.Identifier(schema))
+    assert admin.execute(query).fetchall() == [(None,)]
+
+
 async def test_a_server_that_is_not_there() -> None:
     """The error comes when patience ends, and holds no password."""
     with pytest.raises(JournalError, match=r"database at 127\.0\.0\.1:1") as caught:
