@@ -48,11 +48,12 @@ a cancelled task, a crash, in another process.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import attrs
 
-from comet_async._backoff import with_retries
+from comet_async._backoff import ATTEMPTS, with_retries
 from comet_async._images.load import ImageInput, SourceImage, load
 from comet_async._images.stored import load_stored
 from comet_async._jobs.active import ActiveJobs, Job, joined, readable
@@ -76,6 +77,10 @@ from comet_async.models import Task
 from comet_async.outcomes import as_task
 from comet_async.requests import kind_named
 from comet_async.stores import Stores
+
+logger = logging.getLogger("comet_async")
+
+_ATTEMPTS_OF_RUN = 6  # in one go; about 15 seconds
 
 
 @attrs.frozen(kw_only=True)
@@ -143,6 +148,8 @@ class JobRunner:
     options: JobOptions
     loader: Loader
     sender: Sender = attrs.field(init=False)
+    # Since when no lookup of a job that was not sent yet has been answered.
+    _silent_since: float | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.sender = Sender(self.active, self.options)
@@ -250,35 +257,56 @@ class JobRunner:
     async def _look_first(self, record: JobRecord) -> Task | None:
         """Return the task of a job that may have been sent before, if a lookup finds it.
 
+        A run waits for a server that answers no lookup as it does for one that can't be reached.
+
         Raises:
             NotSentError: No lookup got an answer.
         """
-        services, answered = self.active.services, False
+        services, answered, tries = self.active.services, False, 0
 
         async def look() -> Task | None:
-            nonlocal answered
+            nonlocal answered, tries
             lookup = self.active.reconciler.lookup
             finding = await lookup.look(kind_named(record.kind), record.key, known=None)
-            answered = answered or finding.answered
-            if finding.task is None and finding.silent:
+            answered, tries = answered or finding.answered, tries + 1
+            lacking = answered and tries >= ATTEMPTS  # the gateway may lack the others
+            if finding.task is None and finding.silent and not lacking:
                 raise NotSentError(
                     f"the server did not answer whether it knows {record.key}: nothing was sent",
                     hint="run again later",
                 )
+            self._silent_since = None
             return finding.task
 
-        try:
-            return await with_retries(
-                look, clock=services.clock, backoff=services.downloader.backoff
+        attempts = ATTEMPTS if self.options.single else _ATTEMPTS_OF_RUN
+        while True:
+            try:
+                return await with_retries(
+                    look,
+                    clock=services.clock,
+                    backoff=services.downloader.backoff,
+                    attempts=attempts,
+                )
+            except NotSentError as error:
+                if self.options.single or self.sender.stopped is not None:
+                    raise
+                if self._is_silent_for_long():
+                    self.sender.stop(error)
+                    raise
+            except CometError as error:
+                if error.account_wide:
+                    self.sender.stop(error)
+                raise
+
+    def _is_silent_for_long(self) -> bool:
+        """Return True if no lookup of this run has been answered for longer than it waits."""
+        now, health = self.active.services.clock.monotonic(), self.active.services.health
+        if self._silent_since is None:
+            self._silent_since = now
+            logger.warning(
+                "the server answers no lookup; retrying for about %.0f s", health.patience
             )
-        except NotSentError:
-            if answered:  # the gateway may lack the others
-                return None
-            raise
-        except CometError as error:
-            if error.account_wide:
-                self.sender.stop(error)
-            raise
+        return now - self._silent_since > health.patience
 
     async def _join(self, record: JobRecord) -> Job:
         """Wait for the request of a caller that is gone."""
