@@ -296,6 +296,7 @@ class TaskWaiter:
             ResultMissingError: The server says that it succeeded, and has shown no readable image
                 for a minute; the error carries the ids that resume the wait.
             WaitTimeoutError: It has not ended; the error says how to resume.
+            SessionClosedError: The session was closed; the error has the ids that resume the wait.
             AuthenticationError: The key was refused.
             AccountError: The account may not use the API.
             CometError: Polls failed for longer than the waiter's error budget.
