@@ -33,6 +33,7 @@ NOT_HERE = {
     "comet-async migrate": "needs a database server; tests/postgres/test_deployment.py",
     "PGUSER=comet_owner comet-async migrate": "the same",
     "comet-async jobs postgresql:": "needs a database server; the same",
+    ". .venv/bin/activate": "the environment of the tests is active",
     "mkdir ": "a folder for the line below it",
     "uvicorn ": "serves until a signal; tests/test_service_example.py",
     "pytest ": "the same",
