@@ -208,7 +208,7 @@ class Task:
         """Return the snapshot as a dictionary for JSON, without ``raw``.
 
         Its keys are the attributes' names. Times are text in ISO 8601, ``units`` are text,
-        too. It holds signed URLs: whoever reads them can fetch the images.
+        too. Its URLs are signed: anyone who has them can fetch the images.
         """
         names = ("id", "status", "message", "external_task_id", "kind", "request_id")
         moments = {"created_at": self.created_at, "updated_at": self.updated_at}

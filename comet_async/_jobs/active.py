@@ -641,7 +641,7 @@ def _here(task: asyncio.Task[Any]) -> asyncio.Future[Any]:
     future: asyncio.Future[None] = here.create_future()
 
     def done(_task: asyncio.Task[Any]) -> None:
-        with contextlib.suppress(RuntimeError):  # nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the waiting loop was closed
             here.call_soon_threadsafe(_set, future)
 
     def look() -> None:

@@ -170,7 +170,7 @@ class GroupCommitWriter(Generic[C]):
 
     def _in_thread(self, work: Callable[[], None]) -> asyncio.Future[None]:
         future = asyncio.get_running_loop().run_in_executor(self._thread, work)
-        future.add_done_callback(_retrieved)  # nobody else does for a caller that was cancelled
+        future.add_done_callback(_retrieved)  # a cancelled caller does not
         return asyncio.shield(future)
 
     def __del__(self) -> None:

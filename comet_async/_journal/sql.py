@@ -197,7 +197,7 @@ TABLES = ("job", "destination", "file", "run", "meta", "event", "source", "outco
 
 _SELECT = f"SELECT {', '.join(FIELDS)} FROM job"
 _INSERT = (
-    # `absent` means nothing any more. To drop it, SQLite would write the whole table anew.
+    # `absent` is no longer used. To drop it, SQLite would rewrite the whole table.
     f"INSERT INTO job (absent, {', '.join(FIELDS)}) VALUES (0, {', '.join('?' * len(FIELDS))})"
     " ON CONFLICT (key) DO NOTHING"
 )

@@ -287,7 +287,7 @@ class Poller:
                 self._contexts[entry] = contextvars.copy_context()
             self._start_watching(entry, snapshot, now)
         else:
-            entry.n = max(entry.n, n)  # whoever wants most of its images
+            entry.n = max(entry.n, n)  # the most images that a caller waits for
             self._join(entry, watch, now)
         self._arm_timer()
         if self._stopping:

@@ -163,7 +163,7 @@ def is_lost(error: BaseException) -> bool:
     """Return True if *error* means that the connection is gone, or the server is not ready."""
     if isinstance(error, psycopg.errors.QueryCanceled):
         return False
-    if isinstance(error, (_GIVEN_UP, *_READ_ONLY)):  # most are no operational errors for psycopg
+    if isinstance(error, (_GIVEN_UP, *_READ_ONLY)):  # psycopg calls few of them operational
         return True
     if isinstance(error, psycopg.OperationalError):
         state = error.sqlstate or ""

@@ -183,7 +183,7 @@ class PartWriter:
         """Write what waits."""
         if self._fd is None:
             self._fd = self._open()
-        # Together: each step lets the event loop in, and waits for its turn to go on.
+        # In one piece: each of these steps releases the interpreter lock and waits to get it back.
         data = b"".join(self._pieces)
         self._pieces.clear()
         self._waiting = 0

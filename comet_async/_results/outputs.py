@@ -40,7 +40,7 @@ class Output(Protocol):
         """Return where the parts of *dest* are written before they have their names.
 
         Raises:
-            SaveError: *dest* is outside, or there is no such folder.
+            SaveError: *dest* leads out of the output folder, or the folder does not exist.
         """
         ...
 

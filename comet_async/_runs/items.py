@@ -29,7 +29,7 @@ class Item:
             if the journal is that folder's own, otherwise in full; None when no file is wanted.
         others: Other names that its result may have from an earlier run.
         error: Why it can't be worked on, found while the sources were read.
-        record: The journal's record, for a job that is resumed and not planned anew.
+        record: The journal's record, for a job that is resumed instead of planned.
         images: Its loaded images by JSON field, for a job that is resumed.
         identity: What its file may be recognised by when it is unchanged.
         planned: What it was planned as, if that is known without reading its file.

@@ -199,7 +199,7 @@ async def test_opening_is_given_up(read_only: bool, caplog: pytest.LogCaptureFix
     """Ctrl-C does not wait until the patience with the server ends."""
     opening = PostgresJournal.open(NOWHERE, patience=600, read_only=read_only)
     task = asyncio.ensure_future(opening)
-    while not caplog.messages:  # noqa: ASYNC110 - a log tells nobody
+    while not caplog.messages:  # noqa: ASYNC110 - a log has no event
         await asyncio.sleep(0.05)
     task.cancel()
     await asyncio.wait({task}, timeout=60)

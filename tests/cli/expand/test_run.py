@@ -245,7 +245,7 @@ async def test_a_first_signal_stops_gently(comet: Command, sandbox: Sandbox, pho
     """What was sent is recorded, the status is 130, and a further run finishes what is paid."""
     words = ("expand", photos, "--out", photos.parent / "wide", *SHAPE, "--json")
     running = asyncio.ensure_future(comet(*words))
-    while len(sandbox.ledger.charges) < 3:  # noqa: ASYNC110 - the ledger tells nobody
+    while len(sandbox.ledger.charges) < 3:  # noqa: ASYNC110 - the ledger has no event
         await asyncio.sleep(0.05)
     signal_now()
     ended = await running
@@ -264,7 +264,7 @@ async def test_a_signal_while_a_request_is_being_sent(
     sandbox.faults.add(Fault("slow", on="create", seconds=2, times=None))
     words = ("expand", photos, "--out", photos.parent / "wide", *SHAPE, "--json")
     running = asyncio.ensure_future(comet(*words))
-    while not sandbox.ledger.charges:  # noqa: ASYNC110 - the ledger tells nobody
+    while not sandbox.ledger.charges:  # noqa: ASYNC110 - the ledger has no event
         await asyncio.sleep(0.05)
     signal_now()
     ended = await running
