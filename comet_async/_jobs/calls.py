@@ -14,7 +14,7 @@ from comet_async._images.load import SourceImage
 from comet_async._jobs.active import ActiveJobs, Job, joined
 from comet_async._journal.records import Limits
 from comet_async._journal.states import JobState
-from comet_async.errors import CometError, WaitTimeoutError
+from comet_async.errors import CometError, JournalError, WaitTimeoutError
 from comet_async.events import Failed
 from comet_async.models import Task
 
@@ -105,7 +105,7 @@ class Call:
         job: The job as this call saw it last.
         images: Its images, if they are loaded.
         callback_url: The request's own callback URL.
-        lost: True when its request was cut off.
+        lost: True when its request was cut off, or its answer could not be recorded.
         over: Set when it has ended.
     """
 
@@ -127,6 +127,15 @@ class Call:
     def notes(self) -> tuple[str, ...]:
         """What was done to the images before sending."""
         return tuple(note for image in (self.images or {}).values() for note in image.notes)
+
+    def take_over(self, send: asyncio.Task[Job]) -> None:
+        """Take over what became of the call's request, which *send* has sent to its end."""
+        if send.cancelled():  # recorded as unknown, when the time for closing was over
+            self.lost = True
+        elif (error := send.exception()) is None:
+            self.job = send.result()
+        elif isinstance(error, JournalError):  # it could not be recorded
+            self.lost = True
 
 
 @attrs.define(eq=False)
@@ -276,10 +285,7 @@ class Calls:
             return
         if (send := self.active.sends.get(call.key)) is not None:
             await joined(send)
-            if send.cancelled():  # recorded as unknown, when the time for closing was over
-                call.lost = True
-            elif send.exception() is None:
-                call.job = send.result()
+            call.take_over(send)
         record = await self.active.journal.get(call.key)
         if record is not None and (call.job is None or record.fence > call.job.record.fence):
             call.job = Job(record, None if call.job is None else call.job.task)

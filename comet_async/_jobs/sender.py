@@ -189,7 +189,7 @@ class Sender:
             self._check(call, record)
             passage.conclusive = True
             try:
-                job = await self._shielded(record, body)
+                job = await self._shielded(call, record, body)
             except ConcurrencyLimitError as error:
                 # While others of ours run, a slot becomes free when one of them ends.
                 ours = isinstance(error, _NoSlotError) or self.active.slots.used > record.n
@@ -229,13 +229,15 @@ class Sender:
         async with asyncio.timeout(max(0.0, begin + BUSY - self._now())):
             return await health.gate.enter()
 
-    async def _shielded(self, record: JobRecord, body: Body) -> Job:
+    async def _shielded(self, call: Call, record: JobRecord, body: Body) -> Job:
         """Send and record in a task of its own: a cancelled caller does not abort the request."""
         task = asyncio.create_task(self._post(record, body), name=f"send {record.key}")
         self.active.send(record, task)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
+            if task.done():  # in the same turn of the loop: the caller must learn what was sent
+                call.take_over(task)
             task.add_done_callback(_log_orphan)
             raise
 

@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
+from comet_async import CometSession, Margins, WaitTimeoutError
 from comet_async._jobs.active import joined
 from comet_async._jobs.calls import Calls
 from comet_async.errors import SessionClosedError
+from comet_async.events import Event, Submitted
+from comet_async.sandbox import DEFAULT_KEY, Sandbox
+from comet_async.testing import VirtualLoop
 
 
 async def use(calls: Calls, answered: asyncio.Event) -> str:
@@ -109,3 +113,37 @@ async def test_calls_in_loops_of_other_threads_are_waited_for() -> None:
         may_end.set()
         await ending
         other.result(30)
+
+
+def _pass_an_hour(event: Event) -> None:
+    """Keep the loop busy for an hour when an answer has come, as a handler that blocks would."""
+    if isinstance(event, Submitted):
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.jump(3600)
+
+
+async def test_a_deadline_in_the_turn_of_the_answer_says_that_the_task_is_billed(
+    sandbox: Sandbox, photo: bytes
+) -> None:
+    """Otherwise the caller would be told that nothing was sent, try again, and pay twice."""
+    async with CometSession(DEFAULT_KEY, gateway=sandbox.url, on_event=_pass_an_hour) as comet:
+        with pytest.raises(WaitTimeoutError) as caught:
+            await comet.expand(photo, Margins.uniform(0.1), timeout=60)
+    (charge,) = sandbox.ledger.charges
+    assert caught.value.sent is True
+    assert caught.value.retryable is False
+    assert caught.value.task_id == charge.task_id
+
+
+async def test_a_caller_cancelled_in_the_turn_of_the_answer_learns_of_the_task(
+    sandbox: Sandbox, photo: bytes
+) -> None:
+    """The note on the cancellation names the task, as it does a moment later."""
+    async with CometSession(DEFAULT_KEY, gateway=sandbox.url, on_event=_pass_an_hour) as comet:
+        with pytest.raises(TimeoutError) as caught:
+            async with asyncio.timeout(60):
+                await comet.expand(photo, Margins.uniform(0.1), timeout=None)
+    (charge,) = sandbox.ledger.charges
+    assert caught.value.__cause__ is not None
+    assert f"task {charge.task_id}" in caught.value.__cause__.__notes__[0]
