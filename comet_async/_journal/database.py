@@ -28,6 +28,8 @@ _EVENTS_KEPT = 365 * 86400.0  # seconds
 # Rows written after which old events are dropped again: a service may run for years.
 _ROWS_BETWEEN = 10_000
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+# The second one: there was no space for the index of the write-ahead log, 32 KiB.
+_NO_SPACE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
 # How thoroughly a file is checked when it is opened, by its size in bytes: a check reads all of it.
 # The first one also finds an index that disagrees with its table, so that a flipped bit in a key
 # can't hide a job that was paid. (About 10,000 and 40,000 jobs, each 0.2 s. In a larger file,
@@ -172,13 +174,14 @@ def translated(path: Path, error: Exception) -> Exception:
     if not isinstance(error, sqlite3.Error):
         return error
     # The lowest byte is the primary code. https://sqlite.org/rescode.html
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    extended = getattr(error, "sqlite_errorcode", 0)
+    code = extended & 0xFF
     if code in _CORRUPT:
         seen: JournalError = _corrupt(path, str(error))
     else:
         seen = JournalError(
             f"the journal {path} can't be used: {error}",
-            hint="free some space on its disk" if code == sqlite3.SQLITE_FULL else None,
+            hint="free some space on its disk" if {code, extended} & _NO_SPACE else None,
             retryable=isinstance(error, sqlite3.OperationalError),
         )
     seen.__cause__ = error

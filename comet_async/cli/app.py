@@ -63,8 +63,11 @@ async def run(words: Sequence[str]) -> int:
 def _arrange(words: Sequence[str]) -> list[str]:
     """Return the words with the command first: options of every command may precede it."""
     rest, front = list(words), list[str]()
-    while rest and rest[0] in _FRONT:
-        front.append(rest.pop(0))
+    while rest and (rest[0] in _FRONT or rest[0].partition("=")[0] == "--log"):
+        many = 2 if rest[0] == "--log" else 1  # its value follows
+        front, rest = front + rest[:many], rest[many:]
+    if rest[:1] in ([], ["--help"], ["-h"], ["--version"], ["-V"]):
+        return rest  # nothing runs, so these options change nothing
     if rest[:1] == ["help"]:
         rest = [*rest[1:2], "--help"]
     if "--" in rest:  # what follows is a file, even if its name begins with a dash
@@ -128,7 +131,12 @@ def _reason(error: Exception) -> str:
         similar = text.partition(" requires an argument.")[2]
         return f"{error.argument.name} is missing{'.' if similar else ''}{similar}"
     text = re.sub(r'unable to convert (".*?") into (?:int|float)\.', r"\1 is not a number.", text)
+    text = re.sub(r'"([0-9]+)%" is not a number\.', _as_share, text)
     return text.partition(" Available commands: ")[0] if text.endswith("...") else text
+
+
+def _as_share(found: re.Match[str]) -> str:
+    return f"{found[0]} Did you mean {int(found[1]) / 100:g}?"
 
 
 def _refuse(words: Sequence[str], why: str, hint: str | None = None) -> int:

@@ -33,7 +33,7 @@ async def doctor(
     *,
     connection: Connection = USUAL_CONNECTION,
     json: Annotated[
-        bool, Parameter(group=OUTPUT, help="Print one JSON object per line for each check.")
+        bool, Parameter(group=OUTPUT, help="Print one JSON object per line, one for each check.")
     ] = False,
     paid: Annotated[
         bool, Parameter(help="Buy one small image, and see what it proves; asks first.")

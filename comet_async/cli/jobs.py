@@ -50,7 +50,7 @@ _WITHOUT_JOB = {
     "equal": "same image as another source, billed once",
     "failed": "no result",
     "invalid": "can't be used as given; nothing was sent",
-    "pending": "not sent; the next run continues here",
+    "pending": "not sent by the last run; the next one continues here",
     "rejected": "not accepted; nothing was billed",
     "uncertain": "perhaps billed",
 }
@@ -73,7 +73,7 @@ class Choice:
         Parameter(metavar="KEY", help="Show what happened to one job, step by step."),
     ] = None
     json: Annotated[
-        bool, Parameter(help="Print one JSON object per line for each job or source.")
+        bool, Parameter(help="Print one JSON object per line, one for each job or source.")
     ] = False
 
 

@@ -104,7 +104,7 @@ async def sandbox(  # noqa: PLR0913 - the arguments and options, as --help shows
             metavar="NUMBER",
             group=_FAULTS,
             converter=whole,
-            help="Makes durations and chances repeatable.",
+            help="Make durations and chances repeatable.",
         ),
     ] = None,
     general: General = USUAL,  # noqa: ARG001 - read by the program before the command runs

@@ -34,7 +34,7 @@ WRONG = {
     "ratio not a number": (("--left", "nan"), "--left nan is outside 0 to 2"),
     "ratio infinite": (("--left", "inf"), "--left inf is outside 0 to 2"),
     "ratio a word": (("--left", "far"), 'Invalid value for --left: "far" is not a number.'),
-    "ratio a percentage": (("--up", "50%"), '"50%" is not a number.'),
+    "ratio a percentage": (("--up", "50%"), '"50%" is not a number. Did you mean 0.5?'),
     "area too large": (("--up", "1", "--left", "1"), "4 times the area; at most 3"),
     "nothing to add": (("--up", "0"), "nothing would be added"),
     "aspect unreadable": (("--to", "wide"), "'wide' is not a ratio"),
@@ -256,6 +256,21 @@ def test_help(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     out, err = capfd.readouterr()
     assert out
     assert err == ""
+
+
+@pytest.mark.parametrize("before", [["--debug"], ["-q", "-v"], ["--log", "l.txt"], ["--log=l.txt"]])
+def test_options_of_every_command_may_precede_the_command(
+    before: list[str],
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first page names them without a command, so they are expected there as well."""
+    monkeypatch.chdir(tmp_path)  # for the log
+    assert launch([*before, "--help"]) == 0
+    assert "Options of every command" in capfd.readouterr().out
+    assert launch([*before, "completion", "bash"]) == 0
+    assert "comet_async" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["worker", "enqueue"])

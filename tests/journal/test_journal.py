@@ -527,3 +527,12 @@ async def test_asking_for_done_jobs_takes_no_longer_among_many(path: Path) -> No
                 (done.key,),
             )
     assert steps[0] == steps[1]
+
+
+def test_no_space_for_the_index_of_the_log_is_a_full_disk(path: Path) -> None:
+    """SQLite calls it an I/O error, which says nothing about what to do."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    assert "free some space" in str(database.translated(path, error))
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+    assert "free some space" not in str(database.translated(path, error))

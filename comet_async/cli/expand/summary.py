@@ -135,6 +135,8 @@ class Ending:
         if self.stopped is not None and not self.interrupted:
             return self._after_stop(self.stopped)
         ended = self.totals.ended
+        if self._limit_allows_nothing:
+            return ["next: run it again with a higher limit; this one allows no further image"]
         if (self.interrupted and not self.totals.all_done) or ended["pending"]:
             return self._rerun("to resume, run the same command again")
         if ended["uncertain"]:
@@ -142,6 +144,15 @@ class Ending:
             why = f"next: {many} may have been billed; each run looks again, free of charge."
             return [f"{why} To decide by hand:", f"  {self._uncertain()}"]
         return self._corrections()
+
+    @property
+    def _limit_allows_nothing(self) -> bool:
+        """True when the same command could only reach its limit again, and buy nothing."""
+        totals = self.totals
+        counted_in = totals.bought or totals.doubtful or totals.failed
+        reasons = {why.reason for why in totals.unfinished if why.status == "pending"}
+        reached = {reason.startswith("the limit of this run is reached") for reason in reasons}
+        return reached == {True} and not counted_in and not self.interrupted
 
     def _after_stop(self, stopped: CometError) -> list[str]:
         if type(stopped) is RunStoppedError and stopped.message == "interrupted":

@@ -176,3 +176,14 @@ def test_what_stopped_the_run_is_said_once(stopped: CometError, first: str) -> N
     lines = ending(stopped=stopped).next_step()
     assert lines[0] == first
     assert lines[-1] == f"  {COMMAND}"
+
+
+def test_a_limit_that_allows_no_image_is_no_reason_to_run_again() -> None:
+    """The same command would reach it again; after a purchase, it goes on."""
+    reached = ("pending", "the limit of this run is reached (--max-spend)", None)
+    end = ending(ended={"pending": 2}, unfinished={reached: 2})
+    assert end.next_step() == [
+        "next: run it again with a higher limit; this one allows no further image"
+    ]
+    end.totals._bought.update(a=1)
+    assert end.next_step()[1] == f"  {COMMAND}"
