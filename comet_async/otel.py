@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from comet_async.errors import MissingExtraError
+from comet_async.errors import MissingExtraError, WaitTimeoutError
 from comet_async.events import (
     AnswerLost,
     Changed,
@@ -48,6 +48,8 @@ _NAME = "comet_async"
 _REMEMBERED = 10_000
 """Jobs whose span is remembered for later events, such as a download after the end."""
 
+_TIMED_OUT = "timed out"
+
 
 @attrs.define(eq=False)
 class _Job:
@@ -55,9 +57,14 @@ class _Job:
 
     span: Span
     context: Context
+    kind: str
     n: int = 0
     in_flight: bool = False
-    ended: bool = False
+    outcome: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.outcome is not None
 
     def set_attribute(self, name: str, value: str | int) -> None:
         if not self.ended:
@@ -87,6 +94,10 @@ class OpenTelemetry:
     ``comet_async.images.in_flight``, ``comet_async.detection.delay`` (seconds between a task's end
     and its discovery), ``comet_async.polls``, ``comet_async.retries`` and
     ``comet_async.answers.lost``.
+
+    Outcomes: ``succeeded`` (``saved`` if only the download was seen), ``failed``, ``not sent`` and
+    ``timed out``. The task of a job that timed out continues: if a later wait sees its end, the job
+    is counted with that outcome, too.
 
     Args:
         tracer_provider: By default the global one.
@@ -143,7 +154,9 @@ class OpenTelemetry:
             case Failed():
                 job.set_attribute("error.type", event.error)
                 job.set_error(event.message)
-                self._end(job, "failed" if event.sent else "not sent")
+                timed_out = event.sent and event.error == WaitTimeoutError.__name__
+                failed = _TIMED_OUT if timed_out else "failed"
+                self._end(job, failed if event.sent else "not sent")
             case AnswerLost():
                 self._lost.add(1, {"comet_async.kind": event.kind})
                 job.add_event("answer lost", {"error.type": event.error})
@@ -179,7 +192,7 @@ class OpenTelemetry:
                 "comet_async.kind": event.kind,
             },
         )
-        job = _Job(span=span, context=trace.set_span_in_context(span))
+        job = _Job(span=span, context=trace.set_span_in_context(span), kind=event.kind)
         self._remember(event.key, job)
         return job
 
@@ -191,16 +204,18 @@ class OpenTelemetry:
 
     def _end(self, job: _Job, outcome: str) -> None:
         self._landed(job)
+        if job.outcome not in {None, _TIMED_OUT} or job.outcome == outcome:
+            return
         if not job.ended:  # a span that is not sampled counts, too
             job.span.set_attribute("comet_async.outcome", outcome)
             job.span.end()
-            job.ended = True
-            self._ended.add(1, {"comet_async.outcome": outcome})
+        job.outcome = outcome
+        self._ended.add(1, {"comet_async.outcome": outcome})
 
     def _landed(self, job: _Job) -> None:
         if job.in_flight:
             job.in_flight = False
-            self._in_flight.add(-job.n)
+            self._in_flight.add(-job.n, {"comet_async.kind": job.kind})
 
     # ------------------------------------------------------------------ polls
 
@@ -221,7 +236,7 @@ class OpenTelemetry:
 
     def _changed(self, job: _Job | None, event: Changed) -> None:
         if event.delay is not None:
-            self._delay.record(event.delay)
+            self._delay.record(event.delay, {"comet_async.kind": event.task.kind})
         if job is None:
             return
         job.add_event(str(event.task.status))

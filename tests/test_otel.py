@@ -48,14 +48,23 @@ class Telemetry:
         (span,) = [span for span in self.exporter.get_finished_spans() if span.name == name]
         return span
 
+    def series(self) -> dict[tuple[str, str], float]:
+        """Return the points of each metric, by its name and the value of its attribute."""
+        data = self.reader.get_metrics_data()
+        return {
+            (metric.name, "/".join(map(str, (point.attributes or {}).values()))): getattr(
+                point, "value", getattr(point, "sum", 0)
+            )
+            for scope in data.resource_metrics[0].scope_metrics
+            for metric in scope.metrics
+            for point in metric.data.data_points
+        }
+
     def metrics(self) -> dict[str, float]:
         """Return the sum of each metric's points."""
         found: dict[str, float] = {}
-        data = self.reader.get_metrics_data()
-        for scope in data.resource_metrics[0].scope_metrics:
-            for metric in scope.metrics:
-                points = metric.data.data_points
-                found[metric.name] = sum(getattr(p, "value", getattr(p, "sum", 0)) for p in points)
+        for (name, _), value in self.series().items():
+            found[name] = found.get(name, 0) + value
         return found
 
 
@@ -115,6 +124,31 @@ def test_metrics_add_up(telemetry: Telemetry) -> None:
         "comet_async.retries": 1,
         "comet_async.detection.delay": pytest.approx(0.4),
     }
+
+
+def test_what_ends_is_subtracted_where_it_was_added(telemetry: Telemetry) -> None:
+    """In flight is a sum for each kind: an end without the kind would leave it as it is."""
+    telemetry.hook(Submitted(**KNOWN, n=2, seconds=0.5))
+    telemetry.hook(Changed(task_id="878", task=task(TaskStatus.SUCCEED), previous=None, delay=0.4))
+    series = telemetry.series()
+    assert series["comet_async.images.in_flight", "expand"] == 0
+    assert series["comet_async.detection.delay", "expand"] == pytest.approx(0.4)
+
+
+def test_a_wait_that_timed_out_is_no_failure(telemetry: Telemetry) -> None:
+    """The task continues, and a later wait, which the caller's retry is, sees its end."""
+    telemetry.hook(Submitted(**KNOWN, n=1, seconds=0.5))
+    late = Failed(**KNOWN, error="WaitTimeoutError", message="processing", sent=True)
+    telemetry.hook(late)
+    telemetry.hook(late)
+    assert telemetry.metrics()["comet_async.images.in_flight"] == 0
+    telemetry.hook(Changed(task_id="878", task=task(TaskStatus.SUCCEED), previous=None))
+    telemetry.hook(Saved(**KNOWN, files=(), seconds=1.0))
+    jobs = {what: n for (name, what), n in telemetry.series().items() if name == "comet_async.jobs"}
+    assert jobs == {"timed out": 1, "succeeded": 1}
+    attributes = telemetry.span("comet_async.job").attributes
+    assert attributes is not None
+    assert attributes["comet_async.outcome"] == "timed out"
 
 
 def test_a_failure_is_an_error_of_the_span(telemetry: Telemetry) -> None:

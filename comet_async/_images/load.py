@@ -57,6 +57,9 @@ from comet_async.stores import spool
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+MISSING = "an existing file"
+"""The limit in the error for a file that is not there."""
+
 # A named pipe without a writer would block for ever. Windows has neither flag nor such pipes.
 _NOT_BLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -144,7 +147,7 @@ def not_read(exc: OSError, check: ImageRules) -> InputError:
 def missing(check: ImageRules) -> InputError:
     """Return the error for a file that is not there."""
     hint = _missing_hint(check.source)
-    return check.refuse("is neither a file nor a URL", limit="an existing file", hint=hint)
+    return check.refuse("is neither a file nor a URL", limit=MISSING, hint=hint)
 
 
 def changed(check: ImageRules) -> InputError:

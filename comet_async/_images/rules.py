@@ -63,7 +63,7 @@ class ImageRules:
         """Return the error that says what the image is, which rule it breaks, what to do."""
         name = show(self.source) or "''"
         return InputError(
-            f"{self.field}: {_UNNAMED.get(name, name)} {what}",
+            f"{self.field}: {UNNAMED.get(name, name)} {what}",
             field=self.field,
             value=name if value is None else value,
             limit=limit,
@@ -135,7 +135,7 @@ class ImageRules:
 
 
 # A sentence needs a subject; `SourceImage.source` keeps the short word.
-_UNNAMED = {"bytes": "the data", "data URI": "the data URI"}
+UNNAMED = {"bytes": "the data", "data URI": "the data URI"}
 _BY_CONTENT = "the type is detected from the content, whatever the file is called"
 _HINTS = {
     "text": _BY_CONTENT,

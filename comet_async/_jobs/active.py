@@ -264,8 +264,9 @@ class ActiveJobs:
         Args:
             record: The job.
             wait: False to raise an error if there is no free slot.
-            single: True for a program's own call: a long wait is logged as a warning. Not with a
-                shared journal, whose workers may take more jobs than there are slots.
+            single: True for a program's own call: a long wait is logged as a warning, once for
+                all that wait. Not with a shared journal, whose workers may take more jobs than
+                there are slots.
 
         Raises:
             ConcurrencyLimitError: There is no free slot.
@@ -307,7 +308,7 @@ class ActiveJobs:
             limit=self.slots.limit,
             holders=names,
         )
-        if self.shared is not None and self._wait_logged:
+        if self._wait_logged:
             level = logging.DEBUG  # one line for all that wait
         self._wait_logged = True
         self.services.events.emit(event, level=level)

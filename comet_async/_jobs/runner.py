@@ -54,7 +54,8 @@ from collections.abc import Mapping
 import attrs
 
 from comet_async._backoff import ATTEMPTS, with_retries
-from comet_async._images.load import ImageInput, SourceImage, load
+from comet_async._images.load import MISSING, ImageInput, SourceImage, load
+from comet_async._images.rules import UNNAMED, show
 from comet_async._images.stored import load_stored
 from comet_async._jobs.active import ActiveJobs, Job, joined, readable
 from comet_async._jobs.calls import Call, JobOptions
@@ -123,7 +124,15 @@ class Loader:
         if record.source.startswith("<") or ":" in record.image_sha:
             what = "in-memory bytes" if record.source.startswith("<") else "several images"
             raise _not_kept(record, f"job {record.key} was created from {what}")
-        image = await self.load(record.source, "image")
+        try:
+            image = await self.load(record.source, "image")
+        except InputError as error:
+            if error.limit != MISSING:
+                raise
+            what = f"job {record.key} was created from {show(record.source)}, which is no file here"
+            if record.source in UNNAMED:
+                what = f"job {record.key} was created from in-memory bytes"
+            raise _not_kept(record, what) from error
         if image.sha256 != record.image_sha:
             raise _not_kept(record, f"{record.source} is not the image that was planned")
         return {"image": image}
@@ -131,7 +140,7 @@ class Loader:
 
 def _not_kept(record: JobRecord, what: str) -> InputError:
     return InputError(
-        f"{what}, which the journal does not keep",
+        f"{what}; the journal keeps no images",
         field="image",
         value=record.source,
         limit="the same image again",

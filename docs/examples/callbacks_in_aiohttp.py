@@ -1,6 +1,7 @@
 """A service that hears callbacks on the port that it has: the receiver is one of its parts."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from aiohttp import ClientSession, web
@@ -24,7 +25,7 @@ def make_app(public_url: str) -> web.Application:
     """Return the application; *public_url* is how the outside reaches its ``/hooks``."""
     receiver = CallbackReceiver(public_url=public_url)
 
-    async def session(app: web.Application):  # noqa: ANN202 - aiohttp's own kind of context
+    async def session(app: web.Application) -> AsyncIterator[None]:
         async with CometSession(callbacks=receiver) as app[COMET]:
             yield
 

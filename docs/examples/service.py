@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from aiohttp import ClientSession, web
@@ -25,7 +26,7 @@ async def widen(request: web.Request) -> web.Response:
 def make_app(journal: Path) -> web.Application:
     """Return the application; its session lives as long as it does."""
 
-    async def session(app: web.Application):  # noqa: ANN202 - aiohttp's own kind of context
+    async def session(app: web.Application) -> AsyncIterator[None]:
         async with CometSession(journal=journal) as app[COMET]:
             yield
 

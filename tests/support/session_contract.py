@@ -28,6 +28,7 @@ from comet_async import (
     OutcomeUnknownError,
     RejectedError,
     SessionClosedError,
+    SourceImage,
     Task,
     TaskFailedError,
     TaskWaiter,
@@ -244,6 +245,15 @@ class SessionSuite:
         assert text
         assert first[0].external_task_id is not None
         assert first[0].external_task_id in text[0]
+
+    async def test_a_long_wait_for_slots_is_one_warning(
+        self, session: CometSession, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A service may have hundreds of requests that wait."""
+        caplog.set_level(logging.INFO, "comet_async")
+        await asyncio.gather(*(session.run(request(tint)) for tint in range(6)))
+        text = [message for message in caplog.messages if "waiting for a slot" in message]
+        assert len(text) == 1
 
     async def test_a_task_that_was_given_up_frees_its_slot(self, session: CometSession) -> None:
         """Who waits for the slot polls it, though the time of its own caller is over."""
@@ -735,6 +745,23 @@ class WithJournalSuite(SessionSuite):
         key = caught.value.external_task_id
         assert key is not None
         with pytest.raises(InputError, match="in-memory bytes") as refused:
+            await session.run_job(key)
+        assert "make the same request again" in (refused.value.hint or "")
+
+    @pytest.mark.parametrize(
+        ("name", "said"), [("bytes", "in-memory bytes"), ("dog.png", "dog.png, which is no file")]
+    )
+    async def test_run_job_of_an_upload_explains_itself(
+        self, session: CometSession, sandbox: Sandbox, name: str, said: str
+    ) -> None:
+        """The name of an upload looks like that of a file, which it is not."""
+        sandbox.faults.add(Fault("1303", on="create"))
+        image = SourceImage.from_bytes(make_png(300, 300), name=name)
+        with pytest.raises(ConcurrencyLimitError) as caught:
+            await session.submit(ExpandRequest(image=image, margins=WIDE), busy="raise")
+        key = caught.value.external_task_id
+        assert key is not None
+        with pytest.raises(InputError, match=said) as refused:
             await session.run_job(key)
         assert "make the same request again" in (refused.value.hint or "")
 

@@ -161,6 +161,7 @@ class Fault:
                 field="fault",
                 value=f"{self.on}.{self.kind}",
                 limit="on " + ", ".join(places),
+                hint=f"it can be on {', '.join(places)}",
             )
 
     @property

@@ -118,6 +118,13 @@ def test_refuses_nonsense(text: str) -> None:
     assert text.partition("=")[0].rpartition(".")[2] in str(caught.value)
 
 
+def test_a_wrong_call_is_told_which_there_are() -> None:
+    """What others call a poll is a query here."""
+    with pytest.raises(InputError) as caught:
+        Faults.parse("poll.500")
+    assert "query" in (caught.value.hint or "")
+
+
 @pytest.mark.parametrize("kind", [*WORDS, *map(str, CODES), *map(str, STATUSES), *REDIRECTS])
 def test_each_kind_has_a_place(kind: str) -> None:
     """A kind without a call finds one where it makes sense."""
