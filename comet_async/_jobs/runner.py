@@ -205,7 +205,9 @@ class JobRunner:
         """Mark an unknown outcome as uncertain: no lookup can settle it now."""
         if job.record.state is not JobState.UNKNOWN:
             return job
-        if await self.active.reconciler.has_control(job.record):
+        if job.record.key in self.active.duplicates:
+            why = "the server refuses its id as taken, and no lookup shows its task"
+        elif await self.active.reconciler.has_control(job.record):
             why = "no lookup of this gateway could be proven to work"
         else:
             why = (
@@ -355,7 +357,9 @@ class JobRunner:
             make = Duplicate if record.key in self.active.duplicates else Recovered
             self.active.duplicates.discard(record.key)
             return await self.active.adopt(record, finding.task, "found on the server", make)
-        if absent:
+        # The server knows the id of a duplicate, whatever its lookups say: a request under it would
+        # be refused again, and again.
+        if absent and record.key not in self.active.duplicates:
             self.active.emit(Resubmitted, record, attempt=record.attempt)
             self.active.slots.release(record.key)
             why = "the server never accepted it"

@@ -454,6 +454,28 @@ async def test_outcome_stays_unknown(found: Task | CometError, buyer: Make) -> N
     assert KEY in (result.hint or "")
 
 
+@attrs.define
+class ForgetfulApi(FakeApi):
+    """Refuses our id as taken, and shows every task but ours: it was cleared long ago."""
+
+    async def find(self, key: str, *, kind: TaskKind, form: str) -> Task:
+        """Answer a lookup by our own id."""
+        if key == "ce1-other":
+            return attrs.evolve(BOUGHT, id="8780", external_task_id=key)
+        return await super().find(key, kind=kind, form=form)
+
+
+async def test_duplicate_whose_task_is_gone_is_not_sent_for_ever(clock: VirtualClock) -> None:
+    """The lookups prove that there is no task, and the server says that the id is taken."""
+    one = Buyer(ForgetfulApi([BOUGHT, DuplicateTaskError("taken")], clock))
+    await one.submit(attrs.evolve(REQUEST, external_task_id="ce1-other"))
+    async with asyncio.timeout(24 * 3600):
+        result, _ = await timed(one.submit())
+    assert type(result) is OutcomeUnknownError
+    assert "taken" in result.message
+    assert len(one.api.sent) == 2
+
+
 async def test_task_that_appears_at_the_last_moment(buyer: Make) -> None:
     """The last lookup is made when the settle time is over, not before."""
     one = buyer([LOST])
