@@ -817,6 +817,30 @@ async def test_what_was_bought_again_is_what_later_runs_find(
     assert len(sandbox.ledger.charges) == 2
 
 
+async def test_copies_of_an_image_whose_task_fails_are_bought_again_once(
+    comet: CometSession, sandbox: Sandbox, dog: Path, tmp_path: Path
+) -> None:
+    """A run buys what failed in earlier runs, not what it has just bought itself."""
+    copies = [shutil.copy(dog, dog.with_name(f"copy-{number}.png")) for number in range(8)]
+
+    async def expanded(*, retry_failed: bool) -> list[str]:
+        run = comet.expand_folder(
+            copies,
+            tmp_path / "out",
+            WIDE,
+            prompt="sandbox-risky",
+            retry_failed=retry_failed,
+            concurrency=1,
+        )
+        return [outcome.status async for outcome in run]
+
+    assert await expanded(retry_failed=False) == ["failed"] * 8
+    assert len(sandbox.ledger.charges) == 1
+    for charges in (2, 3):
+        assert await expanded(retry_failed=True) == ["failed"] * 8
+        assert len(sandbox.ledger.charges) == charges
+
+
 async def test_a_run_that_ends_cuts_off_no_request_of_another_call(
     sandbox: Sandbox, clock: VirtualClock, dog: Path, tmp_path: Path
 ) -> None:

@@ -36,7 +36,7 @@ class Planner:
         loader: Loads images.
         saver: Saves results; None when no files are wanted.
         fresh: Another text is another purchase of the same request.
-        retry_failed: Buy tasks that failed earlier once more.
+        retry_failed: Buy tasks that failed in an earlier run once more.
         adopt: Accept files that the journal does not know, because it may have been lost.
         memory: Recognises source files.
     """
@@ -48,11 +48,13 @@ class Planner:
     retry_failed: bool = False
     adopt: bool = False
     memory: SourceMemory = attrs.field(init=False)
+    _began: float = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         # Without a journal on the disk nothing is recognised later.
         lasting = not isinstance(self.active.journal, MemoryJournal)
         self.memory = SourceMemory(self.active.journal, self.loader.prepare, writable=lasting)
+        self._began = self.active.services.clock.time()
 
     # Recognising what is known ------------------------------------------------------------
 
@@ -191,11 +193,16 @@ class Planner:
             key = random_key()
         hashes = {name: image.sha256 for name, image in images.items()}
         attempts = itertools.count(1)
-        while key is None or (record is not None and record.state in WITHOUT_RESULT):
+        while key is None or (record is not None and self._failed_earlier(record)):
             attempt = next(attempts)
             key = content_key(request.kind.name, hashes, fields, salt=self.fresh, attempt=attempt)
             record = await self.active.journal.get(key) if self.retry_failed else None
         return Planned(item=item, images=images, fields=fields, key=key, record=record)
+
+    def _failed_earlier(self, record: JobRecord) -> bool:
+        """Return True if a job has no result, and was not sent in this run: for a copy's image."""
+        sent_at = record.sent_at or record.created_at
+        return record.state in WITHOUT_RESULT and sent_at < self._began
 
     async def _as_bought(self, planned: Planned) -> Planned:
         """Return *planned* as an earlier run with the other choice of ``prepare`` bought it, if so.
