@@ -9,7 +9,13 @@ import os
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+)
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TypedDict, cast
@@ -194,7 +200,8 @@ class Run:
                     found = batch.outcomes(self._items_of(batch))
                 async with aclosing(found) as outcomes:
                     async for outcome in outcomes:
-                        yield outcome
+                        with batch.noticing_exit():
+                            yield outcome
             except JournalError:
                 if not self._factory.tasks.closed:
                     raise
@@ -219,10 +226,13 @@ class Run:
         """
         async with self._open(dry=True) as (batch, items):
             async for item in items:
+                planned: Planned | CometError
                 try:
-                    yield item, await batch.planner.plan(item)
+                    planned = await batch.planner.plan(item)
                 except CometError as error:
-                    yield item, error
+                    planned = error
+                with batch.noticing_exit():
+                    yield item, planned
 
     async def record(self) -> AsyncGenerator[RecordedJob, None]:
         """Record the jobs in the journal without sending anything; yields each of them.
@@ -254,7 +264,8 @@ class Run:
 
             async with aclosing(recorded(batch, items, record)) as jobs:
                 async for job in jobs:
-                    yield job
+                    with batch.noticing_exit():
+                        yield job
 
     @asynccontextmanager
     async def _open(
@@ -279,8 +290,12 @@ class _FolderJournal:
     """A folder's own journal, and how many runs use it."""
 
     active: ActiveJobs
-    verify_remote: bool
     runs: int = 1
+
+    async def lacks_jobs(self) -> bool:
+        """Return True if it was opened although it is older than what was sent."""
+        journal = self.active.journal
+        return isinstance(journal, SqliteJournal) and await journal.lacks_jobs()
 
 
 @attrs.define(eq=False)
@@ -396,18 +411,19 @@ class RunFactory:
         if dry and self.given is None:
             # Nothing is sent, so an older copy of a folder's journal does no harm.
             settings["verify_remote"] = True
-        async with self._jobs_of(root, settings, dry=dry) as active:
-            if resume:
-                root = root_of(active.journal)
-            batch = self._run_batch(active, settings, root, dry=dry)
-            batch.covers_sources = not resume
-            if isinstance(root, str) and not dry:
-                await self._mark(root)
-            try:
-                with self._registered(batch):
+        with ExitStack() as registered:  # until its journal is closed
+            async with self._jobs_of(root, settings, dry=dry) as active:
+                if resume:
+                    root = root_of(active.journal)
+                batch = self._run_batch(active, settings, root, dry=dry)
+                batch.covers_sources = not resume
+                if isinstance(root, str) and not dry:
+                    await self._mark(root)
+                registered.enter_context(self._registered(batch))
+                try:
                     yield batch
-            finally:
-                await active.settle()
+                finally:
+                    await active.settle()
 
     @asynccontextmanager
     async def _jobs_of(
@@ -425,14 +441,19 @@ class RunFactory:
         finally:
             with self._mutex:  # runs may be in several threads
                 folder.runs -= 1
-                last = not folder.runs
-                if last and self._folders.get(key) is folder:
-                    del self._folders[key]
-            if last:
-                async with self._locks.of(key):  # the next run waits, and opens it again
-                    self.tasks.journals.discard(folder.active)
-                    await folder.active.aclose()
-                    await folder.active.journal.aclose()
+            await self._close_unused(key, folder)
+
+    async def _close_unused(self, key: str, folder: _FolderJournal) -> None:
+        """Close a folder's own journal, unless a run uses it."""
+        async with self._locks.of(key):  # the next run waits, and opens it again
+            if folder.runs or self._folders.get(key) is not folder:
+                return
+            self.tasks.journals.discard(folder.active)
+            try:
+                await folder.active.aclose()
+            finally:  # a caller that is cancelled must not leave it locked
+                del self._folders[key]
+                await folder.active.journal.aclose()
 
     async def _enter(self, key: str, path: Path | None, settings: RunOptions) -> _FolderJournal:
         """Return a folder's own journal for one more run: that of a run that has not ended yet.
@@ -441,14 +462,14 @@ class RunFactory:
         """
         verify_remote = settings.get("verify_remote", False)
         async with self._locks.of(key):
-            with self._mutex:
-                folder = self._folders.get(key)
-                # One that was opened although it lacks jobs is none for a run that would not ask.
-                if folder is not None and (verify_remote or not folder.verify_remote):
+            folder = self._folders.get(key)
+            # One that lacks jobs is none for a run that would not look for them.
+            if folder is not None and (verify_remote or not await folder.lacks_jobs()):
+                with self._mutex:
                     folder.runs += 1
-                    return folder
+                return folder
             active = await self._open(path, settings)
-            folder = self._folders[key] = _FolderJournal(active, verify_remote)
+            folder = self._folders[key] = _FolderJournal(active)
             return folder
 
     def _run_batch(
@@ -551,6 +572,9 @@ class RunFactory:
             await active.settle(max(0.0, until - loop.time()))
         for batch in list(self._batches):
             await batch.calls.ended(max(1.0, until - loop.time()))
+        await self._left(max(1.0, until - loop.time()))
+        for key, folder in list(self._folders.items()):
+            await self._close_unused(key, folder)
         async with self._locks.of("own"):  # a call may be opening it
             own = self._own
             if own is not None:
@@ -559,6 +583,20 @@ class RunFactory:
                 if own.journal is not self.given:
                     await own.journal.aclose()
                 self._own = None  # not before: a caller that was cancelled may close again
+
+    async def _left(self, timeout: float) -> None:
+        """Wait until the runs that their callers have left have closed their journals."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        while any(batch.left for batch in list(self._batches)) and loop.time() < until:  # noqa: ASYNC110 - of any event loop
+            await asyncio.sleep(_LOOK)
+
+
+# An async generator that was left is closed by a task of its own, which has to start.
+_TURNS = 3
+_LOOK = 0.05  # seconds
 
 
 def _job_options(settings: RunOptions) -> JobOptions:

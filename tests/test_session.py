@@ -817,6 +817,35 @@ async def test_what_was_bought_again_is_what_later_runs_find(
     assert len(sandbox.ledger.charges) == 2
 
 
+@pytest.mark.parametrize("planned", [False, True], ids=["run", "plan"])
+async def test_a_folder_can_be_opened_again_once_a_session_is_closed(
+    comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path, *, planned: bool
+) -> None:
+    """Closing waits for a run that its caller has left: it still holds the folder's journal."""
+    out = tmp_path / "out"
+    async for _ in comet.expand_folder(photos / "trip", out, WIDE):
+        pass
+    async with CometSession(DEFAULT_KEY, gateway=sandbox.url) as other:
+        run = other.expand_folder(photos, out, WIDE)
+        async for _ in run.plan() if planned else run:
+            break
+    again = [outcome.status async for outcome in comet.expand_folder(photos, out, WIDE)]
+    assert again == ["done"] * 3
+    assert len(sandbox.ledger.charges) == 3
+
+
+async def test_a_folder_is_expanded_right_after_its_plan_was_left(
+    comet: CometSession, photos: Path, tmp_path: Path
+) -> None:
+    """The plan's journal is not closed yet: it serves the run as well."""
+    async for _ in comet.expand_folder(photos / "trip", tmp_path / "out", WIDE):
+        pass
+    run = comet.expand_folder(photos, tmp_path / "out", WIDE)
+    async for _ in run.plan():
+        break
+    assert [outcome.status async for outcome in run] == ["done"] * 3
+
+
 async def test_copies_of_an_image_whose_task_fails_are_bought_again_once(
     comet: CometSession, sandbox: Sandbox, dog: Path, tmp_path: Path
 ) -> None:

@@ -195,6 +195,11 @@ def trust(db: Connection) -> None:
     db.gap = 0
 
 
+def lacks_jobs(db: Connection) -> bool:
+    """Return True if the database is older than what was sent."""
+    return db.gap > 0
+
+
 def _gap(db: Connection, mark: Mark | None) -> int:
     """Return how many of the sends that *mark* counts are not in the database."""
     if mark is None:

@@ -129,7 +129,7 @@ class GroupCommitWriter(Generic[C]):
     async def open(self, connect: Callable[[], C]) -> None:
         """Have the thread call *connect*; what fails leaves nothing open."""
         try:
-            await self._in_thread(partial(self._open, connect))
+            await asyncio.shield(self._in_thread(partial(self._open, connect)))
         except BaseException:
             await self.aclose()
             raise
@@ -159,19 +159,25 @@ class GroupCommitWriter(Generic[C]):
         return cast("_T", await request.future)
 
     async def aclose(self) -> None:
-        """Finish what is queued and close, even if the caller is cancelled meanwhile."""
+        """Finish what is queued and close; a caller that is cancelled waits for that, too."""
         with self._mutex:
             self._closed = True
             self._enough.set()
             if self._ended or os.getpid() != self._pid:
                 return
             ended = self._in_thread(self._close)  # behind all that is queued
-        await ended
+        try:
+            await asyncio.shield(ended)
+        except asyncio.CancelledError:
+            while not ended.done():  # what is still locked then can't be opened again
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([ended])
+            raise
 
     def _in_thread(self, work: Callable[[], None]) -> asyncio.Future[None]:
         future = asyncio.get_running_loop().run_in_executor(self._thread, work)
         future.add_done_callback(_retrieved)  # a cancelled caller does not
-        return asyncio.shield(future)
+        return future
 
     def __del__(self) -> None:
         if not self._closed and os.getpid() == self._pid:

@@ -8,8 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, asynccontextmanager
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Generator,
+    Sequence,
+)
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+)
 from typing import Any, TypeAlias, TypeVar
 
 import attrs
@@ -134,6 +147,7 @@ class Batch:
         finish_left_over: Also finish paid jobs of earlier runs that are no longer asked for.
         covers_sources: False when only jobs that the journal knows are worked on: those that it
             lost are not among them.
+        left: True when the caller has left the iteration early, which then ends by itself.
     """
 
     runner: JobRunner
@@ -141,6 +155,7 @@ class Batch:
     workers: int
     finish_left_over: bool = False
     covers_sources: bool = True
+    left: bool = attrs.field(default=False, init=False)
     calls: Calls = attrs.field(init=False)
     _parked: list[Item] = attrs.field(factory=list, init=False)
     _unfinished: set[str] = attrs.field(factory=set, init=False)
@@ -178,6 +193,15 @@ class Batch:
         self._halted = True
         self.runner.sender.stop(why)
         self.calls.end(why)
+
+    @contextmanager
+    def noticing_exit(self) -> Generator[None, None, None]:
+        """Notice when the caller leaves the iteration at a ``yield`` in this block."""
+        try:
+            yield
+        except GeneratorExit:
+            self.left = True
+            raise
 
     def _stop_reading(self) -> None:
         """Wait for no further item; from any thread."""
