@@ -39,6 +39,8 @@ KLING_HOSTS: Mapping[str, str] = {
 
 _KEYS = re.compile("auth|cookie|credential|jwt|key|pass|secret|session|sign|token", re.IGNORECASE)
 
+_UNRESERVED = re.compile("[A-Za-z0-9_-]+")  # in a path as it is
+
 
 def _secrets_in(values: Iterable[str]) -> tuple[Secret, ...]:
     words = (value.split()[-1].strip(QUOTES) for value in values)
@@ -278,7 +280,7 @@ class Gateway:
 
     def task(self, kind: TaskKind, task_id: str) -> URL:
         """Return the address of one task."""
-        name = task_id if task_id.isascii() and task_id.isalnum() else quote(task_id, safe="")
+        name = task_id if _UNRESERVED.fullmatch(task_id) else quote(task_id, safe="")
         return self.collection(kind).joinpath(name, encoded=True)
 
     def lookup(self, kind: TaskKind, external_task_id: str, form: LookupForm) -> URL:

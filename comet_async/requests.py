@@ -428,6 +428,8 @@ class TryOnRequest:
 KINDS: Mapping[str, TaskKind] = {kind.name: kind for kind in (EXPAND, GENERATION, TRY_ON)}
 """The kinds of tasks, by name."""
 
+_ONE_OF = "one of " + ", ".join(KINDS)
+
 
 def kind_named(name: str) -> TaskKind:
     """Return the kind called *name*.
@@ -435,10 +437,9 @@ def kind_named(name: str) -> TaskKind:
     Raises:
         InputError: There is no such kind.
     """
-    check_instance("kind", name, str, "one of " + ", ".join(KINDS))
+    check_instance("kind", name, str, _ONE_OF)
     kind = KINDS.get(name)
     if kind is None:
-        limit = "one of " + ", ".join(KINDS)
         what = f"there is no kind of task {name!r}"
-        raise InputError(what, field="kind", value=name, limit=limit, hint=limit)
+        raise InputError(what, field="kind", value=name, limit=_ONE_OF, hint=_ONE_OF)
     return kind

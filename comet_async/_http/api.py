@@ -91,6 +91,10 @@ class Submissions:
         return self._known.get(task_id)
 
 
+def _keys_of_gateway(api: Api) -> tuple[Secret, ...]:
+    return api.gateway.keys
+
+
 @attrs.define(eq=False)
 class Api:
     """One account on one gateway."""
@@ -100,6 +104,10 @@ class Api:
     transport: Transport
     clock: Clock
     submissions: Submissions = attrs.field(factory=Submissions, init=False, repr=False)
+    # Looked for in each answer: found once.
+    _gateway_keys: tuple[Secret, ...] = attrs.field(
+        init=False, repr=False, default=attrs.Factory(_keys_of_gateway, takes_self=True)
+    )
 
     @classmethod
     def connect(
@@ -132,7 +140,7 @@ class Api:
 
     @property
     def _keys(self) -> tuple[Secret, ...]:
-        return (*self.credentials.secrets, *self.gateway.keys)
+        return (*self.credentials.secrets, *self._gateway_keys)
 
     @property
     def _secrets(self) -> tuple[Secret, ...]:

@@ -467,10 +467,10 @@ class Transport:
         Raises:
             ConfigError: It is; nothing was sent.
         """
-        given = {
-            "session": self.network.session,
-            "download_session": self.network.download_session,
-        }
+        network = self.network
+        if network.session is network.download_session is None:
+            return
+        given = {"session": network.session, "download_session": network.download_session}
         for name, session in given.items():
             if session is not None and session.closed:
                 raise ConfigError(
