@@ -81,6 +81,17 @@ async def test_submit_returns_the_task_as_taken(comet: CometSession, dog: Path) 
     assert task.external_task_id.startswith("ce1-")
 
 
+async def test_an_empty_id_of_ones_own_counts_as_none(
+    comet: CometSession, sandbox: Sandbox, dog: Path
+) -> None:
+    """Kling's own sample sends an empty one: the library makes an id then."""
+    task = await comet.expand(dog, WIDE, external_task_id="")
+    assert task.external_task_id is not None
+    assert task.external_task_id.startswith("ce1-")
+    assert await comet.find(task.external_task_id) == task
+    sandbox.assert_charged(1)
+
+
 async def test_what_the_wire_says(comet: CometSession, sandbox: Sandbox, dog: Path) -> None:
     """All four ratios are numbers, the lower one is named down, n is an integer."""
     await comet.submit(ExpandRequest(image=dog, margins=Margins(up=0.25), n=2, prompt="sea"))

@@ -24,6 +24,7 @@ from comet_async._runs.source_memory import SourceMemory
 from comet_async.errors import CometError, InputError
 from comet_async.models import JSON
 from comet_async.outcomes import from_record
+from comet_async.requests import TaskRequest
 from comet_async.stores import Place
 
 
@@ -87,7 +88,7 @@ class Planner:
         if image is None or request is None or item.error is not None:
             return None
         given = dict.fromkeys(request.images(), image)
-        if len(given) != 1 or request.external_task_id is not None:
+        if len(given) != 1 or _own_id(request) is not None:
             return None
         try:
             if request.already_satisfied(given):
@@ -177,7 +178,7 @@ class Planner:
         request = item.wanted
         # Without a journal nothing is recognised later, so nothing need be hashed.
         forgets = isinstance(self.active.journal, ForgettingJournal)
-        hashed = not forgets or request.external_task_id is not None
+        hashed = not forgets or _own_id(request) is not None
         images = {
             name: await self.loader.load(given, name, hashed=hashed)
             for name, given in request.images().items()
@@ -188,7 +189,7 @@ class Planner:
                 item=item, images=images, fields={}, key="", record=None, already_satisfied=True
             )
         fields = request.fields(images)
-        key, record = request.external_task_id, None
+        key, record = _own_id(request), None
         if key is None and forgets:
             key = random_key()
         hashes = {name: image.sha256 for name, image in images.items()}
@@ -230,7 +231,7 @@ class Planner:
         if not planned.key or not any(image.other_sha256 for image in planned.images.values()):
             return None
         request = planned.item.wanted
-        if request.external_task_id is not None:
+        if _own_id(request) is not None:
             return None
         images = {name: _otherwise(image) for name, image in planned.images.items()}
         hashes = {name: image.sha256 for name, image in images.items()}
@@ -239,7 +240,7 @@ class Planner:
 
     async def bought_again(self, planned: Planned, record: JobRecord) -> Planned | None:
         """Return the next purchase of a job without a result, if an earlier run made one."""
-        if record.state not in WITHOUT_RESULT or planned.item.wanted.external_task_id is not None:
+        if record.state not in WITHOUT_RESULT or _own_id(planned.item.wanted) is not None:
             return None
         key = next_attempt(record.key)
         later = await self.active.journal.get(key)
@@ -360,6 +361,11 @@ def _with_outcome(
         outcome = from_record(item.source, planned.saved.record, files[place.dest], notes)
         outcome = attrs.evolve(outcome, already_there=True)
     return attrs.evolve(item, planned=planned, outcome=outcome)
+
+
+def _own_id(request: TaskRequest) -> str | None:
+    """Return the caller's id of *request*; empty counts as none, as in Kling's own sample."""
+    return request.external_task_id or None
 
 
 def _params(fields: Mapping[str, JSON], callback_url: str | None) -> Mapping[str, JSON]:
