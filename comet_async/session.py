@@ -772,6 +772,7 @@ class CometSession:
         Raises:
             ResultExpiredError: The server no longer holds the image.
             DownloadError: It can't be fetched or saved, or another file has the name.
+            ConnectionLostError: It broke off, or what came is not a complete image, each time.
             SessionClosedError: The session was closed.
         """
         self._tasks.check_open()
@@ -793,6 +794,7 @@ class CometSession:
         Raises:
             ResultExpiredError: The server no longer holds the image.
             DownloadError: It can't be fetched.
+            ConnectionLostError: It broke off, or what came is not a complete image, each time.
             SessionClosedError: The session was closed.
         """
         self._tasks.check_open()
