@@ -27,6 +27,7 @@ from comet_async import (
     GenerationRequest,
     InputError,
     JournalError,
+    LocalStore,
     Margins,
     NotFoundError,
     NotSentError,
@@ -344,6 +345,34 @@ async def test_expand_many_saves_below_a_folder(
     run = comet.expand_many([ExpandRequest(image=dog, margins=WIDE, n=2)], out=tmp_path / "out")
     (outcome,) = [outcome async for outcome in run]
     assert [path.name for path in outcome.files] == ["00001-dog-0.png", "00001-dog-1.png"]
+
+
+@pytest.mark.parametrize("base", ["{tmp}/", "mem://results/"])
+@pytest.mark.parametrize("name", ["wide", "wide.jpeg", "wide.jpg", "wide.PNG", "wide.old"])
+async def test_a_result_is_copied_whatever_its_name_ends_with(
+    sandbox: Sandbox, clock: VirtualClock, dog: Path, tmp_path: Path, base: str, name: str
+) -> None:
+    """The copy's extension is what the bytes are; nothing is paid or fetched again."""
+    base = base.format(tmp=tmp_path)
+    async with CometSession(
+        DEFAULT_KEY,
+        gateway=sandbox.url,
+        clock=clock,
+        journal=tmp_path / "journal.sqlite3",
+        stores={"mem": lambda _: LocalStore(tmp_path)},
+    ) as comet:
+        await comet.expand(dog, WIDE, out=base + name)
+        sandbox.faults.add(Fault("404", on="result", times=None))
+        await comet.expand(dog, WIDE, out=base + "other")
+        request = ExpandRequest(image=dog, margins=WIDE)
+        (outcome,) = [done async for done in comet.expand_many([request], out=base + "folder")]
+    assert [str(file) for file in (*outcome.files, *outcome.urls)] == [
+        base + "folder/00001-dog.png"
+    ]
+    first = (tmp_path / name).read_bytes()
+    assert (tmp_path / "other").read_bytes() == first
+    assert (tmp_path / "folder" / "00001-dog.png").read_bytes() == first
+    sandbox.assert_charged(1)
 
 
 async def test_download_refuses_another_file_of_the_name(

@@ -74,6 +74,11 @@ def exact(path: Path | str) -> str:
     return f"{path}{_EXACT}"
 
 
+def is_exact(dest: str) -> bool:
+    """Return True if *dest* is the whole name of a result, which may have any extension."""
+    return dest.endswith(_EXACT)
+
+
 @attrs.frozen(kw_only=True)
 class NameRequest:
     """Something that needs a name of its own.

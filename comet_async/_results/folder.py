@@ -27,7 +27,7 @@ from comet_async._results.files import (
     part_stem,
     place,
 )
-from comet_async._results.outputs import possible_names, sha256_of
+from comet_async._results.outputs import HEAD, possible_names, sha256_of
 from comet_async.errors import SaveError
 
 
@@ -116,6 +116,10 @@ class FolderOutput:
         """Look at the file; see `Output.size_of`."""
         return await in_thread(lambda: _size(self.root / name))
 
+    async def head(self, name: str) -> bytes:
+        """Begin to read the file; see `Output.head`."""
+        return await in_thread(lambda: _head(self.root / name))
+
     async def save(self, image: SourceImage, name: str) -> None:
         """Write a copy of *image*; see `Output.save`."""
         target = self.root / name
@@ -170,6 +174,14 @@ def _size(path: str | Path) -> int | None:
     except (OSError, ValueError):
         return None
     return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD)
+    except OSError:
+        return b""
 
 
 def _intact(path: Path, file: SavedFile, *, thorough: bool) -> bool:

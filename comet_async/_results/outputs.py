@@ -28,6 +28,9 @@ from comet_async.stores import PIECE, Place, Stores, spool
 
 T = TypeVar("T")
 
+HEAD = 64
+"""How many bytes tell a format."""
+
 
 class Output(Protocol):
     """Where results are saved. What fails there raises `SaveError`, and no file is replaced."""
@@ -78,6 +81,10 @@ class Output(Protocol):
 
     async def size_of(self, name: str) -> int | None:
         """Return the size of *name*, or None if it is not there."""
+        ...
+
+    async def head(self, name: str) -> bytes:
+        """Return the first bytes of *name*, none if it is not there."""
         ...
 
     async def save(self, image: SourceImage, name: str) -> None:
@@ -177,6 +184,19 @@ class StoreOutput:
     async def size_of(self, name: str) -> int | None:
         """Ask for the object's head; see `Output.size_of`."""
         return await _in_thread(lambda: self._find(name))
+
+    async def head(self, name: str) -> bytes:
+        """Begin to read the object; see `Output.head`."""
+
+        def read() -> bytes:
+            store, inner = self.stores.at(name)
+            try:
+                with store.open(inner) as reader:
+                    return reader.read(HEAD)
+            except FileNotFoundError:
+                return b""
+
+        return await _in_thread(read)
 
     async def save(self, image: SourceImage, name: str) -> None:
         """Put the image; see `Output.save`."""

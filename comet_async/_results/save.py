@@ -14,9 +14,9 @@ import attrs
 
 from comet_async._backoff import with_retries
 from comet_async._http.api import Api
-from comet_async._images.formats import EXTENSIONS
+from comet_async._images.formats import EXTENSIONS, sniff
 from comet_async._images.load import SourceImage
-from comet_async._images.naming import output_name
+from comet_async._images.naming import is_exact, output_name
 from comet_async._images.rules import shorten
 from comet_async._journal.records import Destination, JobRecord, Journal, SavedFile, StoredImage
 from comet_async._journal.states import JobState
@@ -287,7 +287,10 @@ class ResultSaver:
                 output = self.output(file.name)
                 if output is not self.output(destination.dest):
                     continue  # fetched again, from the server
-                name = _name_of(record, destination, file.index, _format_of(file.name))
+                format_ = await _format_of(output, file, other.dest)
+                if format_ is None:
+                    continue  # damaged, or gone
+                name = _name_of(record, destination, file.index, format_)
                 owner = await self.journal.owner_of(name)
                 if owner is not None and owner != record.key:
                     raise taken(record, name)
@@ -420,8 +423,11 @@ def _url_of(record: JobRecord, index: int) -> str:
 _FORMATS = {extension: name for name, extension in EXTENSIONS.items()}
 
 
-def _format_of(name: str) -> str:
-    return _FORMATS[Path(name).suffix.lstrip(".")]
+async def _format_of(output: Output, file: SavedFile, dest: str) -> str | None:
+    """Return the format of a saved file; a name that was given as a whole does not tell it."""
+    if is_exact(dest):
+        return sniff(await output.head(file.name))
+    return _FORMATS[Path(file.name).suffix.lstrip(".")]
 
 
 def _discard(parts: Sequence[Part]) -> None:
