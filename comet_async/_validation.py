@@ -156,14 +156,22 @@ def check_path(field: str, value: object) -> None:
     """Refuse a *value* that can't be the path of a file or a folder.
 
     Raises:
-        InputError: It is not text or an object with a path, is empty, or holds a NUL.
+        InputError: It is not text or an object with a path, is empty, or can't be a name.
     """
     limit = "a path: text that is not empty, or a Path"
     if not isinstance(value, str | os.PathLike):
         raise wrong(field, value, limit)
     text: object = os.fspath(value)
-    if not isinstance(text, str) or not text or "\0" in text:
+    if not isinstance(text, str) or not text or not can_be_a_name(text):
         raise wrong(field, text, limit)
+
+
+def can_be_a_name(text: str) -> bool:
+    """Return False if no file system can hold *text*: it has a NUL, or half a surrogate pair."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def check_writable_path(field: str, value: object) -> None:
@@ -236,6 +244,17 @@ def check_text(field: str, value: object, *, empty: bool = False) -> None:
         raise wrong(field, value, "text")
     if not value and not empty:
         raise InputError(f"{field} is empty", field=field, value=value, limit="some text")
+
+
+def check_id(field: str, value: object) -> None:
+    """Refuse a *value* that can't be an id on the server: it goes into a URL.
+
+    Raises:
+        InputError: It is not text, not valid Unicode, or empty.
+    """
+    check_text(field, value)
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise wrong(field, value, "valid Unicode")
 
 
 def number(

@@ -181,7 +181,7 @@ class Gateway:
     _collections: dict[str, URL] = attrs.field(factory=dict, init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        if self.down_field not in {"down", "bottom", "both"}:
+        if self.down_field not in ("down", "bottom", "both"):  # not hashed: it may be anything
             raise wrong("down_field", self.down_field, "down, bottom or both")
 
     @classmethod
@@ -202,7 +202,7 @@ class Gateway:
         Raises:
             ConfigError: The region is unknown.
         """
-        if region not in KLING_HOSTS:
+        if region not in tuple(KLING_HOSTS):  # not hashed: it may be anything
             regions = " or ".join(KLING_HOSTS)
             raise ConfigError(
                 f"Kling has no region {region!r}",

@@ -9,6 +9,7 @@ and the new image at most three times the area of the old one.
 from __future__ import annotations
 
 import math
+import os
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from typing import Literal, Protocol, runtime_checkable
 
@@ -359,7 +360,7 @@ def parse_aspect(aspect: str | float) -> Decimal:
 
 
 def _check_anchor(anchor: str) -> Anchor:
-    if anchor not in _ANCHORS:
+    if anchor not in tuple(_ANCHORS):  # not hashed: it may be anything
         limit = "one of " + ", ".join(_ANCHORS)
         raise InputError(
             f"anchor {anchor!r} is unknown", field="anchor", value=anchor, limit=limit, hint=limit
@@ -386,8 +387,10 @@ def as_rule(margins: object) -> MarginRule:
         InputError: It is neither `Margins`, nor a rule, nor text that can be read.
     """
     # Plain margins first: the other check takes ten times as long.
-    if isinstance(margins, (Margins, MarginRule)):
+    if isinstance(margins, Margins):
         return margins
+    if isinstance(margins, MarginRule) and not isinstance(margins, os.PathLike):
+        return margins  # a Path has a `resolve`, too
     if not isinstance(margins, str):
         raise InputError(
             f"margins must be Margins, a rule such as Margins.for_aspect, or text such as '16:9', "

@@ -41,6 +41,7 @@ from comet_async._validation import (
     check_clock,
     check_event_loop,
     check_flag,
+    check_id,
     check_instance,
     check_number,
     check_path,
@@ -699,7 +700,7 @@ class CometSession:
             CometError: There was no good answer.
         """
         self._tasks.check_open()
-        check_text("task_id", task_id)
+        check_id("task_id", task_id)
         read = functools.partial(self._tasks.poll, task_id, kind=kind)
         return await with_retries(read, clock=self._api.clock, backoff=self._backoff)
 
@@ -717,7 +718,7 @@ class CometSession:
             AccountError: The account may not use the API.
         """
         self._tasks.check_open()
-        check_text("external_task_id", external_task_id)
+        check_id("external_task_id", external_task_id)
         finding = await TaskLookup(self._api).look(kind_named(kind), external_task_id, known=None)
         if finding.task is None:
             raise NotFoundError(

@@ -22,6 +22,7 @@ from comet_async._validation import (
     check_callbacks,
     check_event_loop,
     check_flag,
+    check_id,
     check_number,
     check_offers,
     check_rng,
@@ -448,6 +449,8 @@ def check_task(task: object) -> None:
     """
     if not isinstance(task, Task | str) or not task:
         raise wrong("task", task, "a task or a task's id", hint="pass a Task, or its id as text")
+    if isinstance(task, str):
+        check_id("task", task)
 
 
 def _check_waited(kind: object, n: object) -> None:

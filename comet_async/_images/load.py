@@ -49,7 +49,13 @@ from comet_async._images.streams import (
     read_all,
 )
 from comet_async._images.walkers import MISSING_DATA, has_all_data
-from comet_async._validation import check_instance, check_path, check_text, wrong
+from comet_async._validation import (
+    can_be_a_name,
+    check_instance,
+    check_path,
+    check_text,
+    wrong,
+)
 from comet_async.errors import InputError
 from comet_async.secret import redact
 from comet_async.stores import spool
@@ -619,7 +625,7 @@ def _from_pillow(image: PillowImage, check: ImageRules) -> SourceImage:
 
 
 def _from_path(path: str, check: ImageRules, open_it: Opener) -> SourceImage:
-    if "\0" in path:
+    if not can_be_a_name(path):
         raise missing(check)
     try:
         with io.FileIO(path, opener=open_it) as file:
