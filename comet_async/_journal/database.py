@@ -34,7 +34,8 @@ _NO_SPACE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
 # The first one also finds an index that disagrees with its table, so that a flipped bit in a key
 # can't hide a job that was paid. (About 10,000 and 40,000 jobs, each 0.2 s. In a larger file,
 # SQLite checks each page that is read.)
-_CHECKS = {"integrity_check": 16 * 2**20, "quick_check": 64 * 2**20}
+_CHECKED_WELL = 16 * 2**20
+_CHECKS = {"integrity_check": _CHECKED_WELL, "quick_check": 64 * 2**20}
 
 _PRAGMAS = (
     # FULL: NORMAL survives a crash of the process, but a power cut may take the last commits,
@@ -44,8 +45,9 @@ _PRAGMAS = (
     "fullfsync = ON",
     "checkpoint_fullfsync = ON",
 )
-# KiB. A run over many finished jobs reads each page once, not again and again.
-_CACHE = 8192
+# Bytes. A run over many finished jobs looks their keys up in no order: the index over the keys of
+# 100,000 jobs (4.5 MiB) stays here, beside the pages that are read once.
+_CACHE = 12 * 2**20
 
 
 class Connection(sqlite3.Connection):
@@ -220,14 +222,20 @@ def _take_over(db: Connection, mark: Mark | None, boot: str, now: float) -> None
 
 def _configure(db: sqlite3.Connection, path: Path) -> None:
     """Check that the file is a journal, and set how it is written."""
-    db.execute(f"PRAGMA cache_size = -{_CACHE}")  # first: a small file is read by the check only
-    _check(db, path)
+    size, cache = path.stat().st_size, _CACHE
+    if size <= _CHECKED_WELL:
+        # The check follows the rows: it would read the indexes' pages again and again. All of it is
+        # then there for the run. With space to grow, as a few pages too few undo it.
+        cache = max(cache, size + 2**20)
+    (page,) = db.execute("PRAGMA page_size").fetchone()
+    db.execute(f"PRAGMA cache_size = {cache // page}")
+    _check(db, path, size)
     db.execute(f"PRAGMA journal_mode = {'TRUNCATE' if on_network(path.parent) else 'WAL'}")
     for pragma in _PRAGMAS:
         db.execute(f"PRAGMA {pragma}")
 
 
-def _check(db: sqlite3.Connection, path: Path) -> None:
+def _check(db: sqlite3.Connection, path: Path, size: int) -> None:
     version, (tables,) = _version(db), db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not version and not tables:
         return  # made a moment ago
@@ -239,7 +247,6 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
             f"the journal {path} was written by a newer comet_async",
             hint="upgrade comet_async, or choose another file",
         )
-    size = path.stat().st_size
     for check, limit in _CHECKS.items():
         if size <= limit:
             (verdict,) = db.execute(f"PRAGMA {check}(1)").fetchone()

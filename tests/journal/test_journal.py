@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import comet_async.journal
+from benchmarks.core.meter import bytes_read
 from comet_async._journal import database, sql as statements
+from comet_async._journal.keys import content_key
 from comet_async._journal.memory import MemoryJournal
 from comet_async._journal.records import JobRecord, Limits, Refusal
 from comet_async._journal.rows import FIELDS
@@ -319,6 +321,21 @@ async def test_a_flipped_bit_in_a_key_is_found(path: Path, where: int) -> None:
     path.write_bytes(data)
     with pytest.raises(JournalCorruptError, match=r"recover"):
         await SqliteJournal.open(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts what is read as Linux does")
+async def test_a_small_journal_is_read_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the check at the opening has read is there when the jobs are looked up."""
+    keys = [content_key("expand", {"image": str(number)}, {}) for number in range(1000)]
+    async with await SqliteJournal.open(path) as journal:
+        await journal.plan([new_job(key=key) for key in keys], now=NOW)
+    monkeypatch.setattr(database, "_CACHE", 65_536)
+    before = bytes_read()
+    async with await SqliteJournal.open(path) as journal:
+        for first in range(0, 1000, 50):
+            await journal.saved(keys[first : first + 50])
+    assert path.stat().st_size > 400_000
+    assert bytes_read() - before < 1.2 * path.stat().st_size
 
 
 async def test_events_are_kept_for_a_year(path: Path) -> None:
