@@ -207,8 +207,14 @@ _AT_AND_TAKEN = (
     "SELECT d.job, EXISTS (SELECT 1 FROM file f WHERE f.name = ? AND f.job <> d.job)"
     f" FROM destination d WHERE d.job = {_JOB_ID} AND d.dest = ?"
 )
+# A file is recorded twice, before and after it has its name. The second time its row is changed
+# where it is: REPLACE would move it to the end of the table and leave a gap.
+_UPDATE_FILE = (
+    "UPDATE OR REPLACE file SET name = ?, sha256 = ?, size = ?, kept = ?"
+    " WHERE job = ? AND dest = ? AND number = ?"
+)
 _REPLACE_FILE = (
-    "REPLACE INTO file (job, dest, number, name, sha256, size, kept) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    "REPLACE INTO file (name, sha256, size, kept, job, dest, number) VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 _PLACES = (
     "SELECT j.key, d.source, d.dest, f.number, f.name, f.sha256, f.size, f.kept"
@@ -334,7 +340,7 @@ def move(
     swap(db, before, after, why)
     if place is not None:
         for file in place.files:
-            _run(db, _REPLACE_FILE, job, place.dest, *_columns(file))
+            _write_file(db, job, place.dest, file)
     if unpaid and before.run is not None:
         _run(
             db,
@@ -466,7 +472,7 @@ def save_file(db: sqlite3.Connection, key: str, dest: str, file: SavedFile) -> N
     row = _row(db, _AT, key, dest)
     if row is None:
         raise unknown_destination(key, dest)
-    _run(db, _REPLACE_FILE, row[0], dest, *_columns(file))
+    _write_file(db, row[0], dest, file)
 
 
 def _job_at(db: sqlite3.Connection, record: JobRecord, place: Destination) -> object:
@@ -482,8 +488,10 @@ def _job_at(db: sqlite3.Connection, record: JobRecord, place: Destination) -> ob
     return job
 
 
-def _columns(file: SavedFile) -> Row:
-    return file.index, file.name, file.sha256, file.size, file.kept
+def _write_file(db: sqlite3.Connection, job: object, dest: str, file: SavedFile) -> None:
+    row = file.name, file.sha256, file.size, file.kept, job, dest, file.index
+    if not _run(db, _UPDATE_FILE, *row).rowcount:
+        _run(db, _REPLACE_FILE, *row)
 
 
 def owner_of(db: sqlite3.Connection, name: str) -> str | None:

@@ -350,6 +350,19 @@ async def test_events_are_kept_for_a_year(path: Path) -> None:
         assert await journal.counts() == {S.PLANNED: 3}
 
 
+async def test_a_file_that_is_kept_stays_in_its_row(path: Path) -> None:
+    """Rows that moved would leave half of the table's pages empty."""
+    async with await SqliteJournal.open(path) as journal:
+        for number in range(3):
+            await planned(journal, number)
+        for kept in (False, True):
+            for number in range(3):
+                file = saved(f"photos/{number}.png", kept=kept)
+                await journal.save_file(new_job(number).key, f"photos/{number}", file)
+        rows = sql(path, "SELECT rowid, name, kept FROM file ORDER BY rowid")
+        assert rows == [(number + 1, f"photos/{number}.png", 1) for number in range(3)]
+
+
 # Using --------------------------------------------------------------------------------------
 
 

@@ -475,6 +475,16 @@ class KeepingSuite:
         (place,) = await journal.destinations(first.key)
         assert place.files == ()
 
+    async def test_a_recorded_file_takes_a_name(self, journal: Journal) -> None:
+        """Who owned it loses it, and the place has the one file."""
+        first, second = await planned(journal), await planned(journal, 1)
+        await journal.save_file(first.key, "photos/0", saved("same.png"))
+        await journal.save_file(second.key, "photos/1", saved("photos/1.png"))
+        await journal.save_file(second.key, "photos/1", saved("same.png", kept=True))
+        assert await journal.owner_of("same.png") == second.key
+        files = [(await journal.destinations(job.key))[0].files for job in (first, second)]
+        assert files == [(), (saved("same.png", kept=True),)]
+
     async def test_a_file_needs_a_destination(self, journal: Journal) -> None:
         """Nothing is saved where nothing was planned."""
         record = await planned(journal)
