@@ -182,10 +182,11 @@ def check_writable_path(field: str, value: object) -> None:
     """
     check_path(field, value)
     text = os.fspath(cast("str | os.PathLike[str]", value))
-    if "://" in text:
-        return  # an address in a store
+    size = _bytes(text)
+    if size <= _LONGEST_NAME or "://" in text:
+        return  # no name in it is longer than all of it; or it is an address in a store
     longest = max((_bytes(name) for name in Path(text).parts), default=0)
-    if longest > _LONGEST_NAME or _bytes(text) > _LONGEST_PATH:
+    if longest > _LONGEST_NAME or size > _LONGEST_PATH:
         limit = f"a path of at most {_LONGEST_PATH} bytes, with names of at most {_LONGEST_NAME}"
         raise wrong(field, text, limit, hint="choose a shorter one")
 
