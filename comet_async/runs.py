@@ -175,7 +175,10 @@ class Run:
         return self._items.skipped if isinstance(self._items, FolderItems) else SkipReport()
 
     def interrupt(self) -> None:
-        """Stop soon: nothing new is sent, and what has not ended becomes ``pending``."""
+        """Stop soon: nothing new is sent, and what has not ended becomes ``pending``.
+
+        `plan` and `record` end with the images that they have begun with.
+        """
         self._interrupted = True
         if self._batch is not None:
             self._batch.interrupt()
@@ -271,11 +274,15 @@ class Run:
     async def _open(
         self, *, dry: bool
     ) -> AsyncGenerator[tuple[Batch, AsyncGenerator[Item, None]], None]:
-        async with (
-            self._factory.open(self._root, self._options, dry=dry) as batch,
-            aclosing(self._items_of(batch)) as items,
-        ):
-            yield batch, items
+        async with self._factory.open(self._root, self._options, dry=dry) as batch:
+            self._batch = batch
+            if self._interrupted:
+                batch.interrupt()
+            try:
+                async with aclosing(batch.until_halted(self._items_of(batch))) as items:
+                    yield batch, items
+            finally:
+                self._stopped, self._batch = batch.stopped, None
 
 
 @asynccontextmanager

@@ -237,7 +237,7 @@ class Batch:
         complete = self.covers_sources
         try:
             known = None if finished is None else _ends(finished)
-            for phase in (self._until_halted(items), self._second_look(), self._left_over()):
+            for phase in (self.until_halted(items), self._second_look(), self._left_over()):
                 ends = in_parallel(phase, self._end, self.workers, known)
                 async with aclosing(ends):
                     async for outcome, record in ends:
@@ -255,7 +255,8 @@ class Batch:
     def _ended(self) -> bool:
         return self._halted or self.stopped is not None
 
-    async def _until_halted(self, items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:
+    async def until_halted(self, items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:
+        """Yield *items* until there are no more, or the run is to stop."""
         async with aclosing(items):
             while (item := await self._next(items)) is not None:
                 yield item

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import pytest
 
 from comet_async import CometSession, ExpandRequest, Margins, Outcome, OutcomeStatus, SourceImage
 from comet_async._runs import recording
-from comet_async.errors import IdempotencyConflictError, InputError, JournalRequiredError
+from comet_async.errors import (
+    IdempotencyConflictError,
+    InputError,
+    JournalRequiredError,
+    RunStoppedError,
+)
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 from comet_async.testing import VirtualClock
 from comet_async.types import RecordedJob
@@ -68,6 +73,42 @@ async def test_nothing_is_sent_and_any_process_can_run_the_jobs(
         again = [each async for each in comet.expand_folder("photos", "wide", WIDE)]
     assert [each.already_there for each in again] == [True] * 3
     assert len(sandbox.ledger.charges) == 3
+
+
+@pytest.mark.parametrize("what", ["plan", "record"])
+async def test_an_interruption_ends_it_although_the_source_does_not(
+    sandbox: Sandbox, opened: Opener, photos: Path, what: str
+) -> None:
+    """Images that were begun with are reported; no further one is waited for."""
+    closed = asyncio.Event()
+
+    async def requests() -> AsyncGenerator[ExpandRequest, None]:
+        try:
+            yield ExpandRequest(image=photos / "dog.png", margins=WIDE)
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    async with opened() as comet:
+        run = comet.expand_many(requests())
+        asyncio.get_running_loop().call_later(500, run.interrupt)
+        async with asyncio.timeout(600):
+            found = [each async for each in (run.plan() if what == "plan" else run.record())]
+        assert isinstance(run.stopped, RunStoppedError)
+    assert len(found) == 1
+    assert closed.is_set()
+    assert sandbox.ledger.posts == []
+
+
+@pytest.mark.parametrize("what", ["plan", "record"])
+async def test_what_was_interrupted_before_begins_with_nothing(
+    opened: Opener, photos: Path, tmp_path: Path, what: str
+) -> None:
+    """An interruption that comes before the first image is not forgotten."""
+    async with opened() as comet:
+        run = comet.expand_folder(photos, tmp_path / "wide", WIDE)
+        run.interrupt()
+        assert [each async for each in (run.plan() if what == "plan" else run.record())] == []
 
 
 async def test_recording_again_changes_nothing(
