@@ -45,9 +45,10 @@ _PRAGMAS = (
     "fullfsync = ON",
     "checkpoint_fullfsync = ON",
 )
-# Bytes. A run over many finished jobs looks their keys up in no order: the index over the keys of
-# 100,000 jobs (4.5 MiB) stays here, beside the pages that are read once.
-_CACHE = 12 * 2**20
+# Bytes of the cache: at first, and of a large journal. A run over finished work looks keys up in no
+# order: the index over 100,000 keys (4.5 MiB) should stay there, beside pages that are read once.
+_CACHE = 8 * 2**20
+_CACHE_OF_LARGE = 10 * 2**20
 
 
 class Connection(sqlite3.Connection):
@@ -222,11 +223,11 @@ def _take_over(db: Connection, mark: Mark | None, boot: str, now: float) -> None
 
 def _configure(db: sqlite3.Connection, path: Path) -> None:
     """Check that the file is a journal, and set how it is written."""
-    size, cache = path.stat().st_size, _CACHE
+    size, cache = path.stat().st_size, _CACHE_OF_LARGE
     if size <= _CHECKED_WELL:
         # The check follows the rows: it would read the indexes' pages again and again. All of it is
         # then there for the run. With space to grow, as a few pages too few undo it.
-        cache = max(cache, size + 2**20)
+        cache = max(_CACHE, size + 2**20)
     (page,) = db.execute("PRAGMA page_size").fetchone()
     db.execute(f"PRAGMA cache_size = {cache // page}")
     _check(db, path, size)
