@@ -341,6 +341,8 @@ async def test_jobs_of_a_worker_that_is_cancelled_go_back_to_the_queue(
         served = asyncio.all_tasks()
         running = asyncio.create_task(FleetWorker(comet).run())
         await until(journal, running=12, in_flight=12)
+        while len(slow.ledger.charges) < 12:  # noqa: ASYNC110 - requests are on their way
+            await asyncio.sleep(0.01)
         chosen = asyncio.all_tasks() - served if everything else {running}
         for task in chosen:
             if "aiohttp" not in repr(task):
