@@ -449,7 +449,7 @@ def _check_status(incoming: Incoming) -> None:
         raise ResultExpiredError(
             f"the result's URL is no longer valid (HTTP {status})",
             status=status,
-            hint="get the task again for a new URL, free of charge",
+            hint="the task shows no URL that works; services clear results after 30 days",
         )
     if status >= _SERVER_ERROR or status in _TRANSIENT:
         raise ConnectionLostError(
