@@ -62,9 +62,10 @@ class Layer:
             if given & each:
                 replaced |= each
         left = {key: value for key, value in own.items() if _dashed(key) not in replaced}
-        Dict(left, source=self.source, use_commands_as_keys=False, allow_unknown=self.flat)(
-            app, commands, arguments
-        )
+        # Below its command: what has the name of a command is no option to cyclopts otherwise.
+        for name in reversed(commands):
+            left = {name: left}
+        Dict(left, source=self.source, allow_unknown=self.flat)(app, commands, arguments)
 
 
 def layers() -> tuple[Layer, ...]:

@@ -96,6 +96,19 @@ async def test_the_own_file_sets_any_option(
     assert "3 new" in ended.err
 
 
+async def test_options_that_have_the_names_of_commands(
+    comet: Command, photos: Path, own: Path, project: Path
+) -> None:
+    """They are options all the same: who sets `sandbox` must not buy."""
+    own.write_text("[expand]\nsandbox = true\n")
+    project.write_text('[tool.comet-async]\nto = "2:1"\nreport = true\n')
+    out = photos.parent / "w"
+    ended = await comet("expand", next(photos.iterdir()), "-o", out)
+    assert ended.status == 0
+    assert "sandbox: the new edges are painted on this machine" in ended.err
+    assert (out / "report.html").is_file()
+
+
 async def test_an_unknown_option_of_the_own_file(comet: Command, photos: Path, own: Path) -> None:
     """It is named, with the file."""
     own.write_text("[expand]\nmaxjobs = 1\n")
