@@ -233,7 +233,7 @@ COMMANDS: dict[str, tuple[tuple[str, str, str], ...]] = {
 USAGES = {
     "expand": "SOURCE... --out DIR (--to SHAPE | --size WxH | --up SHARE ...) [OPTIONS]",
     "preview": "SOURCE... (--to SHAPE | --size WxH | --up SHARE ...) [OPTIONS]",
-    "jobs": "DIR|URL [attach KEY TASK_ID | resubmit KEY | abandon KEY] [OPTIONS]",
+    "jobs": "DIR|FILE|URL [attach KEY TASK_ID | resubmit KEY | abandon KEY] [OPTIONS]",
     "report": "DIR [OPTIONS]",
     "enqueue": "SOURCE... --journal URL (--out DIR | --store URL) --to SHAPE [OPTIONS]",
     "worker": "--journal URL [OPTIONS]",

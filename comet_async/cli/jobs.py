@@ -1,4 +1,4 @@
-"""``comet-async jobs``: what the journal of a folder knows, and the decisions only you can make.
+"""``comet-async jobs``: what a journal knows, and the decisions only you can make.
 
 A row is a job, or a source that has none: one that was invalid, or that needed no job.
 """
@@ -84,8 +84,8 @@ async def jobs(  # noqa: PLR0913 - the arguments and options, as --help shows th
     folder: Annotated[
         Named,
         Parameter(
-            metavar="DIR|URL",
-            help="The folder that was given as --out, or the database with the journal.",
+            metavar="DIR|FILE|URL",
+            help="The folder that was given as --out; or the journal itself, a file or a database.",
         ),
     ],
     action: Annotated[Action | None, Parameter(help="What to do with one job.")] = None,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Collection
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 _PURPOSE = "sandbox"  # the fact in the journal that says whether its images were for practice
 _NOTHING_MADE = frozenset({JobState.PLANNED, JobState.REJECTED})
 _ENDED = "its sandbox has ended"
+_MAGIC = b"SQLite format 3\0"
 
 
 def place_of(text: str) -> Path | str:
-    """Return where the journal is: of the folder *text*, or in the database of that address.
+    """Return where the journal is: of the folder *text*, that file, or that database.
 
     Raises:
         InputError: There is none, or it can't be used.
@@ -32,7 +34,27 @@ def place_of(text: str) -> Path | str:
     from comet_async.cli.expand.options import database
     from comet_async.runs import POSTGRES
 
-    return database(text) if text.startswith(POSTGRES) else path_of(Path(text))
+    if text.startswith(POSTGRES):
+        return database(text)
+    path = Path(text)
+    if not os.path.isfile(path):  # noqa: PTH113 - one that can't be looked at is none
+        return path_of(path)
+    if path.with_name(f"{path.name}.lock").exists() or _is_sqlite(path):
+        return path
+    raise InputError(  # before a lock file appears beside it
+        f"{path} is not a journal",
+        field="folder",
+        value=text,
+        hint="name the folder that was given as --out, or the file that was given as --journal",
+    )
+
+
+def _is_sqlite(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return True  # opening it says why
 
 
 def path_of(folder: Path) -> Path:

@@ -303,6 +303,16 @@ async def test_no_journal(comet: Command, tmp_path: Path) -> None:
     assert "has no journal" in ended.err
 
 
+async def test_a_file_that_is_no_journal(comet: Command, tmp_path: Path) -> None:
+    """It is refused, and no lock file appears beside it."""
+    file = tmp_path / "dog.jpg"
+    file.write_bytes(b"an image")
+    ended = await comet("jobs", file)
+    assert ended.status == 2
+    assert "is not a journal" in ended.err
+    assert list(tmp_path.iterdir()) == [file]
+
+
 @pytest.mark.parametrize(
     "words",
     [

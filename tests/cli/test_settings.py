@@ -151,7 +151,7 @@ async def test_shells_complete_the_names_of_files(comet: Command) -> None:
     assert "complete -o default -F _comet_async comet-async" in script
     assert "compgen -f" not in script
     script = (await comet("completion", "zsh")).out
-    for help_ in ("one per line.", "Files or folders.", "or the database with the journal."):
+    for help_ in ("one per line.", "Files or folders.", "a file or a database."):
         assert f"{help_}:_files' " in script
 
 

@@ -241,6 +241,7 @@ class _RunFollower:
             free=self.free,
             from_input="-" in self.plan.sources,
             left_out=str(self.run.skipped),
+            journal=self.plan.own_journal,
         )
 
     async def follow(self) -> None:

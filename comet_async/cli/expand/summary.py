@@ -34,6 +34,7 @@ class Ending:
         free: True when nothing is paid.
         from_input: Whether sources came from the standard input.
         left_out: What of folders was left out, or nothing.
+        journal: Where the journal is, unless it is in the output folder.
     """
 
     totals: RunTotals
@@ -45,6 +46,7 @@ class Ending:
     free: bool = False
     from_input: bool = False
     left_out: str = ""
+    journal: Path | str | None = None
 
     def show(self, screen: Screen) -> None:
         """Write the summary."""
@@ -173,7 +175,7 @@ class Ending:
         return [f"{why}{given}:", f"  {self.command}"]
 
     def _uncertain(self) -> str:
-        return shlex.join(["comet-async", "jobs", str(self.out), "--uncertain"])
+        return shlex.join(["comet-async", "jobs", str(self.journal or self.out), "--uncertain"])
 
     def _corrections(self) -> list[str]:
         """Return the next step when only a change can help."""

@@ -45,6 +45,22 @@ async def test_it_is_said_and_not_guessed(
     assert plan.lines[0]["estimate_usd"] == "0.000"
 
 
+async def test_a_journal_of_its_own_is_named(
+    comet: Command, silent: Sandbox, words: tuple[object, ...], tmp_path: Path
+) -> None:
+    """The command in the summary works, and so do the ones that it prints."""
+    file = tmp_path / "own.sqlite3"
+    ended = await comet(*words, "--journal", file)
+    assert f"comet-async jobs {file} --uncertain" in ended.err
+    listed = await comet("jobs", file, "--uncertain")
+    assert f"comet-async jobs {file} attach" in listed.out + listed.err
+    (job,) = (await comet("jobs", file, "--uncertain", "--json")).lines
+    (task,) = silent.tasks.all()
+    assert (await comet("jobs", file, "attach", job["key"], task.id)).status == 0
+    assert (await comet(*words, "--journal", file, "--json")).outcomes == {"done": 1}
+    assert len(silent.ledger.charges) == 1
+
+
 async def test_attach_what_was_paid(
     comet: Command, silent: Sandbox, words: tuple[object, ...], photos: Path
 ) -> None:
