@@ -43,6 +43,7 @@ from comet_async import (
     WaitTimeoutError,
 )
 from comet_async._images.formats import read_info
+from comet_async._journal.memory import MemoryJournal
 from comet_async.events import Changed, Event
 from comet_async.journal import SqliteJournal
 from comet_async.runs import JOURNAL_NAME, Run
@@ -884,6 +885,65 @@ async def test_a_folder_is_expanded_right_after_its_plan_was_left(
     async for _ in run.plan():
         break
     assert [outcome.status async for outcome in run] == ["done"] * 3
+
+
+async def test_sessions_share_a_journal_object(
+    clock: VirtualClock, photo: bytes, tmp_path: Path
+) -> None:
+    """The same image in two sessions at once is one request, and both get its task.
+
+    No lookup could tell the second what became of the request of the first.
+    """
+    options = Options(lookups=frozenset(), list_tasks=False)
+    async with (
+        Sandbox(clock=clock, seed=1, engine="stub", options=options) as sandbox,
+        await SqliteJournal.open(tmp_path / "jobs.sqlite3", clock=clock) as journal,
+        CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=journal) as one,
+    ):
+        sandbox.faults.add(Fault("slow", on="create", seconds=10))
+        left = asyncio.create_task(one.expand(photo, WIDE))
+        await asyncio.sleep(5)
+        left.cancel()  # its request is on the way
+        async with CometSession(
+            DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=journal
+        ) as two:
+            tasks = await asyncio.gather(one.expand(photo, WIDE), two.expand(photo, WIDE))
+        (charge,) = sandbox.ledger.charges
+        assert {task.id for task in tasks} == {charge.task_id}
+
+
+class _Unhashable(MemoryJournal):
+    """A journal that can't be the key of a dictionary."""
+
+    __hash__ = None  # type: ignore[assignment]  # what a class with __eq__ gets from Python
+
+
+async def test_a_journal_of_any_class_is_taken(
+    sandbox: Sandbox, clock: VirtualClock, photo: bytes
+) -> None:
+    """The protocol asks for methods only."""
+    async with CometSession(
+        DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=_Unhashable()
+    ) as comet:
+        tasks = [await comet.expand(photo, WIDE) for _ in range(2)]
+    assert tasks[0].id == tasks[1].id
+
+
+async def test_a_session_that_is_closed_leaves_the_requests_of_others(
+    clock: VirtualClock, sandbox: Sandbox, photo: bytes, tmp_path: Path
+) -> None:
+    """Two sessions may share a journal object; each cuts off no more than its own requests."""
+    async with await SqliteJournal.open(tmp_path / "jobs.sqlite3", clock=clock) as journal:
+        sessions = [
+            CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=journal)
+            for _ in range(2)
+        ]
+        async with sessions[0], sessions[1]:
+            sandbox.faults.add(Fault("slow", on="create", seconds=10))
+            buying = asyncio.create_task(sessions[0].expand(photo, WIDE))
+            await asyncio.sleep(5)
+            await sessions[1].aclose(0)
+            assert (await buying).succeeded
 
 
 async def test_copies_of_an_image_whose_task_fails_are_bought_again_once(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import weakref
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager
@@ -78,11 +79,31 @@ class _LoopWatch:
 
 
 @attrs.define(eq=False)
+class _Work:
+    """What goes on over one journal in this process, for all sessions that were given it."""
+
+    locks: KeyedLock = attrs.field(factory=KeyedLock)
+    sends: dict[str, asyncio.Task[Job]] = attrs.field(factory=dict)
+    names: dict[str, Counter[str]] = attrs.field(factory=dict)
+
+
+_works: weakref.WeakKeyDictionary[Journal, _Work] = weakref.WeakKeyDictionary()
+
+
+def _work_over(journal: Journal) -> _Work:
+    try:
+        return _works.setdefault(journal, _Work())
+    except TypeError:  # of the user's own, and can't be a key
+        return _Work()
+
+
+@attrs.define(eq=False)
 class ActiveJobs:
     """What this process knows of one journal's jobs apart from their records.
 
     All calls and runs of a session over one journal share it, so that they never work on the
-    same job at once and count slots together. A job holds its slots from before its request is
+    same job at once and count slots together. Sessions that were given the same journal share
+    `locks`, `sends` and `names`. A job holds its slots from before its request is
     sent until any poll shows that its task has ended.
 
     Attributes:
@@ -101,9 +122,9 @@ class ActiveJobs:
     journal: Journal
     slots: ConcurrencyLimiter
     services: Services
-    locks: KeyedLock = attrs.field(factory=KeyedLock, init=False)
-    sends: dict[str, asyncio.Task[Job]] = attrs.field(factory=dict, init=False)
-    names: dict[str, Counter[str]] = attrs.field(factory=dict, init=False)
+    locks: KeyedLock = attrs.field(init=False)
+    sends: dict[str, asyncio.Task[Job]] = attrs.field(init=False)
+    names: dict[str, Counter[str]] = attrs.field(init=False)
     duplicates: set[str] = attrs.field(factory=set, init=False)
     reconciler: Reconciler = attrs.field(init=False)
     shared: SharedJournal | None = attrs.field(init=False, default=None)
@@ -114,6 +135,8 @@ class ActiveJobs:
     # Jobs of a shared journal that a caller here works on, or is claiming.
     _owned: set[str] = attrs.field(factory=set, init=False)
     _releases: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
+    # Those of `sends` that are this session's.
+    _own_sends: set[asyncio.Task[Job]] = attrs.field(factory=set, init=False)
     _unsubscribe: Callable[[], None] = attrs.field(default=_nothing, init=False)
     # Callers that wait for a slot, and whether the log says so.
     _waiting: int = attrs.field(default=0, init=False)
@@ -123,6 +146,8 @@ class ActiveJobs:
     _watches: dict[asyncio.AbstractEventLoop, _LoopWatch] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
+        work = _work_over(self.journal)
+        self.locks, self.sends, self.names = work.locks, work.sends, work.names
         if isinstance(self.journal, SharedJournal):
             self.shared = self.journal
             self.shared_slots = SharedSlots(
@@ -387,10 +412,12 @@ class ActiveJobs:
     def send(self, record: JobRecord, task: asyncio.Task[Job]) -> None:
         """Remember the request that *task* sends until its outcome has been recorded."""
         self.sends[record.key] = task
+        self._own_sends.add(task)
         task.add_done_callback(functools.partial(self._sent, record.key))
 
     def _sent(self, key: str, task: asyncio.Task[Job]) -> None:
         self.sends.pop(key, None)
+        self._own_sends.discard(task)
         if not task.cancelled():
             task.exception()  # a caller that was cancelled never retrieves it
         if not self.locks.taken(key):
@@ -414,8 +441,8 @@ class ActiveJobs:
             timeout: Seconds; those that are not answered by then are recorded as unknown. With
                 None, none is cut off: other callers may begin to send meanwhile.
         """
-        await _finished(self.sends.values(), timeout)
-        left = [] if timeout is None else list(self.sends.values())
+        await _finished(self._own_sends, timeout)
+        left = [] if timeout is None else list(self._own_sends)
         for task in left:
             _cancel(task)
         await _finished(left, None)
