@@ -1,7 +1,7 @@
 """Callbacks in a FastAPI service. Start it with: uvicorn callbacks_fastapi:app --no-access-log."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
@@ -28,7 +28,7 @@ async def callback(request: Request) -> Response:
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     """Keep one session for as long as the service runs."""
     async with CometSession(callbacks=receiver) as app.state.comet:
         yield

@@ -6,7 +6,7 @@ Start it with: uvicorn callbacks_workers:app --workers 2 --no-access-log
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
@@ -44,7 +44,7 @@ async def listen(redis: Redis, listening: asyncio.Event) -> None:
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     """Keep one session and one subscription for as long as the worker runs."""
     listening = asyncio.Event()
     async with (

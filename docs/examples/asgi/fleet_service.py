@@ -5,7 +5,7 @@ Start it with: uvicorn fleet_service:app --workers 4, and workers with: comet-as
 
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ LARGEST = 10 * 1024 * 1024  # bytes
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     """Keep one journal for as long as the service runs."""
     journal = await PostgresJournal.open(os.environ["DATABASE_URL"])
     async with journal, CometSession(journal=journal) as comet:

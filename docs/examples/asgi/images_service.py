@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -53,7 +53,7 @@ async def resume(comet: CometSession) -> None:
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     """Keep one session for as long as the worker runs."""
     receiver = CallbackReceiver(public_url=os.environ["HOOKS_URL"], token=os.environ["HOOKS_TOKEN"])
     async with AsyncExitStack() as stack:

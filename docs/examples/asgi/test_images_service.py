@@ -1,7 +1,7 @@
 """Tests of the service; they need no key, no network and hardly any time."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 from httpx import ASGITransport, AsyncClient
 from images_service import make_app
 
-from comet_async.sandbox import Fault, Sandbox
+from comet_async.sandbox import DEFAULT_KEY, Fault, Sandbox
 
 pytestmark = pytest.mark.virtual_time
 
@@ -21,14 +21,14 @@ TOKEN = "a-token-of-22-characters-or-more"
 def settings(comet_sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Point the service at the sandbox, as one would at a gateway."""
     monkeypatch.setenv("COMETAPI_API_ROOT", comet_sandbox.url)
-    monkeypatch.setenv("COMETAPI_KEY", comet_sandbox.key)
+    monkeypatch.setenv("COMETAPI_KEY", DEFAULT_KEY)
     monkeypatch.setenv("JOURNALS", str(tmp_path))
     monkeypatch.setenv("HOOKS_URL", "https://example.org/hooks")
     monkeypatch.setenv("HOOKS_TOKEN", TOKEN)
 
 
 @asynccontextmanager
-async def worker() -> AsyncIterator[AsyncClient]:
+async def worker() -> AsyncGenerator[AsyncClient, None]:
     """Run a worker of the service, and talk to it."""
     app = make_app()
     transport = ASGITransport(app)
