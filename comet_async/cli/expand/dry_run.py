@@ -23,7 +23,7 @@ from comet_async.cli.expand.options import ExpandPlan
 from comet_async.cli.expand.progress import short, shown
 from comet_async.cli.hints import message_of, with_option
 from comet_async.clock import SYSTEM_CLOCK
-from comet_async.errors import CometError
+from comet_async.errors import CometError, InputError
 
 if TYPE_CHECKING:
     from comet_async._journal.records import Journal
@@ -195,6 +195,9 @@ async def show(plan: ExpandPlan, endpoint: Endpoint, screen: Screen, *, free: bo
         endpoint: Where a run would send it.
         screen: Where to write.
         free: Whether a run would use the sandbox.
+
+    Raises:
+        InputError: There is no image.
     """
     from comet_async.session import CometSession
 
@@ -216,9 +219,24 @@ async def show(plan: ExpandPlan, endpoint: Endpoint, screen: Screen, *, free: bo
                     if screen.json:
                         screen.emit(_record(step, plan.price * step.images, screen))
             forecast.left_out = str(run.skipped)
+    if not forecast.counts:
+        raise nothing(plan, forecast.left_out)
     _summary(forecast, plan, screen)
     limited = bool(_limits(forecast, plan))
     return NOT_DONE if limited or any(forecast.counts[word] for word in _NOT_DONE) else DONE
+
+
+def nothing(plan: ExpandPlan, left_out: str) -> InputError:
+    """Return the error for sources without an image in them."""
+    places = ("standard input" if source == "-" else source for source in plan.sources)
+    more = f"; left out: {left_out}" if left_out else ""
+    return InputError(
+        f"no image was found in {' '.join(places)}{more}",
+        field="sources",
+        value=" ".join(plan.sources),
+        hint="in a folder, images are the files that end in .jpg, .png and the like; name others "
+        "one by one",
+    )
 
 
 def _record(step: Step, usd: Decimal, screen: Screen) -> dict[str, object]:

@@ -67,24 +67,13 @@ async def carry_out(plan: ExpandPlan, connection: Connection, output: OutputOpti
         check_requirements()  # before anything is paid
     async with _counting(plan) as counter:
         if counter is not None and not await counter.any():
-            raise _nothing(plan, str(counter.scan.skipped))
+            raise dry_run.nothing(plan, str(counter.scan.skipped))
         if output.dry_run:
             endpoint = offline_endpoint(connection)
             free = connection.is_sandbox
             return await dry_run.show(plan, endpoint, invocation.screen, free=free)
         async with open_endpoint(connection, invocation.screen) as endpoint:
             return await _run(plan, endpoint, invocation, counter, output)
-
-
-def _nothing(plan: ExpandPlan, left_out: str) -> InputError:
-    more = f"; left out: {left_out}" if left_out else ""
-    return InputError(
-        f"no image was found in {' '.join(plan.sources)}{more}",
-        field="sources",
-        value=" ".join(plan.sources),
-        hint="in a folder, images are the files that end in .jpg, .png and the like; name others "
-        "one by one",
-    )
 
 
 # ---------------------------------------------------------------------------- counting
@@ -339,7 +328,7 @@ class _RunFollower:
         screen, stopped = self.invocation.screen, self.run.stopped
         interrupted = self.invocation.interrupted
         if not self.totals.count and not interrupted and stopped is None:
-            screen.complain(_nothing(self.plan, str(self.run.skipped)))
+            screen.complain(dry_run.nothing(self.plan, str(self.run.skipped)))
             return USAGE
         if self.endpoint.sandbox is not None:
             engines = {task.engine for task in self.endpoint.sandbox.tasks.all() if task.engine}

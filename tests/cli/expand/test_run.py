@@ -160,13 +160,20 @@ async def test_sources_from_standard_input(
     assert len(sandbox.ledger.charges) == 2
 
 
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
 async def test_an_empty_input_is_wrong_usage(
-    comet: Command, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    comet: Command,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: tuple[str, ...],
 ) -> None:
     """No line, no image: nothing is sent."""
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    ended = await comet("expand", "-", "--out", tmp_path / "wide", *SHAPE)
+    ended = await comet("expand", "-", "--out", tmp_path / "wide", *SHAPE, *more)
     assert ended.status == 2
+    assert "no image was found in standard input" in ended.err
+    assert ended.out == ""
     assert not sandbox.ledger.posts
 
 
