@@ -561,7 +561,7 @@ class RunFactory:
                 shared=active.shared is not None,
             )
         runner = JobRunner(active, options, loader)
-        planner = Planner(active, loader, saver, adopt=options.verify_remote)
+        planner = Planner(active, loader, saver, adopt=options.verify_remote, run=options.run)
         return Batch(runner=runner, planner=planner, workers=workers)
 
     async def aclose(self, timeout: float) -> None:
