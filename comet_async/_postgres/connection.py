@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
@@ -48,6 +49,14 @@ _COLLISIONS = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFail
 _READ_ONLY = (
     psycopg.errors.ReadOnlySqlTransaction,
     psycopg.errors.ObjectNotInPrerequisiteState,
+)
+# What waiting does not change: who may connect (SQLSTATE class 28), and to which database (3D). A
+# connection that fails has no SQLSTATE, only the server's words; where they are in another
+# language, it is tried again as after an outage.
+_REFUSED = re.compile(
+    r"authentication failed for user|pg_hba\.conf (entry|rejects)|no password supplied"
+    r"|valid client certificate|role \".*\" (does not exist|is not permitted to log in)"
+    r"|database \".*\" does not exist"
 )
 # The server gave up this client, which had stopped within a transaction: see `Target.stall`.
 _GIVEN_UP = psycopg.errors.IdleInTransactionSessionTimeout
@@ -167,9 +176,23 @@ def is_lost(error: BaseException) -> bool:
         return True
     if isinstance(error, psycopg.OperationalError):
         state = error.sqlstate or ""
-        # 53300 is "too many connections"; without a state, libpq itself could not connect.
-        return not state or state[:2] in {"08", "57"} or state == "53300"
+        if not state:  # libpq itself could not connect
+            return not is_refused(error)
+        return state[:2] in {"08", "57"} or state == "53300"  # "too many connections"
     return isinstance(error, psycopg.InterfaceError)
+
+
+def is_refused(error: psycopg.Error) -> bool:
+    """Return True if *error* means that the server lets nobody in with this address and password.
+
+    Of several hosts, or with and without encryption, all must have said so.
+    """
+    failures = [
+        line
+        for line in str(error).splitlines()
+        if " failed: " in line or "timeout expired" in line
+    ]
+    return bool(failures) and all(map(_REFUSED.search, failures))
 
 
 @attrs.define(eq=False)
@@ -287,6 +310,8 @@ class PostgresConnection:
         hint = "nothing was lost: what was written stays; look at the server's log"
         if not self.opened and self._is_lost(error):
             hint = "check the database's address, and that its server is running"
+        if is_refused(error):
+            hint = "check the user, the password and the database's name; waiting would not help"
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
             hint = "grant this role the rights on the journal's schema"
         if self.target.read_only and isinstance(error, _READ_ONLY):

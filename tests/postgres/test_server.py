@@ -165,6 +165,59 @@ async def test_a_server_that_is_not_there() -> None:
 
 
 @pytest.mark.parametrize(
+    ("user", "name"), [("nobody", "postgres"), ("nologin", "postgres"), ("postgres", "nothing")]
+)
+async def test_who_is_not_let_in_does_not_wait(
+    database: str, schema: str, admin: psycopg.Connection[Any], user: str, name: str
+) -> None:
+    """A refused user, or a database that is not there, is no outage: it would be so for ever."""
+    role = f"nologin_{schema}"
+    parts = urlsplit(database)
+    url = parts._replace(
+        netloc=f"{role if user == 'nologin' else user}@", path=f"/{name}"
+    ).geturl()
+    run(admin, "CREATE ROLE {role} NOLOGIN", role=role)
+    try:
+        async with asyncio.timeout(60):
+            with pytest.raises(JournalError, match=r"does not exist|not permitted") as caught:
+                await PostgresJournal.open(url, patience=600)
+    finally:
+        run(admin, "DROP ROLE {role}", role=role)
+    assert not caught.value.retryable
+    assert "waiting would not help" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ('port 5432 failed: FATAL:  password authentication failed for user "x"', True),
+        ("port 5432 failed: fe_sendauth: no password supplied", True),
+        ("port 5432 failed: FATAL:  the database system is starting up", False),
+        ("port 5432 failed: Connection refused\n\tIs the server running?", False),
+        (
+            "port 1 failed: server closed the connection unexpectedly\n"
+            'port 1 failed: FATAL:  no pg_hba.conf entry for host "::1", no encryption',
+            False,
+        ),
+        (
+            'port 1 failed: FATAL:  role "x" does not exist\n'
+            "Multiple connection attempts failed. All failures were:\n"
+            "- host: 'a', port: '1', hostaddr: '::1': connection timeout expired\n"
+            "- host: 'b', port: '1', hostaddr: '::1': connection failed: connection to server at"
+            ' "::1", port 1 failed: FATAL:  role "x" does not exist',
+            False,
+        ),
+        ("the connection is closed", False),
+    ],
+)
+def test_what_refuses_a_connection_for_good(text: str, *, refused: bool) -> None:
+    """libpq gives the server's words only; of several attempts, all must have been refused."""
+    error = psycopg.OperationalError(f"connection failed: connection to server at {text}")
+    assert connection.is_refused(error) is refused
+    assert connection.is_lost(error) is not refused
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "postgresql://user:%canary@127.0.0.1:1/database",
