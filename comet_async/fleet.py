@@ -449,7 +449,7 @@ class FleetWorker:
         retryable = error.retryable or isinstance(error, SaveError)
         if retryable and attempts < _MOST_ATTEMPTS:
             pause = min(_LONGEST_PAUSE, error.retry_after or 2.0**attempts)
-            raise PutBackError(error.message, pause) from error
+            raise PutBackError(error.message, pause, attempt=True) from error
 
 
 _STOPPING = (BudgetExceededError, ConfigError, SessionClosedError)

@@ -8,9 +8,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
+import psycopg
 from pgqueuer.adapters.drivers.psycopg import PsycopgDriver
 from pgqueuer.core.qm import QueueManager
 from pgqueuer.domain.errors import FailingListenerError, RetryRequested
@@ -18,9 +19,6 @@ from pgqueuer.domain.models import Job as Entry
 
 from comet_async._fleet.queue import Queue, entry_point
 from comet_async.errors import JournalError
-
-if TYPE_CHECKING:
-    import psycopg
 
 logger = logging.getLogger("comet_async")
 
@@ -40,12 +38,14 @@ class PutBackError(Exception):
     Args:
         reason: Why, for the queue's log.
         pause: Seconds before it may be taken again.
+        attempt: True if it counts as an attempt, False if it says nothing about the job.
     """
 
-    def __init__(self, reason: str, pause: float = 0.0) -> None:
+    def __init__(self, reason: str, pause: float = 0.0, *, attempt: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.pause = pause
+        self.attempt = attempt
 
 
 class _SplitDriver(PsycopgDriver):
@@ -76,7 +76,7 @@ class Consumer:
         queue: The queue.
         account: Whose jobs.
         at_once: Maximum number of entries that it holds at a time.
-        work: Called with an entry's id, its key, and how often it was put back. An entry leaves the
+        work: Called with an entry's id, its key, and how many attempts it had. An entry leaves the
             queue when this returns; after `PutBackError`, or if it is cancelled, it is queued
             again; after any other error it is kept as failed.
     """
@@ -154,6 +154,15 @@ class Consumer:
         try:
             await self.work(entry.id, (entry.payload or b"").decode(), entry.attempts)
         except PutBackError as error:
+            if not error.attempt:
+                await self._uncounted(entry)
             raise RetryRequested(timedelta(seconds=error.pause), reason=error.reason) from None
         except asyncio.CancelledError:  # PGQueuer would remove the entry
+            await self._uncounted(entry)
             raise RetryRequested(reason="the worker was cancelled") from None
+
+    async def _uncounted(self, entry: Entry) -> None:
+        """Make up for the attempt that PGQueuer counts whenever an entry is queued again."""
+        if self._manager is not None:
+            with contextlib.suppress(psycopg.Error):  # it can't be queued again either
+                await self.queue.uncount(self._manager.queries.driver, entry.id)

@@ -20,7 +20,7 @@ try:
     from pgqueuer.adapters.persistence.queries import Queries, SyncQueries
     from pgqueuer.domain.settings import DBSettings
     from pgqueuer.domain.types import Channel
-    from pgqueuer.ports.driver import SyncDriver
+    from pgqueuer.ports.driver import Driver, SyncDriver
 except ImportError as _error:
     from comet_async.errors import MissingExtraError
 
@@ -121,6 +121,14 @@ class Queue:
             qbe=QueryBuilderEnvironment(self.settings),
             qbq=self.statements,
             qbs=QuerySchedulerBuilder(self.settings),
+        )
+
+    async def uncount(self, driver: Driver, entry: int) -> None:
+        """Count one attempt less for an entry that this worker holds."""
+        table = self.settings.queue_table
+        await driver.execute(
+            f"UPDATE {table} SET attempts = attempts - 1 WHERE id = $1::bigint",  # noqa: S608 - not a value
+            entry,
         )
 
     async def sizes(self) -> Counter[str]:

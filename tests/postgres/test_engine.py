@@ -20,7 +20,7 @@ from comet_async import (
     JournalRequiredError,
     Margins,
 )
-from comet_async.errors import JournalError
+from comet_async.errors import CometError, JournalError
 from comet_async.fleet import (
     Enqueued,
     FleetStatus,
@@ -206,6 +206,45 @@ async def test_a_budget_stops_the_worker(
     assert len(sandbox.ledger.charges) == 5
     await emptied(FleetWorker(comet, max_jobs=100, budget="spring"), journal)
     assert len(sandbox.ledger.charges) == 12
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [
+        (BudgetExceededError("used up"), 0),
+        (asyncio.CancelledError(), 0),
+        (CometError("a bad day", retryable=True), 1),
+    ],
+    ids=["budget", "stopped", "failure"],
+)
+async def test_what_counts_as_an_attempt(
+    comet: CometSession,
+    journal: PostgresJournal,
+    admin: psycopg.Connection[Any],
+    many: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    error: BaseException,
+    attempts: int,
+) -> None:
+    """A job is given up after twenty failures of its own, not because workers came and went."""
+    await enqueued(comet, many / "00.png", tmp_path / "out")
+    worker, ran = FleetWorker(comet), asyncio.Event()
+
+    async def run_job(*_: Any, **__: Any) -> None:
+        ran.set()
+        raise error
+
+    monkeypatch.setattr(CometSession, "run_job", run_job)
+    running = asyncio.create_task(worker.run())
+    await asyncio.wait_for(ran.wait(), 60)
+    await until(journal, queued=1, running=0)
+    worker.stop()
+    await asyncio.wait({running})
+    table = sql.Identifier(journal.schema, "pgqueuer")
+    query = sql.SQL("SELECT attempts FROM {}").format(table)
+    assert admin.execute(query).fetchall() == [(attempts,)]
 
 
 async def test_workers_leave_the_jobs_of_other_accounts(
