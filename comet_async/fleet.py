@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -81,11 +82,15 @@ __all__ = [
     "fleet_status",
 ]
 
+logger = logging.getLogger("comet_async")
+
 GRACE = 30.0
 """Seconds that the jobs of a worker may continue after it was stopped."""
 
 _LONGEST_PAUSE = 300.0  # seconds before a job is tried again
 _MOST_ATTEMPTS = 20
+_ENDING = 10.0  # seconds for jobs to go back to the queue, before the database is given up
+_GIVEN_UP = 15  # seconds after that, longer than an attempt to connect
 _STALE_PAUSE = 1.0  # seconds
 _RECENT = 600.0  # seconds over which the rate of a fleet is measured
 _LEAST, _MOST = -(2**31), 2**31 - 1  # priorities
@@ -273,6 +278,8 @@ class FleetWorker:
     _running: dict[int, tuple[str, asyncio.Future[Outcome]]]
     _stopping: bool
     _leaving: asyncio.Task[None] | None
+    _opening: asyncio.Task[Consumer] | None
+    _consuming: asyncio.Task[None] | None
 
     def __init__(
         self,
@@ -311,6 +318,8 @@ class FleetWorker:
         self._running = {}
         self._stopping = False
         self._leaving = None
+        self._opening = None
+        self._consuming = None
 
     async def run(self) -> None:
         """Work until `stop` is called; a `stop` before the start counts. May be called again.
@@ -328,44 +337,87 @@ class FleetWorker:
                 take over the jobs of this one.
         """
         self.stopped = None
-        journal = await _journal_of(self.comet)
-        self._consumer = Consumer(
-            queue=await Queue.open(journal),
-            account=self.comet._services.account,  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-            at_once=self.at_once,
-            work=self._work,
-        )
         try:
-            if not self._stopping:
-                await self._consume(self._consumer)
+            consumer = None if self._stopping else await self._opened()
+            if consumer is not None and not self._stopping:
+                self._consumer = consumer
+                await self._consume(consumer)
         finally:
             try:
                 if self._leaving is not None:
                     await self._leaving
             finally:
-                self._consumer = self._leaving = None
+                self._consumer = self._consuming = self._leaving = None
                 self._stopping = False
         if self.stopped is not None:
             raise self.stopped
 
+    async def _opened(self) -> Consumer | None:
+        """Open the queue; return None if `stop` was called meanwhile."""
+        self._opening = opening = asyncio.create_task(self._open())
+        try:
+            return await opening
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if caller is None or caller.cancelling() or not self._stopping:
+                raise
+            return None
+        finally:
+            self._opening = None
+
+    async def _open(self) -> Consumer:
+        journal = await _journal_of(self.comet)
+        return Consumer(
+            queue=await Queue.open(journal),
+            account=self.comet._services.account,  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            at_once=self.at_once,
+            work=self._work,
+        )
+
     async def _consume(self, consumer: Consumer) -> None:
         """Work until *consumer* is stopped; if this is cancelled, put all jobs back."""
         # Of its own: a queue that is cancelled waits for its jobs, and then forgets them.
-        consuming = asyncio.create_task(consumer.run())
+        self._consuming = consuming = asyncio.create_task(consumer.run())
         try:
             await asyncio.shield(consuming)
         except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if consuming.cancelled() and (caller is None or not caller.cancelling()):
+                return  # given up by `_end`, after `stop`
             self._stopping = True
             consumer.stop()
-            self._cancel_all()
-            while not consuming.done():
+            ending = asyncio.create_task(self._end(consumer, consuming))
+            while not ending.done():
                 try:
-                    await asyncio.wait({consuming})
+                    await asyncio.wait({ending})
                 except asyncio.CancelledError:  # once more: the database may be out of reach
-                    consuming.cancel()
+                    ending.cancel()
             if not consuming.cancelled():
                 consuming.exception()
             raise
+
+    async def _end(self, consumer: Consumer, consuming: asyncio.Task[None]) -> None:
+        """Cancel all jobs, and wait until they are back in the queue.
+
+        A database that does not answer is not waited for: other workers take the jobs over when
+        the lease of this one has ended.
+        """
+        try:
+            self._cancel_all()
+            await asyncio.wait({consuming}, timeout=_ENDING)
+            if consuming.done():
+                return
+            logger.warning("the database does not answer: other workers take the jobs over")
+            journal = await _journal_of(self.comet)
+            for _ in range(_GIVEN_UP):
+                with journal.impatient():
+                    consumer.abandon()
+                    self._cancel_all()
+                    await asyncio.wait({consuming}, timeout=1.0)
+                if consuming.done():
+                    return
+        finally:
+            consuming.cancel()
 
     def _cancel_all(self) -> None:
         for _, task in self._running.values():
@@ -381,11 +433,13 @@ class FleetWorker:
         if self._stopping:
             return
         self._stopping = True
-        if self._consumer is not None:
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._consumer is not None and self._consuming is not None:
             self._consumer.stop()
-            self._leaving = asyncio.create_task(self._leave())
+            self._leaving = asyncio.create_task(self._leave(self._consumer, self._consuming))
 
-    async def _leave(self) -> None:
+    async def _leave(self, consumer: Consumer, consuming: asyncio.Task[None]) -> None:
         journal = await _journal_of(self.comet)
         # The database itself may be unreachable; the grace period runs in the meantime.
         with contextlib.suppress(TimeoutError):
@@ -393,7 +447,7 @@ class FleetWorker:
                 await self._put_back_unsent(journal)
                 if self._running:
                     await asyncio.wait([task for _, task in self._running.values()])
-        self._cancel_all()
+        await self._end(consumer, consuming)
 
     async def _put_back_unsent(self, journal: PostgresJournal) -> None:
         for key, task in list(self._running.values()):

@@ -32,8 +32,8 @@ import asyncio
 import json
 import re
 import weakref
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, final
 
@@ -87,6 +87,7 @@ PATIENCE = 60.0
 """Seconds that an operation waits for a server that can't be reached: longer than a restart."""
 
 _EVENTS_KEPT = 365 * 86400.0  # seconds
+_LEAVING = 5.0  # seconds that closing waits for an answer of the server
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
@@ -185,7 +186,7 @@ class PostgresJournal:
             await writer.run("open", partial(_begin, worker=worker, migrated=migrate))
         except BaseException:
             connection.hurry()  # a caller that gives up does not wait for a server
-            await writer.aclose()
+            await _close(writer, connection)
             raise
         worker.start()
         try:
@@ -436,8 +437,9 @@ class PostgresJournal:
         self._worker.stop_soon()
         try:
             if not self._target.read_only:
-                await self._writer.run("leave", partial(sql.leave, boot=self.boot))
-        except CometError:
+                async with asyncio.timeout(_LEAVING):
+                    await self._writer.run("leave", partial(sql.leave, boot=self.boot))
+        except (CometError, TimeoutError):
             pass  # it can't be reached, or belongs to another process; a lease ends by itself
         finally:
             try:
@@ -445,7 +447,17 @@ class PostgresJournal:
                     asyncio.get_running_loop().run_in_executor(None, self._worker.stop)
                 )
             finally:
-                await self._writer.aclose()
+                await _close(self._writer, self._connection)
+
+    @contextmanager
+    def impatient(self) -> Generator[None, None, None]:
+        """Inside, nothing waits for a server that can't be reached; nor for an answer due now."""
+        self._connection.hurry()
+        self._connection.interrupt()
+        try:
+            yield
+        finally:
+            self._connection.calm()
 
     # Working together -------------------------------------------------------------------
 
@@ -542,6 +554,19 @@ class PostgresJournal:
 
     async def _run(self, tag: str, work: Callable[[PostgresConnection], T]) -> T:
         return await self._writer.run(tag, work)
+
+
+async def _close(
+    writer: GroupCommitWriter[PostgresConnection], connection: PostgresConnection
+) -> None:
+    """Finish what is queued and close, without waiting long for the server."""
+    closing, pause = asyncio.ensure_future(writer.aclose()), _LEAVING
+    while not closing.done():
+        await asyncio.wait({closing}, timeout=pause)
+        if not closing.done():
+            connection.interrupt()
+        pause = 1.0
+    closing.result()
 
 
 def _begin(db: PostgresConnection, worker: Worker, *, migrated: bool) -> None:

@@ -323,6 +323,7 @@ class RunFactory:
     given: JournalLike
     stores: Stores = attrs.field(factory=Stores)
     _own: ActiveJobs | None = attrs.field(default=None, init=False)
+    _opening: asyncio.Task[ActiveJobs] | None = attrs.field(default=None, init=False)
     # By real path: journals of folders while runs use them.
     _folders: dict[str, _FolderJournal] = attrs.field(factory=dict, init=False)
     _batches: set[Batch] = attrs.field(factory=set, init=False)
@@ -376,9 +377,26 @@ class RunFactory:
                 self.tasks.check_open()
                 if self._own is None:
                     journal = ForgettingJournal() if self.given is None else self.given
-                    self._own = await self._open(journal, self.defaults)
+                    self._own = await self._opened(journal)
             self.tasks.check_open()  # while it was opened, `aclose` waited to close it
         return self._own
+
+    async def _opened(self, journal: JournalLike) -> ActiveJobs:
+        """Open the session's own journal, in a task of its own that `aclose` can cancel.
+
+        Raises:
+            SessionClosedError: It was cancelled.
+        """
+        self._opening = opening = asyncio.create_task(self._open(journal, self.defaults))
+        try:
+            return await opening
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if caller is None or not caller.cancelling():
+                self.tasks.check_open()
+            raise
+        finally:
+            self._opening = None
 
     async def single(
         self, options: JobOptions, *, prepare: bool | None = None, root: Root | None = None
@@ -582,6 +600,9 @@ class RunFactory:
         await self._left(max(1.0, until - loop.time()))
         for key, folder in list(self._folders.items()):
             await self._close_unused(key, folder)
+        if (opening := self._opening) is not None:  # its database may be out of reach
+            with contextlib.suppress(RuntimeError):  # its loop was closed
+                opening.get_loop().call_soon_threadsafe(opening.cancel)
         async with self._locks.of("own"):  # a call may be opening it
             own = self._own
             if own is not None:

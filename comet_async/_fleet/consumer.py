@@ -8,17 +8,20 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
-import psycopg
 from pgqueuer.adapters.drivers.psycopg import PsycopgDriver
 from pgqueuer.core.qm import QueueManager
 from pgqueuer.domain.errors import FailingListenerError, RetryRequested
 from pgqueuer.domain.models import Job as Entry
 
 from comet_async._fleet.queue import Queue, entry_point
+from comet_async._postgres.connection import DatabaseError, interrupt
 from comet_async.errors import JournalError
+
+if TYPE_CHECKING:
+    import psycopg
 
 logger = logging.getLogger("comet_async")
 
@@ -87,12 +90,18 @@ class Consumer:
     work: Callable[[int, str, int], Awaitable[None]]
     _stop: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
     _manager: QueueManager | None = attrs.field(default=None, init=False)
+    _connections: tuple[psycopg.AsyncConnection[Any], ...] = attrs.field(default=(), init=False)
 
     def stop(self) -> None:
         """Take nothing more; `run` returns when `work` has returned for all entries."""
         self._stop.set()
         if self._manager is not None:
             self._manager.shutdown.set()
+
+    def abandon(self) -> None:
+        """Wait for no more answers of the database: the entries at hand become stale."""
+        for db in self._connections:
+            interrupt(db)
 
     async def run(self) -> None:
         """Take entries until `stop` is called.
@@ -130,6 +139,7 @@ class Consumer:
         """
         journal = self.queue.journal
         async with journal.connection() as db, journal.connection() as listener:
+            self._connections = db, listener
             driver = _SplitDriver(listener, PsycopgDriver(db))
             manager = QueueManager(self.queue.queries(driver), channel=self.queue.settings.channel)
             manager.entrypoint(entry_point(self.account), on_failure="hold")(self._dispatch)
@@ -164,5 +174,5 @@ class Consumer:
     async def _uncounted(self, entry: Entry) -> None:
         """Make up for the attempt that PGQueuer counts whenever an entry is queued again."""
         if self._manager is not None:
-            with contextlib.suppress(psycopg.Error):  # it can't be queued again either
+            with contextlib.suppress(DatabaseError):  # it can't be queued again either
                 await self.queue.uncount(self._manager.queries.driver, entry.id)

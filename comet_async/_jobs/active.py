@@ -43,6 +43,9 @@ SLOT_PATIENCE = 5.0
 RECHECK = 5.0
 """Seconds after which a worker tries to claim a job again if no message about it came."""
 
+ENDING = 5.0
+"""Seconds for recording what is cut off, before a database that does not answer is given up."""
+
 _RECORD_TRIES = 5
 _POLLED = 20  # jobs without a worker that are polled while a caller waits for a slot
 _NAMED = 5  # jobs that a log line names
@@ -442,11 +445,20 @@ class ActiveJobs:
                 None, none is cut off: other callers may begin to send meanwhile.
         """
         await _finished(self._own_sends, timeout)
-        left = [] if timeout is None else list(self._own_sends)
-        for task in left:
+        if timeout is None:
+            await _finished(self._releases, None)
+            return
+        cut_off = list(self._own_sends)
+        for task in cut_off:
             _cancel(task)
-        await _finished(left, None)
-        await _finished(self._releases, None)
+        if self.shared is None:
+            await _finished(cut_off, None)
+            return
+        await _finished([*cut_off, *self._releases], ENDING)
+        left = [task for task in (*cut_off, *self._releases) if not task.done()]
+        if left:
+            with self.shared.impatient():
+                await _finished(left, ENDING)
 
     async def aclose(self, timeout: float | None = None) -> None:
         """Settle, and stop polling."""

@@ -78,7 +78,8 @@ _BATCH = 1000
 _GATHER = 0.005
 _ENOUGH = 16  # writes; each of that many pays little for their commit
 
-_LOSES_NOTHING = frozenset({"", "open"})  # operations that may fail unseen: reading, and opening
+# Operations that may fail unseen: reading, opening, and what the end of a lease does as well.
+_LOSES_NOTHING = frozenset({"", "open", "claim", "release", "queue", "leave"})
 
 
 @attrs.define(eq=False)

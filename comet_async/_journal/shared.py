@@ -46,6 +46,10 @@ class SharedJournal(Journal, Protocol):
         """Return jobs of *account* that are running at the server and that no worker has."""
         ...
 
+    def impatient(self) -> AbstractContextManager[None]:
+        """Inside, operations do not wait for a database that does not answer."""
+        ...
+
     def listening_for_job(self, key: str) -> AbstractContextManager[Signal]:
         """Yield a signal that is set when another worker releases a job."""
         ...

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import re
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
@@ -36,10 +38,14 @@ logger = logging.getLogger("comet_async.journal")
 Row: TypeAlias = tuple[Any, ...]
 T = TypeVar("T")
 
+DatabaseError = psycopg.Error
+"""Whatever the driver raises, for modules that do not import it."""
+
 _SLACK = 5.0
 """Seconds by which a machine's clock may differ from the database's without being corrected."""
 
 _CONNECT = 10  # seconds for one attempt
+_CONNECT_HURRIED = 3  # the same where nobody waits any longer
 _PAUSE = 0.2  # seconds between two attempts
 _TROUBLE = 3  # attempts without a server: one that only dropped a connection answers the second
 
@@ -96,7 +102,7 @@ class Target:
     def _settings(self) -> dict[str, Any]:
         return {
             "autocommit": True,
-            "connect_timeout": _CONNECT,
+            "connect_timeout": _CONNECT,  # of one host
             "application_name": f"comet_async {self.schema}",
             # A server that vanished is noticed in seconds, not hours.
             "keepalives_idle": 5,
@@ -119,9 +125,12 @@ class Target:
     def _search_path(self) -> names.Composed:
         return names.SQL("SET search_path = {}, pg_temp").format(names.Identifier(self.schema))
 
-    def connect(self) -> psycopg.Connection[Row]:
+    def connect(self, *, hurried: bool = False) -> psycopg.Connection[Row]:
         """Return a new connection; transactions begin and end only where we say so."""
-        db = psycopg.connect(self.url, **self._settings)
+        settings = self._settings
+        if hurried:
+            settings["connect_timeout"] = _CONNECT_HURRIED
+        db = psycopg.connect(self.url, **settings)
         try:
             db.execute(self._search_path())
             db.execute("SET client_encoding = 'UTF8'")
@@ -188,11 +197,16 @@ def is_refused(error: psycopg.Error) -> bool:
     Of several hosts, or with and without encryption, all must have said so.
     """
     failures = [
-        line
-        for line in str(error).splitlines()
-        if " failed: " in line or "timeout expired" in line
+        line for line in str(error).splitlines() if " failed: " in line or "timeout expired" in line
     ]
     return bool(failures) and all(map(_REFUSED.search, failures))
+
+
+def interrupt(db: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """Cut a connection: who waits for the server's answer gets an error; from any thread."""
+    gone = contextlib.suppress(OSError, psycopg.Error)
+    with gone, socket.socket(fileno=os.dup(db.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
 
 
 @attrs.define(eq=False)
@@ -221,7 +235,8 @@ class PostgresConnection:
     round_trips: int = attrs.field(default=0, init=False)
     _db: psycopg.Connection[Row] | None = attrs.field(default=None, init=False)
     _number: str | None = attrs.field(default=None, init=False)
-    _impatient: bool = attrs.field(default=False, init=False)
+    _hurries: int = attrs.field(default=0, init=False)
+    _given_up: bool = attrs.field(default=False, init=False)
 
     # Transactions -----------------------------------------------------------------------
 
@@ -293,7 +308,7 @@ class PostgresConnection:
 
     def again(self, error: Exception) -> bool:
         """Return True if the transaction that met *error* was undone and can be done again."""
-        if isinstance(error, _READ_ONLY):  # it would be met again at once
+        if self._given_up or isinstance(error, _READ_ONLY):  # it would be met again at once
             return False
         return self._is_lost(error) or isinstance(error, _COLLISIONS)
 
@@ -328,14 +343,25 @@ class PostgresConnection:
             self._db.close()
 
     def hurry(self) -> None:
-        """Wait no longer for a server that can't be reached."""
-        self._impatient = True
+        """Wait no longer for a server that can't be reached, until as many calls of `calm`."""
+        self._hurries += 1
+
+    def calm(self) -> None:
+        """Wait again."""
+        self._hurries -= 1
+        self._given_up = False
+
+    def interrupt(self) -> None:
+        """Give up the answer that is waited for, from any thread: it is as if it was lost."""
+        self._given_up = True
+        if (db := self._db) is not None:
+            interrupt(db)
 
     # The server -------------------------------------------------------------------------
 
     def _connected(self) -> psycopg.Connection[Row]:
         if self._db is None or self._db.closed:
-            self._db = self.target.connect()
+            self._db = self.target.connect(hurried=self._hurries > 0)
             try:
                 if self.opened:
                     check_identity(self, verify_remote=self.verify_remote)
@@ -358,7 +384,7 @@ class PostgresConnection:
             except psycopg.Error as error:
                 if self._db is not None:
                     self._db.close()
-                lasting = time.monotonic() > until or (self._impatient and fresh)
+                lasting = time.monotonic() > until or (self._hurries > 0 and fresh)
                 if lasting or not is_lost(error):
                     raise
                 if attempt == _TROUBLE:

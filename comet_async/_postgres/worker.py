@@ -23,7 +23,7 @@ from psycopg import sql as names
 
 from comet_async._journal.transitions import new_boot
 from comet_async._postgres import sql
-from comet_async._postgres.connection import Row, Target
+from comet_async._postgres.connection import Row, Target, interrupt
 
 logger = logging.getLogger("comet_async.journal")
 
@@ -34,6 +34,8 @@ TICK = 0.5
 """How often it is renewed, in heartbeats. Then a lost worker's jobs are free after two at most."""
 
 _RECONNECT = 0.2  # seconds
+_STOPPING = 2.0  # seconds that the thread has to stop until its connection is cut
+_GIVEN_UP = 12  # seconds after that, longer than an attempt to connect
 
 
 def since_boot() -> float:
@@ -88,6 +90,7 @@ class Worker:
     _stop: threading.Event = attrs.field(factory=threading.Event, init=False)
     _listens: threading.Event = attrs.field(factory=threading.Event, init=False)
     _thread: threading.Thread | None = attrs.field(default=None, init=False)
+    _db: psycopg.Connection[Row] | None = attrs.field(default=None, init=False)
 
     @property
     def lease(self) -> float:
@@ -151,10 +154,17 @@ class Worker:
         self._stop.set()
 
     def stop(self) -> None:
-        """Stop the thread and wait for it; may be called again."""
+        """Stop the thread and wait for it, not long for a server's answer; may be called again."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        if (thread := self._thread) is None:
+            return
+        thread.join(_STOPPING)
+        for _ in range(_GIVEN_UP):
+            if not thread.is_alive():
+                return
+            if (db := self._db) is not None:
+                interrupt(db)
+            thread.join(1.0)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -164,6 +174,7 @@ class Worker:
                 logger.debug("no connection for the lease: %s", type(error).__name__)
                 self._stop.wait(_RECONNECT)
                 continue
+            self._db = db
             try:
                 with db:
                     self._serve(db)

@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
 
 from comet_async.postgres import PostgresJournal
+from tests.postgres.fleet import Cable
 from tests.support import postgres
 
 
@@ -51,6 +52,16 @@ def admin(database: str) -> Iterator[psycopg.Connection[Any]]:
     """Return a connection of an administrator's."""
     with psycopg.connect(database, autocommit=True) as db:
         yield db
+
+
+@pytest.fixture
+async def cable(database: str) -> AsyncIterator[Cable]:
+    """Return a connection to the database that can be hurt."""
+    folder = parse_qs(urlsplit(database).query)["host"][0]
+    running = Cable(f"{folder}/.s.PGSQL.5432")
+    await running.start()
+    yield running
+    await running.stop()
 
 
 @pytest.fixture

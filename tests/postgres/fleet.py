@@ -40,7 +40,7 @@ MARGINS = Margins(left=0.25, right=0.25)
 
 @attrs.define(eq=False)
 class Cable:
-    """A connection to the database that can be cut."""
+    """A connection to the database that can be cut, or left without an answer."""
 
     socket: str
     port: int = 0
@@ -48,9 +48,11 @@ class Cable:
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = attrs.field(factory=set)
     _serving: set[asyncio.Task[None]] = attrs.field(factory=set)
+    _flowing: asyncio.Event = attrs.field(factory=asyncio.Event)
 
     async def start(self) -> None:
         """Listen."""
+        self._flowing.set()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -59,6 +61,7 @@ class Cable:
         if self._server is not None:
             self._server.close()
         self.cut()
+        self._flowing.set()
         await asyncio.gather(*self._serving)
 
     def cut(self) -> None:
@@ -66,6 +69,10 @@ class Cable:
         self.broken = True
         for writer in list(self._writers):
             writer.transport.abort()
+
+    def stall(self) -> None:
+        """Let nothing through any more, and keep all connections, new ones as well."""
+        self._flowing.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers = [writer]
@@ -80,7 +87,7 @@ class Cable:
                     back, there = await asyncio.open_unix_connection(self.socket)
                     writers.append(there)
                     self._writers.add(there)
-                    await asyncio.gather(_pump(reader, there), _pump(back, writer))
+                    await asyncio.gather(self._pump(reader, there), self._pump(back, writer))
         finally:
             for each in writers:
                 each.transport.abort()
@@ -88,13 +95,13 @@ class Cable:
                     await each.wait_closed()
             self._writers.difference_update(writers)
 
-
-async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await source.read(65536):
-            target.write(data)
-            await target.drain()
-    target.transport.abort()
+    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                await self._flowing.wait()
+                target.write(data)
+                await target.drain()
+        target.transport.abort()
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from comet_async import (
     InputError,
     JournalRequiredError,
     Margins,
+    SessionClosedError,
 )
 from comet_async.errors import CometError, JournalError
 from comet_async.fleet import (
@@ -31,6 +33,7 @@ from comet_async.fleet import (
 )
 from comet_async.postgres import PostgresConnection, PostgresJournal
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
+from tests.postgres.fleet import Cable
 from tests.support.images import make_folder, make_png
 
 pytestmark = [pytest.mark.real_loop, pytest.mark.program]
@@ -75,12 +78,12 @@ async def enqueued(comet: CometSession, source: Path, out: Path, **options: Any)
     return [each async for each in enqueue_folder(comet, source, out, WIDE, **options)]
 
 
-async def until(journal: PostgresJournal, **wanted: int) -> FleetStatus:
+async def until(journal: PostgresJournal, **wanted: object) -> FleetStatus:
     """Wait until the queue is as *wanted*."""
     async with asyncio.timeout(60):
         while True:
             status = await fleet_status(journal)
-            if all(getattr(status, name) == number for name, number in wanted.items()):
+            if all(getattr(status, name) == value for name, value in wanted.items()):
                 return status
             await asyncio.sleep(0.05)
 
@@ -392,6 +395,79 @@ async def test_jobs_of_a_worker_that_is_cancelled_go_back_to_the_queue(
         assert (status.queued, status.running, status.in_flight) == (12, 0, 12)
         slow.assert_charged(12)
     assert asyncio.all_tasks() == before
+
+
+@pytest.mark.failure("F72")
+@pytest.mark.parametrize("cancelled", [False, True], ids=["stopped", "cancelled"])
+@pytest.mark.parametrize("how", ["cut", "stall"])
+async def test_a_worker_stops_without_a_database(
+    cable: Cable,
+    database: str,
+    schema: str,
+    many: Path,
+    tmp_path: Path,
+    how: str,
+    *,
+    cancelled: bool,
+) -> None:
+    """It does not wait for it; the next worker takes its jobs over, and nothing is paid twice."""
+    url = f"postgresql://postgres@127.0.0.1:{cable.port}/postgres"
+    async with Sandbox(engine="stub", speed=5, limit=20) as sandbox:
+        journal = await PostgresJournal.open(url, schema=schema, patience=600, heartbeat=2)
+        async with journal, session(sandbox, journal) as comet:
+            await enqueued(comet, many, tmp_path / "out")
+            worker = FleetWorker(comet, grace=0)
+            running = asyncio.create_task(worker.run())
+            async with asyncio.timeout(60):
+                while not sandbox.ledger.charges:  # noqa: ASYNC110 - the sandbox's
+                    await asyncio.sleep(0.01)
+            getattr(cable, how)()
+            async with asyncio.timeout(120):
+                if cancelled:
+                    running.cancel()
+                    await asyncio.wait({running})
+                else:
+                    worker.stop()
+                    await running
+                await comet.aclose(timeout=1)
+                await journal.aclose()
+        other = await PostgresJournal.open(database, schema=schema, heartbeat=2)
+        async with other, session(sandbox, other) as comet:
+            await emptied(FleetWorker(comet), other)
+        assert sandbox.ledger.charged_twice() == []
+        assert len(sandbox.ledger.charges) == 12
+    assert len(list((tmp_path / "out").glob("*.png"))) == 12
+
+
+async def test_a_stop_while_the_database_is_waited_for(cable: Cable, schema: str) -> None:
+    """A worker that has not begun takes nothing, and ends."""
+    url = f"postgresql://postgres@127.0.0.1:{cable.port}/postgres"
+    journal = await PostgresJournal.open(url, schema=schema, patience=600)
+    async with journal, CometSession(DEFAULT_KEY, journal=journal) as comet:
+        worker = FleetWorker(comet)
+        cable.stall()
+        running = asyncio.create_task(worker.run())
+        async with asyncio.timeout(60):
+            await asyncio.sleep(0.1)
+            worker.stop()
+            await running
+
+
+async def test_closing_while_the_journal_is_opened(
+    cable: Cable, many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session does not wait for a database that never answers."""
+    patient = functools.partial(PostgresJournal.open, patience=600)
+    monkeypatch.setattr(PostgresJournal, "open", patient)
+    cable.stall()
+    url = f"postgresql://postgres@127.0.0.1:{cable.port}/postgres"
+    comet = CometSession(DEFAULT_KEY, journal=url)
+    call = asyncio.create_task(comet.expand(many / "00.png", WIDE))
+    async with asyncio.timeout(60):
+        await asyncio.sleep(0.1)
+        await comet.aclose()
+    with pytest.raises(SessionClosedError):
+        await call
 
 
 async def test_jobs_that_wait_for_a_slot_are_logged_once(
