@@ -118,8 +118,9 @@ class CometSession:
             if only its keys are in the environment; else CometAPI at its own address.
         journal: The path of a file, which one process at a time can open; the address of a
             database that several can share (``postgresql://…``, with the extra ``postgres``);
-            or a `Journal`. With one, nothing that was paid is lost or paid again, whatever
-            crashes. None by default; `expand_folder` then keeps its own.
+            or a `Journal`, which sessions of one process can share. With one, nothing that was
+            paid is lost or paid again, whatever crashes. None by default; `expand_folder` then
+            keeps its own.
         account: A name for the account, by which the journal recognises its jobs after the key
             has been replaced. By default ``COMETAPI_ACCOUNT``, else the config file's, else
             it is derived from the key.
@@ -243,9 +244,9 @@ class CometSession:
         """Close for good: end all calls, record what is being sent, and close all connections.
 
         Nothing is sent after this. Calls in progress end with `SessionClosedError`, which names
-        every id that is known; a task itself continues, and another session can wait for it. It
-        may be called again. To use one session in two ``asyncio.run`` calls, don't close it in
-        between.
+        every id that is known; a task itself continues, and another session can wait for it. Runs
+        that were left early are waited for: their folders can be opened again then. It may be
+        called again. To use one session in two ``asyncio.run`` calls, don't close it in between.
 
         Args:
             timeout: Seconds to wait for the answers to requests that have been sent. 25 by
