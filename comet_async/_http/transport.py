@@ -108,8 +108,10 @@ def describe(exc: Exception, url: URL) -> TransportFailure:
     reason = _system_reason(getattr(exc, "os_error", None)) or names[0]
     if names[0] == "ClientHttpProxyError":
         reason = f"HTTP {getattr(exc, 'status', 0)}"
-    # The raw host: to decode it can fail.
-    return attrs.evolve(row, text=f"{row.text} ({url.raw_host}:{url.port}, {reason})")
+    host = f"{url.raw_host}:{url.port}"  # the raw one: to decode it can fail
+    if "Proxy" in names[0]:
+        host = f"on the way to {host}"
+    return attrs.evolve(row, text=f"{row.text} ({host}, {reason})")
 
 
 def _system_reason(error: OSError | None) -> str | None:

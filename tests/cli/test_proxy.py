@@ -87,7 +87,7 @@ async def test_the_environment_is_followed(
     proxy.authorization = "what nobody sends"
     ended = await comet("status", "1")
     assert ended.status == 1
-    assert "the proxy refused to connect" in ended.err
+    assert "the proxy refused to connect (on the way to far.example:443" in ended.err
     assert set(proxy.seen) == {"CONNECT far.example:443 HTTP/1.1"}
 
 
