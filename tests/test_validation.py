@@ -350,10 +350,10 @@ SESSION: dict[str, tuple[dict[str, Any], Rows]] = {
     "resume": ({}, RUN),
     "balance": ({}, {}),
     "measure": ({"image": PHOTO}, {"image": IMAGE}),
-    "get": ({"task_id": "1"}, {"task_id": (*NAME, None), "kind": (*TASK_KIND, None)}),
+    "get": ({"task_id": "1"}, {"task_id": (*NAME, None, "\ud800"), "kind": (*TASK_KIND, None)}),
     "find": (
         {"external_task_id": "x"},
-        {"external_task_id": (*NAME, None), "kind": (*TASK_KIND, None)},
+        {"external_task_id": (*NAME, None, "\ud800"), "kind": (*TASK_KIND, None)},
     ),
     "list_tasks": (
         {},

@@ -241,7 +241,7 @@ class Sandbox:
 
         Raises:
             MissingExtraError: Pillow is not installed, and the engine is not ``stub``.
-            ConfigError: It was started before.
+            ConfigError: It was started before, or *host* can't be one.
             OSError: The address is taken or not ours.
         """
         if self._started:
@@ -266,6 +266,9 @@ class Sandbox:
         except OSError:
             await self.aclose()
             raise
+        except UnicodeError:  # from the encoding of names, before anything is looked up
+            await self.aclose()
+            raise ConfigError(f"the sandbox can't listen on {host!r}: it is not a host") from None
         port = self._server.sockets[0].getsockname()[1]
         shown = _LOCAL.get(host, host)
         shown = f"[{shown}]" if ":" in shown else shown

@@ -303,6 +303,14 @@ async def test_tells_what_it_knows(start: Start) -> None:
     assert client.sandbox.tasks.find("a") is client.sandbox.tasks.get(created.data["task_id"])
 
 
+@pytest.mark.parametrize("host", [".", "a" * 300, "\udcff"])
+async def test_a_host_that_is_none(host: str) -> None:
+    """It is wrong usage, not a defect."""
+    with pytest.raises(ConfigError, match="it is not a host"):
+        async with Sandbox(host=host, engine="stub"):
+            pass
+
+
 async def test_a_taken_port(start: Start) -> None:
     """A port that is taken is reported at the start."""
     client = await start()
