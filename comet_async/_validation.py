@@ -247,15 +247,21 @@ def check_text(field: str, value: object, *, empty: bool = False) -> None:
         raise InputError(f"{field} is empty", field=field, value=value, limit="some text")
 
 
+DOTS = frozenset({".", ".."})
+"""What leads to another route when it ends a URL, even percent-encoded (RFC 3986, 5.2.4)."""
+
+
 def check_id(field: str, value: object) -> None:
     """Refuse a *value* that can't be an id on the server: it goes into a URL.
 
     Raises:
-        InputError: It is not text, not valid Unicode, or empty.
+        InputError: It is not text, not valid Unicode, empty, or one that leads elsewhere in a URL.
     """
     check_text(field, value)
     if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
         raise wrong(field, value, "valid Unicode")
+    if value in DOTS:
+        raise wrong(field, value, "more than one or two dots")
 
 
 def number(

@@ -17,14 +17,15 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from comet_async._validation import text, wrong
+from comet_async._validation import DOTS, text, wrong
 
 JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
 """What JSON can hold. (Bytes are refused when they come.)"""
 
 
 def _check_route(_owner: object, _field: object, value: Any) -> None:  # noqa: ANN401 - any field's
-    if not isinstance(value, str) or not value or value.startswith("/"):
+    good = isinstance(value, str) and value and not value.startswith("/")
+    if not good or not DOTS.isdisjoint(value.split("/")):  # dots would lead to another route
         raise wrong("path", value, "a route such as images/generations")
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import attrs
 
 from comet_async._images.load import ImageInput, SourceImage, check_input
-from comet_async._validation import Field, check_choice, check_instance, text
+from comet_async._validation import DOTS, Field, check_choice, check_instance, text
 from comet_async.errors import InputError
 from comet_async.geometry import MarginRule, Margins, as_rule, check_pixels
 from comet_async.models import JSON, TaskKind
@@ -181,9 +181,17 @@ def check_own_id(value: object) -> str | None:
     """Return *value* if it can be an ``external_task_id``; empty counts as none.
 
     Raises:
-        InputError: It is not printable text of at most 255 characters.
+        InputError: It is not printable text of at most 255 characters, or could not be looked up.
     """
-    return check_text(value, field="external_task_id")
+    checked = check_text(value, field="external_task_id")
+    if checked in DOTS:
+        raise InputError(
+            f"the task could not be looked up by external_task_id={value!r}",
+            field="external_task_id",
+            value=value,
+            limit="more than one or two dots",
+        )
+    return checked
 
 
 # Kling's price list: image expansion, 8 units of USD 0.0035 an image

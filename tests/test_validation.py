@@ -80,7 +80,7 @@ KEY: Wrong = ("", " ", "a b", "a\nb", "'k'", "\N{SNOWMAN}", 5, b"x", ODD)
 CALL: Wrong = (5, "f", ODD)
 OBJECT: Wrong = (5, "x", True, ODD)
 PROMPT: Wrong = (5, True, b"x", "x" * 2501, "\ud800", ODD)
-OWN_ID: Wrong = (5, True, "x" * 256, "a\nb", ODD)
+OWN_ID: Wrong = (5, True, "x" * 256, "a\nb", ".", "..", ODD)
 IMAGE: Wrong = (5, True, None, ODD, "", "a\ud800b.png")
 MARGINS: Wrong = (5, True, None, ODD, "", "wide", Path("wide.png"))
 SHARE: Wrong = (-0.1, 2.1, NAN, INF, "1", True, None, ODD)
@@ -88,7 +88,7 @@ PIXELS: Wrong = (-1, 1.5, NAN, "1", True, None, ODD)
 SIDE: Wrong = (0, *PIXELS)
 ADDRESS: Wrong = (5, True, "", "x", "ftp://a.example", "https://", ODD)
 ONE_OF: Wrong = (5, True, None, "", "something else", [], ODD)
-TASK: Wrong = (5, True, None, "", "\ud800", ODD)
+TASK: Wrong = (5, True, None, "", "\ud800", ".", "..", ODD)
 VARIANTS: Wrong = (0, 10, -1, 1.5, NAN, "2", True, None, ODD)
 TASK_KIND: Wrong = (5, True, "", "something else", ODD)
 MONEY: Wrong = (-1, NAN, INF, "1e999999", "1e-999999", "x", True, ODD)
@@ -225,7 +225,11 @@ MAKERS: dict[str, tuple[Callable[..., Any], dict[str, Any], Rows]] = {
     "TaskKind": (
         TaskKind,
         {"name": "x", "path": "images/x"},
-        {"name": (*NAME, None), "path": (*NAME, None, "/x"), "price": (-1, NAN, "x", True, ODD)},
+        {
+            "name": (*NAME, None),
+            "path": (*NAME, None, "/x", "images/../x"),
+            "price": (-1, NAN, "x", True, ODD),
+        },
     ),
     "ExpandRequest": (
         ExpandRequest,

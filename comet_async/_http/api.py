@@ -14,7 +14,7 @@ from yarl import URL
 
 from comet_async._http.body import Body
 from comet_async._http.transport import Transport
-from comet_async._validation import check_number
+from comet_async._validation import DOTS, check_number
 from comet_async._wire.decode import Reply, date_of, decode_created, decode_page, decode_task
 from comet_async.auth import Credentials, KlingToken
 from comet_async.clock import Clock
@@ -173,12 +173,12 @@ class Api:
         Raises:
             CometError: As `comet_async._wire.decode.decode_task` says.
         """
-        if not task_id or "/" in task_id or not task_id.isprintable():
+        if not task_id or "/" in task_id or task_id in DOTS or not task_id.isprintable():
             raise InputError(
                 f"{task_id!r} is not a valid task id",
                 field="task_id",
                 value=task_id,
-                limit="text without slashes",
+                limit="text without slashes, more than one or two dots",
             )
         decode = partial(decode_task, kind=kind.name, task_id=task_id)
         return await self._exchange(self.gateway.task(kind, task_id), decode, timeout=timeout)

@@ -226,7 +226,7 @@ async def test_refusal_that_signing_does_not_change(
     assert len(server.seen) == times
 
 
-@pytest.mark.parametrize("task_id", ["", "a/b", "../x", "a\nb", "\x00"], ids=repr)
+@pytest.mark.parametrize("task_id", ["", "a/b", "../x", ".", "..", "a\nb", "\x00"], ids=repr)
 async def test_what_can_not_be_a_task_id(task_id: str) -> None:
     """An id that would lead to another address is refused, and nothing is asked."""
     async with api_on(answering({})) as (api, server):
