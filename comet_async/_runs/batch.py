@@ -39,6 +39,7 @@ from comet_async._runs.outcome_log import OutcomeLog
 from comet_async._runs.planner import Planner
 from comet_async.errors import (
     CometError,
+    DownloadError,
     InputError,
     JournalError,
     RunStoppedError,
@@ -485,13 +486,20 @@ class Batch:
             job = await self.runner.run(call, current)
             places = await self.active.journal.destinations(record.key)
             dests: list[str | None] = [place.dest for place in places]
-            first, *others = dests or [None]
-            item = Item(source=record.source, dest=first)
-            outcome = await self._conclude(call, item, job, places)
-            for dest in others:
+            outcomes: list[Outcome] = []
+            problem: DownloadError | None = None
+            for dest in dests or [None]:
                 item = Item(source=record.source, dest=dest)
-                outcome = await self._conclude(call, item, call.job or job)
-            return outcome
+                # What was saved for one is seen by the next.
+                known = None if outcomes or problem else places
+                try:
+                    outcomes.append(await self._conclude(call, item, call.job or job, known))
+                except DownloadError as error:  # elsewhere it may be saved all the same
+                    problem = problem or error
+                    call.job = Job(await self.active.current(record), job.task)
+            if problem is not None:
+                raise problem
+            return outcomes[-1]
 
     @asynccontextmanager
     async def _keeping_names(self, record: JobRecord) -> AsyncGenerator[None, None]:

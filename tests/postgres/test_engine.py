@@ -22,6 +22,7 @@ from comet_async import (
     Margins,
     SessionClosedError,
 )
+from comet_async._journal.states import JobState
 from comet_async.errors import CometError, JournalError
 from comet_async.fleet import (
     Enqueued,
@@ -179,6 +180,25 @@ async def test_a_failed_job_is_kept_with_its_reason(
     assert (await fleet_status(journal)).held == 0
     await emptied(FleetWorker(comet), journal)
     assert len(list((tmp_path / "out").glob("*.png"))) == 12
+
+
+async def test_a_result_whose_name_is_taken_is_saved_elsewhere(
+    comet: CometSession, journal: PostgresJournal, sandbox: Sandbox, many: Path, tmp_path: Path
+) -> None:
+    """Two requests want one name, and both are paid: one is saved under another name, free."""
+    image, orders = many / "00.png", {}
+    for margins in (WIDE, Margins.uniform(0.2)):
+        async for each in enqueue_folder(comet, image, tmp_path / "out", margins):
+            assert each.queued
+            orders[each.key] = margins
+    await emptied(FleetWorker(comet), journal, held=1)
+    (left,) = await journal.find({JobState.SUCCEEDED, JobState.SAVING})
+    other = tmp_path / "other"
+    async for each in enqueue_folder(comet, image, other, orders[left.key]):
+        assert each.key == left.key
+    await emptied(FleetWorker(comet), journal, held=1)  # the first name is still taken
+    assert [each.name for each in other.glob("*.png")] == ["00.png"]
+    assert len(sandbox.ledger.charges) == 2
 
 
 async def test_a_task_that_failed_is_not_bought_again(
