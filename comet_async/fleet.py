@@ -483,11 +483,12 @@ class FleetWorker:
             self.done += 1
             return
         if isinstance(error, CometError):
-            self._put_back(error, attempts)
+            self._put_back(key, error, attempts)
         self.failed += 1
+        logger.warning("job %s failed, and stays in the queue as failed: %s", key, error)
         raise error
 
-    def _put_back(self, error: CometError, attempts: int) -> None:
+    def _put_back(self, key: str, error: CometError, attempts: int) -> None:
         """Put a job back into the queue if another attempt may help.
 
         Raises:
@@ -503,6 +504,7 @@ class FleetWorker:
         retryable = error.retryable or isinstance(error, SaveError)
         if retryable and attempts < _MOST_ATTEMPTS:
             pause = min(_LONGEST_PAUSE, error.retry_after or 2.0**attempts)
+            logger.info("job %s is tried again after %.0f s: %s", key, pause, error)
             raise PutBackError(error.message, pause, attempt=True) from error
 
 

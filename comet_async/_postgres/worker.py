@@ -210,7 +210,7 @@ class Worker:
         lost = db.execute(sql.MARK_LOST.encode(), [self.lease]).rowcount
         freed = db.execute(sql.TAKE_OVER.encode(), [sql.ENDED]).rowcount
         if lost or freed:
-            logger.warning("%d workers were lost; %d of their jobs are free", lost, freed)
+            logger.warning("workers lost: %d; jobs of theirs that are free now: %d", lost, freed)
             db.execute(sql.FORGET_WAITERS.encode())
             db.execute(sql.FORGET_WORKERS.encode())
 

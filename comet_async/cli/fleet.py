@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -340,9 +341,23 @@ async def worker(  # noqa: PLR0913 - the options, as --help shows them
 
         invocation.on_signal = stop
         screen.say("working; Ctrl-C stops")
-        await one.run()
+        with _quiet_queue(debug=invocation.debug):
+            await one.run()
         screen.say(f"{counted(one.done, 'job')} done, {one.failed:,} failed")
     return DONE
+
+
+@contextmanager
+def _quiet_queue(*, debug: bool) -> Generator[None, None, None]:
+    """Leave out what PGQueuer says of each job inside: the worker says it, with the reason."""
+    queue = logging.getLogger("pgqueuer")
+    level = queue.level
+    if not debug:
+        queue.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        queue.setLevel(level)
 
 
 # ---------------------------------------------------------------------------- fleet
