@@ -477,7 +477,7 @@ class PostgresJournal:
         await self._run("release", partial(sql.release, key=key, boot=self.boot))
 
     async def unclaimed(self, account: str, *, limit: int) -> list[JobRecord]:
-        """Return jobs of *account* that are running at the server and that no worker has."""
+        """Return jobs of *account* that may be running at the server and that no worker has."""
         return await self._run("", partial(sql.unclaimed, account=account, limit=limit))
 
     def listening_for_job(self, key: str) -> AbstractContextManager[Signal]:

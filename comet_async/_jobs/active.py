@@ -138,6 +138,8 @@ class ActiveJobs:
     # Jobs of a shared journal that a caller here works on, or is claiming.
     _owned: set[str] = attrs.field(factory=set, init=False)
     _releases: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
+    # Jobs without a worker whose answers were lost, while they are looked up here.
+    _resolving: dict[str, asyncio.Task[None]] = attrs.field(factory=dict, init=False)
     # Those of `sends` that are this session's.
     _own_sends: set[asyncio.Task[Job]] = attrs.field(factory=set, init=False)
     _unsubscribe: Callable[[], None] = attrs.field(default=_nothing, init=False)
@@ -381,12 +383,24 @@ class ActiveJobs:
         if record.key in self._running_keys:  # else it was recorded when the poll came
             await self.ended(record, task)
 
-    async def poll_unclaimed(self) -> None:
-        """Poll running jobs without a worker once: they may have ended, and still hold slots."""
+    async def poll_unclaimed(self, resolve: Callable[[Job], Awaitable[Job]]) -> None:
+        """Poll running jobs without a worker once: they may have ended, and still hold slots.
+
+        Those whose answers were lost are looked up, which takes longer. All workers may be full of
+        jobs that wait for their slots.
+
+        Args:
+            resolve: Finds out what became of a job.
+        """
         if self.shared is None:
             return
         for record in await self.shared.unclaimed(self.services.account, limit=_POLLED):
-            if self.locks.taken(record.key):
+            if self.locks.taken(record.key) or record.key in self._resolving:
+                continue
+            if record.state is JobState.UNKNOWN:
+                work = self._resolve_unclaimed(self.shared, record.key, resolve)
+                self._resolving[record.key] = task = asyncio.create_task(work)
+                task.add_done_callback(functools.partial(_remove, self._resolving, record.key))
                 continue
             async with self.locks.of(record.key):
                 claimed = await self.shared.claim(record.key)
@@ -396,6 +410,23 @@ class ActiveJobs:
                     await _quietly(self._poll_once(claimed))
                 finally:
                     await self.shared.release(record.key)
+
+    async def _resolve_unclaimed(
+        self, shared: SharedJournal, key: str, resolve: Callable[[Job], Awaitable[Job]]
+    ) -> None:
+        async with self.locks.of(key):
+            claimed = await shared.claim(key)
+            if claimed is None:
+                return
+            job = Job(claimed)
+            try:
+                if claimed.state is JobState.UNKNOWN:
+                    job = await resolve(job)
+            except CometError as error:
+                logger.info("%s could not be looked up: %s", key, error.message)
+            finally:
+                self.stop_running(job.record)  # nobody here waits for it; the journal counts it
+                await shared.release(key)
 
     async def _poll_once(self, record: JobRecord) -> None:
         if record.state is not JobState.SUBMITTED or record.task_id is None:
@@ -467,6 +498,10 @@ class ActiveJobs:
         watch = self._watches.pop(asyncio.get_running_loop(), _LoopWatch())
         for task in list(watch.tasks.values()):
             task.cancel()
+        resolving = list(self._resolving.values())
+        for task in resolving:
+            _cancel(task)
+        await _finished(resolving, ENDING)
 
     # Recording ----------------------------------------------------------------------------
 
@@ -702,7 +737,7 @@ def _set(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _cancel(task: asyncio.Task[Job]) -> None:
+def _cancel(task: asyncio.Task[Any]) -> None:
     loop = task.get_loop()
     if loop is asyncio.get_running_loop():
         task.cancel()

@@ -161,7 +161,7 @@ class JobRunner:
     _silent_since: float | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.sender = Sender(self.active, self.options)
+        self.sender = Sender(self.active, self.options, self._resolve)
 
     async def run(self, call: Call, record: JobRecord) -> Job:
         """Move *record* as far as it goes: to ``succeeded`` or beyond, or to an end without.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import attrs
@@ -56,12 +56,14 @@ class Sender:
     Attributes:
         active: The journal's jobs.
         options: How they are run.
+        resolve: Finds out what became of a job whose answer was lost.
         stopped: Why nothing more is sent, or None.
         on_stop: Called when it stops.
     """
 
     active: ActiveJobs
     options: JobOptions
+    resolve: Callable[[Job], Awaitable[Job]]
     stopped: CometError | None = attrs.field(default=None, init=False)
     on_stop: Callable[[], object] | None = attrs.field(default=None, init=False)
 
@@ -162,7 +164,7 @@ class Sender:
         async with slots.turn(record.key), slots.queued(record.key) as place:
             while True:
                 if await place.wait():
-                    await self.active.poll_unclaimed()
+                    await self.active.poll_unclaimed(self.resolve)
                 with contextlib.suppress(_NoSlotError):
                     return await self._pass(call, record, body, begin)
 

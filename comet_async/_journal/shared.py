@@ -43,7 +43,7 @@ class SharedJournal(Journal, Protocol):
         ...
 
     async def unclaimed(self, account: str, *, limit: int) -> list[JobRecord]:
-        """Return jobs of *account* that are running at the server and that no worker has."""
+        """Return jobs that no worker has, of *account*, in ``submitted`` or ``unknown``."""
         ...
 
     def impatient(self) -> AbstractContextManager[None]:

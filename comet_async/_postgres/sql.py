@@ -618,9 +618,9 @@ def claim(db: PostgresConnection, key: str, boot: str) -> JobRecord | None:
 
 
 def unclaimed(db: PostgresConnection, account: str, limit: int) -> list[JobRecord]:
-    """Return jobs of an account that are running at the server and that no worker has."""
+    """Return jobs of an account that may be running at the server and that no worker has."""
     rows = db.rows(
-        f"{_SELECT} WHERE account = %s AND state = 'submitted' AND owner IS NULL"
+        f"{_SELECT} WHERE account = %s AND state IN ('submitted', 'unknown') AND owner IS NULL"
         " ORDER BY random() LIMIT %s",
         account,
         limit,

@@ -407,6 +407,32 @@ async def test_sessions_share_slots_and_budget(
             await sessions[0].run_job(record.key, max_jobs=0, budget="none")
 
 
+@pytest.mark.failure("F70", "F73")
+async def test_a_request_that_was_lost_does_not_keep_the_only_slot(
+    open_journal: OpenJournal, make_photo: Callable[..., bytes]
+) -> None:
+    """Who waits for a slot looks up what holds it: perhaps no worker can take that job."""
+    async with Sandbox(engine="stub", speed=100) as sandbox:
+        lost, other = await open_journal(heartbeat=0.2), await open_journal(heartbeat=0.2)
+        async with CometSession(
+            *(DEFAULT_KEY,),
+            gateway=sandbox.url,
+            journal=other,
+            concurrency=1,
+            settle=0.1,
+            schedule=0.1,
+        ) as comet:
+            await comet.expand(make_photo(320, 300, 1), MARGINS)  # a control for lookups
+            job = await planned(lost, 1, account=comet._services.account, dest=None)
+            claimed, now = await lost.claim(job.key), time.time()
+            await lost.send(claimed, now=now, post_deadline=now, limits=Limits(), run="r")
+            die(lost)
+            async with asyncio.timeout(120):
+                await comet.expand(make_photo(320, 300, 2), MARGINS)
+        assert (await other.get(job.key)).state is S.PLANNED
+        assert len(sandbox.ledger.charges) == 2
+
+
 # Messages, clocks ---------------------------------------------------------------------------
 
 
