@@ -42,6 +42,7 @@ from comet_async.errors import (
     DownloadError,
     InputError,
     JournalError,
+    ResultExpiredError,
     RunStoppedError,
     StaleRecordError,
     TaskFailedError,
@@ -484,22 +485,38 @@ class Batch:
         self._begin(call, record.key)
         async with self.active.alone(record) as current, self._keeping_names(current):
             job = await self.runner.run(call, current)
-            places = await self.active.journal.destinations(record.key)
-            dests: list[str | None] = [place.dest for place in places]
-            outcomes: list[Outcome] = []
-            problem: DownloadError | None = None
-            for dest in dests or [None]:
-                item = Item(source=record.source, dest=dest)
-                # What was saved for one is seen by the next.
-                known = None if outcomes or problem else places
-                try:
-                    outcomes.append(await self._conclude(call, item, call.job or job, known))
-                except DownloadError as error:  # elsewhere it may be saved all the same
-                    problem = problem or error
-                    call.job = Job(await self.active.current(record), job.task)
-            if problem is not None:
-                raise problem
+            return await self._conclude_everywhere(call, job)
+
+    async def _conclude_everywhere(self, call: Call, job: Job) -> Outcome:
+        """Save a job's results under each of their names; one that is taken stops no other.
+
+        Raises:
+            DownloadError: They could not be saved under one of them.
+        """
+        source, problem = job.record.source, None
+        places: Sequence[Destination] | None
+        places = known = await self.active.journal.destinations(job.record.key)
+        dests: list[str | None] = [place.dest for place in known]
+        outcomes: list[Outcome] = []
+        for dest in dests or [None]:
+            item = Item(source=source, dest=dest)
+            try:
+                outcomes.append(await self._conclude(call, item, job, places))
+                job = call.job or job
+            except ResultExpiredError:
+                raise
+            except DownloadError as error:  # under another name it may be saved all the same
+                problem = problem or error
+                call.job = job = Job(await self.active.current(job.record), job.task)
+            places = None  # what was saved under one name is seen by the next
+        if problem is None:
             return outcomes[-1]
+        if job.record.state is JobState.DONE:  # or `resume` would pass it over
+            call.job = Job(
+                await self.active.move(job.record, JobState.SUCCEEDED, "a file is missing"),
+                job.task,
+            )
+        raise problem
 
     @asynccontextmanager
     async def _keeping_names(self, record: JobRecord) -> AsyncGenerator[None, None]:

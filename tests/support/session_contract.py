@@ -27,6 +27,7 @@ from comet_async import (
     Margins,
     OutcomeUnknownError,
     RejectedError,
+    SaveError,
     SessionClosedError,
     SourceImage,
     Task,
@@ -778,6 +779,49 @@ class WithJournalSuite(SessionSuite):
         assert task.id in {outcome.task.id for outcome in outcomes if outcome.task}
         assert len(list((tmp_path / "out").rglob("*.png"))) >= len(sandbox.ledger.charges) - 1
         assert [outcome async for outcome in session.resume()] == []
+
+    @pytest.mark.parametrize("verb", ["resume", "run_job"])
+    @pytest.mark.parametrize("taken", ["a.png", "b.png"])
+    async def test_a_resumed_job_is_saved_under_each_name_that_is_free(
+        self,
+        session: CometSession,
+        sandbox: Sandbox,
+        tmp_path: Path,
+        verb: str,
+        taken: str,
+    ) -> None:
+        """A foreign file has one of them: that is reported until the name is free."""
+        photos, out = tmp_path / "equal", tmp_path / "out"
+        photos.mkdir()
+        names = ("a.png", "b.png", "c.png")
+        for name in names:
+            (photos / name).write_bytes(make_png(300, 300))
+        sandbox.tasks.hold()
+        run = session.expand_folder(photos, out, WIDE)
+        asyncio.get_running_loop().call_later(3, run.interrupt)
+        keys = {outcome.external_task_id async for outcome in run}
+        sandbox.tasks.release()
+        out.mkdir(exist_ok=True)
+        (out / taken).write_bytes(b"mine")
+
+        async def again() -> str:
+            if verb == "resume":
+                (outcome,) = [outcome async for outcome in session.resume()]
+                assert outcome.error is None or taken in str(outcome.error)
+                return outcome.status
+            if (out / taken).exists():
+                with pytest.raises(SaveError, match=taken):
+                    await session.run_job(str(*keys))
+                return "pending"
+            return (await session.run_job(str(*keys))).status
+
+        assert [await again(), await again()] == ["pending"] * 2
+        assert {path.name for path in out.iterdir() if path.suffix == ".png"} == set(names)
+        assert (out / taken).read_bytes() == b"mine"
+        (out / taken).unlink()
+        assert await again() == "done"
+        assert len({(out / name).read_bytes() for name in names}) == 1
+        assert len(sandbox.ledger.posts) == 1
 
     async def test_another_account_gets_nothing(
         self, open_session: OpenSession, sandbox: Sandbox
