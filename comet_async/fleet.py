@@ -27,6 +27,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from decimal import Decimal
@@ -486,7 +487,16 @@ class FleetWorker:
             self._put_back(key, error, attempts)
         self.failed += 1
         logger.warning("job %s failed, and stays in the queue as failed: %s", key, error)
+        with contextlib.suppress(CometError):  # for who looks
+            await self._note(key, str(error))
         raise error
+
+    async def _note(self, key: str, reason: str) -> None:
+        """Write into the journal why a job was not sent; all other ends are there."""
+        journal = await _journal_of(self.comet)
+        record = await journal.get(key)
+        if record is not None and record.state is JobState.PLANNED:
+            await journal.note(record, now=time.time(), message=reason)
 
     def _put_back(self, key: str, error: CometError, attempts: int) -> None:
         """Put a job back into the queue if another attempt may help.

@@ -168,6 +168,8 @@ async def test_a_failed_job_is_kept_with_its_reason(
     status = await emptied(worker, journal, held=1)
     assert (worker.done, worker.failed, status.held) == (11, 1, 1)
     assert status.jobs == {"done": 11, "planned": 1}
+    (planned,) = await journal.find({JobState.PLANNED})
+    assert "03.png" in planned.message
     table = sql.Identifier(journal.schema, "pgqueuer_log")
     query = sql.SQL("SELECT traceback::text FROM {} WHERE status = 'failed'").format(table)
     reasons = admin.execute(query).fetchall()
