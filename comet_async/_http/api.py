@@ -5,6 +5,7 @@ Nothing here repeats a paid request, waits, or keeps anything but the offset of 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Iterable
 from functools import partial
 from typing import Self, TypeVar
@@ -79,12 +80,14 @@ class Submissions:
 
     def __init__(self) -> None:
         self._known: dict[str, Submission] = {}
+        self._lock = threading.Lock()
 
     def add(self, task_id: str, submission: Submission) -> None:
         """Record a submission; the oldest one is dropped when there are too many."""
-        self._known[task_id] = submission
-        if len(self._known) > self._MOST:
-            del self._known[next(iter(self._known))]
+        with self._lock:  # loops in two threads could drop the same one
+            self._known[task_id] = submission
+            if len(self._known) > self._MOST:
+                del self._known[next(iter(self._known))]
 
     def find(self, task_id: str) -> Submission | None:
         """Return when the task was submitted, if it was lately and here."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import traceback
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -16,7 +18,7 @@ import jwt
 import pytest
 from aiohttp import web
 
-from comet_async._http.api import Api
+from comet_async._http.api import Api, Submission, Submissions
 from comet_async._http.body import Body
 from comet_async.auth import ApiKey, Credentials, KlingToken
 from comet_async.config import Network, Timeouts
@@ -403,3 +405,26 @@ async def test_hosts_of_results_see_no_header_of_the_gateway() -> None:
         async with api.transport.fetch(server.url / "image.png"):
             pass
     assert "x-tenant" not in server.seen[0].headers
+
+
+@pytest.fixture
+def busy_threads() -> Generator[None, None, None]:
+    """Let threads take turns as often as they can."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("busy_threads")
+def test_loops_in_several_threads_record_their_submissions() -> None:
+    """What was accepted, and is paid, must not fail for a note about when it was sent."""
+    submissions = Submissions()
+
+    def submit(thread: int) -> None:
+        for number in range(10_000):
+            submissions.add(f"{thread}-{number}", Submission(0.0, 1.0))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(submit, range(4)))
+    assert len(submissions._known) == Submissions._MOST
