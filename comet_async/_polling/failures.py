@@ -144,10 +144,12 @@ class RetryQueue:
             streak.parked = False
             self.wake_next(now)
             return True
-        entry.due = self._policy.end(streak)
         if not streak.parked:
             streak.parked = True
             self._parked.append(entry)
+        end = self._policy.end(streak)
+        # Past its end, too, it waits for its turn: one retry comes back each second.
+        entry.due = end if end > now else now + len(self._parked)
         self.wake_next(now)
         return False
 
@@ -217,6 +219,12 @@ def _unfinished(entry: WatchedTask, why: str) -> WaitTimeoutError:
 
 def individual_error(entry: WatchedTask, error: Exception) -> Exception:
     """Return *error* as one wait for *entry* gets it: a copy with what resumes the task."""
+    if isinstance(error, StopIteration | StopAsyncIteration):
+        # From a schedule whose iterator is at its end. A future refuses the first, and iterators
+        # over tasks would end with the second; so it becomes what a generator makes of it.
+        wrapped = RuntimeError(f"{type(error).__name__} was raised while a task was waited for")
+        wrapped.__cause__ = error
+        return wrapped
     try:
         own = copy.copy(error)
     except Exception:  # noqa: BLE001  # somebody's own class, whose constructor takes other things

@@ -7,11 +7,13 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import attrs
 import pytest
 
+from comet_async._polling.failures import RetryQueue
+from comet_async._polling.watch import FailureStreak, WatchedTask
 from comet_async.errors import (
     AccountError,
     AuthenticationError,
@@ -129,6 +131,43 @@ async def test_a_key_that_is_refused_ends_all_waits(server: TaskServer) -> None:
     assert {type(result) for result in results} == {AuthenticationError}
     assert len({id(result) for result in results}) == 50
     assert waiter.polls == 1
+
+
+@attrs.define
+class Listed:
+    """A schedule that takes its waits from an iterator, which ends."""
+
+    waits: Iterator[float]
+    end: type[Exception]
+
+    def first(self, n: int = 1) -> float:
+        """Return the first wait."""
+        return self.next(0.0, 0, n)
+
+    def next(self, age: float, attempt: int, n: int = 1) -> float:
+        """Return the next wait."""
+        del age, attempt, n
+        for wait in self.waits:
+            return wait
+        raise self.end
+
+    def learn(self, duration: float, n: int = 1) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("end", [StopIteration, StopAsyncIteration])
+@pytest.mark.parametrize("by", ["wait", "as_completed"])
+async def test_a_schedule_that_is_at_its_end_ends_the_wait(
+    server: TaskServer, end: type[Exception], by: str
+) -> None:
+    """No future takes a StopIteration, and a StopAsyncIteration would pass for the last task."""
+    waiter = TaskWaiter(server, schedule=Listed(iter([1.0, 2.0]), end), use_list=False)
+    task = server.submit(100.0)
+    found = waiter.wait(task) if by == "wait" else anext(waiter.as_completed([task]))
+    with pytest.raises(RuntimeError, match=end.__name__) as caught:
+        await asyncio.wait_for(found, 1000.0)
+    assert isinstance(caught.value.__cause__, end)
+    assert waiter.waiting == 0
 
 
 async def test_a_bug_in_the_source_ends_the_wait(server: TaskServer, waiter: TaskWaiter) -> None:
@@ -307,6 +346,38 @@ async def test_those_without_a_retry_end_in_time(server: TaskServer) -> None:
     results = await asyncio.gather(*map(waiter.wait, tasks), return_exceptions=True)
     assert {type(result) for result in results} == {ServerError}
     assert server.clock.monotonic() - began == pytest.approx(315.0, abs=12.0)
+
+
+async def test_those_without_a_retry_wait_for_it_beside_a_healthy_task(
+    server: TaskServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where others get answers they are polled once more in their turn, one a second.
+
+    Until then they sleep, also after their budgets have ended.
+    """
+    asked = 0
+    admits = RetryQueue.admits
+
+    def counted(queue: RetryQueue, entry: WatchedTask, streak: FailureStreak, now: float) -> bool:
+        nonlocal asked
+        asked += 1
+        assert asked < 20_000  # looked at again and again in the same moment
+        return admits(queue, entry, streak, now)
+
+    monkeypatch.setattr(RetryQueue, "admits", counted)
+    waiter = TaskWaiter(server, schedule=10, use_list=False, rng=random.Random(1))
+    healthy = [server.submit(5000.0) for _ in range(2)]
+    ids = {task.id for task in healthy}
+    server.fault = lambda task_id, _number: None if task_id in ids else ServerError("500")
+    waits = [asyncio.create_task(waiter.wait(task)) for task in healthy]
+    failing = [waiter.wait(server.submit(5000.0)) for _ in range(400)]
+    began = server.clock.monotonic()
+    async with asyncio.timeout(5000.0):
+        results = await asyncio.gather(*failing, return_exceptions=True)
+    assert {type(result) for result in results} == {ServerError}
+    assert 300.0 < server.clock.monotonic() - began < 800.0
+    for wait in waits:
+        wait.cancel()
 
 
 async def test_one_bad_task_does_not_hinder_the_others(server: TaskServer) -> None:
