@@ -1026,6 +1026,25 @@ async def test_a_name_that_another_call_will_use_is_refused_before_it_is_paid(
         await comet.expand(dog, "2:1", out=out)
 
 
+@pytest.mark.parametrize("other", ["sub/../wide.png", "link/wide.png", "sub/../link/./wide.png"])
+async def test_a_name_that_another_call_will_use_is_known_however_it_is_spelled(
+    comet: CometSession, sandbox: Sandbox, dog: Path, tmp_path: Path, other: str
+) -> None:
+    """Links are followed first: what ``..`` leads to depends on them."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "away").symlink_to(tmp_path / "sub")
+    sandbox.tasks.hold()
+    first = asyncio.create_task(comet.expand(dog, WIDE, out=tmp_path / "wide.png"))
+    await sandbox.tasks.next()
+    with pytest.raises(InputError, match=r"in progress is to be saved as .*/wide\.png"):
+        await comet.expand(dog, "2:1", out=f"{tmp_path}/{other}")
+    assert len(sandbox.ledger.posts) == 1
+    sandbox.tasks.release()
+    await asyncio.gather(first, comet.expand(dog, "2:1", out=tmp_path / "away" / "wide.png"))
+    assert (tmp_path / "sub" / "wide.png").exists()
+
+
 async def test_a_session_that_closes_its_journal_ends_its_runs_as_closed(
     sandbox: Sandbox, clock: VirtualClock, photos: Path, tmp_path: Path
 ) -> None:

@@ -265,13 +265,13 @@ class ActiveJobs:
             self.journal.forget(key)
 
     @contextmanager
-    def naming(self, dest: str, key: str) -> Generator[bool, None, None]:
-        """Work on a job whose result is to be called *dest*.
+    def naming(self, name: str, key: str) -> Generator[bool, None, None]:
+        """Work on a job whose result is to be called *name*, in one spelling for each file.
 
         Yields:
             True if a caller here works on another job that wants the same name.
         """
-        keys = self.names.setdefault(dest, Counter())
+        keys = self.names.setdefault(name, Counter())
         wanted = bool(keys.keys() - {key})
         keys[key] += 1
         try:
@@ -280,8 +280,8 @@ class ActiveJobs:
             keys[key] -= 1
             if not keys[key]:
                 del keys[key]
-            if not keys and self.names.get(dest) is keys:
-                del self.names[dest]
+            if not keys and self.names.get(name) is keys:
+                del self.names[name]
 
     # Slots --------------------------------------------------------------------------------
 

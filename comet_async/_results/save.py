@@ -7,6 +7,7 @@ The order makes every crash harmless: a part is safe on the disk before the jour
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -96,6 +97,13 @@ class ResultSaver:
     def output(self, name: str) -> Output:
         """Return where *name* is saved: a file's name, or a result's without its extension."""
         return self.stored if self.stores.knows(name) else self.folder
+
+    def identity(self, dest: str) -> str:
+        """Return what is the same for all spellings of *dest*: ``..`` and links in its folders."""
+        if self.stores.knows(dest):
+            return dest
+        folder, name = os.path.split(self.root / dest)
+        return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118 - text for text
 
     async def deliver(
         self,

@@ -417,7 +417,7 @@ class Batch:
         if self.saver is None or dest is None:
             yield
             return
-        with self.active.naming(dest, planned.key) as wanted:
+        with self.active.naming(self.saver.identity(dest), planned.key) as wanted:
             if wanted:
                 await self.saver.refuse_unsent(dest, planned.key)
             await self.planner.check(planned)
@@ -532,7 +532,8 @@ class Batch:
         unsent = record.state in {JobState.PLANNED, JobState.REJECTED}
         with ExitStack() as names:
             for place in await self.active.journal.destinations(record.key):
-                if names.enter_context(self.active.naming(place.dest, record.key)):
+                name = self.saver.identity(place.dest)
+                if names.enter_context(self.active.naming(name, record.key)):
                     await self.saver.refuse_unsent(place.dest, record.key)
                 if unsent:
                     known = self.options.verify_remote
