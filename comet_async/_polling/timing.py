@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 # A callback that is later than this after the end counts as lost.
 _PUNCTUAL = 5.0
+# The server's times of a task of ours are believed if they contradict what we saw by no more than
+# this, seconds: they may be whole seconds, and its list may lag a little.
+_CONTRADICTION = 5.0
 # A schedule of the user's own may return anything.
 _LONGEST = 86_400.0
 
@@ -332,9 +335,12 @@ class PollTiming:
         if task.created_at is not None and task.updated_at is not None:
             # Both by the server's clock, so it does not matter what that clock says.
             duration = max(0.0, (task.updated_at - task.created_at).total_seconds())
-            if entry.own:
-                return duration, max(0.0, now - entry.created - duration)
-            return duration, self.age_of(task.updated_at, now)
+            if not entry.own:
+                return duration, self.age_of(task.updated_at, now)
+            age, seen = now - entry.created, entry.alive_at - entry.created
+            # Unless they are of two clocks, or name other moments than the start and the end.
+            if seen - _CONTRADICTION <= duration <= age + _CONTRADICTION:
+                return duration, max(0.0, age - duration)
         # Not given: somewhere since the last answer, at half of the way as the best guess.
         delay = (now - entry.alive_at) / 2 if entry.seen_alive else 0.0
         return max(0.0, now - delay - entry.created), delay

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
+import attrs
 import pytest
 
 from comet_async.models import Task
 from comet_async.testing import VirtualClock
 from comet_async.waiter import TaskWaiter
-from tests.support.task_server import TaskServer
+from tests.support.task_server import Script, TaskServer
 
 HOUR, DAY = 3600.0, 86_400.0
 OFFSETS = [0.0, 60.0, HOUR, 3 * DAY, -60.0, -HOUR, -3 * DAY]
@@ -84,3 +87,42 @@ async def test_the_server_need_not_name_any_time(server: TaskServer) -> None:
     waiter = TaskWaiter(server, rng=random.Random(1))
     times = [await time_of(server, waiter, server.submit(20.0).id) for _ in range(5)]
     assert max(times) < 35.0
+
+
+DAMAGES: dict[str, Callable[[datetime, datetime], tuple[datetime, datetime]]] = {
+    "the end is that of another clock": lambda born, end: (born, end + timedelta(hours=8)),
+    "the start is that of another clock": lambda born, end: (born - timedelta(hours=8), end),
+    "the end lies before the start": lambda born, end: (born, end - timedelta(hours=8)),
+    "the end is the start": lambda born, _end: (born, born),
+    "the end is far away": lambda born, _end: (born, datetime(2100, 1, 1, tzinfo=UTC)),
+    "the start is a placeholder": lambda _born, end: (datetime(2001, 9, 10, tzinfo=UTC), end),
+}
+
+
+@attrs.define(eq=False)
+class FalseTimes(TaskServer):
+    """A server whose times of a task don't belong together."""
+
+    damage: Callable[[datetime, datetime], tuple[datetime, datetime]] = lambda a, b: (a, b)
+
+    def snapshot(self, script: Script, now: float) -> Task:
+        """Return a task with false times."""
+        task = TaskServer.snapshot(self, script, now)
+        assert task.created_at is not None
+        assert task.updated_at is not None
+        created, updated = self.damage(task.created_at, task.updated_at)
+        return attrs.evolve(task, created_at=created, updated_at=updated)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_no_duration_is_learned_that_contradicts_what_was_seen(
+    clock: VirtualClock, damage: str
+) -> None:
+    """The next tasks of ours are found as soon, by as few polls, as where the times are right."""
+    server = FalseTimes(clock=clock, submits=True, damage=DAMAGES[damage])
+    waiter = TaskWaiter(server, rng=random.Random(1))
+    times = [await time_of(server, waiter, server.submit(20.0)) for _ in range(20)]
+    assert max(times) < 35.0
+    assert max(times[10:]) < 24.0
+    assert waiter.mean_delay < 5.0
+    assert waiter.polls < 20 * 7
