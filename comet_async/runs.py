@@ -88,8 +88,8 @@ class RunOptions(Budget, total=False):
             than viewers show them (see `CometSession`). Needs the extra ``images``.
         settle: Seconds after a request whose answer was lost during which its task may still
             appear; the session's by default.
-        timeout: Seconds from when an image gets its slot until its result must be there; no
-            limit by default. What was sent continues and is recorded.
+        timeout: Seconds from when an image gets its slot until its task must have ended; no
+            limit by default. What was sent continues and is recorded. Saving is not cut off.
         max_jobs: Maximum number of jobs that this run may buy.
         max_spend: Maximum amount in USD that this run may spend, by ``price``.
         budget: A name under which ``max_jobs`` and ``max_spend`` count together with all runs that

@@ -430,9 +430,10 @@ class CometSession:
                 the journal knows it as the result of this very request, nothing is paid; any
                 other file of that name is refused before anything is sent. The bytes stay as
                 they come, usually PNG, whatever the name ends with.
-            timeout: Seconds for all of it: a free slot, sending, and the result; None for no
-                limit. 900 by default. What was sent continues and is recorded. With 0, nothing
-                is sent.
+            timeout: Seconds for a free slot, sending, and waiting for the end of the task; None
+                for no limit. 900 by default. What was sent continues and is recorded. With 0,
+                nothing is sent. A result that is there in time is saved, however long that takes;
+                a download that stands still ends after ``request_timeout``, and is tried again.
             busy: ``"raise"`` to get `ConcurrencyLimitError` at once when there is no free slot
                 or the server is busy; ``"wait"`` by default.
             on_submitted: Called with the task once it is accepted, before it is waited for.
@@ -561,9 +562,10 @@ class CometSession:
 
         Args:
             key: The job's key: the ``external_task_id`` of outcomes and errors.
-            timeout: Seconds for all of it; None for no limit. 900 by default.
-            **budget: What may be bought under one name, over all calls and all processes that use
-                the journal; see `RunOptions`.
+            timeout: As for `expand`.
+            **budget: What may be bought under the name ``budget``, over all calls and all processes
+                that use the journal; without a name, by all single calls of this session
+                together, `expand` and the like included. See `RunOptions`.
 
         Raises:
             JournalRequiredError: The session has no journal.

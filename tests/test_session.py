@@ -1026,6 +1026,21 @@ async def test_a_name_that_another_call_will_use_is_refused_before_it_is_paid(
         await comet.expand(dog, "2:1", out=out)
 
 
+async def test_a_result_that_is_there_in_time_is_saved(
+    sandbox: Sandbox, clock: VirtualClock, dog: Path, tmp_path: Path
+) -> None:
+    """The time limit does not cut a download off: the task is paid, and has ended."""
+    out = tmp_path / "wide.png"
+    async with CometSession(
+        DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=tmp_path / "jobs.sqlite3"
+    ) as comet:
+        await comet.expand(dog, WIDE)
+        sandbox.faults.add(Fault("slow", on="result", seconds=15.0))
+        await comet.expand(dog, WIDE, out=out, timeout=5)
+    assert out.exists()
+    assert len(sandbox.ledger.posts) == 1
+
+
 @pytest.mark.parametrize("other", ["sub/../wide.png", "link/wide.png", "sub/../link/./wide.png"])
 async def test_a_name_that_another_call_will_use_is_known_however_it_is_spelled(
     comet: CometSession, sandbox: Sandbox, dog: Path, tmp_path: Path, other: str

@@ -33,7 +33,7 @@ class JobOptions:
     Attributes:
         settle: Seconds after a request whose answer was lost during which its task may still
             appear. 60 by default.
-        timeout: Seconds that one job may take until its result is there; no limit by default.
+        timeout: Seconds that one job may take until its task has ended; no limit by default.
         limits: What this run may buy.
         run: Name of this run, for those limits.
         verify_remote: Look for each new job on the server before it is sent for the first
@@ -84,6 +84,10 @@ class Deadline:
         """
         if self._at is not None and asyncio.get_running_loop().time() >= self._at:
             raise TimeUpError
+
+    def stop(self) -> None:
+        """End nothing more: what is paid and ready is not left unsaved for its time."""
+        self._alarm.reschedule(None)
 
     def left(self) -> float | None:
         """Return the seconds that are left; from now on the caller watches them itself."""

@@ -565,6 +565,7 @@ class Batch:
             kind = kind_named(job.record.kind)
             clock, before = self.active.services.clock, job.record.state
             began = clock.monotonic()
+            call.deadline.stop()
             delivery = await self.saver.deliver(job.record, item.dest, kind, places)
             saved, already_there = delivery.files, delivery.already_there
             call.job = job = Job(delivery.record, job.task)
