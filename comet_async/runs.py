@@ -441,7 +441,8 @@ class RunFactory:
                 if resume:
                     root = root_of(active.journal)
                 batch = self._run_batch(active, settings, root, dry=dry)
-                batch.covers_sources = not resume
+                part = resume or settings.get("include") or settings.get("exclude")
+                batch.covers_all = not part
                 if isinstance(root, str) and not dry:
                     await self._mark(root)
                 registered.enter_context(self._registered(batch))

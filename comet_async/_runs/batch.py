@@ -147,8 +147,8 @@ class Batch:
         planner: Says what an image would become.
         workers: How many items to work on at a time.
         finish_left_over: Also finish paid jobs of earlier runs that are no longer asked for.
-        covers_sources: False when only jobs that the journal knows are worked on: those that it
-            lost are not among them.
+        covers_all: False when jobs that the journal lost may not be among those that are worked
+            on: only those that it knows are, or only some of the images.
         left: True when the caller has left the iteration early, which then ends by itself.
     """
 
@@ -156,7 +156,7 @@ class Batch:
     planner: Planner
     workers: int
     finish_left_over: bool = False
-    covers_sources: bool = True
+    covers_all: bool = True
     left: bool = attrs.field(default=False, init=False)
     calls: Calls = attrs.field(init=False)
     _parked: list[Item] = attrs.field(factory=list, init=False)
@@ -236,7 +236,7 @@ class Batch:
             run=self.options.run,
             root=None if self.saver is None else self.saver.root,
         )
-        complete = self.covers_sources
+        complete = self.covers_all
         try:
             known = None if finished is None else _ends(finished)
             for phase in (self.until_halted(items), self._second_look(), self._left_over()):

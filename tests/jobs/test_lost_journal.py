@@ -6,6 +6,7 @@ import asyncio
 import math
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,30 @@ async def test_a_stopped_run_leaves_the_journal_distrusted(
         await run(comet, photos, out)
     plan = [planned async for planned in comet.expand_folder(photos, out, WIDE).plan()]
     assert len(plan) == len(sandbox.ledger.posts) == 3
+
+
+@pytest.mark.parametrize(
+    "part", [{"include": "dog.png"}, {"exclude": ["trip"]}, {"max_jobs": 0}], ids=repr
+)
+async def test_a_run_over_a_part_leaves_the_journal_distrusted(
+    comet: CometSession,
+    sandbox: Sandbox,
+    photos: Path,
+    make_photo: Callable[..., bytes],
+    tmp_path: Path,
+    part: dict[str, object],
+) -> None:
+    """The others were bought as well, and are looked up before the next run buys them again."""
+    out = tmp_path / "out"
+    await run(comet, photos, out)
+    (out / JOURNAL_NAME).unlink()
+    (photos / "dog-2.png").write_bytes(make_photo(300, 300, 9))
+    assert await run(comet, photos, out, verify_remote=True, **part)
+    with pytest.raises(JournalLostError):
+        await run(comet, photos, out)
+    assert len(await run(comet, photos, out, verify_remote=True)) == 4
+    assert {outcome.status for outcome in await run(comet, photos, out)} == {"done"}
+    assert set(bought(sandbox).values()) == {1}
 
 
 async def test_a_resumption_leaves_the_journal_distrusted(
