@@ -20,7 +20,7 @@ from comet_async._images.load import SourceImage
 from comet_async._images.naming import is_exact, output_name
 from comet_async._images.rules import shorten
 from comet_async._journal.records import Destination, JobRecord, Journal, SavedFile, StoredImage
-from comet_async._journal.states import JobState
+from comet_async._journal.states import FINAL, JobState
 from comet_async._journal.transitions import taken
 from comet_async._results.download import Downloader
 from comet_async._results.files import Part, in_thread, part_stem
@@ -299,9 +299,7 @@ class ResultSaver:
                 if format_ is None:
                     continue  # damaged, or gone
                 name = _name_of(record, destination, file.index, format_)
-                owner = await self.journal.owner_of(name)
-                if owner is not None and owner != record.key:
-                    raise taken(record, name)
+                await self._check_name(record, name)
                 saved = attrs.evolve(file, name=name, kept=False)
                 await self.journal.save_file(record.key, destination.dest, saved)
                 if await output.copy(file, saved, record.key):
@@ -318,6 +316,8 @@ class ResultSaver:
     ) -> tuple[JobRecord, dict[int, SavedFile]]:
         """Fetch what is missing: the job is done then."""
         if record.state is not JobState.SUCCEEDED:
+            if record.state is JobState.DONE:  # and stays so if another job has its name by now
+                await self._check_names_there(record, destination.dest)
             record = await self._move(record, JobState.SUCCEEDED, "a file is missing")
         parts: list[tuple[SavedFile, Part]] = []
         try:
@@ -326,7 +326,7 @@ class ResultSaver:
                 parts.append((self._named(record, destination, image.index, part), part))
             # The names are recorded before the files have them.
             place = attrs.evolve(destination, files=tuple(saved for saved, _ in parts))
-            record = await self._move(record, JobState.SAVING, "files are complete", place)
+            record = await self._record_names(record, place)
             await self.output(destination.dest).give_names(parts)
         except BaseException:
             await in_thread(functools.partial(_discard, [part for _, part in parts]))
@@ -335,6 +335,37 @@ class ResultSaver:
         place = attrs.evolve(destination, files=files)
         record = await self._move(record, JobState.DONE, "files are in place", place)
         return record, {file.index: file for file in files}
+
+    async def _record_names(self, record: JobRecord, place: Destination) -> JobRecord:
+        """Record the files that are about to get their names."""
+        why = "files are complete"
+        try:
+            return await self._move(record, JobState.SAVING, why, place)
+        except DownloadError:  # one is another job's, which is rare: looked at only then
+            for file in place.files:
+                await self._check_name(record, file.name)
+                await self.journal.save_file(record.key, place.dest, file)
+        return await self._move(record, JobState.SAVING, why, place)
+
+    async def _check_names_there(self, record: JobRecord, dest: str) -> None:
+        """Refuse to replace a file that is there by now and is another job's."""
+        _, there = await self.output(dest).obstacles(dest, record.n)
+        for name in there:
+            await self._check_name(record, name)
+
+    async def _check_name(self, record: JobRecord, name: str) -> None:
+        """Refuse a name that another job's file has; it is free if that file was removed.
+
+        Raises:
+            DownloadError: Another job has it, or may be about to.
+        """
+        owner = await self.journal.owner_of(name)
+        if owner is None or owner == record.key:
+            return
+        other = await self.journal.get(owner)
+        at_work = other is not None and other.state not in FINAL
+        if at_work or await self.output(name).size_of(name) is not None:
+            raise taken(record, name)
 
     async def _fetch(
         self, record: JobRecord, destination: Destination, image: StoredImage, kind: TaskKind
