@@ -14,6 +14,15 @@ NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
+def is_inside(path: Path, folder: Path) -> bool:
+    """Return True if *path* is *folder* or in it, wherever links lead.
+
+    `Path.resolve` raises a RuntimeError for a circle of links before Python 3.13; such a path is
+    taken for what it is called, and can't be opened.
+    """
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
 def make_folders(folder: Path) -> None:
     """Make *folder* and those above it; the names of the new ones are durable.
 

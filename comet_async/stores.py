@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from comet_async._addresses import is_loopback
-from comet_async._fs import NO_FOLLOW, make_folders, sync_folder
+from comet_async._fs import NO_FOLLOW, is_inside, make_folders, sync_folder
 from comet_async._validation import check_call, check_instance, check_offers, check_path
 from comet_async.errors import InputError, MissingExtraError
 
@@ -229,8 +229,7 @@ class LocalStore:
 
     def _path(self, name: str) -> Path:
         path = self.folder / name
-        inside = path.resolve().is_relative_to(self.folder.resolve())
-        if not inside or ".." in name.split("/") or "\0" in name:
+        if "\0" in name or ".." in name.split("/") or not is_inside(path, self.folder):
             raise PermissionError(errno.EPERM, "leads out of the store", name)
         return path
 

@@ -1060,6 +1060,17 @@ async def test_a_name_that_another_call_will_use_is_known_however_it_is_spelled(
     assert (tmp_path / "sub" / "wide.png").exists()
 
 
+@pytest.mark.parametrize("target", ["not-mounted", "circle"])
+async def test_a_folder_that_is_a_link_to_nothing_is_refused_before_anything_is_paid(
+    comet: CometSession, sandbox: Sandbox, dog: Path, tmp_path: Path, target: str
+) -> None:
+    """No folder can be made where such a link is, so the result could not be saved."""
+    (tmp_path / "circle").symlink_to(tmp_path / target)
+    with pytest.raises(InputError, match="circle is not a folder"):
+        await comet.expand(dog, WIDE, out=tmp_path / "circle" / "wide.png")
+    assert not sandbox.ledger.posts
+
+
 async def test_a_session_that_closes_its_journal_ends_its_runs_as_closed(
     sandbox: Sandbox, clock: VirtualClock, photos: Path, tmp_path: Path
 ) -> None:

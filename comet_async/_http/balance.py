@@ -34,7 +34,15 @@ async def balance(api: Api) -> Balance | None:
     reader = _kling if api.gateway.name.startswith("kling") else _comet
     try:
         return await reader(api)
-    except (CometError, ValueError, TypeError, KeyError, AttributeError, InvalidOperation):
+    except (
+        CometError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        InvalidOperation,
+        RecursionError,  # JSON that is nested too deeply
+    ):
         return None  # a gateway that does not say is not worth an error
 
 

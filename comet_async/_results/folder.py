@@ -15,7 +15,7 @@ from typing import IO
 
 import attrs
 
-from comet_async._fs import file_sha256, make_folders
+from comet_async._fs import file_sha256, is_inside, make_folders
 from comet_async._images.load import SourceImage
 from comet_async._images.rules import shorten
 from comet_async._journal.records import SavedFile
@@ -131,7 +131,7 @@ class FolderOutput:
         if not self._is_inside(dest):
             return f"{shorten(str(self.root / dest))} leads out of the output folder"
         folder = (self.root / dest).parent
-        while not folder.exists() and folder != folder.parent:
+        while not os.path.lexists(folder) and folder != folder.parent:  # a link may lead nowhere
             folder = folder.parent
         if not folder.is_dir():
             return f"{shorten(str(folder))} is not a folder"
@@ -142,8 +142,7 @@ class FolderOutput:
     def _is_inside(self, name: str) -> bool:
         """Return True if the folder of the file *name* is in the output folder."""
         path = self.root / name
-        plain = _is_plain(self.root, name)
-        return plain or path.parent.resolve().is_relative_to(self.root.resolve())
+        return _is_plain(self.root, name) or is_inside(path.parent, self.root)
 
     def _check_inside(self, name: str) -> None:
         """Refuse the *name* of a file whose folder is not in the output folder."""

@@ -6,11 +6,13 @@ from decimal import Decimal
 
 import attrs
 import pytest
+from aiohttp import web
 
 from comet_async import ApiKey, CometSession, Gateway, Secret
 from comet_async.models import Balance
 from comet_async.sandbox import DEFAULT_KEY, Fault, Sandbox
 from comet_async.testing import VirtualClock
+from tests.support.servers import answering, serving
 
 
 async def test_cometapi_tells_dollars(comet: CometSession) -> None:
@@ -32,6 +34,16 @@ async def test_a_gateway_that_does_not_tell_is_no_error(
     """Whatever goes wrong, the balance is just not known."""
     sandbox.faults.add(Fault(kind, on="account", times=None))
     assert await comet.balance() is None
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"NaN", b"\xff", b"9" * 5_000])
+async def test_what_can_not_be_read_is_no_error(body: bytes) -> None:
+    """Not even what is nested too deeply to be read."""
+    async with (
+        serving(answering(web.Response(body=body))) as server,
+        CometSession(DEFAULT_KEY, gateway=str(server.url)) as comet,
+    ):
+        assert await comet.balance() is None
 
 
 @pytest.mark.parametrize(

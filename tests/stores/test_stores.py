@@ -149,6 +149,16 @@ def test_a_folder_is_not_left(tmp_path: Path, name: str) -> None:
             use(name)
 
 
+@pytest.mark.parametrize("name", ["circle", "circle/dog.png", "a\0b"])
+def test_what_can_not_be_a_file_is_an_oserror(tmp_path: Path, name: str) -> None:
+    """As `Store` promises, whatever `Path` raises."""
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    store = LocalStore(tmp_path)
+    for use in (store.find, store.open, store.list, lambda name: put(store, name, b"x")):
+        with pytest.raises(OSError):  # noqa: PT011 - the system's words
+            use(name)
+
+
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     """No part of a file is left behind."""
 
