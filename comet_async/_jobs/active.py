@@ -44,7 +44,7 @@ RECHECK = 5.0
 """Seconds after which a worker tries to claim a job again if no message about it came."""
 
 ENDING = 5.0
-"""Seconds for recording what is cut off, before a database that does not answer is given up."""
+"""Seconds for recording what is cut off, or reading it, before a database is given up."""
 
 _RECORD_TRIES = 5
 _POLLED = 20  # jobs without a worker that are polled while a caller waits for a slot

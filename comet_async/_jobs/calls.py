@@ -11,7 +11,7 @@ from typing import Literal
 import attrs
 
 from comet_async._images.load import SourceImage
-from comet_async._jobs.active import ActiveJobs, Job, joined
+from comet_async._jobs.active import ENDING, ActiveJobs, Job, joined
 from comet_async._journal.records import Limits
 from comet_async._journal.states import JobState
 from comet_async.errors import CometError, JournalError, WaitTimeoutError
@@ -263,6 +263,11 @@ class Calls:
         return []
 
     async def _timed_out(self, call: Call) -> WaitTimeoutError:
+        if call.job is None and call.key is not None:  # it waited for another caller's work on it
+            with contextlib.suppress(JournalError, TimeoutError):
+                async with asyncio.timeout(ENDING):
+                    record = await self.active.journal.get(call.key)
+                call.job = None if record is None else Job(record)
         sent = self._sent(call)
         if sent is None:
             what = "the answer to the paid request has not come"

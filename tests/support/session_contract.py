@@ -694,6 +694,22 @@ class WithJournalSuite(SessionSuite):
                 assert (await session.run_job(planned.external_task_id or "")).status == "done"
         assert [post.body["callback_url"] for post in sandbox.ledger.posts] == [url]
 
+    @pytest.mark.parametrize("timeout", [0, 5])
+    async def test_who_waits_for_another_caller_learns_of_the_task(
+        self, session: CometSession, sandbox: Sandbox, timeout: float
+    ) -> None:
+        """The request was sent, although this caller sent nothing."""
+        sandbox.tasks.hold()
+        first = asyncio.create_task(session.run(request()))
+        task = await sandbox.tasks.next()
+        await asyncio.sleep(1)
+        with pytest.raises(WaitTimeoutError) as caught:
+            await session.run(request(), timeout=timeout)
+        assert (caught.value.sent, caught.value.task_id) == (True, task.id)
+        assert not caught.value.retryable
+        sandbox.tasks.release()
+        assert (await first).id == task.id
+
     async def test_a_repeated_request_is_the_same_purchase(
         self, session: CometSession, sandbox: Sandbox
     ) -> None:
