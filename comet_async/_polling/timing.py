@@ -25,7 +25,7 @@ _PUNCTUAL = 5.0
 # The server's times of a task of ours are believed if they contradict what we saw by no more than
 # this, seconds: they may be whole seconds, and its list may lag a little.
 _CONTRADICTION = 5.0
-# A schedule of the user's own may return anything.
+# A schedule of the user's own may return anything, and so may a server for a task's duration.
 _LONGEST = 86_400.0
 
 
@@ -325,7 +325,8 @@ class PollTiming:
         """Learn how long a task took; return how long ago it ended."""
         duration, delay = self._measure(entry, task, now)
         since = max(0.0, entry.alive_at - entry.created)
-        self.schedule.learn(duration, entry.n, since=since)
+        if duration <= _LONGEST:  # else its times are false, whatever they say
+            self.schedule.learn(duration, entry.n, since=since)
         if not notified and self.callbacks.share and delay > _PUNCTUAL:
             self.callbacks.record_lost()
         return delay

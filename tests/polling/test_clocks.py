@@ -126,3 +126,18 @@ async def test_no_duration_is_learned_that_contradicts_what_was_seen(
     assert max(times[10:]) < 24.0
     assert waiter.mean_delay < 5.0
     assert waiter.polls < 20 * 7
+
+
+@pytest.mark.parametrize("damage", ["the end is far away", "the start is a placeholder"])
+async def test_tasks_of_others_teach_no_durations_of_years(
+    clock: VirtualClock, damage: str
+) -> None:
+    """A session that resumed some finds its own ones in time all the same."""
+    server = FalseTimes(clock=clock, damage=DAMAGES[damage])
+    waiter = TaskWaiter(server, rng=random.Random(1))
+    for _ in range(5):
+        await time_of(server, waiter, server.submit(20.0))
+    server.submits = True
+    times = [await time_of(server, waiter, server.submit(20.0)) for _ in range(10)]
+    assert max(times) < 40.0
+    assert max(times[5:]) < 24.0
