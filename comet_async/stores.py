@@ -550,4 +550,8 @@ def spool() -> Path:
 
     What a process leaves that is killed is removed by the next one.
     """
-    return _spool(os.getpid())
+    folder = _spool(os.getpid())
+    if not folder.is_dir():  # what cleans temporary folders has removed it
+        _spool.cache_clear()
+        folder = _spool(os.getpid())
+    return folder

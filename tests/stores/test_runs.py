@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import shutil
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -158,6 +159,16 @@ async def test_a_machine_without_room_for_copies_is_an_error_of_saving(
         assert [type(outcome.error) for outcome in outcomes] == [SaveError]
     outcomes = await run(stored, str(photos / "dog.png"), f"{bucket.address}/out")
     assert [outcome.status for outcome in outcomes] == ["done"]
+
+
+async def test_a_folder_for_copies_that_was_removed_is_made_again(
+    stored: CometSession, bucket: Bucket
+) -> None:
+    """A service runs for longer than what cleans temporary folders leaves them alone."""
+    shutil.rmtree(spool())
+    outcomes = await run(stored, f"{bucket.address}/in", f"{bucket.address}/out")
+    assert [outcome.status for outcome in outcomes] == ["done"] * 3
+    assert spool().is_dir()
 
 
 async def test_what_killed_processes_left_is_removed_in_a_thread(
