@@ -391,12 +391,21 @@ class RunFactory:
         try:
             return await opening
         except asyncio.CancelledError:
+            if opening.done() and not opening.cancelled() and opening.exception() is None:
+                await self._close(opening.result())  # it was opened in this very turn of the loop
             caller = asyncio.current_task()
             if caller is None or not caller.cancelling():
                 self.tasks.check_open()
             raise
         finally:
             self._opening = None
+
+    async def _close(self, own: ActiveJobs) -> None:
+        """Close the session's own journal, unless the caller has given it as an object."""
+        self.tasks.journals.discard(own)
+        await own.aclose(0.0)
+        if own.journal is not self.given:
+            await own.journal.aclose()
 
     async def single(
         self, options: JobOptions, *, prepare: bool | None = None, root: Root | None = None
@@ -605,12 +614,8 @@ class RunFactory:
             with contextlib.suppress(RuntimeError):  # its loop was closed
                 opening.get_loop().call_soon_threadsafe(opening.cancel)
         async with self._locks.of("own"):  # a call may be opening it
-            own = self._own
-            if own is not None:
-                self.tasks.journals.discard(own)
-                await own.aclose(0.0)
-                if own.journal is not self.given:
-                    await own.journal.aclose()
+            if self._own is not None:
+                await self._close(self._own)
                 self._own = None  # not before: a caller that was cancelled may close again
 
     async def _left(self, timeout: float) -> None:

@@ -1329,6 +1329,26 @@ async def test_an_opening_that_is_cut_short_lets_go_of_the_journal(
         pass
 
 
+async def test_an_opening_that_is_cut_short_at_its_end_lets_go_of_the_journal(
+    dog: Path, tmp_path: Path, sandbox: Sandbox, clock: VirtualClock
+) -> None:
+    """Its caller is cancelled after it was opened, and before the caller has heard of it."""
+    path = tmp_path / "journal.sqlite3"
+    session = CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=path)
+    caller = asyncio.create_task(session.expand(dog, WIDE))
+    opening: asyncio.Task[object] | None = None
+    while opening is None or not opening.done():
+        await asyncio.sleep(0)
+        opening = session._runs._opening or opening
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    async with CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=path):
+        pass
+    assert (await session.expand(dog, WIDE)).succeeded
+    await session.aclose()
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -78,7 +78,7 @@ _BATCH = 1000
 _GATHER = 0.005
 _ENOUGH = 16  # writes; each of that many pays little for their commit
 
-# Operations that may fail unseen: reading, opening, and what the end of a lease does as well.
+# Operations that may fail unseen: reading, opening, and what the end of a lease makes up for.
 _LOSES_NOTHING = frozenset({"", "open", "claim", "release", "queue", "leave"})
 
 
