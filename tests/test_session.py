@@ -912,6 +912,28 @@ async def test_sessions_share_a_journal_object(
         assert {task.id for task in tasks} == {charge.task_id}
 
 
+async def test_a_slot_is_given_back_when_another_session_takes_the_job_over(
+    clock: VirtualClock, sandbox: Sandbox, photo: bytes, tmp_path: Path
+) -> None:
+    """Nobody polled for the first session then, whose next call waited for the slot for ever."""
+    async with (
+        await SqliteJournal.open(tmp_path / "jobs.sqlite3", clock=clock) as journal,
+        CometSession(
+            DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=journal, concurrency=1
+        ) as one,
+        CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=journal) as two,
+    ):
+        sandbox.faults.add(Fault("slow", on="create", seconds=10))
+        left = asyncio.create_task(one.expand(photo, WIDE))
+        await asyncio.sleep(5)
+        left.cancel()  # its request is on the way
+        other = asyncio.create_task(two.expand(photo, WIDE))
+        await asyncio.sleep(6)
+        assert (await one.expand(photo, Margins.uniform(0.1))).succeeded
+        assert (await other).succeeded
+        assert len(sandbox.ledger.charges) == 2
+
+
 class _Unhashable(MemoryJournal):
     """A journal that can't be the key of a dictionary."""
 

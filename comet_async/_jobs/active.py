@@ -88,6 +88,7 @@ class _Work:
     locks: KeyedLock = attrs.field(factory=KeyedLock)
     sends: dict[str, asyncio.Task[Job]] = attrs.field(factory=dict)
     names: dict[str, Counter[str]] = attrs.field(factory=dict)
+    owned: set[str] = attrs.field(factory=set)
 
 
 _works: weakref.WeakKeyDictionary[Journal, _Work] = weakref.WeakKeyDictionary()
@@ -106,8 +107,8 @@ class ActiveJobs:
 
     All calls and runs of a session over one journal share it, so that they never work on the
     same job at once and count slots together. Sessions that were given the same journal share
-    `locks`, `sends` and `names`. A job holds its slots from before its request is
-    sent until any poll shows that its task has ended.
+    `locks`, `sends` and `names`. A job holds its slots from before its request is sent until any
+    poll shows that its task has ended.
 
     Attributes:
         journal: The journal.
@@ -135,8 +136,11 @@ class ActiveJobs:
     # By task id: jobs whose task has not been seen to end. The keys of the same jobs.
     _running: dict[str, JobRecord] = attrs.field(factory=dict, init=False)
     _running_keys: set[str] = attrs.field(factory=set, init=False)
-    # Jobs of a shared journal that a caller here works on, or is claiming.
-    _owned: set[str] = attrs.field(factory=set, init=False)
+    # Locked while a caller of this session works on a job, or waits to do so: any other job that
+    # runs is polled here when its slot is wanted, whoever works on it elsewhere.
+    _callers: KeyedLock = attrs.field(factory=KeyedLock, init=False)
+    # Jobs of a shared journal that a caller of this process works on, or is claiming.
+    _owned: set[str] = attrs.field(init=False)
     _releases: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
     # Jobs without a worker whose answers were lost, while they are looked up here.
     _resolving: dict[str, asyncio.Task[None]] = attrs.field(factory=dict, init=False)
@@ -153,6 +157,7 @@ class ActiveJobs:
     def __attrs_post_init__(self) -> None:
         work = _work_over(self.journal)
         self.locks, self.sends, self.names = work.locks, work.sends, work.names
+        self._owned = work.owned
         if isinstance(self.journal, SharedJournal):
             self.shared = self.journal
             self.shared_slots = SharedSlots(
@@ -203,7 +208,7 @@ class ActiveJobs:
         if self.locks.taken(job.key):
             # The other caller may take long: a crash meanwhile must not lose this destination.
             await self.journal.plan([job], now=self.services.clock.time())
-        await self.locks.acquire(job.key)
+        await self._acquire(job.key)
         try:
             (record,) = await self.journal.plan([job], now=self.services.clock.time())
             yield await self._own(record)
@@ -217,13 +222,23 @@ class ActiveJobs:
         Yields:
             The record as it is then.
         """
-        await self.locks.acquire(record.key)
+        await self._acquire(record.key)
         try:
             if self.shared is None:
                 record = await self.journal.get(record.key) or record
             yield await self._own(record)
         finally:
             await self._let_go(record.key)
+
+    async def _acquire(self, key: str) -> None:
+        """Wait until no other caller works on a job, in this session or another one."""
+        await self._callers.acquire(key)
+        try:
+            await self.locks.acquire(key)
+        except BaseException:
+            self._callers.release(key)
+            self._tidy(key)
+            raise
 
     async def _own(self, record: JobRecord) -> JobRecord:
         """Own a job among the workers of a shared journal; return its record as it is then."""
@@ -238,7 +253,7 @@ class ActiveJobs:
         return current
 
     async def _let_go(self, key: str) -> None:
-        """Undo `_own`, and release the lock of *key*."""
+        """Undo `_own` and `_acquire`."""
         try:
             if key in self._owned:
                 self._owned.discard(key)
@@ -248,6 +263,7 @@ class ActiveJobs:
             self._ended.pop(key, None)
             self._give_back(key)
             self.locks.release(key)
+            self._callers.release(key)
             self._tidy(key)  # also after a timeout: another caller may wait for this job's slot
 
     def _give_back(self, key: str) -> None:
@@ -257,7 +273,7 @@ class ActiveJobs:
 
     def _tidy(self, key: str) -> None:
         """Clean up after the last caller of a job."""
-        if self.locks.taken(key):
+        if self._callers.taken(key):
             return
         if key in self._running_keys:
             self._watch_running()
@@ -363,7 +379,7 @@ class ActiveJobs:
         if watch is None:
             return
         for task_id, record in list(self._running.items()):
-            if task_id not in watch.tasks and not self.locks.taken(record.key):
+            if task_id not in watch.tasks and not self._callers.taken(record.key):
                 watch.tasks[task_id] = task = asyncio.create_task(self._find_end(record))
                 task.add_done_callback(functools.partial(_remove, watch.tasks, task_id))
 
@@ -454,7 +470,7 @@ class ActiveJobs:
         self._own_sends.discard(task)
         if not task.cancelled():
             task.exception()  # a caller that was cancelled never retrieves it
-        if not self.locks.taken(key):
+        if not self._callers.taken(key):
             self._give_back(key)
             self._tidy(key)
         if self.shared is not None and key not in self._owned:
@@ -665,7 +681,7 @@ class ActiveJobs:
         except StaleRecordError:  # another poll saw it at the same time
             moved = await self.current(record)
         job = Job(moved, task)
-        if self.locks.taken(record.key):
+        if self._callers.taken(record.key):
             self._ended[record.key] = job
         else:
             self._tidy(record.key)
