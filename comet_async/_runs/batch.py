@@ -162,8 +162,10 @@ class Batch:
     _parked: list[Item] = attrs.field(factory=list, init=False)
     _unfinished: set[str] = attrs.field(factory=set, init=False)
     _halted: bool = attrs.field(default=False, init=False)
-    # The asyncio task that waits for the next item, which may never come.
+    # The asyncio task that waits for the next item, which may never come; and whether it was
+    # cancelled for that. It may be the caller's own.
     _reading: asyncio.Task[Any] | None = attrs.field(default=None, init=False)
+    _cut_off: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.calls = Calls(self.active)
@@ -211,7 +213,8 @@ class Batch:
             task.get_loop().call_soon_threadsafe(self._cancel_reading, task)
 
     def _cancel_reading(self, task: asyncio.Task[Any]) -> None:
-        if self._reading is task:  # otherwise it has its item by now
+        if self._reading is task and not self._cut_off:  # otherwise it has its item by now
+            self._cut_off = True
             task.cancel()
 
     # Many items ---------------------------------------------------------------------------
@@ -265,15 +268,18 @@ class Batch:
 
     async def _next(self, items: AsyncGenerator[Item, None]) -> Item | None:
         """Return the next item; None at the end of *items* or of the run."""
-        self._reading = asyncio.current_task()
+        self._reading = task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        item, before = None, task.cancelling()
         try:
             item = None if self._ended() else await anext(items, None)
         except asyncio.CancelledError:
-            if not self._ended():
+            if not self._cut_off:
                 raise
-            return None
         finally:
-            self._reading = None
+            self._reading, cut_off, self._cut_off = None, self._cut_off, False
+        if cut_off and task.uncancel() > before:
+            raise asyncio.CancelledError  # by somebody else, too
         return None if self._ended() else item
 
     async def _second_look(self) -> AsyncGenerator[Item, None]:

@@ -16,6 +16,7 @@ from comet_async.errors import (
     JournalRequiredError,
     RunStoppedError,
 )
+from comet_async.runs import Run
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 from comet_async.testing import VirtualClock
 from comet_async.types import RecordedJob
@@ -98,6 +99,32 @@ async def test_an_interruption_ends_it_although_the_source_does_not(
     assert len(found) == 1
     assert closed.is_set()
     assert sandbox.ledger.posts == []
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()  # else a later time limit of the caller would be none
+
+
+async def test_an_interruption_does_not_hide_that_the_caller_is_cancelled(opened: Opener) -> None:
+    """Both may come at once, in either order."""
+
+    async def requests() -> AsyncGenerator[ExpandRequest, None]:
+        await asyncio.Event().wait()
+        yield ExpandRequest(image="never", margins=WIDE)
+
+    async def plan(run: Run) -> None:
+        async for _ in run.plan():
+            pass
+
+    async with opened() as comet:
+        for first in (True, False):
+            run = comet.expand_many(requests())
+            task = asyncio.create_task(plan(run))
+            await asyncio.sleep(1)
+            actions = [run.interrupt, task.cancel]
+            for action in actions if first else actions[::-1]:
+                asyncio.get_running_loop().call_soon(action)
+            with pytest.raises(asyncio.CancelledError):
+                await task
 
 
 @pytest.mark.parametrize("what", ["plan", "record"])
