@@ -560,12 +560,18 @@ async def _close(
     writer: GroupCommitWriter[PostgresConnection], connection: PostgresConnection
 ) -> None:
     """Finish what is queued and close, without waiting long for the server."""
-    closing, pause = asyncio.ensure_future(writer.aclose()), _LEAVING
+    loop, cancelled = asyncio.get_running_loop(), False
+    closing, due = asyncio.ensure_future(writer.aclose()), loop.time() + _LEAVING
     while not closing.done():
-        await asyncio.wait({closing}, timeout=pause)
-        if not closing.done():
+        try:
+            await asyncio.wait({closing}, timeout=max(0.0, due - loop.time()))
+        except asyncio.CancelledError:  # left alone, the thread would wait as long as it is patient
+            cancelled = True
+        if not closing.done() and loop.time() >= due:
             connection.interrupt()
-        pause = 1.0
+            due = loop.time() + 1.0
+    if cancelled:
+        raise asyncio.CancelledError
     closing.result()
 
 

@@ -170,6 +170,26 @@ async def test_closing_without_a_server(cable: Cable, schema: str, how: str) -> 
         await claiming
 
 
+@pytest.mark.real_loop
+async def test_closing_ends_before_its_caller_does_who_is_cancelled_again_and_again(
+    cable: Cable, schema: str
+) -> None:
+    """Else the thread, and with it the process, waited for the server for minutes."""
+    journal = await PostgresJournal.open(through(cable), schema=schema, patience=600)
+    job = await planned(journal)
+    cable.stall()
+    claiming = asyncio.create_task(journal.claim(job.key))
+    await asyncio.sleep(0.1)
+    closing = asyncio.create_task(journal.aclose())
+    async with asyncio.timeout(120):
+        while not closing.done():
+            await asyncio.wait({closing}, timeout=0.5)
+            closing.cancel()
+        assert journal._writer._ended
+        with pytest.raises(JournalError):
+            await claiming
+
+
 async def test_opening_is_given_up_while_a_lock_is_waited_for(
     database: str, schema: str, admin: psycopg.Connection[Any]
 ) -> None:
