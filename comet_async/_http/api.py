@@ -181,7 +181,7 @@ class Api:
                 f"{task_id!r} is not a valid task id",
                 field="task_id",
                 value=task_id,
-                limit="text without slashes, more than one or two dots",
+                limit="text without slashes that is not . or ..",
             )
         decode = partial(decode_task, kind=kind.name, task_id=task_id)
         return await self._exchange(self.gateway.task(kind, task_id), decode, timeout=timeout)

@@ -229,7 +229,8 @@ class Fleet:
                 records += page
                 after = page[-1].key
         posts = [post.external_task_id for post in book.posts]
-        assert problems(book.charges, posts, records, events) == []
+        found = problems(book.charges, posts, records, events)
+        assert not found, found
         assert book.charged_twice() == []
         assert Counter(str(record.state) for record in records) == {"done": len(jobs)}
         assert len(book.charges) == len(jobs)
