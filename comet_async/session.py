@@ -22,7 +22,7 @@ import attrs
 from comet_async._backoff import Backoff, Gate, WaitStrategy, with_retries
 from comet_async._http.api import MAX_PAGE, MAX_PAGE_SIZE, Api
 from comet_async._http.balance import balance
-from comet_async._images.load import ImageInput, SourceImage, load
+from comet_async._images.load import ImageInput, SourceImage, load, url_scheme
 from comet_async._images.naming import exact
 from comet_async._images.rules import show
 from comet_async._jobs.calls import Busy, JobOptions
@@ -49,6 +49,7 @@ from comet_async._validation import (
     check_text,
     check_timeout,
     check_writable_path,
+    wrong,
 )
 from comet_async.auth import Credentials
 from comet_async.clock import SYSTEM_CLOCK, Clock
@@ -89,7 +90,7 @@ from comet_async.runs import (
     selected,
 )
 from comet_async.schedules import ScheduleLike, as_schedule
-from comet_async.secret import Secret
+from comet_async.secret import Secret, redact
 from comet_async.stores import OpenStore, Stores
 from comet_async.waiter import NotificationSource, TaskStream, TaskWaiter, check_task
 
@@ -784,7 +785,7 @@ class CometSession:
         _check_image(image, watermarked=watermarked)
         check_writable_path("path", path)
         check_choice("exists", exists, get_args(Exists))
-        target = Path(path)
+        target = _local("path", os.fspath(path), "a path")
         save = self._services.downloader.save
         await save(image, target, self.get, exists=exists, watermarked=watermarked)
         return target
@@ -835,7 +836,7 @@ class CometSession:
     def _root(self, out: str | os.PathLike[str]) -> Root:
         """Return where results go: a folder, or an address without a final slash."""
         text = os.fspath(out)
-        return text.rstrip("/") if self._runs.stores.knows(text) else Path(text)
+        return text.rstrip("/") if self._runs.stores.knows(text) else _local("out", text, _PLACE)
 
     def _target(self, out: str | os.PathLike[str], n: int) -> Root:
         """Return the file, or the address, that ``out=`` names.
@@ -856,7 +857,7 @@ class CometSession:
                 hint="use expand_many(..., out=folder), or download() each image",
             )
         if not self._runs.stores.knows(text):
-            return Path(text).absolute()
+            return _local("out", text, _PLACE).absolute()
         if not self._runs.stores.at(text)[1]:
             raise InputError("out must name a file", field="out", value=text, limit="a file's name")
         return text
@@ -899,6 +900,20 @@ class CometSession:
             busy=busy,
             on_submitted=on_submitted,
         )
+
+
+_PLACE = "a path, or an address in a store that the session knows"
+
+
+def _local(field: str, text: str, limit: str) -> Path:
+    """Return the path in *text*; an address would become folders with its parts' names.
+
+    Raises:
+        InputError: It is an address.
+    """
+    if "://" in text and len(url_scheme(text)) > 1:  # not a drive of Windows
+        raise wrong(field, redact(text), limit)
+    return Path(text)
 
 
 def _check_image(image: object, *, watermarked: object) -> None:

@@ -13,7 +13,14 @@ from typing import BinaryIO
 import attrs
 import pytest
 
-from comet_async import CometSession, JournalRequiredError, Margins, OutcomeStatus, stores
+from comet_async import (
+    CometSession,
+    JournalRequiredError,
+    Margins,
+    OutcomeStatus,
+    ResultImage,
+    stores,
+)
 from comet_async.errors import InputError, SaveError
 from comet_async.outcomes import Outcome
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
@@ -331,6 +338,30 @@ async def test_a_source_that_is_not_there(
     (outcome,) = await run(stored, f"{bucket.address}/{source}", f"{bucket.address}/out")
     assert outcome.status is OutcomeStatus.INVALID
     assert "is not in the store" in str(outcome.error)
+
+
+@pytest.mark.parametrize("out", ["gs://bucket/wide", "file:///tmp/wide", "https://x.example/y.png"])
+async def test_an_address_of_no_store_is_not_taken_for_a_folder(
+    stored: CometSession,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    out: str,
+) -> None:
+    """It is refused before anything is paid; it would become folders such as ``gs:``."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    image = ResultImage(index=0, url="https://x.example/y.png")
+    with pytest.raises(InputError, match="is not a path"):
+        stored.expand_folder("photos", out, WIDE)
+    with pytest.raises(InputError, match="is not a path"):
+        stored.expand_many([], out=out)
+    with pytest.raises(InputError, match="is not a path"):
+        await stored.expand(make_png(320, 300), WIDE, out=out)
+    with pytest.raises(InputError, match="is not a path"):
+        await stored.download(image, out)
+    assert list((tmp_path / "here").iterdir()) == []
+    assert sandbox.ledger.posts == []
 
 
 async def test_results_in_a_store_need_a_journal(comet: CometSession, bucket: Bucket) -> None:
