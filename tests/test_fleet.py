@@ -20,5 +20,5 @@ def test_the_pause_is_bounded(asked: float | None, attempts: int, pause: float) 
     """Some servers ask for absurd pauses; a job must not wait for a day."""
     worker = FleetWorker(CometSession("key", journal="postgresql://nowhere/nothing"))
     with pytest.raises(PutBackError) as caught:
-        worker._put_back(RateLimitError("busy", retry_after=asked), attempts)
+        worker._put_back("key", RateLimitError("busy", retry_after=asked), attempts)
     assert caught.value.pause == pause
