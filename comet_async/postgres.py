@@ -16,9 +16,9 @@ moves. One process and one file lock become many workers and leases:
   answer was lost.
 * **The fence** keeps out a worker that was stopped and wakes up. Each row has a number that grows
   with every change, takeovers included, and each write names the number that it is based on.
-* **The last look**: a worker sends no byte of a paid request's body once its lease may have ended,
-  counted from before its last renewal. So whoever takes over may rely on the settle time, which
-  begins when the lease has ended.
+* **The last look**: a worker sends no byte of a paid request's body once the lease that it was
+  recorded under may have ended, counted from before its last renewal. So whoever takes over may
+  rely on the settle time, which begins when the lease has ended.
 * **The quota** is counted in the transaction that starts a request, under a lock: images in flight
   of the account at this gateway, over all workers.
 

@@ -19,7 +19,7 @@ from comet_async.session import CometSession
 from comet_async.testing import VirtualClock, VirtualLoop
 
 # Before the first of them is imported: its asserts say what they compared.
-pytest.register_assert_rewrite("tests.support")
+pytest.register_assert_rewrite("tests.support", "tests.postgres.fleet")
 
 from tests.support.images import make_png  # noqa: E402 - see above
 

@@ -113,10 +113,7 @@ class Sender:
         own = call.callback_url or fields.pop(CALLBACK, None)
         if callback := own or services.callback_url:
             fields[CALLBACK] = callback
-        body = Body.build(services.api.gateway.adapt(fields), call.images or {})
-        if self.active.shared is None:
-            return body
-        return attrs.evolve(body, check=partial(_check_lease, self.active.shared, record.key))
+        return Body.build(services.api.gateway.adapt(fields), call.images or {})
 
     def _check(self, call: Call, record: JobRecord) -> None:
         """Refuse to send when the batch has stopped or the caller's time is over."""
@@ -244,7 +241,9 @@ class Sender:
             raise
 
     async def _post(self, record: JobRecord, body: Body) -> Job:
-        services = self.active.services
+        services, shared = self.active.services, self.active.shared
+        if shared is not None:
+            body = attrs.evolve(body, check=partial(_check_lease, shared, shared.boot, record.key))
         began, now = self._now(), services.clock.time()
         sending = await self.active.journal.send(
             record,
@@ -326,13 +325,19 @@ class Sender:
         raise error
 
 
-def _check_lease(journal: SharedJournal, key: str) -> None:
+def _check_lease(journal: SharedJournal, boot: str, key: str) -> None:
     """Refuse to complete a request once another worker may have taken its job over.
+
+    Args:
+        journal: Whose lease.
+        boot: The lease's name when the request was recorded. A worker that was suspended may have
+            a new one by now, which does not cover the jobs of the last one.
+        key: The request's job.
 
     Raises:
         StaleRecordError: This worker's lease may have ended.
     """
-    if journal.lease_left <= 0:
+    if journal.lease_left <= 0 or journal.boot != boot:
         raise StaleRecordError(
             f"this worker's lease ended before the request for {key} was complete",
             hint="nothing was accepted: another worker continues the job, or run it again",

@@ -158,6 +158,32 @@ async def test_no_byte_of_a_body_leaves_after_the_lease(
     assert record.state is S.PLANNED
 
 
+@pytest.mark.failure("F71")
+async def test_a_new_lease_is_none_for_a_request_of_the_last_one(
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that wakes up has a new lease before its requests go on: others have their jobs."""
+    journal, send = await open_journal(heartbeat=0.2), PostgresJournal.send
+
+    async def stand_still(self: PostgresJournal, *args: Any, **more: Any) -> Any:  # noqa: ANN401 - any signature
+        sent, boot = await send(self, *args, **more), self.boot
+        lose = "UPDATE worker SET lost = true WHERE boot = %s"
+        await self._run("test", lambda db: db.run(lose, boot))
+
+        async def has_a_new_lease() -> bool:
+            return self.boot != boot and self.lease_left > 0
+
+        await until(has_a_new_lease)
+        return sent
+
+    monkeypatch.setattr(PostgresJournal, "send", stand_still)
+    async with Sandbox(engine="stub") as sandbox:
+        async with CometSession(DEFAULT_KEY, gateway=sandbox.url, journal=journal) as comet:
+            with pytest.raises(StaleRecordError):
+                await comet.expand(make_png(320, 300), MARGINS)
+        assert sandbox.ledger.posts == []
+
+
 async def test_who_waits_for_a_job_is_woken(open_journal: OpenJournal) -> None:
     """A job belongs to one worker at a time; when it is released, the others hear of it."""
     one, two = await open_journal(), await open_journal()
