@@ -164,12 +164,16 @@ class Consumer:
         try:
             await self.work(entry.id, (entry.payload or b"").decode(), entry.attempts)
         except PutBackError as error:
-            if not error.attempt:
+            back = error
+        except asyncio.CancelledError:
+            back = PutBackError("the worker was cancelled")
+        else:
+            return
+        if not back.attempt:
+            # PGQueuer would remove the entry if it met this cancellation, too.
+            with contextlib.suppress(asyncio.CancelledError):
                 await self._uncounted(entry)
-            raise RetryRequested(timedelta(seconds=error.pause), reason=error.reason) from None
-        except asyncio.CancelledError:  # PGQueuer would remove the entry
-            await self._uncounted(entry)
-            raise RetryRequested(reason="the worker was cancelled") from None
+        raise RetryRequested(timedelta(seconds=back.pause), reason=back.reason)
 
     async def _uncounted(self, entry: Entry) -> None:
         """Make up for the attempt that PGQueuer counts whenever an entry is queued again."""

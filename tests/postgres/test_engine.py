@@ -22,6 +22,7 @@ from comet_async import (
     Margins,
     SessionClosedError,
 )
+from comet_async._fleet.queue import Queue
 from comet_async._journal.states import JobState
 from comet_async.errors import CometError, JournalError
 from comet_async.fleet import (
@@ -490,6 +491,35 @@ async def test_closing_while_the_journal_is_opened(
         await comet.aclose()
     with pytest.raises(SessionClosedError):
         await call
+
+
+async def test_jobs_go_back_although_they_are_cancelled_twice(
+    journal: PostgresJournal, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second cancellation, while a slow database takes the first one, removes no entry."""
+    putting_back, uncount = asyncio.Event(), Queue.uncount
+
+    async def slowly(self: Queue, driver: Any, entry: int) -> None:  # noqa: ANN401 - PGQueuer's
+        putting_back.set()
+        await asyncio.sleep(0.2)
+        await uncount(self, driver, entry)
+
+    monkeypatch.setattr(Queue, "uncount", slowly)
+    async with (
+        Sandbox(engine="stub", limit=20) as slow,
+        session(slow, journal) as comet,
+    ):
+        await enqueued(comet, many, tmp_path / "out")
+        running = asyncio.create_task(FleetWorker(comet).run())
+        await until(journal, running=12, in_flight=12)
+        running.cancel()
+        await putting_back.wait()
+        for task in asyncio.all_tasks():
+            if "QueueManager._dispatch" in repr(task):
+                task.cancel()
+        await asyncio.wait({running})
+        status = await fleet_status(journal)
+    assert (status.queued, status.running) == (12, 0)
 
 
 async def test_jobs_that_wait_for_a_slot_are_logged_once(
