@@ -83,7 +83,7 @@ __all__ = [
     "fleet_status",
 ]
 
-logger = logging.getLogger("comet_async")
+_logger = logging.getLogger("comet_async")
 
 GRACE = 30.0
 """Seconds that the jobs of a worker may continue after it was stopped."""
@@ -408,7 +408,7 @@ class FleetWorker:
             await asyncio.wait({consuming}, timeout=_ENDING)
             if consuming.done():
                 return
-            logger.warning("the database does not answer: other workers take the jobs over")
+            _logger.warning("the database does not answer: other workers take the jobs over")
             journal = await _journal_of(self.comet)
             for _ in range(_GIVEN_UP):
                 with journal.impatient():
@@ -486,7 +486,7 @@ class FleetWorker:
         if isinstance(error, CometError):
             self._put_back(key, error, attempts)
         self.failed += 1
-        logger.warning("job %s failed, and stays in the queue as failed: %s", key, error)
+        _logger.warning("job %s failed, and stays in the queue as failed: %s", key, error)
         with contextlib.suppress(CometError):  # for who looks
             await self._note(key, str(error))
         raise error
@@ -514,7 +514,7 @@ class FleetWorker:
         retryable = error.retryable or isinstance(error, SaveError)
         if retryable and attempts < _MOST_ATTEMPTS:
             pause = min(_LONGEST_PAUSE, error.retry_after or 2.0**attempts)
-            logger.info("job %s is tried again after %.0f s: %s", key, pause, error)
+            _logger.info("job %s is tried again after %.0f s: %s", key, pause, error)
             raise PutBackError(error.message, pause, attempt=True) from error
 
 
