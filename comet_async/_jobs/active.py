@@ -83,7 +83,7 @@ class _LoopWatch:
 
 @attrs.define(eq=False)
 class _Work:
-    """What goes on over one journal in this process, for all sessions that were given it."""
+    """The work on one journal in this process, shared by all sessions that use it."""
 
     locks: KeyedLock = attrs.field(factory=KeyedLock)
     sends: dict[str, asyncio.Task[Job]] = attrs.field(factory=dict)
@@ -441,7 +441,7 @@ class ActiveJobs:
             except CometError as error:
                 logger.info("%s could not be looked up: %s", key, error.message)
             finally:
-                self.stop_running(job.record)  # nobody here waits for it; the journal counts it
+                self.stop_running(job.record)  # no caller here waits for it; the journal counts it
                 await shared.release(key)
 
     async def _poll_once(self, record: JobRecord) -> None:

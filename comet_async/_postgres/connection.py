@@ -45,7 +45,7 @@ _SLACK = 5.0
 """Seconds by which a machine's clock may differ from the database's without being corrected."""
 
 _CONNECT = 10  # seconds for one attempt
-_CONNECT_HURRIED = 3  # the same where nobody waits any longer
+_CONNECT_HURRIED = 3  # the same while closing
 _PAUSE = 0.2  # seconds between two attempts
 _TROUBLE = 3  # attempts without a server: one that only dropped a connection answers the second
 
@@ -192,7 +192,7 @@ def is_lost(error: BaseException) -> bool:
 
 
 def is_refused(error: psycopg.Error) -> bool:
-    """Return True if *error* means that the server lets nobody in with this address and password.
+    """Return True if *error* means that the server refuses this user, password or database.
 
     Of several hosts, or with and without encryption, all must have said so.
     """

@@ -261,7 +261,7 @@ class Batch:
         return self._halted or self.stopped is not None
 
     async def until_halted(self, items: AsyncGenerator[Item, None]) -> AsyncGenerator[Item, None]:
-        """Yield *items* until there are no more, or the run is to stop."""
+        """Yield *items* until they end or the run is halted."""
         async with aclosing(items):
             while (item := await self._next(items)) is not None:
                 yield item

@@ -62,7 +62,7 @@ class Layer:
             if given & each:
                 replaced |= each
         left = {key: value for key, value in own.items() if _dashed(key) not in replaced}
-        # Below its command: what has the name of a command is no option to cyclopts otherwise.
+        # Nested under the command: cyclopts would take an option named like a command for that one.
         for name in reversed(commands):
             left = {name: left}
         Dict(left, source=self.source, allow_unknown=self.flat)(app, commands, arguments)
