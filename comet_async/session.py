@@ -20,7 +20,7 @@ from typing import NoReturn, Self, Unpack, get_args
 import attrs
 
 from comet_async._backoff import Backoff, Gate, WaitStrategy, with_retries
-from comet_async._http.api import MAX_PAGE, MAX_PAGE_SIZE, Api
+from comet_async._http.api import MAX_PAGE, Api
 from comet_async._http.balance import balance
 from comet_async._images.load import ImageInput, SourceImage, load, url_scheme
 from comet_async._images.naming import exact
@@ -745,7 +745,6 @@ class CometSession:
         Raises:
             CometError: A page can't be read. CometAPI documents no list.
         """
-        check_number("page_size", page_size, least=1, most=MAX_PAGE_SIZE, whole=True)
         for number in range(1, MAX_PAGE + 1):
             read = functools.partial(self._tasks.poll_page, number, page_size, kind=kind)
             page = await with_retries(read, clock=self._api.clock, backoff=self._backoff)

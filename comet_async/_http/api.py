@@ -215,7 +215,7 @@ class Api:
             InputError: A number is out of range.
             CometError: As `comet_async._wire.decode.decode_page` says.
         """
-        for field, value, most in (("page", number, MAX_PAGE), ("size", size, MAX_PAGE_SIZE)):
+        for field, value, most in (("page", number, MAX_PAGE), ("page_size", size, MAX_PAGE_SIZE)):
             check_number(field, value, least=1, most=most, whole=True)
         decode = partial(decode_page, kind=kind.name, number=number, size=size)
         return await self._exchange(self.gateway.page(kind, number, size), decode, timeout=timeout)

@@ -240,7 +240,7 @@ async def test_what_can_not_be_a_task_id(task_id: str) -> None:
 
 @pytest.mark.parametrize(
     ("number", "size", "field"),
-    [(0, 30, "page"), (1001, 30, "page"), (1, 0, "size"), (1, 501, "size")],
+    [(0, 30, "page"), (1001, 30, "page"), (1, 0, "page_size"), (1, 501, "page_size")],
 )
 async def test_page_out_of_range(number: int, size: int, field: str) -> None:
     """Pages go from 1 to 1000 with 1 to 500 tasks; anything else is not asked for."""
