@@ -40,6 +40,8 @@ from comet_async._fleet.consumer import Consumer, PutBackError
 from comet_async._fleet.queue import Queue
 from comet_async._journal.records import JobRecord, NewJob
 from comet_async._journal.states import JobState
+from comet_async._runs.journals import POSTGRES
+from comet_async._runs.options import CONCURRENCY, check_options
 from comet_async._runs.recording import RecordedJob, absolute, recorded
 from comet_async._validation import (
     check_number,
@@ -59,15 +61,7 @@ from comet_async.errors import (
 from comet_async.outcomes import Outcome, OutcomeStatus
 from comet_async.postgres import PostgresJournal, WorkerLease
 from comet_async.requests import EXPAND, TaskRequest
-from comet_async.runs import (
-    CONCURRENCY,
-    POSTGRES,
-    Budget,
-    Run,
-    RunOptions,
-    check_options,
-    opened,
-)
+from comet_async.runs import Budget, Run, RunOptions, opened
 
 if TYPE_CHECKING:
     from comet_async.geometry import MarginRule

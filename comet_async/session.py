@@ -32,7 +32,10 @@ from comet_async._jobs.tasks import SessionTasks
 from comet_async._journal.records import Journal
 from comet_async._results.download import Downloader
 from comet_async._results.files import Exists
+from comet_async._runs.factory import RunFactory
 from comet_async._runs.items import Item
+from comet_async._runs.journals import root_of
+from comet_async._runs.options import CONCURRENCY, SETTLE, check_options, limits, selected
 from comet_async._runs.sources import FolderItems, RequestItems, Root, name_of
 from comet_async._validation import (
     check_call,
@@ -77,18 +80,7 @@ from comet_async.geometry import MarginRule
 from comet_async.models import Balance, ResultImage, Task
 from comet_async.outcomes import Outcome
 from comet_async.requests import EXPAND, ExpandRequest, TaskRequest, kind_named
-from comet_async.runs import (
-    CONCURRENCY,
-    SETTLE,
-    Budget,
-    Run,
-    RunFactory,
-    RunOptions,
-    check_options,
-    limits,
-    root_of,
-    selected,
-)
+from comet_async.runs import Budget, Run, RunOptions, make_run
 from comet_async.schedules import ScheduleLike, as_schedule
 from comet_async.secret import Secret, redact
 from comet_async.stores import OpenStore, Stores
@@ -492,7 +484,7 @@ class CometSession:
             check_writable_path("out", out)
         folder = None if out is None else self._root(out)
         items = RequestItems(requests=requests, named=folder is not None)
-        return self._runs.run(items, folder, options)
+        return make_run(self._runs, items, folder, options)
 
     def expand_folder(
         self,
@@ -550,7 +542,7 @@ class CometSession:
             selection=selected(options),
             stores=stores,
         )
-        return self._runs.run(items, folder, options)
+        return make_run(self._runs, items, folder, options)
 
     async def run_job(
         self, key: str, *, timeout: float | None = WAIT, **budget: Unpack[Budget]
@@ -607,7 +599,7 @@ class CometSession:
             SessionClosedError: The session was closed.
         """
         self._require_journal("resume()")
-        return self._runs.run(None, None, options)
+        return make_run(self._runs, None, None, options)
 
     async def balance(self) -> Balance | None:
         """Return what is left in the account, or None when the gateway does not say.

@@ -31,8 +31,8 @@ def place_of(text: str) -> Path | str:
     Raises:
         InputError: There is none, or it can't be used.
     """
+    from comet_async._runs.journals import POSTGRES
     from comet_async.cli.expand.options import database
-    from comet_async.runs import POSTGRES
 
     if text.startswith(POSTGRES):
         return database(text)
@@ -63,7 +63,7 @@ def path_of(folder: Path) -> Path:
     Raises:
         InputError: There is none, or it can't be looked at.
     """
-    from comet_async.runs import JOURNAL_NAME
+    from comet_async._runs.journals import JOURNAL_NAME
 
     path = folder / JOURNAL_NAME
     try:

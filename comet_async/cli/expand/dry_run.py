@@ -280,7 +280,7 @@ def _cost(forecast: _Forecast, price: Decimal) -> str:
 
 
 def _limits(forecast: _Forecast, plan: ExpandPlan) -> list[str]:
-    from comet_async.runs import limits
+    from comet_async._runs.options import limits
 
     most = limits(plan.options)
     lines = []

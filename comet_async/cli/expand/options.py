@@ -239,7 +239,7 @@ class ExpandPlan:
     @property
     def journal(self) -> Path | str:
         """Where the journal is: a file, or the address of a database."""
-        from comet_async.runs import JOURNAL_NAME
+        from comet_async._runs.journals import JOURNAL_NAME
 
         return self.own_journal or self.out / JOURNAL_NAME
 
@@ -267,9 +267,9 @@ def make_plan(  # noqa: PLR0913 - the groups of options, by name
     Raises:
         InputError: An argument can't be used.
     """
+    from comet_async._runs.options import limits, selected
     from comet_async._validation import check_concurrency
     from comet_async.requests import EXPAND, ExpandRequest
-    from comet_async.runs import limits, selected
 
     check_sources(sources)
     rule = geometry.rule()
@@ -370,8 +370,8 @@ def check_journal(text: str) -> Path | str:
     Raises:
         InputError: It can't be used.
     """
+    from comet_async._runs.journals import POSTGRES
     from comet_async._validation import check_writable_path
-    from comet_async.runs import POSTGRES
 
     if not text.startswith(POSTGRES):
         if "://" in text or not text:
@@ -393,7 +393,7 @@ def database(text: str) -> str:
     Raises:
         InputError: It is not the address of one, or holds a password.
     """
-    from comet_async.runs import POSTGRES
+    from comet_async._runs.journals import POSTGRES
 
     if not text.startswith(POSTGRES):
         raise InputError(

@@ -102,7 +102,7 @@ class SourceCounter:
 async def _counting(plan: ExpandPlan) -> AsyncGenerator[SourceCounter | None, None]:
     """Yield a counter of the sources; None if they can be read only once."""
     from comet_async._images.discovery import scan
-    from comet_async.runs import selected
+    from comet_async._runs.options import selected
 
     if "-" in plan.sources:
         yield None
