@@ -588,6 +588,7 @@ def _checked_url(given: object, *, allow_http: bool) -> str:
     """Return *given* without a final slash, if callbacks may be sent there."""
     try:
         url = URL(str(given))
+        _ = url.host  # read only here, which can fail
     except ValueError:
         url = URL()
     plain = url.scheme == "http" and (allow_http or url.host in {"localhost", "127.0.0.1", "::1"})

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import attrs
 
-from comet_async._images.load import ImageInput, SourceImage, check_input
+from comet_async._images.load import ImageInput, SourceImage, check_input, parse_web_url
 from comet_async._validation import DOTS, Field, check_choice, check_instance, text
 from comet_async.errors import InputError
 from comet_async.geometry import MarginRule, Margins, as_rule, check_pixels
@@ -167,7 +167,7 @@ def check_callback_url(value: object) -> str | None:
     """
     if value is None:
         return None
-    if not isinstance(value, str) or not value.lower().startswith(("http://", "https://")):
+    if not isinstance(value, str) or parse_web_url(value) is None:
         raise InputError(
             "callback_url must be an http or https URL",
             field="callback_url",

@@ -399,6 +399,7 @@ async def test_all_addresses_are_no_address() -> None:
         "https://user:pass@example.org",
         "https://example.org/?key=1",
         "https://example.org:port",
+        "https://xn--/hooks",
     ],
 )
 def test_bad_public_addresses_are_refused(url: str) -> None:

@@ -272,7 +272,7 @@ class Scan(Iterator[Found]):
 
     def _walk(self, sources: Iterable[str], stdin: IO[Any] | None) -> Iterator[Found]:
         named = self._named(sources, stdin)
-        stored = {key: self._stored(key) for key in named if self._stores.knows(key)}
+        stored, refused = self._stored_among(named)
         folders = _folders_among(named, stored)
         inside = {path for path in map(self._real, folders) if path.startswith(self._real())}
         self._inside = tuple(inside - {self._real()})
@@ -293,7 +293,13 @@ class Scan(Iterator[Found]):
             if key not in folders:
                 plain = wishes[key] if wishes[key] != stems[key] else None
                 identity = stored[key].identity if key in stored else None
-                yield Found(source=source, stem=stems[key], plain=plain, identity=identity)
+                yield Found(
+                    source=source,
+                    stem=stems[key],
+                    error=refused.get(key),
+                    plain=plain,
+                    identity=identity,
+                )
                 continue
             base = labels[key] if len(folders) > 1 else ""
             if key in stored:
@@ -362,6 +368,19 @@ class Scan(Iterator[Found]):
         return os.path.join(folder if stored else os.path.realpath(folder), "")
 
     # In a store ---------------------------------------------------------------------------
+
+    def _stored_among(
+        self, named: Iterable[str]
+    ) -> tuple[dict[str, _Stored], dict[str, InputError]]:
+        """Return what is in stores, and why the rest of what should be there can't be."""
+        stored: dict[str, _Stored] = {}
+        refused: dict[str, InputError] = {}
+        for key in filter(self._stores.knows, named):
+            try:
+                stored[key] = self._stored(key)
+            except InputError as error:
+                refused[key] = error
+        return stored, refused
 
     def _stored(self, address: str) -> _Stored:
         """Find out what is at *address*: an object, or else a folder."""

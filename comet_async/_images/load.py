@@ -551,12 +551,8 @@ def _from_url(text: str, check: ImageRules, *, allow_private: bool) -> SourceIma
             f"{field}: the provider can't fetch a {scheme}: URL",
             hint="pass the path itself" if scheme == "file" else "use an https URL or a file",
         )
-    url = URL()
-    with contextlib.suppress(ValueError):
-        url = URL(text)
-        _ = url.port  # it is parsed only here, which can fail
-    spelled = text.isprintable() and " " not in text and len(text) <= _LONGEST_URL
-    if not url.host or not spelled or not is_host(url.raw_host or ""):
+    url = parse_web_url(text)
+    if url is None or url.host is None or len(text) > _LONGEST_URL:
         raise refuse(f"{field}: {show(text)!r} is not a URL", hint="check its spelling")
     if url.user is not None or url.password is not None:
         # Not shown: it would be the password.
@@ -577,6 +573,19 @@ def _from_url(text: str, check: ImageRules, *, allow_private: bool) -> SourceIma
 
 
 _LONGEST_URL = 8192
+
+
+def parse_web_url(text: str) -> URL | None:
+    """Return the http or https URL in *text*, or None if no program could go there."""
+    try:
+        url = URL(text)
+        host, _ = url.host, url.port  # read only here, and each can fail
+    except ValueError:
+        return None
+    spelled = text.isprintable() and " " not in text and url.scheme in {"http", "https"}
+    return url if host and spelled and is_host(url.raw_host or "") else None
+
+
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
 

@@ -165,12 +165,17 @@ class FolderItems:
         return [self._item(*_seen(found)) for found in sources]
 
     def _item(self, found: Found, identity: FileIdentity | None) -> Item:
+        request, error = None, found.error
+        try:
+            request = attrs.evolve(self.template, image=found.image)
+        except InputError as impossible:  # no path, such as a line of a list with a NUL
+            error = error or impossible
         return Item(
             source=found.source,
-            request=attrs.evolve(self.template, image=found.image),
+            request=request,
             dest=_dest(found.stem, self.below),
             others=tuple(_dest(name, self.below) for name in found.others),
-            error=found.error,
+            error=error,
             identity=identity,
         )
 

@@ -231,6 +231,8 @@ async def test_a_url_is_never_a_path(make: Any, text: str) -> None:
         "https://example.com/" + "x" * 9000,
         "https://exa mple.com/x.png",
         "https://ex_am%ple.com/x.png",
+        "https://xn--/x.png",
+        "https://xn--a-\u00fc.example/x.png",
     ],
 )
 async def test_impossible_hosts_are_refused(url: str) -> None:

@@ -193,6 +193,11 @@ def test_margins_below_a_pixel() -> None:
         ("callback_url", "example.com/hook"),
         ("callback_url", "ftp://example.com"),
         ("callback_url", "https://example.com/\ud800"),
+        ("callback_url", "https://"),
+        ("callback_url", "https:///hook"),
+        ("callback_url", "https://example.com:99999/hook"),
+        ("callback_url", "https://example.com/my hook"),
+        ("callback_url", "https://xn--/hook"),
     ],
 )
 def test_fields_of_the_wrong_kind(field: str, value: object) -> None:

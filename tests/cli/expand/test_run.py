@@ -160,6 +160,23 @@ async def test_sources_from_standard_input(
     assert len(sandbox.ledger.charges) == 2
 
 
+@pytest.mark.parametrize("line", ["a\0b.png", "https://xn--/a.png", "s3://", "s3:///dog.png"])
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+@pytest.mark.usefixtures("sandbox")
+async def test_an_impossible_line_stops_no_other(
+    comet: Command,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    more: tuple[str, ...],
+) -> None:
+    """Neither a path nor an address, it is refused by itself."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{line}\n{photos / 'dog.png'}\n"))
+    ended = await comet("expand", "-", "--out", photos.parent / "wide", *SHAPE, "--json", *more)
+    assert ended.status == 1
+    assert ended.outcomes == {"invalid": 1, "pending" if more else "done": 1}
+
+
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
 async def test_an_empty_input_is_wrong_usage(
     comet: Command,
