@@ -12,6 +12,7 @@ import numbers
 import os
 import random
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -143,13 +144,18 @@ def check_several(field: str, value: object, limit: str) -> None:
 
 
 def check_call(field: str, value: object) -> None:
-    """Refuse a *value* that can't be called; None is for nothing to call.
+    """Refuse a *value* that can't be called, or must be awaited; None is for nothing to call.
 
     Raises:
-        InputError: It can't.
+        InputError: It can't, or what it would do would never happen.
     """
-    if value is not None and not callable(value):
+    if value is None:
+        return
+    if not callable(value):
         raise wrong(field, value, "a function")
+    if iscoroutinefunction(value) or iscoroutinefunction(type(value).__call__):
+        hint = "it is called, and not awaited: start a task in it"
+        raise wrong(field, value, "a function without async", hint=hint)
 
 
 def check_path(field: str, value: object) -> None:

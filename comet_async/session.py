@@ -429,7 +429,8 @@ class CometSession:
                 a download that stands still ends after ``request_timeout``, and is tried again.
             busy: ``"raise"`` to get `ConcurrencyLimitError` at once when there is no free slot
                 or the server is busy; ``"wait"`` by default.
-            on_submitted: Called with the task once it is accepted, before it is waited for.
+            on_submitted: Called, not awaited, with the task once it is accepted, before it is
+                waited for. If it raises, the call ends with that; the task continues and is billed.
             verify_remote: Look for the task on the server before sending. The session's by
                 default.
 

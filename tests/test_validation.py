@@ -7,6 +7,7 @@ the test, so whoever adds it decides what it refuses.
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 import io
 import math
@@ -60,6 +61,17 @@ class Odd:
     """An object that is nothing that anybody wants."""
 
 
+async def awaited(*_args: object) -> None:
+    """Do something only when it is awaited."""
+
+
+class Awaited:
+    """Its instances are called like `awaited`."""
+
+    async def __call__(self, *_args: object) -> None:
+        """Do something only when it is awaited."""
+
+
 ODD = Odd()
 NAN, INF = math.nan, math.inf
 
@@ -77,7 +89,7 @@ PATH: Wrong = (5, True, ODD, "a\0b", "a\ud800b")
 TOO_LONG = ("x" * 256, "x/" * 2_500)
 WRITABLE_PATH = (*PATH, *TOO_LONG)
 KEY: Wrong = ("", " ", "a b", "a\nb", "'k'", "\N{SNOWMAN}", 5, b"x", ODD)
-CALL: Wrong = (5, "f", ODD)
+CALL: Wrong = (5, "f", ODD, awaited, functools.partial(awaited, 1), Awaited())
 OBJECT: Wrong = (5, "x", True, ODD)
 PROMPT: Wrong = (5, True, b"x", "x" * 2501, "\ud800", ODD)
 OWN_ID: Wrong = (5, True, "x" * 256, "a\nb", ".", "..", ODD)

@@ -221,6 +221,7 @@ class Calls:
             raise
         except TimeoutError as error:
             if not alarm.expired() and not isinstance(error, TimeUpError):
+                self._annotate(error, call)
                 raise
             late = await self._timed_out(call)
             self._report(call, late)
@@ -228,10 +229,12 @@ class Calls:
         except asyncio.CancelledError as error:
             reason = self._reasons.get(task)
             if reason is None or task.uncancel():
-                for note in self._notes(call):
-                    error.add_note(note)
+                self._annotate(error, call)
                 raise
             raise await self._stopped(call, reason) from None
+        except Exception as error:
+            self._annotate(error, call)  # the caller's own function raised it
+            raise
         finally:
             self._reasons.pop(task, None)
             del self._calls[task]
@@ -254,13 +257,12 @@ class Calls:
         unknown = {JobState.SENDING, JobState.UNKNOWN, JobState.UNCERTAIN}
         return None if call.job is not None and call.job.record.state in unknown else False
 
-    def _notes(self, call: Call) -> list[str]:
-        """Return what a cancelled caller must know."""
+    def _annotate(self, error: BaseException, call: Call) -> None:
+        """Add to *error*, which can't carry ids, what its caller must know."""
         if call.task_id is not None:
-            return [f"task {call.task_id} ({call.key}) continues and is billed"]
-        if self._sent(call) is None:
-            return [f"request {call.key} was sent and may be billed: look it up by this id"]
-        return []
+            error.add_note(f"task {call.task_id} ({call.key}) continues and is billed")
+        elif self._sent(call) is None:
+            error.add_note(f"request {call.key} was sent and may be billed: look it up by this id")
 
     async def _timed_out(self, call: Call) -> WaitTimeoutError:
         if call.job is None and call.key is not None:  # it waited for another caller's work on it

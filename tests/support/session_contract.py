@@ -367,6 +367,23 @@ class SessionSuite:
         assert (task.id, task.done) == (done.id, False)
         assert at < loop.time() - 1
 
+    async def test_an_error_of_on_submitted_names_the_ids(
+        self, session: CometSession, sandbox: Sandbox
+    ) -> None:
+        """Whatever kept the caller from storing the id, the task is billed."""
+        one, problem = request(), TimeoutError("the database is slow")
+
+        def store(_task: Task) -> None:
+            raise problem
+
+        with pytest.raises(TimeoutError) as caught:
+            await session.expand(one.image, one.margins, on_submitted=store)
+        assert caught.value is problem
+        (note,) = problem.__notes__
+        (charge,) = sandbox.ledger.charges
+        assert charge.task_id in note
+        assert charge.external_task_id in note
+
     async def test_a_cancelled_caller_learns_the_ids(
         self, session: CometSession, sandbox: Sandbox
     ) -> None:
