@@ -96,10 +96,12 @@ class Upload:
         try:
             whole = self._whole()
             self._check()
+            yield whole[:-1]
+            self._check()
+            yield whole[-1:]
         except CometError as problem:
             self.problem = problem
             raise
-        yield whole
 
     def _check(self) -> None:
         if self.body.check is not None:
@@ -110,7 +112,9 @@ class Upload:
             for part in self.body.parts:
                 self._check()
                 if isinstance(part, bytes):
-                    yield part
+                    yield part[:-1]
+                    self._check()  # of the last part, it is what completes the request
+                    yield part[-1:]
                     continue
                 # Read on the loop: the file was read moments ago, when it was loaded, so it
                 # comes from memory, and a thread for each piece would cost more than the read.
@@ -142,8 +146,9 @@ class Body:
     Attributes:
         parts: JSON text and images, in order; an image stands for its Base64 text.
         length: Size of the whole body in bytes.
-        check: Called immediately before each piece is handed to the connection; raises an error
-            if the request may not be completed any more. The server acts on whole requests only.
+        check: Called immediately before each piece is handed to the connection, and before the last
+            byte once all others have left this process; raises an error if the request may not be
+            completed any more. The server acts on whole requests only.
     """
 
     parts: tuple[bytes | SourceImage, ...] = attrs.field(repr=False)

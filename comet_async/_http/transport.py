@@ -26,7 +26,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import attrs
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
@@ -316,7 +316,8 @@ class Transport:
         """
         pool = await self._pool()
         upload = Upload(body, pool.uploads)
-        data = await upload.begin()
+        pieces = await upload.begin()
+        data = pieces if isinstance(pieces, bytes) or not body.check else _CheckedPayload(pieces)
         try:
             self._check_given()  # it may have waited for its place
             request = pool.api.post(
@@ -508,6 +509,40 @@ class Transport:
             uploads=asyncio.Semaphore(network.uploads),
             downloads=asyncio.Semaphore(network.downloads),
         )
+
+
+class _CheckedPayload(aiohttp.AsyncIterablePayload):
+    """A body whose next piece is asked for when the last one has left this process.
+
+    On a slow network, asyncio keeps what the system does not take. If the process is suspended
+    then, it sends that as soon as it continues, before anything is checked.
+    """
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Write the body."""
+        async for piece in self._value:
+            await writer.write(piece)
+            while _waits(getattr(writer, "transport", None)):  # noqa: ASYNC110 - nothing tells it
+                await asyncio.sleep(_WAITS)
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        """Write the body, whose length was announced; what newer versions of aiohttp call."""
+        del content_length
+        await self.write(writer)
+
+
+_WAITS = 0.01  # seconds
+
+
+def _waits(transport: asyncio.WriteTransport | None) -> bool:
+    """Return True while anything that was written is still in this process."""
+    if transport is None or transport.is_closing():
+        return False  # the next piece says so
+    # asyncio counts what is encrypted already in a transport below; uvloop does not show that one.
+    below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    return any(each.get_write_buffer_size() for each in (transport, below) if each is not None)
 
 
 @attrs.define(eq=False)

@@ -49,6 +49,7 @@ from comet_async.errors import (
     NotSentError,
     OutcomeUnknownError,
     SessionClosedError,
+    StaleRecordError,
 )
 from comet_async.secret import Secret
 from comet_async.testing import VirtualLoop
@@ -393,6 +394,51 @@ async def test_file_that_changes_while_sent_is_an_input_error(
         with pytest.raises(InputError, match="changed"):
             await post(made, server.url, body)
     assert server.requests == []
+
+
+@pytest.mark.failure("F71")
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "encrypted"])
+@pytest.mark.parametrize("small", [False, True], ids=["in pieces", "at once"])
+async def test_no_request_is_completed_by_what_still_waits_to_leave(
+    small: bool, secure: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that is slow leaves bytes in this process: a suspended worker would send them."""
+    read, ended, checks = asyncio.Event(), asyncio.Event(), 0
+    bodies: list[bytes] = []
+    if small:
+        monkeypatch.setattr(upload, "GATED", LARGE.length)
+    authority = trustme.CA()
+    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(theirs)
+    ours = ssl.create_default_context()
+    authority.configure_trust(ours)
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await read.wait()
+        bodies.append(await reader.read(-1))
+        writer.close()
+        ended.set()
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+        if checks > 1:  # the lease has ended while the rest waited
+            raise StaleRecordError("its lease ended")
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=theirs if secure else None)
+    scheme = "https" if secure else "http"
+    url = URL(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    async with transport(Network(ssl=ours)) as made:
+        sending = asyncio.create_task(post(made, url, attrs.evolve(LARGE, check=check)))
+        await asyncio.sleep(1)
+        assert checks == 1  # the last byte waits for all others
+        read.set()
+        with pytest.raises(StaleRecordError):
+            await sending
+    await ended.wait()
+    server.close()
+    assert len(bodies[0]) == LARGE.length - 1
 
 
 async def test_read_that_breaks_may_be_repeated() -> None:
