@@ -87,6 +87,7 @@ class _Work:
 
     locks: KeyedLock = attrs.field(factory=KeyedLock)
     sends: dict[str, asyncio.Task[Job]] = attrs.field(factory=dict)
+    abandoned: weakref.WeakSet[asyncio.Task[Job]] = attrs.field(factory=weakref.WeakSet)
     names: dict[str, Counter[str]] = attrs.field(factory=dict)
     owned: set[str] = attrs.field(factory=set)
 
@@ -116,6 +117,8 @@ class ActiveJobs:
         services: What the session shares.
         locks: One caller at a time works on a job.
         sends: The asyncio tasks that send requests, by key.
+        abandoned: Those that others no longer wait for, because their loop is stopped or closed:
+            they must not send any more.
         names: Which jobs callers work on that want a result under a name, and how many callers.
         duplicates: Keys that the server knew from an earlier request, until their task is found.
         reconciler: Finds out what became of requests whose answers were lost.
@@ -128,6 +131,7 @@ class ActiveJobs:
     services: Services
     locks: KeyedLock = attrs.field(init=False)
     sends: dict[str, asyncio.Task[Job]] = attrs.field(init=False)
+    abandoned: weakref.WeakSet[asyncio.Task[Job]] = attrs.field(init=False)
     names: dict[str, Counter[str]] = attrs.field(init=False)
     duplicates: set[str] = attrs.field(factory=set, init=False)
     reconciler: Reconciler = attrs.field(init=False)
@@ -157,7 +161,7 @@ class ActiveJobs:
     def __attrs_post_init__(self) -> None:
         work = _work_over(self.journal)
         self.locks, self.sends, self.names = work.locks, work.sends, work.names
-        self._owned = work.owned
+        self.abandoned, self._owned = work.abandoned, work.owned
         if isinstance(self.journal, SharedJournal):
             self.shared = self.journal
             self.shared_slots = SharedSlots(
@@ -208,12 +212,12 @@ class ActiveJobs:
         if self.locks.taken(job.key):
             # The other caller may take long: a crash meanwhile must not lose this destination.
             await self.journal.plan([job], now=self.services.clock.time())
-        await self._acquire(job.key)
+        loop = await self._acquire(job.key)
         try:
             (record,) = await self.journal.plan([job], now=self.services.clock.time())
             yield await self._own(record)
         finally:
-            await self._let_go(job.key)
+            await self._let_go(job.key, loop)
 
     @asynccontextmanager
     async def alone(self, record: JobRecord) -> AsyncGenerator[JobRecord, None]:
@@ -222,21 +226,21 @@ class ActiveJobs:
         Yields:
             The record as it is then.
         """
-        await self._acquire(record.key)
+        loop = await self._acquire(record.key)
         try:
             if self.shared is None:
                 record = await self.journal.get(record.key) or record
             yield await self._own(record)
         finally:
-            await self._let_go(record.key)
+            await self._let_go(record.key, loop)
 
-    async def _acquire(self, key: str) -> None:
+    async def _acquire(self, key: str) -> asyncio.AbstractEventLoop:
         """Wait until no other caller works on a job, in this session or another one."""
-        await self._callers.acquire(key)
+        loop = await self._callers.acquire(key)
         try:
-            await self.locks.acquire(key)
+            return await self.locks.acquire(key)
         except BaseException:
-            self._callers.release(key)
+            self._callers.release(key, loop)
             self._tidy(key)
             raise
 
@@ -252,8 +256,11 @@ class ActiveJobs:
                 await released.wait(RECHECK)
         return current
 
-    async def _let_go(self, key: str) -> None:
+    async def _let_go(self, key: str, loop: asyncio.AbstractEventLoop) -> None:
         """Undo `_own` and `_acquire`."""
+        if not self.locks.held_by(loop, key):  # it was closed, and another caller has the job now
+            self._callers.release(key, loop)
+            return
         try:
             if key in self._owned:
                 self._owned.discard(key)
@@ -262,8 +269,8 @@ class ActiveJobs:
         finally:
             self._ended.pop(key, None)
             self._give_back(key)
-            self.locks.release(key)
-            self._callers.release(key)
+            self.locks.release(key, loop)
+            self._callers.release(key, loop)
             self._tidy(key)  # also after a timeout: another caller may wait for this job's slot
 
     def _give_back(self, key: str) -> None:
@@ -465,11 +472,26 @@ class ActiveJobs:
         self._own_sends.add(task)
         task.add_done_callback(functools.partial(self._sent, record.key))
 
-    def _sent(self, key: str, task: asyncio.Task[Job]) -> None:
-        self.sends.pop(key, None)
+    async def join(self, key: str) -> None:
+        """Wait for the request of a job that is being sent, as long as its loop runs."""
+        if (task := self.sends.get(key)) is None:
+            return
+        await joined(task)
+        if not task.done():
+            self.abandoned.add(task)
+            self._forget(key, task)
+
+    def _forget(self, key: str, task: asyncio.Task[Job]) -> None:
         self._own_sends.discard(task)
+        if self.sends.get(key) is task:
+            del self.sends[key]
+
+    def _sent(self, key: str, task: asyncio.Task[Job]) -> None:
+        self._forget(key, task)
         if not task.cancelled():
             task.exception()  # a caller that was cancelled never retrieves it
+        if task in self.abandoned:
+            return
         if not self._callers.taken(key):
             self._give_back(key)
             self._tidy(key)

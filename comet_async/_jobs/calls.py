@@ -25,6 +25,10 @@ _LOOK = 0.05  # seconds
 
 RUNNING = "the task continues and is billed: wait for its id again, do not submit it again"
 
+_STALLED = (
+    "another call has this job, in an event loop that is stopped: let that loop run on, or close it"
+)
+
 
 @attrs.frozen(kw_only=True)
 class JobOptions:
@@ -278,6 +282,8 @@ class Calls:
             what, hint = f"task {call.task_id} has not ended", RUNNING
         else:
             what, hint = "nothing was sent", "try again later, or allow more time"
+        if call.key is not None and self.active.locks.stalled(call.key):
+            hint = f"{_STALLED}; {hint}"
         task = None if call.job is None else call.job.task
         error = WaitTimeoutError(
             f"{what} after {call.deadline.seconds:g} s",

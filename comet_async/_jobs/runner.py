@@ -57,7 +57,7 @@ from comet_async._backoff import ATTEMPTS, with_retries
 from comet_async._images.load import MISSING, ImageInput, SourceImage, load
 from comet_async._images.rules import UNNAMED, show
 from comet_async._images.stored import load_stored
-from comet_async._jobs.active import ActiveJobs, Job, joined, readable
+from comet_async._jobs.active import ActiveJobs, Job, readable
 from comet_async._jobs.calls import Call, JobOptions
 from comet_async._jobs.reconcile import Verdict
 from comet_async._jobs.sender import Sender
@@ -321,8 +321,7 @@ class JobRunner:
 
     async def _join(self, record: JobRecord) -> Job:
         """Wait for the request of a caller that is gone."""
-        if (send := self.active.sends.get(record.key)) is not None:
-            await joined(send)
+        await self.active.join(record.key)
         current = await self.active.current(record)
         if current.state is JobState.SENDING:
             why = "sent, and never recorded"

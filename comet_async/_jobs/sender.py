@@ -263,6 +263,12 @@ class Sender:
             )
         if self.active.shared_slots is not None:
             await self.active.shared_slots.started(record.key)
+        if asyncio.current_task() in self.active.abandoned:
+            raise StaleRecordError(
+                f"another caller took {record.key} over while this event loop was stopped",
+                hint="nothing was sent by this call: run it again to get the result",
+                external_task_id=record.key,
+            )
         try:
             task = await services.api.create(
                 kind_named(record.kind), body, external_task_id=record.key

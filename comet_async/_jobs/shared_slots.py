@@ -22,6 +22,7 @@ RECHECK_EACH = 0.1
 second at most, however many they are."""
 _POLL_UNCLAIMED = 10.0
 """Seconds after which unclaimed jobs are polled although slots become free all the time."""
+_QUEUE = "the queue for slots"  # its lock's name, as warnings show it
 
 
 @attrs.define(eq=False)
@@ -51,13 +52,13 @@ class SharedSlots:
     @property
     def crowded(self) -> bool:
         """True while jobs of this process wait for a slot."""
-        return self._turns.taken("")
+        return self._turns.taken(_QUEUE)
 
     @asynccontextmanager
     async def turn(self, key: str) -> AsyncGenerator[None, None]:
         """Wait to be the head of the queue, and stay it until `started`."""
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._turns.of(""))
+            await stack.enter_async_context(self._turns.of(_QUEUE))
             self._heads[key] = stack
             try:
                 yield

@@ -40,6 +40,8 @@ from comet_async.errors import InputError
 from comet_async.journal import SqliteJournal
 from comet_async.stores import Stores
 
+_OWN = "the session's journal"  # its lock's name, as warnings show it
+
 
 @attrs.define(eq=False)
 class _FolderJournal:
@@ -87,7 +89,7 @@ class RunFactory:
     async def own(self) -> ActiveJobs:
         """Return the jobs of the session's own journal, opened at its first use."""
         if self._own is None:
-            async with self._locks.of("own"):  # opened once, even by calls at the same time
+            async with self._locks.of(_OWN):  # opened once, even by calls at the same time
                 self.tasks.check_open()
                 if self._own is None:
                     journal = ForgettingJournal() if self.given is None else self.given
@@ -327,7 +329,7 @@ class RunFactory:
         if (opening := self._opening) is not None:  # its database may be out of reach
             with contextlib.suppress(RuntimeError):  # its loop was closed
                 opening.get_loop().call_soon_threadsafe(opening.cancel)
-        async with self._locks.of("own"):  # a call may be opening it
+        async with self._locks.of(_OWN):  # a call may be opening it
             if self._own is not None:
                 await self._close(self._own)
                 self._own = None  # not before: a caller that was cancelled may close again

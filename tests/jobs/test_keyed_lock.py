@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from comet_async._jobs.admission import KeyedLock
+from comet_async.testing import VirtualLoop
 
 
 async def test_locks_come_in_the_order_of_requests() -> None:
@@ -76,3 +77,50 @@ def test_loops_in_several_threads_exclude_each_other() -> None:
         thread.join()
     assert most == 1
     assert locks._waiting == {}
+
+
+async def hold(locks: KeyedLock) -> None:
+    """Hold a lock without end."""
+    async with locks.of("key"):
+        await asyncio.Event().wait()
+
+
+async def test_a_closed_loop_loses_its_locks() -> None:
+    """They go to those who wait, in order, and its remains take them from nobody."""
+    locks, order, other = KeyedLock(), list[int](), VirtualLoop()
+    holder = hold(locks)
+
+    async def work(number: int) -> None:
+        async with locks.of("key"):
+            order.append(number)
+            holder.close()  # as the garbage collector does at some time
+            await asyncio.sleep(1)
+            assert order[-1] == number
+
+    task = other.create_task(holder)
+    await asyncio.to_thread(other.run_until_complete, asyncio.sleep(0))
+    callers = [asyncio.create_task(work(number)) for number in range(3)]
+    await asyncio.sleep(30)
+    assert order == []
+    other.close()
+    await asyncio.gather(*callers)
+    assert order == [0, 1, 2]
+    assert locks._waiting == locks._holders == {}
+    assert not task.done()
+
+
+async def test_a_lock_goes_to_a_loop_that_runs() -> None:
+    """A caller in a loop that was stopped gets it when no other wants it."""
+    locks, stopped = KeyedLock(), VirtualLoop()
+    async with locks.of("key"):
+        waiter = stopped.create_task(hold(locks))
+        await asyncio.to_thread(stopped.run_until_complete, asyncio.sleep(0))
+        running = asyncio.create_task(locks.acquire("key"))
+        await asyncio.sleep(0)
+    assert await running is asyncio.get_running_loop()
+    locks.release("key", await running)
+    assert locks.held_by(stopped, "key")
+    waiter.cancel()
+    await asyncio.to_thread(stopped.run_until_complete, asyncio.wait({waiter}))
+    stopped.close()
+    assert not locks.taken("key")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,6 +24,7 @@ from comet_async._jobs.services import (
     Services,
 )
 from comet_async._journal.memory import MemoryJournal
+from comet_async._journal.records import JobRecord, Refusal
 from comet_async._runs.batch import Batch
 from comet_async._runs.items import Item
 from comet_async._runs.planner import Planner
@@ -43,12 +44,14 @@ from comet_async.errors import (
     RejectedError,
     RunStoppedError,
     ServerError,
+    WaitTimeoutError,
 )
 from comet_async.gateways import Gateway
 from comet_async.geometry import Margins
 from comet_async.models import Task, TaskPage, TaskStatus
 from comet_async.outcomes import Outcome
 from comet_async.requests import EXPAND, ExpandRequest, TryOnRequest
+from comet_async.testing import VirtualLoop
 
 if TYPE_CHECKING:
     from comet_async._http.api import Api
@@ -138,6 +141,7 @@ class Buyer:
     loader: FakeLoader = attrs.field(factory=lambda: FakeLoader(prepare=False, private=False))
     options: JobOptions = attrs.field(factory=lambda: JobOptions(single=True, until_submitted=True))
     workers: int = 4
+    journal: MemoryJournal = attrs.field(factory=MemoryJournal)
     active: ActiveJobs = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -155,7 +159,7 @@ class Buyer:
             account="a-b",
             callbacks=callbacks,
         )
-        self.active = ActiveJobs(MemoryJournal(), ConcurrencyLimiter(16), services)
+        self.active = ActiveJobs(self.journal, ConcurrencyLimiter(16), services)
 
     def batch(self, **options: Any) -> Batch:
         """Return a batch."""
@@ -532,6 +536,80 @@ async def test_request_that_is_cut_off_is_recorded_as_unknown(buyer: Make) -> No
     with pytest.raises(asyncio.CancelledError):
         await task
     assert one.active.sends == {}
+
+
+# ------------------------------------------------------------------ several event loops
+
+
+@pytest.fixture
+def loops() -> Iterator[tuple[VirtualLoop, VirtualLoop]]:
+    """Yield two event loops, neither of which is running."""
+    both = VirtualLoop(), VirtualLoop()
+    yield both
+    for loop in both:
+        loop.close()
+
+
+def begin(buyer: Buyer, loop: VirtualLoop) -> asyncio.Task[Task]:
+    """Return a caller in *loop*, which is stopped before its request is answered."""
+    caller = loop.create_task(buyer.submit())
+    loop.run_until_complete(asyncio.sleep(0.5))
+    assert not caller.done()
+    return caller
+
+
+def test_a_job_of_a_loop_that_was_closed_is_free(
+    buyer: Make, loops: tuple[VirtualLoop, VirtualLoop]
+) -> None:
+    """Its caller never continues, so the next one looks up what was sent, and waits no longer."""
+    one = buyer([BOUGHT], [attrs.evolve(BOUGHT, external_task_id=KEY)])
+    caller = begin(one, loops[0])
+    loops[0].close()
+    assert loops[1].run_until_complete(one.submit()).id == BOUGHT.id
+    assert len(one.api.sent) == 1
+    assert one.active.sends == {}
+    assert not caller.done()
+
+
+def test_a_job_of_a_loop_that_was_stopped_is_not_taken(
+    buyer: Make, loops: tuple[VirtualLoop, VirtualLoop], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its caller may continue: the others wait, and learn what they wait for."""
+    one = buyer([BOUGHT])
+    caller = begin(one, loops[0])
+    one.options = attrs.evolve(one.options, timeout=60.0)
+    with pytest.raises(WaitTimeoutError) as caught:
+        loops[1].run_until_complete(one.submit())
+    assert "let that loop run on, or close it" in (caught.value.hint or "")
+    assert caught.value.sent is None
+    assert ["let that loop run on" in message for message in caplog.messages].count(True) == 1
+    assert loops[0].run_until_complete(caller).id == BOUGHT.id
+    assert loops[1].run_until_complete(one.submit()).id == BOUGHT.id
+    assert len(one.api.sent) == 1
+
+
+class SlowJournal(MemoryJournal):
+    """Takes a second to record what is about to be sent."""
+
+    async def send(self, record: JobRecord, **more: Any) -> JobRecord | Refusal:
+        """Record, then wait."""
+        sending = await super().send(record, **more)
+        await asyncio.sleep(1)
+        return sending
+
+
+def test_a_request_that_others_looked_up_is_not_sent_later(
+    clock: VirtualClock, loops: tuple[VirtualLoop, VirtualLoop]
+) -> None:
+    """Its loop was stopped before it was sent: the others may have sent it themselves since."""
+    one = Buyer(FakeApi([BOUGHT], clock), journal=SlowJournal())
+    caller = begin(one, loops[0])
+    caller.cancel()
+    loops[0].run_until_complete(asyncio.wait({caller}))
+    with pytest.raises(OutcomeUnknownError):
+        loops[1].run_until_complete(one.submit())
+    loops[0].run_until_complete(asyncio.sleep(5))
+    assert one.api.sent == []
 
 
 # ------------------------------------------------------------------ one gate for all
