@@ -191,6 +191,7 @@ def _decode(
         image.load()
         if format == "tiff":
             _repair_palette(image)
+            image = _repair_gray(image)
         orientation = _orientation(image) if info is None or format == "webp" else info.orientation
         upright = _turn(image, orientation)
     except CometError:
@@ -291,6 +292,7 @@ def _is_lossy(file: BinaryIO, format: str) -> bool:  # noqa: A002 - as above
 
 _ORIENTATION, _SUBFILE, _OLD_SUBFILE, _SUB_IFDS, _DNG_VERSION = 274, 254, 255, 330, 50706
 _WIDTH, _HEIGHT, _BITS, _PLANES, _SAMPLE_FORMAT, _COLOURS = 256, 257, 258, 284, 339, 320
+_PHOTOMETRIC = 262
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _MAX_PAGES = 100
 
@@ -381,6 +383,22 @@ def _repair_palette(image: Any) -> None:  # noqa: ANN401 - as above
         image.putpalette(bytes(colours), "RGB;L")
 
 
+def _repair_gray(image: Any) -> Any:  # noqa: ANN401 - as above
+    """Return gray of more than 8 bits as 16 bits with the black and white that the file means.
+
+    Pillow reads the values as they are, whatever stands for white.
+    """
+    if not image.mode.startswith("I;16"):
+        return image
+    most = 2 ** max(image.tag_v2.get(_BITS, (16,))) - 1
+    scale, offset = 65535 / most, 0
+    if image.tag_v2.get(_PHOTOMETRIC) == 0:  # white is zero
+        scale, offset = -scale, 65535
+    if scale == 1:
+        return image
+    return image.convert("I").point(lambda value: value * scale + offset)
+
+
 # ---------------------------------------------------------------------------- colours
 
 
@@ -407,7 +425,7 @@ def eight_bits(image: Image, profile: bytes | None, notes: list[str]) -> tuple[I
         notes.append("converted from CMYK to RGB")
         image, profile = _to_srgb(image, profile) or image.convert("RGB"), None
     elif image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
         if image.getchannel("A").getextrema() == (255, 255):
             image = image.convert("RGB")
     elif image.mode != "L":

@@ -85,6 +85,7 @@ _TO_ENCODE = re.compile(r"[^!#$&-;=?@\[\]_a-z~A-Z%]|%(?![0-9A-Fa-f]{2})")
 _AUTHORITY = re.compile(r"^((?:https?:)?//)([^/?#]*)", re.IGNORECASE)
 _ODD_ENDS = "".join(map(chr, range(0x21)))
 _LONGEST_LABEL = 63
+_PAID_AND_SAFE = "the task is paid and safe; ask the gateway's support"
 
 
 def parse_url(text: str) -> URL:
@@ -106,7 +107,7 @@ def parse_url(text: str) -> URL:
         labels = (url.raw_host or "").removesuffix(".").split(".")
         if not url.raw_host or all(0 < len(label) <= _LONGEST_LABEL for label in labels):
             return url
-    raise DownloadError("the result's URL is not a web address")
+    raise DownloadError("the result's URL is not a web address", hint=_PAID_AND_SAFE)
 
 
 def _ascii_authority(match: re.Match[str]) -> str:
@@ -151,7 +152,7 @@ def check_address(url: URL, *, loopback: bool, own_host: str | None = None) -> N
     if reason is not None:
         raise DownloadError(
             f"the result's URL is refused: {reason}",
-            hint="the task is paid and safe; ask the gateway's support",
+            hint=_PAID_AND_SAFE,
         )
 
 

@@ -47,13 +47,28 @@ class Reply:
     body: bytes = attrs.field(default=b"", repr=False)
 
 
+# Gateways that write JSON by hand leave line breaks in texts.
+_DECODER = json.JSONDecoder(strict=False)
+
+
 def parse(body: bytes | str) -> JSON:
-    """Return the JSON in *body*, or None when there is none."""
+    """Return the JSON in *body*, or None when there is none.
+
+    A text in another encoding is not worth losing a paid task for: it is read as far as it goes.
+    """
     try:
-        value: JSON = json.loads(body)
-    except (ValueError, RecursionError):  # broken, in no known encoding, or nested too deep
+        value: JSON = _DECODER.decode(body if isinstance(body, str) else _decode(body))
+    except (ValueError, RecursionError):  # broken, or nested too deep
         return None
     return value
+
+
+def _decode(body: bytes) -> str:
+    encoding = json.detect_encoding(body)
+    try:
+        return body.decode(encoding)
+    except UnicodeDecodeError:
+        return body.decode(encoding, "replace")
 
 
 def unwrap(answer: JSON) -> tuple[list[Object], JSON]:

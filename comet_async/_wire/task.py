@@ -282,7 +282,10 @@ def _index(value: JSON) -> int:
     # A number in Kling's documents, text in its own client, missing on some gateways.
     if isinstance(value, str) and re.fullmatch("[0-9]{1,3}", value):
         value = int(value)
-    return value if isinstance(value, int) and value >= 0 else -1
+    return value if isinstance(value, int) and 0 <= value <= _LARGEST_INDEX else -1
+
+
+_LARGEST_INDEX = 999  # beyond it is a time or an id, which no database may take
 
 
 def _only_url(facts: Object, kind: str, task_id: str) -> tuple[ResultImage, ...]:

@@ -281,13 +281,14 @@ async def test_bytes_are_called_data() -> None:
 # ---------------------------------------------------------------------------- Pillow
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "CMYK", "LA", "I;16"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "CMYK", "LA", "La", "I;16"])
 async def test_pillow_images(mode: str) -> None:
     """The pixels are what counts, however they are stored."""
     pillow = pytest.importorskip("PIL.Image")
     image = pillow.new("L", (400, 300), 255)
     image.paste(0, (0, 0, 200, 150))
-    image = image.convert("RGB").convert(mode) if mode != "I;16" else image.convert("I;16")
+    image = image.convert("LA" if mode == "La" else "I;16" if mode == "I;16" else "RGB")
+    image = image.convert(mode)
     if mode == "I;16":
         image = pillow.frombytes("I;16", (400, 300), bytes(range(256)) * 937 + bytes(128))
     loaded = await load(image)

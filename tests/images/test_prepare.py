@@ -430,6 +430,32 @@ async def test_pixels_without_fixed_white_are_refused(mode: str) -> None:
         await load(save(image, "TIFF"), prepare=True)
 
 
+@pytest.mark.parametrize(
+    ("bits", "white", "expected"),
+    [(16, 1, (0, 127, 255)), (16, 0, (255, 128, 0)), (12, 1, (0, 127, 255))],
+)
+async def test_gray_has_the_white_that_the_file_means(
+    bits: int, white: int, expected: tuple[int, ...]
+) -> None:
+    """Scanners write negatives whose white is zero, and cameras pack 12 bits."""
+    most = 2**bits - 1
+    values = [most * x // 319 for x in range(320)]
+    if bits == 12:
+        pairs = zip(values[::2], values[1::2], strict=True)
+        row = b"".join((first << 12 | second).to_bytes(3, "big") for first, second in pairs)
+    else:
+        row = struct.pack("<320H", *values)
+    fields = {256: 320, 257: 300, 258: bits, 259: 1, 262: white, 273: 8, 277: 1, 278: 300}
+    entries = [*sorted({**fields, 279: 300 * len(row)}.items())]
+    pixels = row * 300
+    data = b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels
+    data += struct.pack("<H", len(entries))
+    data += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries) + bytes(4)
+    loaded = await load(data, prepare=True)
+    with loaded.open() as file, Image.open(file) as image:
+        assert near(tuple(image.getpixel((x, 9)) for x in (0, 160, 319)), expected)
+
+
 async def test_separate_planes_of_sixteen_bits_are_refused() -> None:
     """Pillow reads them as noise."""
     tiff = pytest.importorskip("PIL.TiffImagePlugin")

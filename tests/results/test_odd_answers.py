@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ class Gateway:
         self.fetched: list[str] = []
         self.answers = 0
         self.base = ""
+        self.first = 0  # the first image's index
+        self.spoil: Callable[[bytes], bytes] = lambda body: body
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -43,9 +47,11 @@ class Gateway:
             self.answers += 1
             shown = self.n if self.answers == 1 else self.later
             urls = [f"{self.base}/r/{self.answers}/{index}.png" for index in range(shown)]
-            images = [{"index": index, "url": url} for index, url in enumerate(urls)]
+            images = [{"index": index, "url": url} for index, url in enumerate(urls, self.first)]
             task |= {"task_status": "succeed", "task_result": {"images": images}}
-        return web.json_response({"code": 0, "message": "SUCCEED", "data": task})
+        answer = {"code": 0, "message": "SUCCEED", "data": task}
+        body = self.spoil(json.dumps(answer).encode())
+        return web.Response(body=body, content_type="application/json")
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 418, 451])
@@ -105,3 +111,42 @@ async def test_an_image_that_is_not_shown_for_a_while(
         assert await files() == []
         gateway.later = 2
         assert await files() == ["a-0.png", "a-1.png"]
+
+
+@pytest.mark.parametrize("first", [1, 1000, 2**31, 2**63, 10**30])
+@pytest.mark.parametrize("n", [1, 2])
+async def test_indexes_that_count_from_elsewhere(
+    photo: bytes, tmp_path: Path, clock: VirtualClock, first: int, n: int
+) -> None:
+    """No number is too large for the journal, and none makes the result's name a riddle."""
+    gateway = Gateway(photo, n)
+    gateway.first = first
+    (tmp_path / "a.png").write_bytes(photo)
+    async with serving(gateway.handle) as server:
+        gateway.base = str(server.url)
+        async with CometSession("sk-test", gateway=gateway.base, clock=clock) as comet:
+            run = comet.expand_folder(tmp_path / "a.png", tmp_path / "out", Margins(left=0.5), n=n)
+            (outcome,) = [outcome async for outcome in run]
+    assert str(outcome.status) == "done", outcome.error
+    assert len(outcome.files) == n
+    if first > 1:
+        names = ["a.png"] if n == 1 else ["a-0.png", "a-1.png"]
+        assert [path.name for path in outcome.files] == names
+
+
+@pytest.mark.parametrize(
+    "message", ["\u6210\u529f".encode("gbk"), "\u6210".encode()[:2], b"one\nline\tmore\x00"]
+)
+async def test_texts_that_are_not_json(
+    photo: bytes, tmp_path: Path, clock: VirtualClock, message: bytes
+) -> None:
+    """A text in another encoding, cut, or with a line break, hides no result that is paid."""
+    gateway = Gateway(photo, 1)
+    gateway.spoil = lambda body: body.replace(b"SUCCEED", message)
+    (tmp_path / "a.png").write_bytes(photo)
+    async with serving(gateway.handle) as server:
+        gateway.base = str(server.url)
+        async with CometSession("sk-test", gateway=gateway.base, clock=clock) as comet:
+            run = comet.expand_folder(tmp_path / "a.png", tmp_path / "out", Margins(left=0.5))
+            (outcome,) = [outcome async for outcome in run]
+    assert str(outcome.status) == "done", outcome.error
