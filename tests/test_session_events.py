@@ -127,6 +127,19 @@ async def test_a_failed_task_is_reported(
     assert (failed.error, failed.sent) == ("TaskFailedError", True)
 
 
+async def test_a_limit_that_is_reached_is_logged_once(
+    open_session: Open, seen: list[Event], photo: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not for each image that it stops, of which there may be thousands; the hook gets them all."""
+    shares = (0.1, 0.2, 0.3, 0.4)
+    requests = [ExpandRequest(image=photo, margins=Margins(left=share)) for share in shares]
+    async with open_session() as comet:
+        _ = [outcome async for outcome in comet.expand_many(requests, max_jobs=1)]
+    assert of_jobs(seen).count(Failed) == 3
+    (warning,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert "max_jobs" in warning.getMessage()
+
+
 async def test_saved_files_are_named(
     open_session: Open, seen: list[Event], photos: Path, tmp_path: Path
 ) -> None:

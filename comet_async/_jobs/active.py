@@ -636,10 +636,12 @@ class ActiveJobs:
             await self.services.clock.sleep(2.0**attempt)
         raise AssertionError
 
-    def emit(self, make: type[JobEvent], record: JobRecord, **facts: Any) -> None:
-        """Report an event of a job."""
+    def emit(
+        self, make: type[JobEvent], record: JobRecord, *, level: int | None = None, **facts: Any
+    ) -> None:
+        """Report an event of a job, logged at *level* if that is not the event's usual one."""
         event = make(key=record.key, kind=record.kind, task_id=record.task_id, **facts)
-        self.services.events.emit(event)
+        self.services.events.emit(event, level=level)
 
     def _run(self, record: JobRecord) -> None:
         if record.task_id is not None:

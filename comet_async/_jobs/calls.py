@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Literal
@@ -14,7 +15,7 @@ from comet_async._images.load import SourceImage
 from comet_async._jobs.active import ENDING, ActiveJobs, Job, joined
 from comet_async._journal.records import Limits
 from comet_async._journal.states import JobState
-from comet_async.errors import CometError, JournalError, WaitTimeoutError
+from comet_async.errors import BudgetExceededError, CometError, JournalError, WaitTimeoutError
 from comet_async.events import Failed
 from comet_async.models import Task
 
@@ -158,6 +159,7 @@ class Calls:
     # Why `end` cancelled a task.
     _reasons: dict[asyncio.Task[object], CometError] = attrs.field(factory=dict, init=False)
     _over: CometError | None = attrs.field(default=None, init=False)
+    _limit_logged: bool = attrs.field(default=False, init=False)
 
     def end(self, reason: CometError) -> None:
         """End all calls with *reason*, later ones too; what is being sent is recorded first."""
@@ -245,9 +247,14 @@ class Calls:
             call.over.set()
 
     def _report(self, call: Call, error: CometError) -> None:
-        if call.job is not None:
-            facts = {"error": type(error).__name__, "message": error.message}
-            self.active.emit(Failed, call.job.record, **facts, sent=self._sent(call))
+        if call.job is None:
+            return
+        level = None
+        if isinstance(error, BudgetExceededError):
+            level = logging.DEBUG if self._limit_logged else None  # one line for all it stops
+            self._limit_logged = True
+        facts = {"error": type(error).__name__, "message": error.message}
+        self.active.emit(Failed, call.job.record, level=level, **facts, sent=self._sent(call))
 
     def _is_being_sent(self, call: Call) -> bool:
         return call.key is not None and call.key in self.active.sends
