@@ -305,9 +305,13 @@ class EventSink:
     def _pass_on(self, event: Event, level: int | None) -> None:
         if level is None:
             level = _LEVELS.get(type(event), logging.DEBUG)
-        logger = _jobs if isinstance(event, JobEvent) else _waiter
+        logger = _logger(event)
         if logger.isEnabledFor(level):
             logger.log(level, "%s", _text(event), extra=_fields(event))
+        self.call(event)
+
+    def call(self, event: Event) -> None:
+        """Call the hook with *event*, unless it has raised before; log nothing else."""
         if self._hook is None:
             return
         try:
@@ -315,7 +319,12 @@ class EventSink:
         except Exception:
             # A display that fails must not cost a paid result.
             self._hook = None
+            logger = _logger(event)
             logger.exception("on_event raised an exception and will not be called again")
+
+
+def _logger(event: Event) -> logging.Logger:
+    return _jobs if isinstance(event, JobEvent) else _waiter
 
 
 def _fields(event: Event) -> dict[str, object]:

@@ -190,7 +190,9 @@ class CometSession:
             chosen, credentials, network=network, timeouts=timeouts, clock=clock
         )
         self._tasks = SessionTasks(self._api, as_schedule(schedule), self._backoff)
-        self._waiter = TaskWaiter(self._tasks, callbacks=callbacks, on_event=on_event)
+        events = EventSink(on_event)
+        hook = None if on_event is None else events.call  # one that raises ends for both
+        self._waiter = TaskWaiter(self._tasks, callbacks=callbacks, on_event=hook)
         self._services = Services(
             api=self._api,
             waiter=self._waiter,
@@ -204,7 +206,7 @@ class CometSession:
             health=ServerHealth(clock, Gate(clock, self._backoff, trusted=False)),
             account=f"{chosen.fingerprint}-{identity}",
             callbacks=callbacks,
-            events=EventSink(on_event),
+            events=events,
         )
         self._runs = RunFactory(
             services=self._services,

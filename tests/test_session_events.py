@@ -140,6 +140,24 @@ async def test_a_limit_that_is_reached_is_logged_once(
     assert "max_jobs" in warning.getMessage()
 
 
+async def test_a_hook_that_raises_is_called_once(
+    sandbox: Sandbox, clock: VirtualClock, photo: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Events of jobs and of polls have one hook; the image is expanded all the same."""
+    calls: list[Event] = []
+
+    def broken(event: Event) -> None:
+        calls.append(event)
+        raise RuntimeError
+
+    async with CometSession(
+        DEFAULT_KEY, gateway=sandbox.url, clock=clock, on_event=broken
+    ) as comet:
+        assert (await comet.expand(photo, WIDE)).succeeded
+    assert [type(event) for event in calls] == [Submitted]
+    assert sum("on_event raised" in message for message in caplog.messages) == 1
+
+
 async def test_saved_files_are_named(
     open_session: Open, seen: list[Event], photos: Path, tmp_path: Path
 ) -> None:

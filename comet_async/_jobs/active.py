@@ -637,7 +637,7 @@ class ActiveJobs:
         raise AssertionError
 
     def emit(
-        self, make: type[JobEvent], record: JobRecord, *, level: int | None = None, **facts: Any
+        self, make: type[JobEvent], record: JobRecord, level: int | None = None, /, **facts: Any
     ) -> None:
         """Report an event of a job, logged at *level* if that is not the event's usual one."""
         event = make(key=record.key, kind=record.kind, task_id=record.task_id, **facts)

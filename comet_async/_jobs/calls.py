@@ -254,7 +254,7 @@ class Calls:
             level = logging.DEBUG if self._limit_logged else None  # one line for all it stops
             self._limit_logged = True
         facts = {"error": type(error).__name__, "message": error.message}
-        self.active.emit(Failed, call.job.record, level=level, **facts, sent=self._sent(call))
+        self.active.emit(Failed, call.job.record, level, **facts, sent=self._sent(call))
 
     def _is_being_sent(self, call: Call) -> bool:
         return call.key is not None and call.key in self.active.sends
