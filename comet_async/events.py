@@ -203,7 +203,15 @@ class LookedUp(JobEvent):
 
 @attrs.frozen(kw_only=True)
 class Recovered(JobEvent):
-    """The task of a request whose reply was lost was found; it is billed once."""
+    """The task of a request whose reply was lost was found; it is billed once.
+
+    There is no `Submitted` for it.
+
+    Attributes:
+        n: How many images were ordered.
+    """
+
+    n: int
 
 
 @attrs.frozen(kw_only=True)

@@ -147,7 +147,8 @@ class OpenTelemetry:
             self._remember(event.task_id, job)
         match event:
             case Submitted():
-                self._submitted(job, event)
+                self._accepted(job, event)
+                self._child(job, "comet_async.submit", event.seconds)
             case Saved():
                 self._child(job, "comet_async.save", event.seconds)
                 self._end(job, "saved")
@@ -164,18 +165,20 @@ class OpenTelemetry:
                 job.add_event("not accepted", {"error.type": event.error})
             case SlotAwaited():
                 job.add_event("waiting for a slot", {"seconds": event.seconds})
-            case Duplicate() | Recovered() | Resubmitted():
+            case Recovered():
+                self._accepted(job, event)
+                job.add_event("recovered")
+            case Duplicate() | Resubmitted():
                 job.add_event(type(event).__name__.lower())
             case _:
                 pass
 
-    def _submitted(self, job: _Job, event: Submitted) -> None:
+    def _accepted(self, job: _Job, event: Submitted | Recovered) -> None:
         job.n, job.in_flight = event.n, True
         job.set_attribute("comet_async.images", event.n)
         kind = {"comet_async.kind": event.kind}
         self._billed.add(event.n, kind)
         self._in_flight.add(event.n, kind)
-        self._child(job, "comet_async.submit", event.seconds)
 
     def _job(self, event: JobEvent) -> _Job:
         job = self._jobs.get(event.key)

@@ -80,7 +80,7 @@ EVENTS: list[tuple[Event, str, int]] = [
         logging.DEBUG,
     ),
     (
-        Recovered(**KNOWN),
+        Recovered(**KNOWN, n=1),
         "ce1-a (task 878) was found on the server; it is billed once",
         logging.INFO,
     ),

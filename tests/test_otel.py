@@ -155,7 +155,8 @@ def test_a_failure_is_an_error_of_the_span(telemetry: Telemetry) -> None:
     """Its class is there; the way to it is in the span's events."""
     telemetry.hook(SlotAwaited(**JOB, seconds=5.0, used=1, limit=1, holders=("ce1-b",)))
     telemetry.hook(AnswerLost(**JOB, error="OutcomeUnknownError", message="reset"))
-    telemetry.hook(Recovered(**KNOWN))
+    telemetry.hook(Recovered(**KNOWN, n=2))
+    assert telemetry.metrics()["comet_async.images.in_flight"] == 2
     failed = Changed(task_id="878", task=task(TaskStatus.FAILED), previous=None)
     telemetry.hook(failed)
     telemetry.hook(Failed(**KNOWN, error="TaskFailedError", message="no", sent=True))
@@ -166,6 +167,8 @@ def test_a_failure_is_an_error_of_the_span(telemetry: Telemetry) -> None:
     names = [event.name for event in job.events]
     assert names == ["waiting for a slot", "answer lost", "recovered", "failed"]
     assert telemetry.metrics()["comet_async.answers.lost"] == 1
+    assert telemetry.metrics()["comet_async.images.billed"] == 2
+    assert telemetry.metrics()["comet_async.images.in_flight"] == 0
 
 
 def test_metrics_do_not_depend_on_the_sampling() -> None:

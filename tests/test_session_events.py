@@ -75,8 +75,9 @@ async def test_a_lost_answer_is_reported_from_loss_to_recovery(
     """Nothing about money is silent."""
     sandbox.faults.add(Fault("drop_after_charge"))
     async with open_session() as comet:
-        await comet.expand(photo, WIDE)
+        await comet.expand(photo, WIDE, n=2)
     assert of_jobs(seen) == [AnswerLost, LookedUp, Recovered]
+    assert [event.n for event in seen if isinstance(event, Recovered)] == [2]
 
 
 async def test_a_request_that_never_arrived_is_sent_again(

@@ -50,6 +50,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 
 import attrs
 
@@ -353,9 +354,11 @@ class JobRunner:
         found = True if finding.task is not None else False if absent else None
         self.active.emit(LookedUp, record, found=found)
         if finding.task is not None:
-            make = Duplicate if record.key in self.active.duplicates else Recovered
-            self.active.duplicates.discard(record.key)
-            return await self.active.adopt(record, finding.task, "found on the server", make)
+            adopt = partial(self.active.adopt, record, finding.task, "found on the server")
+            if record.key in self.active.duplicates:
+                self.active.duplicates.discard(record.key)
+                return await adopt(Duplicate)
+            return await adopt(Recovered, n=record.n)
         # The server knows the id of a duplicate, whatever its lookups say: a request under it would
         # be refused again, and again.
         if absent and record.key not in self.active.duplicates:
