@@ -167,7 +167,8 @@ def _ending(record: JobRecord, task: Task | None) -> tuple[OutcomeStatus, CometE
                 task=task,
                 task_id=task_id,
                 external_task_id=key,
-                hint="no run buys it again; change the image, or use retry_failed=True",
+                hint="change the image or the prompt; with a journal, only a run with "
+                "retry_failed=True buys it again",
             )
         case JobState.UNKNOWN | JobState.UNCERTAIN:
             return OutcomeStatus.UNCERTAIN, OutcomeUnknownError(

@@ -228,6 +228,25 @@ async def test_failed_task_raises_its_reason(comet: CometSession, dog: Path) -> 
     assert caught.value.task_id == caught.value.task.id
 
 
+@pytest.mark.parametrize(("recorded", "charges"), [(False, 2), (True, 1)])
+async def test_what_a_failed_task_advises_is_true_with_and_without_a_journal(
+    sandbox: Sandbox, clock: VirtualClock, dog: Path, tmp_path: Path, recorded: bool, charges: int
+) -> None:
+    """Without one, the same call pays again; with one, that takes what the hint names."""
+    journal = tmp_path / "jobs.sqlite3" if recorded else None
+    request = ExpandRequest(image=dog, margins=WIDE, prompt="sandbox-risky")
+    async with CometSession(
+        DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=journal
+    ) as comet:
+        for _ in range(2):
+            with pytest.raises(TaskFailedError) as caught:
+                await comet.run(request)
+        assert len(sandbox.ledger.charges) == charges
+        assert "with a journal, only a run with retry_failed=True" in str(caught.value.hint)
+        _ = [outcome async for outcome in comet.expand_many([request], retry_failed=True)]
+        assert len(sandbox.ledger.charges) == charges + 1
+
+
 async def test_deadline_hands_back_the_id(comet: CometSession, dog: Path) -> None:
     """A wait that is over says what resumes it, and the task goes on."""
     with pytest.raises(WaitTimeoutError) as caught:
