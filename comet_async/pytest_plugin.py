@@ -8,13 +8,15 @@ pytest finds it through its entry point. Nothing of the library is imported unti
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Generator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pytest
 
 if TYPE_CHECKING:
     from comet_async.sandbox import Sandbox
     from comet_async.session import CometSession
+
+_LoopScope = Literal["function", "class", "module", "package", "session"]
 
 _SPEED = 200  # on a real loop: tasks of 8 to 40 s then take less than a quarter of a second
 
@@ -31,7 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "comet_sandbox(**options): start the fixture comet_sandbox with these arguments of Sandbox",
     )
     if config.pluginmanager.has_plugin("asyncio"):
-        config.pluginmanager.register(_fixtures_of_pytest_asyncio(), "comet_async fixtures")
+        for scope in get_args(_LoopScope):
+            config.pluginmanager.register(
+                _fixtures_of_pytest_asyncio(scope), f"comet_async fixtures, {scope}"
+            )
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -99,8 +104,15 @@ def _variant(request: pytest.FixtureRequest, name: str) -> str:
     if "anyio_backend" in request.fixturenames:
         return f"_{name}_of_anyio"
     if request.config.pluginmanager.has_plugin("asyncio"):
-        return f"_{name}_of_asyncio"
+        return f"_{name}_of_asyncio_{_loop_scope(request)}"
     raise pytest.UsageError(f"{name} needs pytest-asyncio, or a test that anyio's plugin runs")
+
+
+def _loop_scope(request: pytest.FixtureRequest) -> str:
+    """Return whose loop pytest-asyncio runs this test in: in another one, no server answers it."""
+    marker = request.node.get_closest_marker("asyncio")
+    chosen: str | None = marker.kwargs.get("loop_scope") if marker else None
+    return chosen or str(request.config.getini("asyncio_default_test_loop_scope"))
 
 
 @pytest.fixture
@@ -115,16 +127,16 @@ async def _comet_session_of_anyio(comet_sandbox: Sandbox) -> AsyncIterator[Comet
         yield session
 
 
-def _fixtures_of_pytest_asyncio() -> object:
+def _fixtures_of_pytest_asyncio(scope: _LoopScope) -> object:
     import pytest_asyncio
 
     class Fixtures:
-        @pytest_asyncio.fixture(name="_comet_sandbox_of_asyncio")
+        @pytest_asyncio.fixture(name=f"_comet_sandbox_of_asyncio_{scope}", loop_scope=scope)
         async def sandbox(self, request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
             async with _new_sandbox(request) as sandbox:
                 yield sandbox
 
-        @pytest_asyncio.fixture(name="_comet_session_of_asyncio")
+        @pytest_asyncio.fixture(name=f"_comet_session_of_asyncio_{scope}", loop_scope=scope)
         async def session(self, comet_sandbox: Sandbox) -> AsyncIterator[CometSession]:
             async with _new_session(comet_sandbox) as session:
                 yield session

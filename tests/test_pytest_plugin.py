@@ -139,6 +139,43 @@ def test_with_both(pytester: pytest.Pytester) -> None:
     run(pytester, "--asyncio-mode=strict").assert_outcomes(passed=4)
 
 
+def test_fixtures_run_on_the_loop_of_their_test(pytester: pytest.Pytester) -> None:
+    """Otherwise no server answers a test whose loop is its module's, and it hangs."""
+    pytester.makepyfile(
+        """
+        import asyncio
+        import pytest
+
+        loops = set()
+
+        async def same_loop(sandbox):
+            assert sandbox._server.get_loop() is asyncio.get_running_loop()
+            loops.add(asyncio.get_running_loop())
+
+        async def test_default(comet_sandbox, comet_session):
+            await same_loop(comet_sandbox)
+            assert await comet_session.balance() is not None
+
+        async def test_default_again(comet_sandbox):
+            await same_loop(comet_sandbox)
+            assert len(loops) == 1
+
+        @pytest.mark.asyncio(loop_scope="function")
+        async def test_its_own(comet_sandbox, comet_session):
+            await same_loop(comet_sandbox)
+            assert await comet_session.balance() is not None
+            assert len(loops) == 2
+
+        @pytest.mark.virtual_time
+        async def test_virtual(comet_sandbox):
+            await same_loop(comet_sandbox)
+            await asyncio.sleep(1e6)
+        """
+    )
+    session = ("-o", "asyncio_default_test_loop_scope=session")
+    run(pytester, "--asyncio-mode=auto", *session).assert_outcomes(passed=4)
+
+
 def test_without_either(pytester: pytest.Pytester) -> None:
     """The error says what is missing."""
     pytester.makepyfile("def test_it(comet_sandbox): pass")
