@@ -144,7 +144,7 @@ def check_several(field: str, value: object, limit: str) -> None:
 
 
 def check_call(field: str, value: object) -> None:
-    """Refuse a *value* that can't be called, or must be awaited; None is for nothing to call.
+    """Refuse a *value* that can't be called, or must be awaited; None means nothing to call.
 
     Raises:
         InputError: It can't, or what it would do would never happen.
@@ -212,7 +212,7 @@ def check_offers(field: str, value: object, names: Sequence[str], limit: str) ->
 
 
 def check_callbacks(value: object) -> None:
-    """Refuse what can't say when callbacks come; None is for none.
+    """Refuse what can't say when callbacks come; None means that none do.
 
     Raises:
         InputError: It can't.
@@ -232,7 +232,7 @@ def check_clock(value: object) -> None:
 
 
 def check_rng(value: object) -> None:
-    """Refuse what is not a source of randomness; None is for the usual one.
+    """Refuse what is not a source of randomness; None means the usual one.
 
     Raises:
         InputError: It is not.
@@ -242,10 +242,10 @@ def check_rng(value: object) -> None:
 
 
 def check_text(field: str, value: object, *, empty: bool = False) -> None:
-    """Refuse a *value* that is not text, or empty.
+    """Refuse a *value* that is not text, or is empty unless *empty* text is allowed.
 
     Raises:
-        InputError: It is.
+        InputError: It is not text, or empty.
     """
     if not isinstance(value, str):
         raise wrong(field, value, "text")

@@ -1,4 +1,4 @@
-"""`CallbackReceiver`: is notified by the server that a task may have changed.
+"""`CallbackReceiver`: takes callbacks, by which the server says that a task may have changed.
 
 A callback is a reason to poll now, and nothing else, whatever it says: those that come through a
 gateway are not signed, so it may be forged. What it claims is never used as an answer.
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
     from comet_async._http.callback_server import CallbackServer
 
+
+_logger = logging.getLogger("comet_async.callbacks")
+
+# Signatures -----------------------------------------------------------------------------
 
 TOLERANCE = 300.0
 """Seconds that a signature's time may be off; the specification's five minutes."""
@@ -180,7 +184,7 @@ def _refused(field: str, why: str) -> InputError:
     return InputError(f"the callback's {field} {why}", field=field, limit="Standard Webhooks")
 
 
-_logger = logging.getLogger("comet_async.callbacks")
+# Receiving ------------------------------------------------------------------------------
 
 MAX_BODY: Final = 256 * 1024
 """Most bytes of a callback. Real ones have about one kilobyte."""
@@ -303,7 +307,7 @@ class CallbackReceiver:
                 "this receiver has a running server already",
                 hint="enter it once, and pass it to all sessions",
             )
-        server = CallbackServer(self._on_request)
+        server = CallbackServer(self.handle_request)
         try:
             host, port = await server.start(self._host, self._port)
         except OSError as error:
@@ -343,18 +347,13 @@ class CallbackReceiver:
         from aiohttp import web  # noqa: PLC0415  # loaded long ago, by the one that serves
 
         # By chunks: aiohttp's own limit is that of the application which this one is mounted in.
-        status = await self._on_request(
+        status = await self.handle_request(
             request.match_info["token"],
             request.headers,
             request.content.iter_any(),
-            request.remote or "",
+            peer=request.remote or "",
         )
         return web.Response(status=status)
-
-    async def _on_request(
-        self, token: str, headers: Mapping[str, str], chunks: AsyncIterable[bytes], peer: str
-    ) -> int:
-        return await self.handle_request(token, headers, chunks, peer=peer)
 
     async def handle_request(
         self,

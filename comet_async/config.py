@@ -201,7 +201,7 @@ class Network:
     Attributes:
         session: Your own ``aiohttp.ClientSession`` for the API's calls, never closed by us;
             by default one is created for each event loop. Results are not fetched with it:
-            their hosts are named by the server and must see none of its headers and cookies.
+            their hosts are named by the server and must not see its headers or cookies.
         download_session: Your own ``aiohttp.ClientSession`` for fetching results, never closed
             by us. It is then up to its connector whether a name may lead to a private address.
         proxy: Address of an HTTP proxy for everything.

@@ -128,8 +128,8 @@ class JobEvent:
 class SlotAwaited(JobEvent):
     """A job has been waiting for a slot for several seconds.
 
-    The log has one line for all that wait, at WARNING if a call such as ``expand`` waits and the
-    journal is not shared.
+    The log has one line for all jobs that wait, at WARNING if a call such as ``expand`` waits and
+    the journal is not shared.
 
     Attributes:
         seconds: For how long.

@@ -84,7 +84,7 @@ GRACE = 30.0
 
 _LONGEST_PAUSE = 300.0  # seconds before a job is tried again
 _MOST_ATTEMPTS = 20
-_ENDING = 10.0  # seconds for jobs to go back to the queue, before the database is given up
+_ENDING = 10.0  # seconds for jobs to go back to the queue before giving up on the database
 _GIVEN_UP = 15  # seconds after that, longer than an attempt to connect
 _STALE_PAUSE = 1.0  # seconds
 _RECENT = 600.0  # seconds over which the rate of a fleet is measured
@@ -319,9 +319,8 @@ class FleetWorker:
     async def run(self) -> None:
         """Work until `stop` is called; a `stop` before the start counts. May be called again.
 
-        If it is cancelled, all its jobs go back to the queue at once, without `grace`.
-
-        While the database can't be reached, it waits as long as the session's journal does.
+        If it is cancelled, all its jobs go back to the queue at once, without `grace`. While the
+        database can't be reached, it waits as long as the session's journal does.
 
         Raises:
             AccountError: Every other job would meet the same error. The jobs go back to the queue;
@@ -481,12 +480,12 @@ class FleetWorker:
             self._put_back(key, error, attempts)
         self.failed += 1
         _logger.warning("job %s failed, and stays in the queue as failed: %s", key, error)
-        with contextlib.suppress(CometError):  # for who looks
+        with contextlib.suppress(CometError):  # only for people who look
             await self._note(key, str(error))
         raise error
 
     async def _note(self, key: str, reason: str) -> None:
-        """Write into the journal why a job was not sent; all other ends are there."""
+        """Write into the journal why a job was not sent; it holds all other ends already."""
         journal = await _journal_of(self.comet)
         record = await journal.get(key)
         if record is not None and record.state is JobState.PLANNED:

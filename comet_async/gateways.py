@@ -139,7 +139,7 @@ def _as_headers(given: Mapping[str, str]) -> Mapping[str, str]:
             raise InputError(
                 f"headers: the value of {name} can't be sent",
                 field="headers",
-                limit="printable ASCII without blanks around it",
+                limit="printable ASCII without spaces around it",
             )
     return dict(given)
 

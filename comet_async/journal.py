@@ -12,12 +12,12 @@ can lead to a second payment or lose what was paid. Five parts keep that promise
   and `comet_async._journal.memory`, change records by these functions only.
 * `comet_async._journal.sql` writes each operation as SQL inside a transaction that is open
   already. An operation checks before it writes, so that a refusal leaves nothing behind.
-* `comet_async._journal.group_commit` runs the operations on one thread with one connection and
-  commits once for all that wait. When an awaited call returns, its write is on the disk.
+* `comet_async._journal.group_commit` runs the operations on one thread with one connection, and
+  commits once for all that are queued. When an awaited call returns, its write is on the disk.
 * `comet_async._journal.lockfile` keeps a second process out.
 
-`SqliteJournal` only joins them: each method is one operation. `recover` gets out of a damaged file
-what is readable; whatever it could send is looked up on the server first.
+`SqliteJournal` only joins them: each method is one operation. `recover` copies what is readable out
+of a damaged file; whatever could be sent from the copy is looked up on the server first.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class SqliteJournal:
                 must be looked up on the server before it is sent, until `trust` is called.
             boot: A name for this opening; random by default.
             hook: For tests: called in the writing thread with "before:T2", "after:T2" and the
-                like around the commit of each write. It may end the process; not raise.
+                like around the commit of each write. It may end the process, but must not raise.
 
         Raises:
             InputError: An argument can't be used.
@@ -130,8 +130,7 @@ class SqliteJournal:
             JournalLostError: Jobs that were sent are missing: the file was removed, or replaced
                 by an older copy.
             JournalCorruptError: It is damaged; `recover` copies what can be read.
-            JournalError: It can't be made or read, is of a newer version, or is something
-                else.
+            JournalError: It can't be made or read, is of a newer version, or is not a journal.
 
         Warns:
             ResourceWarning: when it is never closed.

@@ -20,7 +20,7 @@ import attrs
 from comet_async._validation import DOTS, text, wrong
 
 JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
-"""What JSON can hold. (Bytes are refused when they come.)"""
+"""What JSON can hold. Type checkers take bytes for a sequence; they are refused at run time."""
 
 
 def _check_route(_owner: object, _field: object, value: Any) -> None:  # noqa: ANN401 - any field's
@@ -56,7 +56,7 @@ class TaskKind:
 
 
 class TaskStatus(enum.StrEnum):
-    """The states a task goes through; a new word of the server's stays plain text."""
+    """The states a task goes through; a status that is new to the library stays plain text."""
 
     SUBMITTED = "submitted"
     """Accepted and billed; the server has not begun."""
@@ -192,7 +192,7 @@ class Task:
 
     @property
     def done(self) -> bool:
-        """True when nothing will change any more."""
+        """True when the task has ended, whether it succeeded or failed."""
         return self.status == _SUCCEED or self.status == _FAILED  # noqa: PLR1714 - a set would hash
 
     @property

@@ -451,7 +451,7 @@ class PostgresJournal:
 
     @contextmanager
     def impatient(self) -> Generator[None, None, None]:
-        """Inside, nothing waits for a server that can't be reached; nor for an answer due now."""
+        """Inside, no operation waits for a server that can't be reached, nor for a late answer."""
         self._connection.hurry()
         self._connection.interrupt()
         try:
@@ -543,7 +543,7 @@ class PostgresJournal:
         try:
             sender, task_id, key = json.loads(text)
         except (ValueError, TypeError):
-            return  # somebody else's words
+            return  # not one of ours
         if sender != self.boot:
             for handler in list(self._hint_handlers):
                 handler(str(task_id), str(key))

@@ -6,6 +6,7 @@ modules know only "a task of some kind".
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, ClassVar, Literal, Protocol
@@ -13,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import attrs
 
 from comet_async._images.load import ImageInput, SourceImage, check_input, parse_web_url
-from comet_async._validation import DOTS, Field, check_choice, check_instance, text
+from comet_async._validation import DOTS, Field, check_choice, check_instance, flag, text
 from comet_async.errors import InputError
 from comet_async.geometry import MarginRule, Margins, as_rule, check_pixels
 from comet_async.models import JSON, TaskKind
@@ -23,6 +24,8 @@ MAX_PROMPT = 2500
 
 MAX_N = 9
 """The most images that one task makes."""
+
+_LONGEST_ID = 255
 
 
 class TaskRequest(Protocol):
@@ -128,37 +131,6 @@ def check_prompt(prompt: object, *, field: str = "prompt") -> str | None:
     return prompt
 
 
-def check_text(value: object, *, field: str) -> str | None:
-    """Return *value* if it is printable text of at most 255 characters; empty counts as none.
-
-    Raises:
-        InputError: It is not.
-    """
-    if value is None or value == "":
-        return None
-    limit = "printable text of at most 255 characters"
-    if not isinstance(value, str) or len(value) > 255 or not value.isprintable():  # noqa: PLR2004 - as the message says
-        msg = f"{field} must be {limit}"
-        raise InputError(msg, field=field, value=value, limit=limit)
-    return value
-
-
-def check_watermark(value: object) -> bool:
-    """Return *value* if it is True or False.
-
-    Raises:
-        InputError: It is not.
-    """
-    if not isinstance(value, bool):
-        raise InputError(
-            f"watermark={value!r} must be True or False",
-            field="watermark",
-            value=value,
-            limit="True or False",
-        )
-    return value
-
-
 def check_callback_url(value: object) -> str | None:
     """Return *value* if notifications can be sent there; None stays None.
 
@@ -183,15 +155,16 @@ def check_own_id(value: object) -> str | None:
     Raises:
         InputError: It is not printable text of at most 255 characters, or could not be looked up.
     """
-    checked = check_text(value, field="external_task_id")
-    if checked in DOTS:
-        raise InputError(
-            f"the task could not be looked up by external_task_id={value!r}",
-            field="external_task_id",
-            value=value,
-            limit="more than one or two dots",
-        )
-    return checked
+    if value is None or value == "":
+        return None
+    refuse = functools.partial(InputError, field="external_task_id", value=value)
+    if not isinstance(value, str) or len(value) > _LONGEST_ID or not value.isprintable():
+        limit = f"printable text of at most {_LONGEST_ID} characters"
+        raise refuse(f"external_task_id must be {limit}", limit=limit)
+    if value in DOTS:
+        what = f"the task could not be looked up by external_task_id={value!r}"
+        raise refuse(what, limit="more than one or two dots")
+    return value
 
 
 # Kling's price list: image expansion, 8 units of USD 0.0035 an image
@@ -226,7 +199,7 @@ class ExpandRequest:
     margins: MarginRule | str = attrs.field(validator=checked(as_rule))
     prompt: str | None = attrs.field(default=None, validator=checked(check_prompt))
     n: int = attrs.field(default=1, validator=checked(check_n))
-    watermark: bool = attrs.field(default=False, validator=checked(check_watermark))
+    watermark: bool = attrs.field(default=False, validator=flag)
     callback_url: str | None = attrs.field(
         default=None, repr=False, validator=checked(check_callback_url)
     )

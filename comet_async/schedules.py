@@ -24,6 +24,8 @@ from comet_async._backoff import SHORTEST_WAIT, WaitStrategy, wait_of
 from comet_async._validation import check_number, check_rng
 from comet_async.errors import InputError
 
+__all__ = ["SHORTEST", "FixedSchedule", "LearnedSchedule", "Plan", "Schedule"]
+
 SHORTEST = SHORTEST_WAIT
 """Nothing is resolved finer than this, seconds; no schedule polls more often either."""
 
@@ -160,9 +162,6 @@ class DurationHistogram:
             own = (ends[k] + self._NEIGHBOURS * near) / (risk[k] + self._NEIGHBOURS)
             chances.append(min(0.95, own))
         return chances
-
-
-__all__ = ["SHORTEST", "FixedSchedule", "LearnedSchedule", "Plan", "Schedule"]
 
 
 class Schedule(Protocol):

@@ -42,11 +42,11 @@ class Secret:
     """A key that is not in its own ``repr`` or ``str``: only `reveal` returns it.
 
     Args:
-        value: The key. Blanks and a byte-order mark around it are trimmed.
+        value: The key. Spaces and a byte-order mark around it are trimmed.
         name: What to call it in errors.
 
     Raises:
-        ConfigError: It is empty, in quotes, or has a blank, a line break or another character
+        ConfigError: It is empty, in quotes, or has a space, a line break or another character
             in it that a key can't have (and that could smuggle a header); or *name* is not text.
     """
 
@@ -95,7 +95,7 @@ def _problem_of(value: object, name: object) -> ConfigError | None:
     """Return why *value* can't be a key, without showing it."""
     if not isinstance(name, str) or not name:
         return ConfigError("the name of a key must be text", field="name", limit="text")
-    limit = "printable ASCII without blanks or quotes"
+    limit = "printable ASCII without spaces or quotes"
     if not isinstance(value, str):
         kind = type(value).__name__
         return ConfigError(f"{name} is {kind}, not text", field="key", value=kind, limit="text")
@@ -109,7 +109,7 @@ def _problem_of(value: object, name: object) -> ConfigError | None:
     elif "\n" in trimmed or "\r" in trimmed:
         reason, hint = "has a line break in it", "copy it again, without line breaks"
     elif " " in trimmed or "\t" in trimmed:
-        reason, hint = "has a blank in it", "copy it again, without blanks"
+        reason, hint = "has a space in it", "copy it again, without spaces"
     elif not all("!" <= character <= "~" for character in trimmed):
         reason = "has a character in it that is not printable ASCII"
     if reason is None:

@@ -146,7 +146,7 @@ class CometSession:
 
     Raises:
         ConfigError: There is no key, or a setting can't be used.
-        InputError: A number can't be used.
+        InputError: Another argument can't be used.
     """
 
     def __init__(  # noqa: PLR0913 - the settings of a program, all but one by keyword
@@ -239,9 +239,9 @@ class CometSession:
         """Close for good: end all calls, record what is being sent, and close all connections.
 
         Nothing is sent after this. Calls in progress end with `SessionClosedError`, which names
-        every id that is known; a task itself continues, and another session can wait for it. Runs
-        that were left early are waited for: their folders can be opened again then. It may be
-        called again. To use one session in two ``asyncio.run`` calls, don't close it in between.
+        every id that is known; a task itself continues, and another session can wait for it. This
+        also waits for runs that were left early, so that their folders can be opened again. It may
+        be called again. To use one session in two ``asyncio.run`` calls, don't close it in between.
 
         Args:
             timeout: Seconds to wait for the answers to requests that have been sent. 25 by
@@ -291,9 +291,9 @@ class CometSession:
     async def measure(self, image: ImageInput) -> SourceImage:
         """Check an image as `expand` does, and return it with its width and height.
 
-        This is for an image at a URL: the provider fetches it, so its size is not known here, and
-        its beginning is read to learn it. Pass what is returned to `expand`, so that a rule such
-        as ``"16:9"`` can be used.
+        This is for an image at a URL. The provider fetches it, so its size is not known here; its
+        beginning is read to find out. Pass the result to `expand`, and a rule such as ``"16:9"``
+        can be used.
 
         Args:
             image: Whatever `expand` takes.
@@ -685,7 +685,7 @@ class CometSession:
         self._tasks.check_open()
         return self._waiter.as_completed(tasks, timeout=timeout, kind=kind, n=n)
 
-    # Looking ----------------------------------------------------------------------------
+    # Looking up -------------------------------------------------------------------------
 
     async def get(self, task_id: str, *, kind: str = EXPAND.name) -> Task:
         """Return a task by the server's id; transient errors are retried up to three times.
@@ -695,7 +695,9 @@ class CometSession:
             kind: Which kind of task.
 
         Raises:
+            InputError: *task_id* can't be an id, or *kind* is unknown.
             NotFoundError: The server knows no such task.
+            SessionClosedError: The session was closed.
             CometError: There was no good answer.
         """
         self._tasks.check_open()
@@ -711,10 +713,12 @@ class CometSession:
             kind: Which kind of task.
 
         Raises:
+            InputError: *external_task_id* can't be an id, or *kind* is unknown.
             NotFoundError: No answer was about this id. On a gateway that does not pass ids
                 on, that does not mean that there is no task.
             AuthenticationError: The key was refused.
             AccountError: The account may not use the API.
+            SessionClosedError: The session was closed.
         """
         self._tasks.check_open()
         check_id("external_task_id", external_task_id)
@@ -738,6 +742,8 @@ class CometSession:
             page_size: 1 to 500; 30 by default.
 
         Raises:
+            InputError: *page_size* is out of range, or *kind* is unknown.
+            SessionClosedError: The session was closed.
             CometError: A page can't be read. CometAPI documents no list.
         """
         for number in range(1, MAX_PAGE + 1):
@@ -758,12 +764,13 @@ class CometSession:
         exists: Exists = "fail",
         watermarked: bool = False,
     ) -> Path:
-        """Save one image; the file is there whole, or, also after a power cut, not at all.
+        """Save one image. Even after a power cut, the file is complete or not there at all.
 
         Args:
             image: One of a finished task's ``images``.
             path: Where to save it; no extension is added.
-            exists: What to do when another file has the name: ``fail`` or ``replace``.
+            exists: What to do when another file has the name: ``fail``, the default, or
+                ``replace``.
             watermarked: Save the watermarked version.
 
         Returns:
@@ -772,7 +779,8 @@ class CometSession:
         Raises:
             ResultExpiredError: The server no longer holds the image.
             DownloadError: It can't be fetched or saved, or another file has the name.
-            ConnectionLostError: It broke off, or what came is not a complete image, each time.
+            ConnectionLostError: Each attempt broke off, or gave no complete image.
+            InputError: An argument can't be used, or there is no watermarked version.
             SessionClosedError: The session was closed.
         """
         self._tasks.check_open()
@@ -794,7 +802,8 @@ class CometSession:
         Raises:
             ResultExpiredError: The server no longer holds the image.
             DownloadError: It can't be fetched.
-            ConnectionLostError: It broke off, or what came is not a complete image, each time.
+            ConnectionLostError: Each attempt broke off, or gave no complete image.
+            InputError: *image* is not one, or there is no watermarked version.
             SessionClosedError: The session was closed.
         """
         self._tasks.check_open()
@@ -819,6 +828,7 @@ class CometSession:
             ResultExpiredError: The server no longer holds the image.
             DownloadError: It can't be fetched.
             ConnectionLostError: It broke off, or what came is not a complete image.
+            InputError: *image* is not one, or there is no watermarked version.
             SessionClosedError: The session was closed.
         """
         self._tasks.check_open()
@@ -900,7 +910,7 @@ _PLACE = "a path, or an address in a store that the session knows"
 
 
 def _local(field: str, text: str, limit: str) -> Path:
-    """Return the path in *text*; an address would become folders with its parts' names.
+    """Return *text* as a path; an address would become folders named like its parts.
 
     Raises:
         InputError: It is an address.
@@ -911,7 +921,7 @@ def _local(field: str, text: str, limit: str) -> Path:
 
 
 def _check_image(image: object, *, watermarked: object) -> None:
-    """Refuse what is not an image of a task's.
+    """Refuse what is not a task's image.
 
     Raises:
         InputError: It is not.

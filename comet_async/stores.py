@@ -548,10 +548,10 @@ def _lock(folder: Path) -> int | None:
 def spool() -> Path:
     """Return this process's folder for copies of images; it ends with the process.
 
-    What a process leaves that is killed is removed by the next one.
+    What a killed process leaves behind is removed by the next one.
     """
     folder = _spool(os.getpid())
-    if not folder.is_dir():  # what cleans temporary folders has removed it
+    if not folder.is_dir():  # removed by a program that cleans up temporary files
         _spool.cache_clear()
         folder = _spool(os.getpid())
     return folder

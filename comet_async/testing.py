@@ -21,7 +21,7 @@ from typing import Any
 # written by the same process is readable at once, so a short look is enough.
 _LOOK = 0.0005
 # While a thread works for us the loop must not jump over the timeout that guards it. Its clock
-# creeps, so that a thread which waits for the loop does not stop it for ever.
+# creeps on, so that a thread that waits for the loop can't stop it forever.
 _THREAD_LOOK = 0.002
 _THREAD_RATE = 0.1
 

@@ -1,4 +1,4 @@
-"""Types of public signatures that programs need only to annotate functions of their own."""
+"""Types that appear in public signatures; programs need them only for their own annotations."""
 
 from __future__ import annotations
 

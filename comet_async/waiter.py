@@ -49,7 +49,7 @@ __all__ = [
 
 
 class UseDefault(enum.Enum):
-    """Says "the waiter's own" where None says "no limit"."""
+    """Means "the waiter's own", where None means "no limit"."""
 
     DEFAULT = enum.auto()
 
@@ -128,8 +128,8 @@ class TaskWaiter:
     unknown statuses) is tolerated for *error_budget* seconds in a row. The end of a wait never
     ends the task: it continues and is billed, and its id resumes the wait, in another process too.
 
-    Closing it is optional: nothing is left in an event loop once nothing waits there. One waiter
-    may be used in several event loops, even at once.
+    Closing it is optional: once no task is waited for in an event loop, it leaves nothing behind
+    there. One waiter may be used in several event loops, even at once.
 
     Args:
         session: What to poll: a `CometSession`. It shares what the session's own waiter has
@@ -293,6 +293,7 @@ class TaskWaiter:
             n: How many images it makes, if they take longer than one.
 
         Raises:
+            InputError: An argument can't be used.
             TaskFailedError: The task failed; the error holds it.
             ResultMissingError: The server says that it succeeded, and has shown no readable image
                 for a minute; the error carries the ids that resume the wait.
@@ -351,6 +352,7 @@ class TaskWaiter:
             n: How many images it makes, if they take longer than one.
 
         Raises:
+            InputError: An argument can't be used.
             WaitTimeoutError: It has not ended; continuing the iteration waits again.
             CometError: As `wait` says; continuing the iteration waits again.
         """
@@ -382,7 +384,7 @@ class TaskWaiter:
             prefetch: Most tasks taken and not yet yielded. 1,000 by default.
 
         Raises:
-            InputError: *prefetch* is under 1.
+            InputError: An argument can't be used.
             WaitTimeoutError: One task has not ended; the error says which. Continue the
                 iteration for the others.
             CometError: As `wait` says, for one task; continue the iteration for the others.
@@ -422,9 +424,9 @@ class TaskWaiter:
     def notify(self, notification: Notification) -> None:
         """Poll a task now instead of later, if it is waited for: a callback may be about it.
 
-        A `CallbackReceiver` does this by itself; call it for notifications that come in another
-        way, such as from another process. It may be called from any thread. What the notification
-        claims is not believed.
+        A `CallbackReceiver` does this by itself; call it for notifications that reach you in
+        another way, such as from another process. It may be called from any thread. What the
+        notification claims is not believed.
 
         Args:
             notification: Which task.
@@ -465,7 +467,7 @@ def _check_waited(kind: object, n: object) -> None:
 
 
 def _succeeded(task: Task) -> Task:
-    """Return *task*, or raise what it failed with."""
+    """Return *task*, or raise an error if it failed."""
     if task.failed:
         raise TaskFailedError(
             f"task {task.id} failed: {task.message or 'no reason given'}",

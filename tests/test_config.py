@@ -199,7 +199,7 @@ def test_no_key(gateway: str, env: dict[str, str], words: str) -> None:
     [
         *((text, "is empty") for text in ("", " ", "\ufeff")),
         *((text, "has a line break in it") for text in ("sk-canary\n", "sk-\r\nX-Evil: 1")),
-        *((text, "has a blank in it") for text in ("two canary words", "sk-\tcanary")),
+        *((text, "has a space in it") for text in ("two canary words", "sk-\tcanary")),
         *(
             (text, "is in quotes")
             for text in ('"sk-canary"', "'sk-canary'", "\u201csk-canary\u201d")

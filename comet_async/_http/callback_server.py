@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
 from aiohttp import web
@@ -16,8 +16,8 @@ from aiohttp import web
 HEADER_TIMEOUT = 10.0
 """Seconds in which the headers of a request have to arrive."""
 
-Handle: TypeAlias = Callable[[str, Mapping[str, str], AsyncIterable[bytes], str], Awaitable[int]]
-"""Takes token, headers, body and peer of a callback; returns the HTTP status to answer with."""
+Handle: TypeAlias = Callable[..., Awaitable[int]]
+"""`CallbackReceiver.handle_request`: returns the HTTP status to answer with."""
 
 # What aiohttp would log are requests, which hold the token, and what is not HTTP at all.
 _SILENCE: Final = logging.Logger("silence", logging.CRITICAL + 1)  # noqa: LOG001  # not by name
@@ -114,6 +114,6 @@ class CallbackServer:
                 request.path.removeprefix(_PREFIX),
                 request.headers,
                 request.content.iter_any(),
-                request.remote or "",
+                peer=request.remote or "",
             )
         return _anonymous(web.Response(status=status))

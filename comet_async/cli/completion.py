@@ -10,8 +10,8 @@ from comet_async.cli.console import DONE
 from comet_async.cli.options import USUAL, General
 
 _FILES_OF_BASH = 'COMPREPLY=( $(compgen -f -- "${cur}") )'
-"""What the script has for names of files: it breaks them at blanks, and ends folders with one. Bash
-itself completes them right when it is left to do so."""
+"""What the script has for names of files: it breaks them at spaces, and ends folders with one. Bash
+itself completes them correctly when it is left to do so."""
 
 
 async def completion(

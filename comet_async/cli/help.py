@@ -292,7 +292,7 @@ def page(*, styled: bool, width: int = 80) -> str:
 
 
 def _wrap(text: str, width: int) -> str:
-    """Wrap the paragraphs of *text*; lines that begin with a blank are kept."""
+    """Wrap the paragraphs of *text*; lines that begin with a space are kept."""
     lines: list[str] = []
     for line in text.splitlines():
         lines += [line] if line[:1] in {"", " ", "["} else textwrap.wrap(line, width)

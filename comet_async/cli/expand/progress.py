@@ -37,7 +37,7 @@ _PATIENCE = 4
 
 _WIDE = max(map(len, STYLES))
 _BAR = 20
-_SPINNER = 3  # columns, with the blanks beside it
+_SPINNER = 3  # columns, with the spaces beside it
 
 
 @attrs.define(eq=False)
