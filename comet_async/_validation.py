@@ -271,16 +271,12 @@ def check_id(field: str, value: object) -> None:
 
 
 def number(
-    *,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    whole: bool = False,
+    *, least: float | None = None, above: float | None = None, whole: bool = False
 ) -> Validator:
     """Return a validator; see `check_number`."""
 
     def validate(_owner: object, field: Field, value: object) -> None:
-        check_number(field.name, value, least=least, above=above, most=most, whole=whole)
+        check_number(field.name, value, least=least, above=above, whole=whole)
 
     return validate
 

@@ -424,5 +424,8 @@ class StaleRecordError(JournalError):
     """The job was moved since this record of it was read; stop working on it."""
 
 
-def _shorten(text: str, limit: int = 80) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+_LONGEST_VALUE = 80
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"

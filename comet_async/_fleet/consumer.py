@@ -99,7 +99,7 @@ class Consumer:
             self._manager.shutdown.set()
 
     def abandon(self) -> None:
-        """Wait for no more answers of the database: the entries at hand become stale."""
+        """Stop waiting for the database's answers: the entries at hand become stale."""
         for db in self._connections:
             interrupt(db)
 

@@ -34,7 +34,7 @@ _HELD_INDEX = "comet_async_held"
 
 
 def entry_point(account: str) -> str:
-    """Return the queue's name for the jobs of *account*: workers take those of their own only."""
+    """Return the queue's name for the jobs of *account*: workers take only those of their own."""
     return f"comet_async.{account}"
 
 

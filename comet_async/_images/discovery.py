@@ -54,9 +54,8 @@ SYSTEM_FOLDERS = frozenset(
         *(".thumbnails", ".thumbs", ".picasaoriginals", ".xvpics", "network trash folder"),
     }
 )
-"""Folders of thumbnails, deleted files and snapshots, in lower case: never sources by themselves.
-
-As well as those whose names begin with ``.trash-``."""
+"""Folders of thumbnails, deleted files and snapshots, in lower case: taken only if they are named
+as sources, like those whose names begin with ``.trash-``."""
 
 _TICK = 0.2
 _ELSEWHERE = "choose another output folder"
@@ -546,7 +545,7 @@ class Scan(Iterator[Found]):
 
     def _pieces(self, descriptor: int) -> Iterator[bytes]:
         while not self._closed:
-            # In short waits, so that `close` ends it: a read could wait for ever.
+            # In short waits, so that `close` ends it: a read could wait forever.
             ready, _, _ = select.select([descriptor], [], [], _TICK)
             if ready:
                 piece = os.read(descriptor, 65536)

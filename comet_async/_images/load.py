@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 MISSING = "an existing file"
 """The limit in the error for a file that is not there."""
 
-# A named pipe without a writer would block for ever. Windows has neither flag nor such pipes.
+# A named pipe without a writer would block forever. Windows has neither flag nor such pipes.
 _NOT_BLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 Opener = Callable[[str, int], int]
@@ -208,7 +208,7 @@ class FileIdentity:
 
 @attrs.frozen(eq=False)
 class LocalCopy:
-    """A file that is removed when nothing refers to this any more.
+    """A file that is removed when nothing refers to this object any more.
 
     Attributes:
         path: The file.

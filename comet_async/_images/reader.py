@@ -1,4 +1,4 @@
-"""The threads that read images: they wake the event loop seldom, however small the images are."""
+"""The threads that read images: they rarely wake the event loop, however small the images are."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Read:
 
 @attrs.define(eq=False)
 class Reader:
-    """Reads the images of one event loop, in threads that take one after the other."""
+    """Reads the images of one event loop, in threads that each read one after the other."""
 
     _waiting: deque[_Read] = attrs.field(factory=deque, init=False)
     _threads: int = attrs.field(default=0, init=False)
@@ -73,7 +73,7 @@ class Reader:
             self._start(loop)
 
     def _drain(self, loop: asyncio.AbstractEventLoop) -> Sequence[_Read]:
-        """Read what waits, in a thread; return what has not been handed over."""
+        """Read the waiting images, in a thread; return what has not been handed over."""
         done: list[_Read] = []
         until = time.monotonic() + _HAND_OVER
         with contextlib.suppress(IndexError):  # nothing waits

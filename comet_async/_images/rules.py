@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import re
 from importlib.util import find_spec
+from pathlib import Path
 
 import attrs
 
@@ -45,7 +46,7 @@ _SHOWN = 80
 
 @attrs.frozen(kw_only=True)
 class ImageRules:
-    """What to find out, and how to speak of it.
+    """The rules for one image, and how errors name it.
 
     Attributes:
         field: What the image is called in the request.
@@ -156,6 +157,15 @@ def show(text: str) -> str:
         text = _USER.sub("://", text.partition("?")[0])
     text = shorten(text, most=_SHOWN)
     return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def without_source(message: str, source: str) -> str:
+    """Return *message* without the source at its start, for a place that shows it already."""
+    for name in (source, show(source), Path(source).name):  # messages shorten long names
+        for prefix in (f"image: {name} ", f"{name}: ", f"{name} "):
+            if name and message.startswith(prefix):
+                return message[len(prefix) :]
+    return message
 
 
 def shorten(text: str, *, most: int = 160) -> str:

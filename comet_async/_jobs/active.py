@@ -140,8 +140,8 @@ class ActiveJobs:
     # By task id: jobs whose task has not been seen to end. The keys of the same jobs.
     _running: dict[str, JobRecord] = attrs.field(factory=dict, init=False)
     _running_keys: set[str] = attrs.field(factory=set, init=False)
-    # Locked while a caller of this session works on a job, or waits to do so: any other job that
-    # runs is polled here when its slot is wanted, whoever works on it elsewhere.
+    # Locked while a caller of this session works on a job, or waits to do so. Any other running job
+    # is polled here when its slot is wanted, whoever works on it elsewhere.
     _callers: KeyedLock = attrs.field(factory=KeyedLock, init=False)
     # Jobs of a shared journal that a caller of this process works on, or is claiming.
     _owned: set[str] = attrs.field(init=False)
@@ -318,7 +318,7 @@ class ActiveJobs:
             record: The job.
             wait: False to raise an error if there is no free slot.
             single: True for a program's own call: a long wait is logged as a warning, once for
-                all that wait. Not with a shared journal, whose workers may take more jobs than
+                jobs that wait. Not with a shared journal, whose workers may take more jobs than
                 there are slots.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Who may send, and when: a lock for each job, and slots for images in flight."""
+"""Admission: a lock for each job, and slots for images in flight."""
 
 from __future__ import annotations
 

@@ -339,7 +339,7 @@ class JobRunner:
             if not error.account_wide:
                 raise
             self.sender.stop(error)
-            # As it is, it would say that this request was refused.
+            # The error itself would say that this request was refused.
             raise OutcomeUnknownError(
                 f"request {record.key} may have been accepted and billed, and can't be looked up: "
                 f"{error.message}",

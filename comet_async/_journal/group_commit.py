@@ -1,7 +1,7 @@
 """One thread, one connection, and one commit for all operations that wait.
 
 How an operation travels: a task puts it on a queue and awaits a future. One thread takes all
-that is queued, runs it in one transaction, commits, and only then wakes those who wait. So a
+that is queued, runs it in one transaction, commits, and only then wakes the tasks. So a
 hundred tasks share the cost of one ``fsync``, and what an awaited call wrote is on the disk
 when the call returns. A task that writes alone is served at once; after a commit for several, the
 thread waits a moment for as many again.
@@ -211,7 +211,7 @@ class GroupCommitWriter(Generic[C]):
             self._wake(batch)
 
     def _gather(self) -> None:
-        """Wait for more, but not for more than there were last time."""
+        """Wait for more operations, but not for more than there were last time."""
         with self._mutex:
             self._wanted = max(self._last, _ENOUGH)
             if self._closed or len(self._queue) >= self._wanted:

@@ -198,7 +198,7 @@ class FileWatch:
     lost when the process ends. So the names are compared with what they led to.
 
     Attributes:
-        change: What was noticed first, or None. It stays: the database is not complete any more.
+        change: What was noticed first, or None. It stays: the database is no longer complete.
     """
 
     lock: FileLock

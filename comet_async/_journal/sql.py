@@ -192,7 +192,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 # These tables are copied when a journal is recovered. Not `source`: its rows have no numbers by
-# which damage is stepped over, and without them the files are read again, no more.
+# which damage could be stepped over, and losing them only means that the files are read again.
 TABLES = ("job", "destination", "file", "run", "meta", "event", "outcome")
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LIST_INTERVAL = 1.0
 """Seconds between two pages of the list, on average; fewer while tasks are known to be short."""
 
-# With tasks of a few seconds, half of a second until an end is seen is a sixth of a run. So the
+# With tasks of a few seconds, noticing each end half a second late adds a sixth to a run. So the
 # interval is at most this share of the age at which nearly all of them have ended.
 _SHARE = 0.05
 _SHORTEST_INTERVAL = 0.2
@@ -141,7 +141,7 @@ class ListPolling:
             self._poll_unlisted(state, [], set())
 
     def cancel(self) -> None:
-        """Stop: nothing waits any more."""
+        """Stop: no task is waited for any more."""
         for state in self._lists.values():
             state.due.clear()
             if state.running is not None:

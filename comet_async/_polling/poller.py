@@ -5,8 +5,8 @@ Theory of operation
 
 *Scheduler* (`Poller`). A waiting task is an entry in a heap and nothing else: no coroutine, no
 timer of its own. One timer of the loop fires when the earliest entry is due; the entries that are
-due then go to the list or to the workers, a few hundred in each turn of the loop. When nothing
-waits any more, nothing is left in the loop.
+due then go to the list or to the workers, a few hundred in each turn of the loop. When no task is
+waited for any more, nothing is left in the loop.
 
 *Timing* (`timing.PollTiming`). Says when a task is polled first and next: by a schedule, which may
 have learned how long tasks take, and by the task's age. The age of a task that this session
@@ -199,7 +199,7 @@ class WorkerPool:
             try:
                 answer = await self._poller.poll(entry)
             except asyncio.CancelledError:
-                # Either nothing waits for this answer any more, or we are cancelled from outside.
+                # Either no one waits for this answer any more, or we are cancelled from outside.
                 if not entry.gone or me is None or me.uncancel():
                     raise
                 continue
@@ -358,7 +358,7 @@ class Poller:
         self.shared.sink.emit(event, context=self._contexts.get(entry))
 
     def _stop_if_idle(self) -> None:
-        """Leave nothing in the loop when nothing waits."""
+        """Leave nothing in the loop when no task is waited for."""
         if self.index:
             return
         self._pool.clear()

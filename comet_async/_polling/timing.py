@@ -77,8 +77,8 @@ class ServerClock:
 class CallbackReliability:
     """Whether callbacks arrive: a share of those that could have, the last ones counting most.
 
-    Polling rarely pays only where nearly all arrive: each that does not, delays its task's end by
-    the whole time to the next poll. With two processes behind one address about half arrive.
+    Polling rarely pays only where nearly all of them arrive: each one that does not delays its
+    task's end until the next poll. With two processes behind one address about half arrive.
 
     Attributes:
         share: The share.
@@ -255,7 +255,7 @@ class PollTiming:
         due = max(age, entry.due - entry.created)
         wait = self.schedule.backstop(age, entry.n) if self.callbacks.proven else 0.0
         wait = wait or self.schedule.reschedule(age, due, entry.n)
-        # Rescheduled again and again, a poll must not be put off for ever.
+        # Rescheduled again and again, a poll must not be put off forever.
         latest = max(entry.alive_at, entry.polled_at) + self.schedule.ceiling
         return min(now + wait, max(now, latest))
 

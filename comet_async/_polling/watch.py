@@ -142,7 +142,7 @@ class WatchedTask:
         result_check: Set while it is not clear that its result is complete.
         listed: True if the server's list showed it unfinished last, not a poll of its own.
         unlisted: True if the server's list left it out.
-        gone: True if nothing waits for it any more.
+        gone: True once it is not waited for any more.
     """
 
     __slots__ = (

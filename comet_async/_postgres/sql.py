@@ -463,7 +463,7 @@ def _lock_quota(db: PostgresConnection, account: str, most: int) -> int:
     row = db.row(query, account)
     if row is None:
         db.run("INSERT INTO quota (account) VALUES (%s) ON CONFLICT DO NOTHING", account)
-        db.writes -= 1  # it says nothing, so it may stay when the request is refused
+        db.writes -= 1  # an empty row: it may stay when the request is refused
         row = db.row(query, account)
     return most if row is None or row[0] is None else min(most, row[0])
 
@@ -471,7 +471,7 @@ def _lock_quota(db: PostgresConnection, account: str, most: int) -> int:
 def _in_flight_of(db: PostgresConnection, account: str) -> int:
     """Return how many images of an account are in flight; to be called under the lock.
 
-    What nobody knows about counts as long as it may be running, not until somebody decides.
+    A request whose outcome is unknown counts only as long as its task may be running.
     """
     (row,) = db.rows(
         "SELECT coalesce(sum(n), 0)::bigint FROM job"
@@ -589,7 +589,7 @@ ENDED = "the process that sent it ended"
 
 
 def leave(db: PostgresConnection, boot: str) -> None:
-    """Let go of all jobs of a worker that ends, and of the worker."""
+    """Release all jobs of a worker that ends, and remove the worker."""
     db.run(f"{_TAKE_OVER} WHERE owner = %s", ENDED, boot)
     db.run("DELETE FROM waiter WHERE boot = %s", boot)
     db.run("DELETE FROM worker WHERE boot = %s", boot)
@@ -629,17 +629,17 @@ def unclaimed(db: PostgresConnection, account: str, limit: int) -> list[JobRecor
 
 
 def release(db: PostgresConnection, key: str, boot: str) -> None:
-    """Let go of a job."""
+    """Release a job."""
     db.run("UPDATE job SET owner = NULL WHERE key = %s AND owner = %s", key, boot)
 
 
 def slot_topic(account: str) -> str:
-    """Return what those are told who wait for a slot of *account*."""
+    """Return the topic of messages to workers that wait for a slot of *account*."""
     return f"slot {account}"
 
 
 def job_topic(key: str) -> str:
-    """Return what those are told who wait for a job; as the triggers name it."""
+    """Return the topic of messages to workers that wait for a job; as the triggers name it."""
     digest = hashlib.md5(encode(key).encode(), usedforsecurity=False).hexdigest()
     return f"job {digest}"
 
@@ -664,7 +664,7 @@ _UNQUEUE = "DELETE FROM waiter WHERE topic = %s AND boot = %s"
 
 
 def unqueue_for_slot(db: PostgresConnection, account: str, boot: str) -> None:
-    """Have a worker called no more; if it was, the next one is instead."""
+    """Take a worker out of the queue; if it had been called, call the next one instead."""
     row = db.row(f"{_UNQUEUE} RETURNING called", slot_topic(account), boot, writing=True)
     if row == (True,):
         call_waiters(db, account)
@@ -680,11 +680,11 @@ DELETE FROM waiter WHERE (topic, boot) IN (
     SELECT topic, boot FROM waiter WHERE boot IN (SELECT boot FROM worker WHERE lost)
     FOR UPDATE SKIP LOCKED)
 """
-"""Call those no more that were lost."""
+"""Take lost workers out of the queues."""
 
 
 def notify(db: PostgresConnection, text: str) -> None:
-    """Tell all who listen on the journal's channel."""
+    """Send *text* to every worker that listens on the journal's channel."""
     db.run("SELECT pg_notify(%s, %s)", db.target.schema, text)
 
 

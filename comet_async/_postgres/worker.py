@@ -1,7 +1,7 @@
-"""A process among others: its lease, and what it hears from them.
+"""One worker among several: its lease, and the messages of the others.
 
-One thread with a connection of its own renews the lease, takes over what lost workers had, and
-listens. Only the lease is needed for correctness: those who wait also check from time to time, so a
+One thread with its own connection renews the lease, takes over the jobs of lost workers, and
+listens. Only the lease is needed for correctness: whoever waits also checks from time to time, so a
 lost message costs only time.
 """
 
@@ -186,7 +186,7 @@ class Worker:
                 self._stop.wait(self.heartbeat)
 
     def _serve(self, db: psycopg.Connection[Row]) -> None:
-        # The lease is renewed in time or not at all: nothing may hang longer than a lease.
+        # The lease is renewed in time or not at all: no statement may take longer than a lease.
         db.execute(f"SET statement_timeout = {int(self.lease * 1000)}".encode())
         for channel in (self.target.schema, _channel(self.boot)):
             db.execute(names.SQL("LISTEN {}").format(names.Identifier(channel)))
@@ -201,7 +201,7 @@ class Worker:
                     self._heard(note.payload)
 
     def beat(self, db: psycopg.Connection[Row]) -> None:
-        """Renew the lease and take over what lost workers had."""
+        """Renew the lease, and take over the jobs of lost workers."""
         before = since_boot()
         if db.execute(sql.RENEW.encode(), [self.lease, self.boot]).rowcount:
             self._until = before + self.lease

@@ -427,7 +427,7 @@ def _url_of(image: ResultImage | None, *, watermarked: bool) -> str:
 
 @contextlib.contextmanager
 def _naming(image: ResultImage) -> Generator[None, None, None]:
-    """Let errors carry the id of the task, with which the result can be fetched again."""
+    """Add the id of the task to errors: with it, the result can be fetched again."""
     try:
         yield
     except CometError as error:

@@ -180,7 +180,7 @@ class PartWriter:
         return self._waiting >= _FLUSH
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the pieces that were added since the last time."""
         if self._fd is None:
             self._fd = self._open()
         # In one piece: each of these steps releases the interpreter lock and waits to get it back.
@@ -361,7 +361,7 @@ class FsyncBatcher:
 
         Args:
             work: What to do.
-            sync: Makes it durable, after the work of all that wait.
+            sync: Makes it durable, after the work of all callers that wait.
             then: What to do with the result after that.
             folder: Where it changes names: they are safe on the disk before this returns. A
                 caller that is cancelled waits for that too.

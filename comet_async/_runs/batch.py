@@ -1,7 +1,7 @@
 """Many images: each becomes one outcome, and none can stop the others.
 
-A fixed number of workers takes images one by one from a source that may be endless; memory
-follows the number of workers, not of images. Outcomes come in the order of completion.
+A fixed number of workers takes images one by one from a source that may be endless, so memory use
+depends on the number of workers, not of images. Outcomes come in the order of completion.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class RunFactory:
         check_journal(self.given)
 
     async def own(self) -> ActiveJobs:
-        """Return the jobs of the session's own journal, opened at its first use."""
+        """Return the jobs of the session's own journal, which is opened when it is first used."""
         if self._own is None:
             async with self._locks.of(_OWN):  # opened once, even by calls at the same time
                 self.tasks.check_open()
@@ -108,7 +108,7 @@ class RunFactory:
             return await opening
         except asyncio.CancelledError:
             if opening.done() and not opening.cancelled() and opening.exception() is None:
-                await self._close(opening.result())  # it was opened in this very turn of the loop
+                await self._close(opening.result())  # it was opened in the same turn of the loop
             caller = asyncio.current_task()
             if caller is None or not caller.cancelling():
                 self.tasks.check_open()
@@ -124,14 +124,13 @@ class RunFactory:
             await own.journal.aclose()
 
     async def single(
-        self, options: JobOptions, *, prepare: bool | None = None, root: Root | None = None
+        self, options: JobOptions, *, root: Root | None = None
     ) -> AbstractContextManager[Batch]:
-        """Return a batch for one call of a program's, over the session's own journal."""
+        """Return a batch for a program's single call, over the session's own journal."""
         check_event_loop()
         self.tasks.check_open()
         active = await self.own()
-        if prepare is None:
-            prepare = self.defaults.get("prepare", False)
+        prepare = self.defaults.get("prepare", False)
         options = attrs.evolve(options, run=options.run or self._run)
         return self._registered(self._batch(active, options, prepare, root, 1))
 
@@ -152,7 +151,7 @@ class RunFactory:
         Args:
             root: Below which folder results are saved; None saves none.
             options: What differs from the session's own.
-            dry: Make nothing that is not there yet.
+            dry: Create nothing that does not exist yet.
             resume: Save results where the session's own journal says.
         """
         check_event_loop()
@@ -214,7 +213,7 @@ class RunFactory:
         verify_remote = settings.get("verify_remote", False)
         async with self._locks.of(key):
             folder = self._folders.get(key)
-            # One that lacks jobs is none for a run that would not look for them.
+            # One that lacks jobs is of no use to a run that would not look them up.
             if folder is not None and (verify_remote or not await folder.lacks_jobs()):
                 with self._mutex:
                     folder.runs += 1

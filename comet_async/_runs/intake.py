@@ -2,8 +2,8 @@
 
 A new image among 100,000 known ones must not wait until all of these have been looked up. So the
 scan of the sources runs ahead and hands out what the journal does not know. What it knows is put
-aside in short form, and looked up while all workers are busy, or when the scan has ended or is too
-far ahead.
+aside in short form. It is looked up while all workers are busy, when the scan has ended, or when
+the scan is too far ahead.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def check_journal(given: JournalLike) -> None:
 
 
 def _check_address(given: str | os.PathLike[str]) -> None:
-    """Refuse a URL that does not lead to PostgreSQL: as a path, it would begin a file of its own.
+    """Refuse a URL that does not lead to PostgreSQL: as a path, it would become a new file.
 
     Raises:
         InputError: It is one; the error does not show it, as it may hold a password.

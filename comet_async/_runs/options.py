@@ -51,13 +51,13 @@ class RunOptions(Budget, total=False):
             have the same one, over all processes that use the journal. By default each run counts
             for itself.
         price: USD for one image; the list price by default.
-        retry_failed: Buy tasks that failed in an earlier run once more.
+        retry_failed: Buy again what failed in an earlier run.
         verify_remote: Look for each new job on the server before sending it: for a folder
             whose journal was lost. The session's by default.
         checksum: Read every source file; by default those whose size, times and inode are as the
             journal knows them are not read again.
-        fresh: Buy the same images again under this label; running again with the same label
-            does not buy again.
+        fresh: Buy the same images once more, under this label; another run with the same label
+            does not buy them again.
         include: From folders, take only the files that match one of these shell patterns, such as
             ``*.png`` or ``2024/*``; all images by default.
         exclude: From folders, leave out files and subfolders that match one of these.

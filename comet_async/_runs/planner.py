@@ -1,4 +1,4 @@
-"""What an image of a run would become: it is loaded, checked, named, and looked up.
+"""Planning: an image is loaded, checked, named, and looked up in the journal.
 
 Nothing is sent here, and nothing is written but what is remembered of source files.
 """
@@ -36,8 +36,8 @@ class Planner:
         active: The journal's jobs.
         loader: Loads images.
         saver: Saves results; None when no files are wanted.
-        fresh: Another text is another purchase of the same request.
-        retry_failed: Buy tasks that failed in an earlier run once more.
+        fresh: A label; with another one, the same request is bought once more.
+        retry_failed: Buy again what failed in an earlier run.
         adopt: Accept files that the journal does not know, because it may have been lost.
         run: The name of the run, by which its own jobs are known.
         memory: Recognises source files.
@@ -101,7 +101,7 @@ class Planner:
             hashes = dict.fromkeys(given, image.sha256)
             key = content_key(request.kind.name, hashes, fields, salt=self.fresh)
         except CometError:
-            return None  # it is said when its turn comes
+            return None  # it is reported when its turn comes
         return Planned(item=item, images=given, fields=fields, key=key, record=None)
 
     async def _with_jobs(self, known: Sequence[tuple[Item, Planned | None]]) -> list[Item]:

@@ -1,4 +1,4 @@
-"""The jobs of a run are recorded, for other processes or a later time to run them."""
+"""Recording the jobs of a run, for other processes, or for later."""
 
 from __future__ import annotations
 

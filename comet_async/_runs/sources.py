@@ -64,7 +64,7 @@ class RequestItems:
 
 
 def name_of(request: TaskRequest) -> str:
-    """Return what to call a request: its first image's name.
+    """Return the name to show for a request: that of its first image.
 
     Raises:
         InputError: It is not a request.
@@ -196,7 +196,7 @@ def _identity(image: str) -> FileIdentity | None:
     try:
         return FileIdentity.of(image, os.stat(image))  # noqa: PTH116 - for each of very many
     except (OSError, ValueError):
-        return None  # whatever is wrong with it is said when it is read
+        return None  # whatever is wrong with it is reported when it is read
 
 
 def _dest(name: str, below: Root | None) -> str:

@@ -163,7 +163,7 @@ def identity_of(source: str) -> int:
 
 @attrs.define(eq=False)
 class _Others:
-    """Sources that have no job of their own: it has none, or shares one with an equal image.
+    """Sources that have no job of their own: there is none, or an equal image has it.
 
     Attributes:
         choice: What to show.
@@ -287,9 +287,9 @@ def _word(outcome: SourceOutcome) -> str:
 
 
 def _source_row(outcome: SourceOutcome) -> tuple[str, ...]:
-    from comet_async.cli.expand.progress import short
+    from comet_async._images.rules import without_source
 
-    known = in_options(short(outcome.reason, outcome.source))
+    known = in_options(without_source(outcome.reason, outcome.source))
     if outcome.key is not None:
         known = known or "same image as another source"
     when = _moment(outcome.at)[:-4] + "Z"

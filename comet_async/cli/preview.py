@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from comet_async._images.rules import without_source
 from comet_async.cli.console import DONE, NOT_DONE, STYLES, Screen, describe_os_error
-from comet_async.cli.expand.progress import short, shown
+from comet_async.cli.expand.progress import shown
 from comet_async.cli.hints import message_of, with_option
 from comet_async.cli.options import (
     NO_GEOMETRY,
@@ -85,7 +86,7 @@ async def _draw(
         await loop.run_in_executor(None, _save, data, target)
     except InputError as error:
         screen.say(
-            f"{shown(found.source)}: {short(message_of(error), found.source)}",
+            f"{shown(found.source)}: {without_source(message_of(error), found.source)}",
             word="invalid",
             style=STYLES["invalid"],
             problem=True,

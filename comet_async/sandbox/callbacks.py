@@ -1,4 +1,4 @@
-"""Tell a task's changes to the address that its request named.
+"""Report a task's changes to the address that its request named.
 
 Kling API: Callbacks, https://klingai.com/document-api/api/get-started/callbacks. Retries, timeouts
 and order are not documented there; here each is sent once, in order, unless a switch says more.

@@ -23,7 +23,7 @@ from comet_async.sandbox.tasks import SandboxTask, Tasks
 
 @attrs.define(eq=False)
 class Changes:
-    """Wakes those who watch the sandbox; several changes at once may wake them once."""
+    """Wakes the streams that watch the sandbox; several changes at once may wake them once."""
 
     _watchers: set[asyncio.Event] = attrs.field(factory=set, init=False)
     _closed: bool = attrs.field(default=False, init=False)

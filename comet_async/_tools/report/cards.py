@@ -14,7 +14,7 @@ from urllib.parse import quote
 import attrs
 
 from comet_async._images.formats import read_info
-from comet_async._images.rules import show
+from comet_async._images.rules import show, without_source
 from comet_async._tools.amounts import duration, money
 from comet_async._tools.report.entries import Entry
 from comet_async._tools.report.thumbnails import Thumbnail, make_thumbnail
@@ -311,19 +311,11 @@ def _sizes(view: View) -> str:
 
 def _without_names(text: str, entry: Entry) -> str:
     """Return *text* without the name and the key of what it is about, which stand beside it."""
-    text = _without_source(text, entry.source)
+    text = without_source(text, entry.source)
     if entry.record is None:
         return text
     key = entry.record.key
     return text.removeprefix(f"{key} ").replace(f" {key} may", " may").replace(key, "it")
-
-
-def _without_source(reason: str, source: str) -> str:
-    for name in (source, show(source), Path(source).name):  # messages shorten long names
-        for prefix in (f"image: {name} ", f"{name}: ", f"{name} "):
-            if name and reason.startswith(prefix):
-                return reason[len(prefix) :]
-    return reason
 
 
 def _in_words(margins: Margins | None) -> str:

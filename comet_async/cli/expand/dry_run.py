@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import attrs
 
 from comet_async._images.naming import output_name
+from comet_async._images.rules import without_source
 from comet_async._journal.states import JobState
 from comet_async._tools.amounts import money
 from comet_async.cli import journal_files
 from comet_async.cli.console import DONE, NOT_DONE, Screen, counted, error_record
 from comet_async.cli.endpoint import Endpoint
 from comet_async.cli.expand.options import ExpandPlan
-from comet_async.cli.expand.progress import short, shown
+from comet_async.cli.expand.progress import shown
 from comet_async.cli.hints import message_of, with_option
 from comet_async.clock import SYSTEM_CLOCK
 from comet_async.errors import CometError, InputError
@@ -135,7 +136,7 @@ class _Forecast:
 
     def _meaning(self, step: Step) -> str:
         if step.error is not None:
-            message = short(message_of(step.error), step.source)
+            message = without_source(message_of(step.error), step.source)
             hint = with_option(step.error)
             return f"{message}; {hint}" if hint else message
         meaning = (_FREE if self.free else {}).get(step.word, PLANS[step.word])

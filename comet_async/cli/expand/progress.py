@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeGuard
 
 import attrs
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from comet_async._images.rules import shorten, show
+from comet_async._images.rules import shorten, without_source
 from comet_async._tools.amounts import duration, money
 from comet_async.cli.console import STYLES, Screen
 from comet_async.cli.expand.totals import RunTotals, Unfinished
@@ -136,8 +135,8 @@ class RunProgress:
         if again or isinstance(outcome.error, RunStoppedError) or _stops_all(outcome):
             return
         reason = why.reason
-        if _is_taken(outcome.error):  # by which file, is told here only
-            reason = short(message_of(outcome.error), outcome.source)
+        if _is_taken(outcome.error):  # only this line says by which file
+            reason = without_source(message_of(outcome.error), outcome.source)
         self._line(why.status, f"{shown(outcome.source)}: {reason}", problem=True)
         if why.hint and why.hint not in self._hints:
             self._hints.add(why.hint)
@@ -235,7 +234,7 @@ def unfinished(outcome: Outcome, *, free: bool = False) -> Unfinished:
     if outcome.error is None:
         return Unfinished(status=str(outcome.status), reason="", hint=None)
     status = "not sent" if _stops_all(outcome) else str(outcome.status)
-    reason = short(message_of(outcome.error), outcome.source)
+    reason = without_source(message_of(outcome.error), outcome.source)
     key = outcome.external_task_id
     if key:
         reason = reason.replace(f"{key} ", "").replace(key, "")
@@ -257,12 +256,3 @@ def unfinished(outcome: Outcome, *, free: bool = False) -> Unfinished:
 def shown(source: str) -> str:
     """Return *source* as it is shown: a data URI is endless, and other names can be long."""
     return "data URI" if source.startswith("data:") else shorten(source)
-
-
-def short(message: str, source: str) -> str:
-    """Return *message* without the source that precedes it on the line."""
-    for name in (source, show(source), Path(source).name):  # messages shorten long names
-        for prefix in (f"image: {name} ", f"{name} "):
-            if name and message.startswith(prefix):
-                return message[len(prefix) :]
-    return message

@@ -162,7 +162,7 @@ async def _run(
 async def _showing_balance(
     comet: CometSession, screen: Screen, endpoint: Endpoint
 ) -> AsyncGenerator[None, None]:
-    """Say what is left in the account, if the gateway shows it; nothing waits for it."""
+    """Say what is left in the account, if the gateway shows it; the run does not wait for that."""
 
     async def show() -> None:
         left = await comet.balance()

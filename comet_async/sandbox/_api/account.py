@@ -1,4 +1,4 @@
-"""What the account has left, as both services tell it."""
+"""What is left in the account, as each service reports it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Account:
         ]
 
     async def quota(self, request: web.Request) -> web.StreamResponse:
-        """Tell CometAPI's balance; the key is in the query (Balance API, apidoc.cometapi.com)."""
+        """Return CometAPI's balance; the key is in the query (Balance API, apidoc.cometapi.com)."""
         dialect = self.state.dialect("comet")
         key = request.query.get("key")
         if not key or (self.state.key is not None and key != self.state.key):
@@ -48,17 +48,17 @@ class Account:
         return await self._send(request, dialect, json_answer(shown))
 
     async def subscription(self, request: web.Request) -> web.StreamResponse:
-        """Tell how much may be spent in all, in US dollars."""
+        """Return how much may be spent in all, in US dollars."""
         shown = {"object": "billing_subscription", "hard_limit_usd": self.state.options.balance_usd}
         return await self._shown(request, "comet", json_answer(shown))
 
     async def usage(self, request: web.Request) -> web.StreamResponse:
-        """Tell how much was spent, in cents."""
+        """Return how much was spent, in cents."""
         shown = {"object": "list", "total_usage": round(self._used_usd() * 100, 4)}
         return await self._shown(request, "comet", json_answer(shown))
 
     async def costs(self, request: web.Request) -> web.StreamResponse:
-        """Tell what is left of Kling's resource packs."""
+        """Return what is left of Kling's resource packs."""
         # Kling API: Account usage, https://klingai.com/document-api/api/assets/account-usage
         span = (request.query.get(name, "") for name in ("start_time", "end_time"))
         if not all(value.isascii() and value.isdigit() for value in span):

@@ -1,4 +1,4 @@
-"""What a create call must look like, checked in the order in which the service is taken to check.
+"""The checks of a create call, in the order in which the service is believed to make them.
 
 Kling API: Image expansion, https://klingai.com/document-api/api/image/common/outpainting, and the
 pages of its neighbours. This is written from the documents alone: nothing of the library's own

@@ -64,7 +64,7 @@ class Api:
     # ------------------------------------------------------------------ create
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        """Take an order, charge it, and start its task."""
+        """Accept a request, charge for it, and start its task."""
         dialect = self.state.dialect(self.profile)
         body = await _read(request)
         fields = await _off_loop(body, _parse, body) if body is not None else BodyTooLargeError()
@@ -150,7 +150,7 @@ class Api:
     # ------------------------------------------------------------------ query
 
     async def item(self, request: web.Request) -> web.StreamResponse:
-        """Tell about one task, by its id or by the client's own."""
+        """Return one task, by its id or by the client's own."""
         name = request.match_info["id"]
         given = request.query.get("external_task_id")
         task = self.state.tasks.get(name) if given is None else None

@@ -113,7 +113,7 @@ class Studio:
         return made[0].engine
 
     async def close(self) -> None:
-        """Drop what waits, and wait for what is being painted: a painting can't be stopped."""
+        """Drop what is queued, and wait for what is being painted, which can't be stopped."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._threads.shutdown)
 

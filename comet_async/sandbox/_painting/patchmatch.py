@@ -142,7 +142,7 @@ def _guide(grid: Grid, variant: int) -> Floats:
     rows = _mirror(grid.rows, sides.up, sides.down, _GUIDE_DEPTH[0])[:, None]
     columns = _mirror(grid.columns, sides.left, sides.right, _GUIDE_DEPTH[1])[None]
     if variant:
-        # Python's generator is the same everywhere and for ever; numpy's streams may change.
+        # Python's generator is the same everywhere and stays so; numpy's streams may change.
         chance = random.Random(variant)  # noqa: S311 - no secret, only variety
         grows = np.minimum(1, _distance(grid) / _WARP_GROWS)
         rows = _fold(rows + _WARP[0] * grows * _waves(grid, chance))
