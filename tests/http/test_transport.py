@@ -23,7 +23,6 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from unittest.mock import Mock
 
 import aiohttp
 import attrs
@@ -547,9 +546,13 @@ def test_a_loop_that_ended_is_not_kept() -> None:
 
 async def test_bug_while_open_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a closed session excuses an assertion."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise AssertionError("a bug")
+
     async with transport() as made:
         pool = await made._pool()
-        monkeypatch.setattr(pool.api, "get", Mock(side_effect=AssertionError("a bug")))
+        monkeypatch.setattr(pool.api, "get", broken)
         with pytest.raises(AssertionError, match="a bug"):
             await made.get(URL("http://127.0.0.1:9/"), None, timeout=5)
 

@@ -25,7 +25,7 @@ from aiohttp.resolver import ThreadedResolver
 from hypothesis import given, strategies as st
 from yarl import URL
 
-from comet_async._fs import file_sha256, sync_folder
+from comet_async._fs import file_sha256
 from comet_async._http.transport import Transport
 from comet_async._results import download
 from comet_async._results.download import Downloader, check_address, parse_url
@@ -740,12 +740,6 @@ def test_hash_of_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert file_sha256(tmp_path / "file") == hashlib.sha256(b"").hexdigest()
     monkeypatch.setattr(Path, "open", refuse)
     assert file_sha256(tmp_path / "file") is None
-
-
-def test_folders_are_not_opened_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a folder can't be opened, its names are left to the system."""
-    monkeypatch.setattr(download, "os", SimpleNamespace(name="nt"))
-    sync_folder(tmp_path)
 
 
 # ----------------------------------------------------------------- links that are renewed
