@@ -59,35 +59,47 @@ class Reader:
         return cast("T", await request.future)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start a thread; if that fails and no other one runs, end the waiting reads."""
+        try:
+            thread = loop.run_in_executor(_pool(os.getpid()), self._drain, loop)
+        except RuntimeError as error:  # the machine has no thread to spare at present
+            while self._waiting and not self._threads:
+                request = self._waiting.popleft()
+                request.error = error
+                _settle([request])
+            return
         self._threads += 1
-        thread = loop.run_in_executor(_pool(os.getpid()), self._drain, loop)
         thread.add_done_callback(functools.partial(self._ended, loop))
 
-    def _ended(
-        self, loop: asyncio.AbstractEventLoop, thread: asyncio.Future[Sequence[_Read]]
-    ) -> None:
+    def _ended(self, loop: asyncio.AbstractEventLoop, _thread: asyncio.Future[None]) -> None:
         self._threads -= 1
-        if not thread.cancelled():
-            _settle(thread.result())
         if self._waiting:  # it came when the thread had looked for the last time
             self._start(loop)
 
-    def _drain(self, loop: asyncio.AbstractEventLoop) -> Sequence[_Read]:
-        """Read the waiting images, in a thread; return what has not been handed over."""
+    def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Read the waiting images, in a thread, and hand them over.
+
+        Not as its result: a pool that could not start a thread runs this later all the same.
+        """
         done: list[_Read] = []
         until = time.monotonic() + _HAND_OVER
-        with contextlib.suppress(IndexError):  # nothing waits
-            while True:
+        while self._waiting:
+            with contextlib.suppress(IndexError):  # the other thread has taken the last one
                 request = self._waiting.popleft()
                 if request.future.cancelled():
                     continue
                 request.do()
                 done.append(request)
-                if time.monotonic() > until:
-                    with contextlib.suppress(RuntimeError):  # the loop has ended
-                        loop.call_soon_threadsafe(_settle, done)
-                    done, until = [], time.monotonic() + _HAND_OVER
-        return done
+            if time.monotonic() > until:
+                _hand_over(loop, done)
+                done, until = [], time.monotonic() + _HAND_OVER
+        _hand_over(loop, done)
+
+
+def _hand_over(loop: asyncio.AbstractEventLoop, reads: Sequence[_Read]) -> None:
+    if reads:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(_settle, reads)
 
 
 def _settle(reads: Sequence[_Read]) -> None:

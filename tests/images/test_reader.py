@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -52,6 +53,49 @@ async def test_a_long_one_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> No
     assert await asyncio.gather(*short, last) == [1, 1, 1, True]
     assert both[0].cancelled()
     assert await both[1]
+
+
+async def test_a_thread_that_cannot_be_started_ends_the_reads_of_that_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They get the error; later ones are read once the machine has threads to spare again."""
+    pool = ThreadPoolExecutor(2)
+    monkeypatch.setattr("comet_async._images.reader._pool", lambda _pid: pool)
+    reader = Reader()
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                await reader.read(lambda: 1)
+    async with asyncio.timeout(30):
+        assert await reader.read(lambda: 2) == 2
+    pool.shutdown()
+
+
+async def test_a_thread_that_runs_serves_those_that_got_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One thread is enough: a second one that can't be started is no error."""
+    pool = ThreadPoolExecutor(2)
+    monkeypatch.setattr("comet_async._images.reader._pool", lambda _pid: pool)
+    reader, gate = Reader(), threading.Event()
+    first = asyncio.ensure_future(reader.read(gate.wait))
+    await asyncio.sleep(0)
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    second = asyncio.ensure_future(reader.read(lambda: 2))
+    await asyncio.sleep(0)
+    gate.set()
+    async with asyncio.timeout(30):
+        assert await asyncio.gather(first, second) == [True, 2]
+    pool.shutdown()
 
 
 async def test_what_nobody_waits_for_is_not_read() -> None:
