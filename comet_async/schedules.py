@@ -1,9 +1,9 @@
 """When to poll a task again: pure arithmetic, all figures in seconds.
 
-The learned schedule rests on one result. A poll at age *t* is worth the more, the likelier a
-task of that age ends just now, and when the polls are few the mean delay between "finished"
-and "noticed" is least if their density follows the square root of that chance (the hazard
-rate): with hazard h and density d a poll costs d and saves h / 2d. So the schedule keeps a
+The learned schedule rests on one result. The likelier a task of age *t* is to end right then
+(the hazard rate *h*), the more a poll at that age is worth. At a density of *d* polls a second,
+polling costs *d* and leaves a mean delay of h / 2d between "finished" and "noticed"; for a
+given number of polls, that delay is least if *d* follows sqrt(h). So the schedule keeps a
 histogram of hazards, learned from the tasks that ended *and* from those that still run, and
 places its polls at equal steps of the integral of sqrt(h).
 """
@@ -46,7 +46,7 @@ def bin_of(age: float) -> int:
     return min(BINS - 1, int(math.log(age / _START) / _STEP) + 1)
 
 
-# What is believed before the first task has ended: half of them within 20 s, with tails so
+# The prior, before the first task has ended: half of the tasks take up to 20 s, with tails so
 # wide that 2 % end within half a second and 3 % take over 10 minutes. Seen in the wild: 8, 12
 # and 41 s for images and 1.7 s for a refusal (captured answers in CometAPI's and Kling's
 # documents); 32 s for images and 164 to 455 s for videos (ComfyUI's built-in averages,
@@ -54,12 +54,12 @@ def bin_of(age: float) -> int:
 _PRIOR_MEDIAN = 20.0
 
 
-def _believed_survival(age: float) -> float:
+def _prior_survival(age: float) -> float:
     return _PRIOR_MEDIAN / (_PRIOR_MEDIAN + age)
 
 
-_BELIEVED: Sequence[float] = tuple(
-    1.0 - _believed_survival(b) / _believed_survival(a) for a, b in itertools.pairwise(EDGES)
+_PRIOR: Sequence[float] = tuple(
+    1.0 - _prior_survival(b) / _prior_survival(a) for a, b in itertools.pairwise(EDGES)
 )
 
 Numbers: TypeAlias = Sequence[float]
@@ -89,15 +89,16 @@ class DurationHistogram:
     first tasks of a batch to end, which are its fastest, would pass for typical.
     """
 
-    # What the neighbourhood and the belief above weigh, in tasks. The belief counts for less the
-    # more tasks were there: one poll then says something about all of them, so each needs fewer.
-    # Where 64 of ten minutes are submitted at once, that saves two of twelve polls each.
-    _BELIEF = 2.0
+    # The weight of a bin's neighbourhood and of the prior above, in tasks. The prior counts for
+    # less the more tasks reached the age: one poll then says something about all of them, so
+    # each needs fewer. Where 64 tasks of ten minutes are submitted at once, that saves two of
+    # twelve polls each.
+    _PRIOR_WEIGHT = 2.0
     _CROWD = 0.2
     _NEIGHBOURS = 1.0
     _REACH = 5
     _PASSES = 3
-    _BLEND = 8.0  # this many ends weigh as much as what was believed
+    _BLEND = 8.0  # this many ends weigh as much as the prior
     # Old records fade: at this many ends all counts are halved.
     _ENOUGH = 512
 
@@ -115,7 +116,7 @@ class DurationHistogram:
 
     @property
     def trust(self) -> float:
-        """How much the records count against what was believed, from 0 to 1."""
+        """How much the records count against the prior, from 0 to 1."""
         return self.count / (self.count + self._BLEND)
 
     def record_survival(self, since: float, age: float) -> None:
@@ -141,10 +142,10 @@ class DurationHistogram:
     def chances(self) -> list[float]:
         """Return for each bin the chance that a task alive at its start ends in it.
 
-        Each bin leans on its own record, where that is thin on its neighbourhood's, and where
-        no task has been yet on what was believed at first. The step in the middle matters for a
-        batch: when 64 tasks of the same age have not ended so far, the next bin is not much
-        likelier to see an end than the last ones were.
+        Each bin leans on its own record; where that is thin, on its neighbourhood's; and where
+        no task has been yet, on the prior. The neighbourhood matters for a batch: when 64 tasks
+        of the same age have not ended so far, the next bin is not much likelier to see an end
+        than the last ones were.
         """
         alive = list(itertools.accumulate(self._alive[:-1]))
         risk: Numbers = [max(0.0, a) + e for a, e in zip(alive, self._ends, strict=True)]
@@ -155,10 +156,10 @@ class DurationHistogram:
         ahead = [risk[0] - e for e in itertools.accumulate(self._ends, initial=0.0)]
         ends, risk = _soften(self._ends, self._PASSES), _soften(risk, self._PASSES)
         chances: list[float] = []
-        for k, believed in enumerate(_BELIEVED):
+        for k, prior in enumerate(_PRIOR):
             crowd = max(wide_risk[k], ahead[k] * (1.0 - self.trust))
-            belief = self._BELIEF / (1.0 + crowd / self._CROWD)
-            near = (wide_ends[k] + belief * believed) / (wide_risk[k] + self._BELIEF)
+            weight = self._PRIOR_WEIGHT / (1.0 + crowd / self._CROWD)
+            near = (wide_ends[k] + weight * prior) / (wide_risk[k] + self._PRIOR_WEIGHT)
             own = (ends[k] + self._NEIGHBOURS * near) / (risk[k] + self._NEIGHBOURS)
             chances.append(min(0.95, own))
         return chances
@@ -275,18 +276,18 @@ class LearnedSchedule:
         InputError: *aim* is under 1, *floor* under 0.05, or *ceiling* under *floor*.
     """
 
-    # The first poll comes after 0.7 to 1.7 steps: a whole step, so that tasks of one moment are
-    # spread evenly. With 0.5 to 1.5 the mean number of polls would be that of the steps and a
-    # half; later costs so much less, and less delay than it saves: a task has hardly a chance
-    # to end before its first poll, and the more chances the older it is.
+    # The first poll comes after 0.7 to 1.7 steps. The range is one step wide, so tasks submitted
+    # together are spread evenly. Starting at 0.7 instead of 0.5 saves 0.2 polls per task and
+    # adds little delay, because a task hardly ever ends before its first poll.
     _FIRST = 0.7
-    # The most further steps are a few, because nothing is rescheduled when thousands wait: the
-    # last of them are polled first when they are 20 s old.
+    # Where more tasks than this wait, their first polls are spread over up to three further
+    # steps. Not over more: when thousands wait nothing is rescheduled, and the last of them are
+    # 20 s old at their first poll as it is.
     _SCOUTS = 32
     _LATER = 3.0
     # The longest step between two polls that many share, as a share of their age.
     _SHARED = 0.1
-    # How many ends it takes to know as much as was believed.
+    # How many ends it takes until new plans no longer move the polls of waiting tasks.
     _YOUNG = 64
 
     def __init__(
@@ -322,10 +323,11 @@ class LearnedSchedule:
         return int(self._durations.count)
 
     def first(self, n: int = 1, crowd: int = 1) -> float:
-        """Return the age of the first poll; tasks of one moment are spread over a step.
+        """Return the age of the first poll; tasks submitted together are spread over a step.
 
-        While nothing is known the first step is short. So where a *crowd* waits, a few scouts
-        speak for all others, and these are spread over some steps more.
+        While nothing is known the first step is short. So where a *crowd* waits, the first polls
+        are spread over a few more steps: the early ones are scouts, whose results say when to
+        poll the others.
         """
         steps = 1.0
         if crowd > self._SCOUTS:
