@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import weakref
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import attrs
 
 from comet_async._jobs.admission import ConcurrencyLimiter, KeyedLock
+from comet_async._jobs.loops import cancel, finished
 from comet_async._jobs.notification_relay import NotificationRelay
 from comet_async._jobs.reconcile import Reconciler, TaskLookup
 from comet_async._jobs.services import Services
@@ -98,7 +98,7 @@ _works: weakref.WeakKeyDictionary[Journal, _Work] = weakref.WeakKeyDictionary()
 def _work_over(journal: Journal) -> _Work:
     try:
         return _works.setdefault(journal, _Work())
-    except TypeError:  # of the user's own, and can't be a key
+    except TypeError:  # the user's own class, whose objects can't be keys
         return _Work()
 
 
@@ -464,6 +464,20 @@ class ActiveJobs:
             if task.done:
                 await self.ended(record, task)
 
+    async def refused_for_concurrency(self) -> None:
+        """Allow fewer images in flight: the server has just refused one."""
+        if self.shared_slots is None:
+            self.slots.shrink()
+        else:
+            await _quietly(self.shared_slots.shrink())
+
+    async def accepted(self) -> None:
+        """Count an accepted request; enough of them allow one more image in flight."""
+        if self.shared_slots is None:
+            self.slots.accepted()
+        else:
+            await _quietly(self.shared_slots.accepted())
+
     # Sending ------------------------------------------------------------------------------
 
     def send(self, record: JobRecord, task: asyncio.Task[Job]) -> None:
@@ -476,7 +490,7 @@ class ActiveJobs:
         """Wait for the request of a job that is being sent, as long as its loop runs."""
         if (task := self.sends.get(key)) is None:
             return
-        await joined(task)
+        await finished([task])
         if not task.done():
             self.abandoned.add(task)
             self._forget(key, task)
@@ -513,21 +527,21 @@ class ActiveJobs:
             timeout: Seconds; those that are not answered by then are recorded as unknown. With
                 None, none is cut off: other callers may begin to send meanwhile.
         """
-        await _finished(self._own_sends, timeout)
+        await finished(self._own_sends, timeout)
         if timeout is None:
-            await _finished(self._releases, None)
+            await finished(self._releases)
             return
         cut_off = list(self._own_sends)
         for task in cut_off:
-            _cancel(task)
+            cancel(task)
         if self.shared is None:
-            await _finished(cut_off, None)
+            await finished(cut_off)
             return
-        await _finished([*cut_off, *self._releases], ENDING)
+        await finished([*cut_off, *self._releases], ENDING)
         left = [task for task in (*cut_off, *self._releases) if not task.done()]
         if left:
             with self.shared.impatient():
-                await _finished(left, ENDING)
+                await finished(left, ENDING)
 
     async def aclose(self, timeout: float | None = None) -> None:
         """Settle, and stop polling."""
@@ -538,8 +552,8 @@ class ActiveJobs:
             task.cancel()
         resolving = list(self._resolving.values())
         for task in resolving:
-            _cancel(task)
-        await _finished(resolving, ENDING)
+            cancel(task)
+        await finished(resolving, ENDING)
 
     # Recording ----------------------------------------------------------------------------
 
@@ -649,6 +663,7 @@ class ActiveJobs:
             self._running_keys.add(record.key)
 
     def stop_running(self, record: JobRecord) -> None:
+        """Release the slots of a job that no longer runs at the server, or may not."""
         self._running.pop(record.task_id or "", None)
         self._running_keys.discard(record.key)
         self.slots.release(record.key)
@@ -664,22 +679,6 @@ class ActiveJobs:
             await self.ended(record, task)
         except JournalError as error:
             logger.warning("the end of task %s could not be recorded: %s", task.id, error.message)
-
-    # Slots of all workers -----------------------------------------------------------------
-
-    async def refused_for_concurrency(self) -> None:
-        """Allow fewer images in flight: the server has just refused one."""
-        if self.shared_slots is None:
-            self.slots.shrink()
-        else:
-            await _quietly(self.shared_slots.shrink())
-
-    async def accepted(self) -> None:
-        """Count an accepted request; enough of them allow one more image in flight."""
-        if self.shared_slots is None:
-            self.slots.accepted()
-        else:
-            await _quietly(self.shared_slots.accepted())
 
     async def ended(self, record: JobRecord, task: Task) -> Job:
         """Record the end of a job's task, unless that has been done; return the job."""
@@ -735,56 +734,3 @@ def _remove(tasks: dict[str, asyncio.Task[None]], task_id: str, task: asyncio.Ta
     del tasks[task_id]
     if not task.cancelled():
         task.exception()
-
-
-_LOOK = 0.05  # seconds
-
-
-async def _finished(tasks: Iterable[asyncio.Task[Any]], timeout: float | None) -> None:
-    """Wait for *tasks* of any event loop."""
-    # A copy: other threads add and remove theirs.
-    waits = [_here(task) for task in list(tasks) if not task.done()]
-    if waits:
-        await asyncio.wait(waits, timeout=timeout)
-
-
-def _here(task: asyncio.Task[Any]) -> asyncio.Future[Any]:
-    """Return a future of the running loop that is done when *task* is."""
-    here, there = asyncio.get_running_loop(), task.get_loop()
-    if there is here:
-        return task
-    future: asyncio.Future[None] = here.create_future()
-
-    def done(_task: asyncio.Task[Any]) -> None:
-        with contextlib.suppress(RuntimeError):  # the waiting loop was closed
-            here.call_soon_threadsafe(_set, future)
-
-    def look() -> None:
-        # Its loop may end without it, or before it calls `done`: nothing more comes then.
-        if task.done() or not there.is_running():
-            _set(future)
-        elif not future.done():
-            here.call_later(_LOOK, look)
-
-    with contextlib.suppress(RuntimeError):  # its loop was closed
-        there.call_soon_threadsafe(task.add_done_callback, done)
-    look()
-    return future
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _cancel(task: asyncio.Task[Any]) -> None:
-    loop = task.get_loop()
-    if loop is asyncio.get_running_loop():
-        task.cancel()
-    elif loop.is_running():
-        loop.call_soon_threadsafe(task.cancel)
-
-
-async def joined(task: asyncio.Task[Job]) -> None:
-    """Wait until *task*, perhaps of another event loop, has ended; never cancel it."""
-    await _finished([task], None)

@@ -12,7 +12,8 @@ from typing import Literal
 import attrs
 
 from comet_async._images.load import SourceImage
-from comet_async._jobs.active import ENDING, ActiveJobs, Job, joined
+from comet_async._jobs.active import ENDING, ActiveJobs, Job
+from comet_async._jobs.loops import finished
 from comet_async._journal.records import Limits
 from comet_async._journal.states import JobState
 from comet_async.errors import BudgetExceededError, CometError, JournalError, WaitTimeoutError
@@ -308,7 +309,7 @@ class Calls:
         if call.key is None:
             return
         if (send := self.active.sends.get(call.key)) is not None:
-            await joined(send)
+            await finished([send])
             call.take_over(send)
         record = await self.active.journal.get(call.key)
         if record is not None and (call.job is None or record.fence > call.job.record.fence):

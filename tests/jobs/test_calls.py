@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from comet_async import CometSession, Margins, WaitTimeoutError
-from comet_async._jobs.active import joined
 from comet_async._jobs.calls import Calls
+from comet_async._jobs.loops import finished
 from comet_async.errors import SessionClosedError
 from comet_async.events import Event, Submitted
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
@@ -73,7 +73,7 @@ async def test_a_call_that_does_not_end_is_not_waited_for_for_ever() -> None:
 
 
 @pytest.mark.real_loop
-async def test_a_request_in_a_loop_that_ends_is_not_joined_for_ever() -> None:
+async def test_a_request_in_a_loop_that_ends_is_not_waited_for_forever() -> None:
     """A loop of another thread may be over before it says that its task has ended."""
     other = asyncio.new_event_loop()
     stop = other.call_soon_threadsafe
@@ -81,13 +81,13 @@ async def test_a_request_in_a_loop_that_ends_is_not_joined_for_ever() -> None:
     request: asyncio.Task[Any] = other.create_task(asyncio.Event().wait())
     thread = threading.Thread(target=other.run_forever)
     thread.start()
-    joining = asyncio.create_task(joined(request))
-    done, _ = await asyncio.wait({joining}, timeout=0.2)
+    waiting = asyncio.create_task(finished([request]))
+    done, _ = await asyncio.wait({waiting}, timeout=0.2)
     assert not done
     stop(other.stop)
     thread.join()
     async with asyncio.timeout(10):
-        await joining
+        await waiting
     request.cancel()
     await asyncio.to_thread(other.run_until_complete, asyncio.wait({request}))
     other.close()
