@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from comet_async._images.discovery import (
         SkipReport as SkipReport,
     )
-    from comet_async._images.load import (
+    from comet_async._images.source import (
         SourceImage as SourceImage,
     )
     from comet_async._journal.records import (

@@ -1,9 +1,14 @@
-"""Which hosts are this machine, and which addresses are on the public internet."""
+"""URLs and their hosts: which are well formed, this machine, or on the public internet."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ipaddress
+import re
+import socket
+
+from yarl import URL
 
 _NAT64 = 0x64FF9B << 64  # RFC 6052: the first 96 bits, before an IPv4 address
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # all that is assigned so far
@@ -54,3 +59,51 @@ def is_literal(host: str) -> bool:
     except ValueError:
         return host.replace(".", "").isdigit()
     return True
+
+
+_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):(//)?")
+
+
+def url_scheme(text: str) -> str:
+    """Return the URL scheme that *text* starts with, "" for a path."""
+    found = _SCHEME.match(text)
+    if found is None:
+        return ""
+    scheme = found[1].lower()
+    # "photo:1.png" is a file name; "file:" and "data:" have no slashes of their own to tell.
+    return scheme if found[2] or scheme in {"data", "file"} else ""
+
+
+def parse_web_url(text: str) -> URL | None:
+    """Return the http or https URL in *text*, or None if no program could go there."""
+    try:
+        url = URL(text)
+        host, _ = url.host, url.port  # read only here, and each can fail
+    except ValueError:
+        return None
+    spelled = text.isprintable() and " " not in text and url.scheme in {"http", "https"}
+    return url if host and spelled and is_host(url.raw_host or "") else None
+
+
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+
+
+def is_host(host: str) -> bool:
+    """Return True if *host* is an IP address, or a name that the domain name system can hold."""
+    if is_literal(host) or ":" in host:
+        return True
+    labels = host.removesuffix(".").split(".")
+    return len(host) <= 253 and all(map(_LABEL.fullmatch, labels))  # noqa: PLR2004 - RFC 1035
+
+
+def is_private(host: str) -> bool:
+    """Return True if *host* is this machine, or an address that is not on the public internet.
+
+    An address counts in any spelling. Other names are not looked up.
+    """
+    host = host.rstrip(".").lower()
+    if is_loopback(host):
+        return True
+    with contextlib.suppress(OSError):  # "127.1", "0x7f.1" and "2130706433" are addresses too
+        host = socket.inet_ntoa(socket.inet_aton(host))
+    return is_literal(host) and not is_public(host)

@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import attrs
 
-from comet_async._images.load import ImageInput, SourceImage, check_input, parse_web_url
+from comet_async._addresses import parse_web_url
+from comet_async._images.source import ImageInput, SourceImage, check_input
 from comet_async._validation import DOTS, Field, check_choice, check_instance, flag, text
 from comet_async.errors import InputError
 from comet_async.geometry import MarginRule, Margins, as_rule, check_pixels

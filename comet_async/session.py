@@ -19,12 +19,14 @@ from typing import NoReturn, Self, Unpack, get_args
 
 import attrs
 
+from comet_async._addresses import url_scheme
 from comet_async._backoff import Backoff, Gate, WaitStrategy, with_retries
 from comet_async._http.api import MAX_PAGE, Api
 from comet_async._http.balance import balance
-from comet_async._images.load import ImageInput, SourceImage, load, url_scheme
+from comet_async._images.load import load
 from comet_async._images.naming import exact
 from comet_async._images.rules import show
+from comet_async._images.source import ImageInput, SourceImage
 from comet_async._jobs.calls import Busy, JobOptions
 from comet_async._jobs.reconcile import TaskLookup
 from comet_async._jobs.services import ServerHealth, Services

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from comet_async._backoff import WaitStrategy
-from comet_async._images.load import FileIdentity, ImageInput
+from comet_async._images.source import FileIdentity, ImageInput
 from comet_async._images.streams import AsyncReadableFile, ByteSource, PillowImage, ReadableFile
 from comet_async._jobs.calls import Busy
 from comet_async._journal.records import (

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import attrs
 
-from comet_async._images.load import SourceImage
+from comet_async._images.source import SourceImage
 from comet_async.errors import CometError
 from comet_async.models import JSON
 

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import attrs
 
-from comet_async._images.load import FileIdentity, url_scheme
+from comet_async._addresses import url_scheme
 from comet_async._images.naming import (
     NameRequest,
     fold,
@@ -33,6 +33,7 @@ from comet_async._images.naming import (
     wished_name,
 )
 from comet_async._images.rules import ImageRules
+from comet_async._images.source import FileIdentity
 from comet_async._images.stored import identity_of
 from comet_async.errors import InputError
 from comet_async.stores import Listing, ObjectInfo, Store, Stores

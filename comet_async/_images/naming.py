@@ -26,8 +26,8 @@ from urllib.parse import unquote
 
 import attrs
 
+from comet_async._addresses import url_scheme
 from comet_async._images.formats import EXTENSIONS
-from comet_async._images.load import url_scheme
 
 SUFFIXES = frozenset(
     {

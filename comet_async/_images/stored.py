@@ -19,8 +19,9 @@ from typing import BinaryIO
 
 import attrs
 
-from comet_async._images.load import FileIdentity, LocalCopy, SourceImage, changed, examine
+from comet_async._images.load import examine
 from comet_async._images.rules import ImageRules
+from comet_async._images.source import FileIdentity, LocalCopy, SourceImage, changed
 from comet_async.errors import InputError
 from comet_async.stores import PIECE, ObjectInfo, ObjectReader, Store, spool
 

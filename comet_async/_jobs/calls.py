@@ -11,7 +11,7 @@ from typing import Literal
 
 import attrs
 
-from comet_async._images.load import SourceImage
+from comet_async._images.source import SourceImage
 from comet_async._jobs.active import ENDING, ActiveJobs, Job
 from comet_async._jobs.loops import finished
 from comet_async._journal.records import Limits

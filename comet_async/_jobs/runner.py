@@ -55,8 +55,9 @@ from functools import partial
 import attrs
 
 from comet_async._backoff import ATTEMPTS, with_retries
-from comet_async._images.load import MISSING, ImageInput, SourceImage, load
+from comet_async._images.load import load
 from comet_async._images.rules import UNNAMED, show
+from comet_async._images.source import MISSING, ImageInput, SourceImage
 from comet_async._images.stored import load_stored
 from comet_async._jobs.active import ActiveJobs, Job, readable
 from comet_async._jobs.calls import Call, JobOptions

@@ -16,8 +16,8 @@ from typing import IO
 import attrs
 
 from comet_async._fs import file_sha256, is_inside, make_folders
-from comet_async._images.load import SourceImage
 from comet_async._images.rules import shorten
+from comet_async._images.source import SourceImage
 from comet_async._journal.records import SavedFile
 from comet_async._results.files import (
     FsyncBatcher,

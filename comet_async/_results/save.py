@@ -16,9 +16,9 @@ import attrs
 from comet_async._backoff import with_retries
 from comet_async._http.api import Api
 from comet_async._images.formats import EXTENSIONS, sniff
-from comet_async._images.load import SourceImage
 from comet_async._images.naming import is_exact, output_name
 from comet_async._images.rules import shorten
+from comet_async._images.source import SourceImage
 from comet_async._journal.records import Destination, JobRecord, Journal, SavedFile, StoredImage
 from comet_async._journal.states import FINAL, JobState
 from comet_async._journal.transitions import taken

@@ -27,7 +27,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import attrs
 
-from comet_async._images.load import SourceImage
+from comet_async._images.source import SourceImage
 from comet_async._jobs.active import ActiveJobs, Job
 from comet_async._jobs.calls import Call, Calls, JobOptions
 from comet_async._jobs.runner import JobRunner

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from comet_async._images.load import FileIdentity, SourceImage
+from comet_async._images.source import FileIdentity, SourceImage
 from comet_async._journal.records import JobRecord, SavedJob
 from comet_async.errors import CometError, InputError
 from comet_async.models import JSON

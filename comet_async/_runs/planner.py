@@ -11,7 +11,7 @@ from contextlib import aclosing
 
 import attrs
 
-from comet_async._images.load import SourceImage
+from comet_async._images.source import SourceImage
 from comet_async._jobs.active import ActiveJobs
 from comet_async._jobs.runner import Loader
 from comet_async._journal.keys import content_key, next_attempt, random_key

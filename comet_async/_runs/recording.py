@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 import attrs
 
-from comet_async._images.load import SourceImage, url_scheme
+from comet_async._addresses import url_scheme
+from comet_async._images.source import SourceImage
 from comet_async._journal.records import JobRecord, NewJob
 from comet_async._journal.states import READY, WITHOUT_RESULT, JobState
 from comet_async._runs.batch import Batch, in_parallel

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import attrs
 
-from comet_async._images.load import FileIdentity, SourceImage
+from comet_async._images.source import FileIdentity, SourceImage
 from comet_async._journal.records import Journal, KnownSource
 from comet_async.errors import JournalError
 

@@ -12,8 +12,9 @@ from typing import TypeAlias
 
 import attrs
 
+from comet_async._addresses import url_scheme
 from comet_async._images.discovery import Found, Selection, SkipReport, scan
-from comet_async._images.load import FileIdentity, name_of_input, url_scheme
+from comet_async._images.source import FileIdentity, name_of_input
 from comet_async._runs.intake import Intake
 from comet_async._runs.items import Item
 from comet_async._runs.planner import Planner

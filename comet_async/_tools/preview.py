@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-    from comet_async._images.load import SourceImage
+    from comet_async._images.source import SourceImage
 
 
 _PAPER, _INK, _FAINT = "#ffffff", "#1f2933", "#7b8794"

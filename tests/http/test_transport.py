@@ -34,7 +34,8 @@ from yarl import URL
 from comet_async._http import body as upload, transport as mishaps, transport as transport_room
 from comet_async._http.body import Body
 from comet_async._http.transport import Transport, _GuardedResolver
-from comet_async._images.load import SourceImage, load
+from comet_async._images.load import load
+from comet_async._images.source import SourceImage
 from comet_async._wire.decode import Reply
 from comet_async.auth import ApiKey
 from comet_async.clock import SystemClock

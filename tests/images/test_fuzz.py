@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from comet_async._images.formats import Inspector
-from comet_async._images.load import SourceImage, load
+from comet_async._images.load import load
+from comet_async._images.source import SourceImage
 from comet_async.errors import InputError
 
 Image = pytest.importorskip("PIL.Image")

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from yarl import URL
 
-from comet_async._images.load import SourceImage, load, name_of_input
+from comet_async._images.load import load
 from comet_async._images.rules import MAX_BYTES
+from comet_async._images.source import SourceImage, name_of_input
 from comet_async._images.streams import MAX_HEADER, is_pillow, measure
 from comet_async.errors import InputError
 

@@ -20,8 +20,9 @@ from hypothesis import given, strategies as st
 from yarl import URL
 
 from comet_async._images import rules
-from comet_async._images.load import SourceImage, load
+from comet_async._images.load import load
 from comet_async._images.rules import MAX_BYTES, ImageRules
+from comet_async._images.source import SourceImage
 from comet_async.errors import InputError
 from tests.support.images import PNG_SIGNATURE, png_chunk as chunk, png_header
 

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from comet_async._images import load as loading, prepare
-from comet_async._images.load import SourceImage, load
+from comet_async._images.load import load
 from comet_async._images.rules import ImageRules
+from comet_async._images.source import SourceImage
 from comet_async.errors import InputError, MissingExtraError
 from comet_async.stores import spool
 from tests.support.images import PNG_SIGNATURE, png_chunk, png_header

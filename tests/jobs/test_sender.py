@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from comet_async._backoff import Gate
-from comet_async._images.load import ImageInput, SourceImage
+from comet_async._images.source import ImageInput, SourceImage
 from comet_async._jobs.active import ActiveJobs
 from comet_async._jobs.admission import ConcurrencyLimiter
 from comet_async._jobs.calls import JobOptions

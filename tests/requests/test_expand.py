@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from comet_async._images.load import SourceImage
+from comet_async._images.source import SourceImage
 from comet_async.errors import InputError
 from comet_async.geometry import MarginRule, Margins
 from comet_async.models import JSON

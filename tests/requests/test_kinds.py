@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from comet_async._http.body import Body
-from comet_async._images.load import SourceImage
+from comet_async._images.source import SourceImage
 from comet_async.errors import InputError
 from comet_async.requests import check_n, check_own_id, check_prompt
 

@@ -13,7 +13,7 @@ import pytest
 
 from comet_async import CometSession, InputError, Margins
 from comet_async._images import load as loading
-from comet_async._images.load import FileIdentity
+from comet_async._images.source import FileIdentity, SourceImage
 from comet_async._jobs import runner
 from comet_async._journal.memory import MemoryJournal
 from comet_async._runs.source_memory import SourceMemory
@@ -255,7 +255,7 @@ async def test_what_was_written_while_it_was_read_is_not_trusted(
     """A second change within a tick of the clock would leave no trace."""
     memory = SourceMemory(MemoryJournal(), prepare=False)
     identity = FileIdentity("/photos/dog.png", 7, mtime, ctime, 1)
-    image = loading.SourceImage(
+    image = SourceImage(
         source="dog.png", sha256="00", size=7, width=4, height=3, format="png",
         identity=identity, read_at_ns=read_at,
     )  # fmt: skip

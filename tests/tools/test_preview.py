@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from comet_async._images.load import SourceImage, load
+from comet_async._images.load import load
+from comet_async._images.source import SourceImage
 from comet_async._tools import preview
 from comet_async._tools.preview import render
 from comet_async.errors import InputError
