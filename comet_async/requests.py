@@ -222,6 +222,9 @@ class ExpandRequest:
         rule = as_rule(self.margins)
         if image.width is not None and image.height is not None:
             margins = rule.resolve(image.width, image.height)
+            check_instance(
+                "margins", margins, Margins, "Margins, which the resolve() of a rule returns"
+            )
             check_pixels(margins, image.width, image.height)
             return margins
         if isinstance(rule, Margins):

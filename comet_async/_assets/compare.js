@@ -16,7 +16,8 @@
     const hidden = one(":scope > noscript", item);
     if (!hidden) return;
     const holder = document.createElement("template");
-    holder.innerHTML = hidden.textContent.replaceAll(" src=", " data-src=");
+    // With the quote, which stands for itself in markup only: a prompt may speak of "src=".
+    holder.innerHTML = hidden.textContent.replaceAll(' src="', ' data-src="');
     item.replaceChildren(holder.content);
     item.classList.remove("unbuilt");
   }

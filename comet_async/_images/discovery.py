@@ -60,6 +60,7 @@ as sources, like those whose names begin with ``.trash-``."""
 
 _TICK = 0.2
 _ELSEWHERE = "choose another output folder"
+_NAME_THEM = "check your rights, or name its images one by one"
 
 
 @attrs.frozen(kw_only=True)
@@ -417,7 +418,7 @@ class Scan(Iterator[Found]):
                 listing = root.store.list(os.path.join(root.name, inner))
             except OSError as exc:
                 problem = f"can't be listed: {exc.strerror}"
-                yield _refused(here, below, problem, "check your rights", exc)
+                yield _refused(here, below, problem, _NAME_THEM, exc)
                 continue
             if not (inner or listing.objects or listing.folders):
                 yield _refused(top, base, "is not in the store", "check the address")

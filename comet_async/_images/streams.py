@@ -103,10 +103,10 @@ async def _pieces(file: ByteSource, check: ImageRules) -> AsyncIterator[bytes]:
             return
         for piece in await asyncio.to_thread(_read_file, cast("ReadableFile", file), check):
             yield piece
-    except (OSError, ValueError) as exc:  # ValueError: closed
-        if isinstance(exc, InputError):
-            raise
-        what = f"can't be read: {exc}"
+    except InputError:
+        raise
+    except Exception as exc:  # whatever the library behind it raises when a connection is lost
+        what = f"can't be read: {str(exc) or type(exc).__name__}"
         raise check.refuse(what, limit="a readable file", hint="open it again") from exc
 
 

@@ -142,6 +142,14 @@ class Failing:
         raise OSError(5, "Input/output error")
 
 
+class Dropped:
+    """A stream of a library with errors of its own, as boto3's and aiohttp's are."""
+
+    async def read(self, _size: int) -> bytes:
+        """Fail."""
+        raise LookupError
+
+
 async def of_text() -> AsyncIterator[Any]:
     """Yield text."""
     yield "text"
@@ -152,12 +160,13 @@ async def of_text() -> AsyncIterator[Any]:
     [
         (closed(), "can't be read: I/O operation on closed file"),
         (Failing(), "can't be read: .*Input/output error"),
+        (Dropped(), "can't be read: LookupError"),
         (io.StringIO("text"), "gives str where bytes are expected"),
         (of_text(), "gives str where bytes are expected"),
         (io.BytesIO(), "is empty"),
         (io.BytesIO(b"words"), "is text"),
     ],
-    ids=["closed", "failing", "text file", "text stream", "empty", "words"],
+    ids=["closed", "failing", "dropped", "text file", "text stream", "empty", "words"],
 )
 async def test_files_that_can_not_be_read(file: Any, message: str) -> None:
     """Each is an error of the image, with a remedy."""

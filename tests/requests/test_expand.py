@@ -102,6 +102,20 @@ def test_rule_needs_a_size(image: SourceImage) -> None:
     assert caught.value.field == "margins"
 
 
+@pytest.mark.parametrize("answer", [None, "16:9", (0.5, 0, 0, 0)])
+def test_rule_of_ones_own_that_returns_something_else(answer: object) -> None:
+    """It is named, instead of an error from deep inside."""
+
+    class Rule:
+        def resolve(self, width: int, height: int) -> object:  # noqa: ARG002 - the protocol's names
+            """Return what is no margins."""
+            return answer
+
+    with pytest.raises(InputError, match=r"margins=.* is not Margins") as caught:
+        fields(request(margins=Rule()))
+    assert caught.value.field == "margins"
+
+
 @pytest.mark.parametrize(
     ("margins", "satisfied"),
     [

@@ -316,6 +316,18 @@ def test_several_results(page: Page) -> None:
     assert dialog.locator(".after:visible").get_attribute("alt") == "dog 2.png, expanded, result 0"
 
 
+def test_texts_are_shown_as_they_are(browser: Browser, tmp_path: Path) -> None:
+    """Markup in a name or a prompt is text."""
+    name = """<img src="x" onerror='alert(1)'> a src=b &amp; </noscript>.png"""
+    page = browser.new_page()
+    page.goto(write(tmp_path, [card(name, prompt=name), card("other", prompt="other")]))
+    page.locator(".cards li:first-child img[src]").first.wait_for()
+    shown = page.locator(".cards li:first-child")
+    assert shown.locator("h3").text_content().strip() == name
+    assert shown.locator(".prompt").text_content() == f"“{name}”"
+    assert shown.locator("img").count() == 2
+
+
 def test_ids_can_be_copied(browser: Browser, address: str) -> None:
     """A button copies an id to the clipboard."""
     permissions = ["clipboard-read", "clipboard-write"]
