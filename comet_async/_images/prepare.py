@@ -23,7 +23,7 @@ import attrs
 from comet_async._images.formats import FORMAT_NAMES, ImageInfo, Inspector
 from comet_async._images.orientation import orientation_of
 from comet_async._images.rules import ACCEPTED, MAX_BYTES, MAX_RATIO, MIN_SIDE, ImageRules
-from comet_async.errors import CometError, MissingExtraError
+from comet_async.errors import CometError, InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Resampling
@@ -114,12 +114,16 @@ def encode(image: Any, check: ImageRules) -> Converted:  # noqa: ANN401 - Pillow
     """Return a Pillow image's pixels as a PNG, or as a JPEG if that would be too large.
 
     Raises:
-        InputError: Its pixels have no fixed black and white.
+        InputError: It can't be decoded, or its pixels have no fixed black and white.
     """
     check.check_shape(*image.size)
     if image.mode in {"I", "F"}:
         what = f"has pixels of mode {image.mode}, which have no fixed black and white"
         raise check.refuse(what, limit="8 or 16 bits a channel", hint="convert it to RGB")
+    try:
+        image.load()  # one that was only opened is read here
+    except Exception as exc:  # as in `_decode`
+        raise _undecodable(exc, check) from exc
     made = _write(image, check, [], lossy=False)
     return attrs.evolve(made, notes=(*made.notes, f"saved as {FORMAT_NAMES[made.format]}"))
 
@@ -197,14 +201,18 @@ def _decode(
     except CometError:
         raise
     except Exception as exc:  # decoders raise whatever damaged bytes lead them to
-        reason = _reason(exc)
-        what = f"can't be decoded: {reason}" if reason else "can't be decoded"
-        raise check.refuse(what, limit="an undamaged image", hint=_SAVE_AGAIN) from exc
+        raise _undecodable(exc, check) from exc
     if image.size != size:
         notes.append(_scaled("down", size, image.size))
     if orientation != 1:
         notes.append(f"rotated upright (orientation {orientation})")
     return upright
+
+
+def _undecodable(exc: Exception, check: ImageRules) -> InputError:
+    reason = _reason(exc)
+    what = f"can't be decoded: {reason}" if reason else "can't be decoded"
+    return check.refuse(what, limit="an undamaged image", hint=_SAVE_AGAIN)
 
 
 def _reason(exc: Exception) -> str:

@@ -332,6 +332,17 @@ def test_pillow_while_another_thread_imports_it(monkeypatch: pytest.MonkeyPatch)
     assert not is_pillow("dog.png")
 
 
+async def test_pillow_images_that_can_not_be_decoded(photo: bytes) -> None:
+    """An image that was only opened is read when it is used."""
+    pillow = pytest.importorskip("PIL.Image")
+    with pytest.raises(InputError, match="Pillow image can't be decoded"):
+        await load(pillow.open(io.BytesIO(photo[:5000])))
+    image = pillow.open(io.BytesIO(photo))
+    image.close()
+    with pytest.raises(InputError, match="Pillow image can't be decoded"):
+        await load(image)
+
+
 async def test_pillow_images_that_break_a_rule() -> None:
     """The same limits hold as for files."""
     pillow = pytest.importorskip("PIL.Image")
