@@ -87,6 +87,7 @@ PATIENCE = 60.0
 """Seconds that an operation waits for a server that can't be reached: longer than a restart."""
 
 _EVENTS_KEPT = 365 * 86400.0  # seconds
+_MARKS_KEPT = 86400.0  # seconds; far longer than anybody asks what became of a commit
 _LEAVING = 5.0  # seconds that closing waits for an answer of the server
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
@@ -587,5 +588,6 @@ def _begin(db: PostgresConnection, worker: Worker, *, migrated: bool) -> None:
         check_version(db)
     check_identity(db, verify_remote=db.verify_remote)
     sql.drop_events(db, kept=_EVENTS_KEPT)
+    db.drop_marks(kept=_MARKS_KEPT)
     sql.register(db, worker.boot, worker.name, worker.lease)
     db.opened = True

@@ -1,8 +1,10 @@
 """The connection that a journal writes through: it survives the loss of its server.
 
 A connection may break at any moment. Before a commit, nothing was written, and the whole
-transaction is done again. During a commit, nobody knows; so each transaction has its number fetched
-at its beginning, and the server is asked afterwards what became of it.
+transaction is done again. During a commit, nobody knows; so each transaction that writes leaves a
+mark, and afterwards, once the transaction with its number has ended, the mark tells what became of
+it. The number alone would not: a server that crashed gives the numbers again that had not reached
+its disk, and then another transaction may have been committed under this one.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import itertools
 import logging
 import os
 import re
+import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +50,7 @@ _SLACK = 5.0
 _CONNECT = 10  # seconds for one attempt
 _CONNECT_HURRIED = 3  # the same while closing
 _PAUSE = 0.2  # seconds between two attempts
+_MARK = "commit "  # and a name of the writer's: what its last transaction left in `meta`
 _TROUBLE = 3  # attempts without a server: one that only dropped a connection answers the second
 
 # A transaction that met another one; PostgreSQL has undone it, and it can be done again.
@@ -235,6 +239,8 @@ class PostgresConnection:
     round_trips: int = attrs.field(default=0, init=False)
     _db: psycopg.Connection[Row] | None = attrs.field(default=None, init=False)
     _number: str | None = attrs.field(default=None, init=False)
+    _mark: str = attrs.field(factory=lambda: f"{_MARK}{secrets.token_hex(8)}", init=False)
+    _commits: int = attrs.field(default=0, init=False)
     _hurries: int = attrs.field(default=0, init=False)
     _given_up: bool = attrs.field(default=False, init=False)
 
@@ -276,23 +282,46 @@ class PostgresConnection:
         """
         db = self._connected()
         self.round_trips += 1
+        marked = self.opened and self._number is not None and self.writes > 0
         try:
-            db.execute("COMMIT")
+            db.execute(f"{self._leave_mark()}; COMMIT".encode() if marked else b"COMMIT")
         except psycopg.Error as error:
-            if not is_lost(error) or self._number is None or not self._was_committed():
+            if not is_lost(error) or not marked or not self._was_committed():
                 raise
+
+    def _leave_mark(self) -> str:
+        """Return the statement that leaves this transaction's mark, with the time."""
+        self._commits += 1
+        value = f"'{self._commits} ' || extract(epoch FROM clock_timestamp())::bigint"
+        return (
+            f"INSERT INTO meta (name, value) VALUES ('{self._mark}', {value})"  # noqa: S608 - ours
+            " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+        )
 
     def _was_committed(self) -> bool:
         """Return whether the transaction whose commit got no answer took place."""
-        number = self._number
-
-        def poll() -> str | None:
-            row = self._connected().execute("SELECT pg_xact_status(%s::xid8)", (number,)).fetchone()
-            return row[0] if row else None
-
-        while (status := self._patiently(poll)) == "in progress":
+        while self._patiently(self._is_in_progress):
             time.sleep(_PAUSE)  # the server has not noticed yet that the client is gone
-        return status == "committed"
+        query = "SELECT value FROM meta WHERE name = %s"
+        row = self._patiently(lambda: self._connected().execute(query, (self._mark,)).fetchone())
+        return row is not None and row[0].partition(" ")[0] == str(self._commits)
+
+    def _is_in_progress(self) -> bool:
+        query = "SELECT pg_xact_status(%s::xid8)"
+        try:
+            row = self._connected().execute(query, (self._number,)).fetchone()
+        except psycopg.errors.InvalidParameterValue:  # "in the future": the server has crashed
+            return False
+        return row == ("in progress",)
+
+    def drop_marks(self, *, kept: float) -> None:
+        """Forget the marks of those that have written nothing for *kept* seconds."""
+        self.run(
+            f"DELETE FROM meta WHERE CASE WHEN starts_with(name, '{_MARK}') THEN"  # noqa: S608 - ours
+            " split_part(value, ' ', 2)::bigint < extract(epoch FROM clock_timestamp()) - %s"
+            " ELSE false END",
+            kept,
+        )
 
     def rollback(self) -> None:
         """Undo the transaction, if one is open."""
