@@ -49,6 +49,7 @@ def _decode_images(text: str) -> tuple[StoredImage, ...]:
 
 
 _ENCODERS: Mapping[str, Callable[[Any], object]] = {
+    "state": attrgetter("value"),
     "params": lambda params: json.dumps(dict(params)),
     "images": _encode_images,
 }
@@ -61,11 +62,10 @@ def changed_fields(before: JobRecord, after: JobRecord) -> tuple[str, ...]:
 
 def encoded(record: JobRecord, names: Sequence[str]) -> list[object]:
     """Return the values of the columns *names*."""
-    values = [getattr(record, name) for name in names]
-    for position, name in enumerate(names):
-        if name in _ENCODERS:
-            values[position] = _ENCODERS[name](values[position])
-    return values
+    return [
+        _ENCODERS[name](getattr(record, name)) if name in _ENCODERS else getattr(record, name)
+        for name in names
+    ]
 
 
 def decoded(row: Row) -> JobRecord:

@@ -310,7 +310,8 @@ def swap(db: sqlite3.Connection, before: JobRecord, after: JobRecord, why: str =
         StaleRecordError: It is not; nothing was written.
     """
     changed = changed_fields(before, after)
-    values = (*encoded(after, changed), why, before.key, before.state, before.fence)
+    state = before.state.value  # plain text: SQLite's adapters are slow with subclasses
+    values = (*encoded(after, changed), why, before.key, state, before.fence)
     if _run(db, _update(changed), *values).rowcount != 1:
         _check_current(db, before)
 
@@ -547,7 +548,10 @@ def write_meta(db: sqlite3.Connection, name: str, text: str) -> None:
 
 
 def _run(db: sqlite3.Connection, sql: str, *values: object) -> sqlite3.Cursor:
-    return db.execute(sql, [_plain(v) if isinstance(v, str) else v for v in values])
+    try:
+        return db.execute(sql, values)
+    except UnicodeEncodeError:  # before anything was done
+        return db.execute(sql, [_storable(v) if isinstance(v, str) else v for v in values])
 
 
 def _rows(db: sqlite3.Connection, sql: str, *values: object) -> list[Row]:
@@ -561,13 +565,11 @@ def _row(db: sqlite3.Connection, sql: str, *values: object) -> Row | None:
     return next(iter(_rows(db, sql, *values)), None)
 
 
-def _plain(value: str) -> str | bytes:
+def _storable(value: str) -> str | bytes:
     """Return *value* as SQLite takes it: text that is no Unicode becomes bytes.
 
     File names and servers' messages may hold lone surrogates, which UTF-8 can't hold.
     """
-    if value.isascii():
-        return str(value)  # a plain one: SQLite's adapters are slow with subclasses
     try:
         value.encode()
     except UnicodeEncodeError:

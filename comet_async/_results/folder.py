@@ -58,7 +58,7 @@ class FolderOutput:
 
         def look() -> tuple[str | None, list[str]]:
             names = possible_names(dest, n)
-            there = sorted(name for name in names if os.path.lexists(self.root / name))
+            there = sorted(name for name in names if self._is_there(name))
             return self._folder_problem(dest), there
 
         return await self._batcher.do(look)
@@ -127,6 +127,9 @@ class FolderOutput:
         part = await in_thread(lambda: _write_part(image, target, self.mark))
         await place(part, target)
 
+    def _is_there(self, name: str) -> bool:
+        return os.path.lexists(os.path.join(self.root, name))  # noqa: PTH118 - for each of very many
+
     def _folder_problem(self, dest: str) -> str | None:
         if not self._is_inside(dest):
             return f"{shorten(str(self.root / dest))} leads out of the output folder"
@@ -141,8 +144,7 @@ class FolderOutput:
 
     def _is_inside(self, name: str) -> bool:
         """Return True if the folder of the file *name* is in the output folder."""
-        path = self.root / name
-        return _is_plain(self.root, name) or is_inside(path.parent, self.root)
+        return _is_plain(self.root, name) or is_inside((self.root / name).parent, self.root)
 
     def _check_inside(self, name: str) -> None:
         """Refuse the *name* of a file whose folder is not in the output folder."""
