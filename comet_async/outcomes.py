@@ -132,6 +132,7 @@ def from_record(
     notes: tuple[str, ...] = (),
     *,
     task: Task | None = None,
+    already_there: bool = False,
 ) -> Outcome:
     """Return the outcome of a job that came as far as *record* says.
 
@@ -141,6 +142,7 @@ def from_record(
         saved: Where its images were saved.
         notes: What was done to the image before sending.
         task: The newest snapshot of its task; by default what the journal knows of it.
+        already_there: Whether nothing had to be fetched.
     """
     task = task or as_task(record)
     status, error = _ending(record, task)
@@ -155,6 +157,7 @@ def from_record(
         error=error,
         external_task_id=record.key,
         notes=notes,
+        already_there=already_there,
     )
 
 

@@ -582,9 +582,9 @@ class CometSession:
         if record is None:
             msg = f"the journal has no job {key!r}"
             raise NotFoundError(msg, external_task_id=key, sent=False)
-        options = attrs.evolve(
-            self._options(timeout), limits=limits({**budget}), run=budget.get("budget", "")
-        )
+        options = self._options(timeout)
+        run = budget.get("budget") or options.run
+        options = attrs.evolve(options, limits=limits({**budget}), run=run)
         with await self._runs.single(options, root=root_of(active.journal)) as batch:
             return await batch.resume(record)
 
@@ -900,6 +900,7 @@ class CometSession:
         return JobOptions(
             settle=defaults.get("settle", SETTLE),
             timeout=timeout,
+            run=self._runs.own_run,
             verify_remote=verify_remote,
             single=True,
             until_submitted=until_submitted,

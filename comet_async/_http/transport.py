@@ -22,7 +22,6 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
 
 import aiohttp
 import attrs
@@ -349,9 +348,10 @@ class Transport:
             hint="it may have been accepted and billed: look it up, do not submit it again",
         )
 
-    @asynccontextmanager
-    async def fetch(self, url: URL) -> AsyncGenerator[Incoming, None]:
+    async def fetch(self, url: URL) -> Incoming:
         """Open one file for reading: no key, no cookies, no redirects, nothing decompressed.
+
+        To be closed by the caller, however it ends.
 
         Raises:
             NotSentError: The host can't be reached, or its name leads to a private address.
@@ -360,8 +360,6 @@ class Transport:
             SessionClosedError: `aclose` was called.
         """
         pool = await self._pool()
-        failure: TransportFailure | None = None
-        response: aiohttp.ClientResponse | None = None
         try:
             response = await pool.files.get(
                 url,
@@ -373,13 +371,9 @@ class Transport:
             )
         except Exception as exc:  # noqa: BLE001 - nothing of aiohttp's may get out, see above
             failure = describe(exc, url)
-        if response is None:
-            raise _download_error(failure or FAILURES["Exception"], url)
-        try:
-            yield Incoming(response, url)
-        finally:
-            # If it was not read to its end, its connection is closed, too.
-            response.close()
+        else:
+            return Incoming(response, url)
+        raise _download_error(failure, url)
 
     async def download_gate(self) -> asyncio.Semaphore:
         """Return what limits the downloads of the running loop."""
@@ -578,6 +572,10 @@ class Incoming:
         except Exception as exc:  # noqa: BLE001 - nothing of aiohttp's may get out, see above
             failure = describe(exc, self.url)
         raise _download_error(failure, self.url)
+
+    def close(self) -> None:
+        """Close the response and, unless it was read to its end, its connection."""
+        self._response.close()
 
 
 def _download_error(failure: TransportFailure, url: URL) -> CometError:

@@ -336,14 +336,20 @@ class Downloader:
             async for piece in _pieces(incoming):
                 if writer.add(piece):
                     await in_thread(writer.flush)
-            loop = asyncio.get_running_loop()
-            batcher = self._batchers.setdefault(loop, FsyncBatcher())
-            part = await batcher.do(writer.complete, sync=writer.sync, then=then)
+            part = await self._batcher().do(writer.complete, sync=writer.sync, then=then)
             complete = True
             return part
         finally:
             if not complete:
                 writer.discard()
+
+    def _batcher(self) -> FsyncBatcher:
+        """Return what makes the files of the running loop durable."""
+        loop = asyncio.get_running_loop()
+        batcher = self._batchers.get(loop)
+        if batcher is None:
+            batcher = self._batchers[loop] = FsyncBatcher()
+        return batcher
 
     async def with_renewals(
         self, url: str, renew: Callable[[], Awaitable[str]], use: Callable[[str], Awaitable[T]]
@@ -410,7 +416,7 @@ class Downloader:
         url = parse_url(text)
         for _ in range(MAX_REDIRECTS + 1):
             check_address(url, loopback=self.loopback, own_host=self.own_host)
-            async with self.transport.fetch(url) as incoming:
+            with contextlib.closing(await self.transport.fetch(url)) as incoming:
                 if incoming.status not in _REDIRECTS:
                     _check_status(incoming)
                     yield incoming

@@ -590,8 +590,14 @@ class Batch:
             )
         if job.record.state not in LEFT_OVER:
             self._unfinished.discard(job.record.key)
-        outcome = from_record(item.source, job.record, saved, call.notes, task=job.task)
-        return attrs.evolve(outcome, already_there=already_there)
+        return from_record(
+            item.source,
+            job.record,
+            saved,
+            call.notes,
+            task=job.task,
+            already_there=already_there,
+        )
 
 
 def _perhaps_unseen(outcome: Outcome) -> bool:

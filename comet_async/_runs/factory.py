@@ -66,6 +66,7 @@ class RunFactory:
         defaults: The session's own options.
         given: The session's journal, or None.
         stores: The stores that the session knows.
+        own_run: The name under which what single calls buy is counted together.
     """
 
     services: Services
@@ -73,6 +74,7 @@ class RunFactory:
     defaults: RunOptions
     given: JournalLike
     stores: Stores = attrs.field(factory=Stores)
+    own_run: str = attrs.field(factory=lambda: secrets.token_hex(8), init=False)
     _own: ActiveJobs | None = attrs.field(default=None, init=False)
     _opening: asyncio.Task[ActiveJobs] | None = attrs.field(default=None, init=False)
     # By real path: journals of folders while runs use them.
@@ -80,7 +82,6 @@ class RunFactory:
     _batches: set[Batch] = attrs.field(factory=set, init=False)
     _locks: KeyedLock = attrs.field(factory=KeyedLock, init=False)
     _mutex: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
-    _run: str = attrs.field(factory=lambda: secrets.token_hex(8), init=False)
 
     def __attrs_post_init__(self) -> None:
         check_options(self.defaults)
@@ -131,7 +132,6 @@ class RunFactory:
         self.tasks.check_open()
         active = await self.own()
         prepare = self.defaults.get("prepare", False)
-        options = attrs.evolve(options, run=options.run or self._run)
         return self._registered(self._batch(active, options, prepare, root, 1))
 
     @contextmanager

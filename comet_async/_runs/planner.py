@@ -362,8 +362,8 @@ def _with_outcome(
     place, outcome = places.get(item.dest), None
     if place is not None and place.dest in files and planned.saved is not None:
         notes = tuple(note for image in planned.images.values() for note in image.notes)
-        outcome = from_record(item.source, planned.saved.record, files[place.dest], notes)
-        outcome = attrs.evolve(outcome, already_there=True)
+        record, saved = planned.saved.record, files[place.dest]
+        outcome = from_record(item.source, record, saved, notes, already_there=True)
     return attrs.evolve(item, planned=planned, outcome=outcome)
 
 

@@ -353,7 +353,7 @@ async def test_key_goes_to_the_api_only() -> None:
     """The key is a header of the API's requests, and of no other host's."""
     async with raw_server(OK) as server, transport() as made:
         await made.get(server.url, ApiKey(Secret(KEY)), timeout=5)
-        async with made.fetch(server.url) as incoming:
+        with contextlib.closing(await made.fetch(server.url)) as incoming:
             assert incoming.status == 200
     assert KEY.encode() in server.requests[0]
     assert KEY.encode() not in server.requests[1]
@@ -750,8 +750,7 @@ async def test_closed_is_closed() -> None:
                 await call
             assert caught.value.sent is False
         with pytest.raises(SessionClosedError):
-            async with made.fetch(server.url):
-                pass
+            await made.fetch(server.url)
         assert len(server.requests) == 1
 
 
