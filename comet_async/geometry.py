@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
-from typing import Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import attrs
 
@@ -243,6 +243,7 @@ class AspectRule:
 class SizeRule:
     """Grow to a canvas; made by `Margins.for_size`."""
 
+    counts_pixels: ClassVar[bool] = True
     width: int
     height: int
     anchor: Anchor = "center"
@@ -267,6 +268,7 @@ class SizeRule:
 class PixelRule:
     """Add whole pixels; made by `Margins.for_pixels`."""
 
+    counts_pixels: ClassVar[bool] = True
     up: int = 0
     down: int = 0
     left: int = 0
@@ -404,6 +406,14 @@ def as_rule(margins: object) -> MarginRule:
     if x and short and width.isdecimal() and height.isdecimal():
         return Margins.for_size(int(width), int(height))
     return Margins.for_aspect(margins)
+
+
+def counts_pixels(rule: MarginRule) -> bool:
+    """Return True for a rule in pixels, which are those of the image as the caller knows it.
+
+    An image that was scaled before it is sent has others.
+    """
+    return getattr(rule, "counts_pixels", False)
 
 
 def check_pixels(margins: Margins, width: int | None = None, height: int | None = None) -> None:

@@ -17,7 +17,7 @@ from comet_async._addresses import parse_web_url
 from comet_async._images.source import ImageInput, SourceImage, check_input
 from comet_async._validation import DOTS, Field, check_choice, check_instance, flag, text
 from comet_async.errors import InputError
-from comet_async.geometry import MarginRule, Margins, as_rule, check_pixels
+from comet_async.geometry import MarginRule, Margins, as_rule, check_pixels, counts_pixels
 from comet_async.models import JSON, TaskKind
 
 MAX_PROMPT = 2500
@@ -168,6 +168,16 @@ def check_own_id(value: object) -> str | None:
     return value
 
 
+def resolve_for(rule: MarginRule, image: SourceImage, width: int, height: int) -> Margins:
+    """Return what *rule* means for *image*, which is sent with *width* × *height* pixels.
+
+    Raises:
+        InputError: The rule can't be kept for this size.
+    """
+    known = image.scaled_from if counts_pixels(rule) else None
+    return rule.resolve(*(known or (width, height)))
+
+
 # Kling's price list: image expansion, 8 units of USD 0.0035 an image
 # (https://kling.ai/document-api/pricing/base/image). Gateways charge prices of their own.
 EXPAND = TaskKind(name="expand", path="images/editing/expand", price=Decimal("0.028"))
@@ -221,7 +231,7 @@ class ExpandRequest:
         """
         rule = as_rule(self.margins)
         if image.width is not None and image.height is not None:
-            margins = rule.resolve(image.width, image.height)
+            margins = resolve_for(rule, image, image.width, image.height)
             check_instance(
                 "margins", margins, Margins, "Margins, which the resolve() of a rule returns"
             )

@@ -105,7 +105,8 @@ async def load(
         read = functools.partial(_from_pillow, image, check)
     found = await reader_of(asyncio.get_running_loop()).read(read)
     if isinstance(image, SourceImage):
-        return attrs.evolve(found, notes=found.notes or image.notes)
+        scaled_from = found.scaled_from or image.scaled_from
+        return attrs.evolve(found, notes=found.notes or image.notes, scaled_from=scaled_from)
     return found
 
 
@@ -304,6 +305,7 @@ def _encoded(made: Converted, source: str, sha256: str) -> SourceImage:
         height=made.height,
         format=made.format,
         notes=made.notes,
+        scaled_from=made.scaled_from,
     )
 
 

@@ -52,6 +52,7 @@ class Converted:
         width: Pixels across.
         height: Pixels down.
         notes: What was done, one sentence each.
+        scaled_from: Width and height before it was scaled; None if it was not.
     """
 
     data: bytes = attrs.field(repr=False)
@@ -59,6 +60,7 @@ class Converted:
     width: int
     height: int
     notes: tuple[str, ...]
+    scaled_from: tuple[int, int] | None = None
 
 
 def needs_conversion(info: ImageInfo | None, size: int) -> bool:
@@ -101,10 +103,10 @@ def convert(
     if importlib.util.find_spec("PIL") is None:
         raise MissingExtraError("converting an image needs Pillow", extra="images")
     notes: list[str] = []
-    image = _decode(file, format, check, notes, info)
+    image, size = _decode(file, format, check, notes, info)
     if image.mode.startswith("I") or (info is not None and info.bits > 8):  # noqa: PLR2004 - what will be left
         notes.append("reduced to 8 bits a channel")
-    made = _write(image, check, notes, lossy=_is_lossy(file, format))
+    made = _write(image, size, check, notes, lossy=_is_lossy(file, format))
     old, new = FORMAT_NAMES[format], FORMAT_NAMES[made.format]
     note = f"converted from {old} to {new}" if old != new else f"saved again as {new}"
     return attrs.evolve(made, notes=(*made.notes, note))
@@ -124,7 +126,7 @@ def encode(image: Any, check: ImageRules) -> Converted:  # noqa: ANN401 - Pillow
         image.load()  # one that was only opened is read here
     except Exception as exc:  # as in `_decode`
         raise _undecodable(exc, check) from exc
-    made = _write(image, check, [], lossy=False)
+    made = _write(image, image.size, check, [], lossy=False)
     return attrs.evolve(made, notes=(*made.notes, f"saved as {FORMAT_NAMES[made.format]}"))
 
 
@@ -136,8 +138,13 @@ def colours_of(image: Any) -> str:  # noqa: ANN401 - as above
     return repr((image.getpalette("RGBA"), transparent))
 
 
-def _write(image: Image, check: ImageRules, notes: list[str], *, lossy: bool) -> Converted:
-    """Return *image*, as it stands, as a file that the API accepts and that opens again."""
+def _write(
+    image: Image, size: tuple[int, int], check: ImageRules, notes: list[str], *, lossy: bool
+) -> Converted:
+    """Return *image*, as it stands, as a file that the API accepts and that opens again.
+
+    Its original had *size*.
+    """
     plain, profile = eight_bits(image, image.info.get("icc_profile"), notes)
     if _is_flat(plain) and not _is_flat(image):
         what = "would become a single colour: its values are outside what its format shows"
@@ -146,7 +153,14 @@ def _write(image: Image, check: ImageRules, notes: list[str], *, lossy: bool) ->
     data, plain = _encode(plain, profile, notes, lossy=lossy)
     saved = _check_output(data, plain, check)
     width, height = plain.size
-    return Converted(data=data, format=saved, width=width, height=height, notes=tuple(notes))
+    return Converted(
+        data=data,
+        format=saved,
+        width=width,
+        height=height,
+        notes=tuple(notes),
+        scaled_from=size if plain.size != size else None,
+    )
 
 
 def _check_output(data: bytes, image: Image, check: ImageRules) -> str:
@@ -179,8 +193,8 @@ def _decode(
     check: ImageRules,
     notes: list[str],
     info: ImageInfo | None,
-) -> Image:
-    """Return the decoded image, upright."""
+) -> tuple[Image, tuple[int, int]]:
+    """Return the decoded image, upright, and the size that it had before it was scaled."""
     try:
         image = _open(file, format, check)
         if format == "tiff":
@@ -206,7 +220,8 @@ def _decode(
         notes.append(_scaled("down", size, image.size))
     if orientation != 1:
         notes.append(f"rotated upright (orientation {orientation})")
-    return upright
+    width, height = size
+    return upright, (height, width) if orientation > 4 else size  # noqa: PLR2004 - 5 to 8 lie on their side
 
 
 def _undecodable(exc: Exception, check: ImageRules) -> InputError:

@@ -216,6 +216,8 @@ class SourceImage:
         height: Pixels down, as a viewer shows it; None where it is not known.
         format: ``"png"`` or ``"jpeg"``; None for a URL.
         notes: How it was converted, one sentence each.
+        scaled_from: Width and height as a viewer shows it, in pixels, before the conversion scaled
+            it; None if it did not.
         other_sha256: What *sha256* is of the same file with the other choice of ``prepare``, by
             which a run recognises what was bought with it. Empty if that makes no difference.
         file: The open file or stream to read it from; see `from_file`.
@@ -237,6 +239,7 @@ class SourceImage:
     height: int | None = None
     format: str | None = None
     notes: tuple[str, ...] = ()
+    scaled_from: tuple[int, int] | None = attrs.field(default=None, repr=False)
     other_sha256: str = attrs.field(default="", repr=False, eq=False)
     identity: FileIdentity | None = attrs.field(default=None, repr=False, eq=False)
     read_at_ns: int = attrs.field(default=0, repr=False, eq=False)

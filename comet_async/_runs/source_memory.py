@@ -19,7 +19,8 @@ from comet_async._images.source import FileIdentity, SourceImage
 from comet_async._journal.records import Journal, KnownSource
 from comet_async.errors import JournalError
 
-_VERSION = 1  # of the facts; other ones are not understood
+# Of the facts; other ones are not understood. Those of scaled images hold their original size.
+_VERSION, _SCALED_VERSION = 1, 2
 _PAGE = 256  # entries that are written at once: losing them costs reading those files again
 
 # How exact a file system's times are, at worst: a tick of the system's clock; if it keeps whole
@@ -92,8 +93,9 @@ def _known(image: SourceImage, variant: str) -> KnownSource:
     identity = image.identity
     if identity is None:
         raise AssertionError
-    facts = [_VERSION, image.sha256, image.size, image.width, image.height, image.format]
-    other = [image.other_sha256] if image.other_sha256 else []
+    version = _VERSION if image.scaled_from is None else _SCALED_VERSION
+    facts = [version, image.sha256, image.size, image.width, image.height, image.format]
+    other = [image.other_sha256, *(image.scaled_from or ())]
     return KnownSource(
         path=identity.path,
         variant=variant,
@@ -102,12 +104,13 @@ def _known(image: SourceImage, variant: str) -> KnownSource:
         ctime_ns=identity.ctime_ns,
         inode=identity.inode,
         read_at_ns=image.read_at_ns,
-        facts=json.dumps([*facts, list(image.notes), *other]),
+        facts=json.dumps([*facts, list(image.notes), *(other if any(other) else ())]),
     )
 
 
 def _image(source: KnownSource, name: str) -> SourceImage:
     _, sha256, size, width, height, format_, notes, *other = json.loads(source.facts)
+    scaled_from = tuple(other[1:])
     stored = "://" in source.path
     return SourceImage(
         source=name,
@@ -120,6 +123,7 @@ def _image(source: KnownSource, name: str) -> SourceImage:
         height=height,
         format=format_,
         notes=tuple(notes),
+        scaled_from=scaled_from or None,
         other_sha256=other[0] if other else "",
         remembered=True,
     )
@@ -128,7 +132,13 @@ def _image(source: KnownSource, name: str) -> SourceImage:
 def _is_current(source: KnownSource, now: FileIdentity) -> bool:
     then = source.size, source.mtime_ns, source.ctime_ns, source.inode
     unchanged = then == (now.size, now.mtime_ns, now.ctime_ns, now.inode)
-    return unchanged and not _is_racy(source) and source.facts.startswith(f"[{_VERSION},")
+    return unchanged and not _is_racy(source) and _is_understood(source.facts)
+
+
+def _is_understood(facts: str) -> bool:
+    # A scaled image without its original size was kept by an earlier version.
+    plain = facts.startswith(f"[{_VERSION},") and '"scaled ' not in facts
+    return plain or facts.startswith(f"[{_SCALED_VERSION},")
 
 
 def _is_racy(source: KnownSource) -> bool:

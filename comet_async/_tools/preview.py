@@ -17,6 +17,7 @@ from comet_async._images.prepare import eight_bits, on_white, upright
 from comet_async._images.rules import ImageRules, show
 from comet_async.errors import InputError, MissingExtraError
 from comet_async.geometry import MAX_AREA, MarginRule, Margins, added_pixels, canvas_size
+from comet_async.requests import resolve_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -102,7 +103,7 @@ def render(image: SourceImage, margins: MarginRule, *, width: int = 1200) -> byt
         what, hint = "is a URL, whose size is not known here", "download it, and name the file"
         raise ImageRules(source=image.source).refuse(what, limit="a file", hint=hint)
     size = image.width, image.height
-    resolved = margins.resolve(*size)
+    resolved = resolve_for(margins, image, *size)
     layout = _Layout.of(size, resolved, max(width, _LEAST_WIDE))
     page = Image.new("RGB", (layout.width, layout.height), _PAPER)
     _draw_canvas(page, layout, _photo(image, layout.width))

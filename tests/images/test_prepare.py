@@ -225,6 +225,7 @@ async def test_small_images_are_scaled_up(old: tuple[int, int], new: tuple[int, 
     loaded = await load(save(Image.new("RGB", old), "PNG"), prepare=True)
     assert (loaded.width, loaded.height) == new
     assert f"scaled up from {old[0]}x{old[1]} to {new[0]}x{new[1]}" in loaded.notes
+    assert loaded.scaled_from == old
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
@@ -261,6 +262,7 @@ async def test_very_large_jpeg_is_scaled_down(
     loaded = await load(data, prepare=True)
     assert loaded.size <= len(data) // 4
     assert any(note.startswith(f"scaled down from {size[0]}x{size[1]}") for note in loaded.notes)
+    assert loaded.scaled_from == size
     assert loaded.width is not None
     assert loaded.height is not None
     shape = sorted((loaded.width, loaded.height))

@@ -102,6 +102,24 @@ def test_rule_needs_a_size(image: SourceImage) -> None:
     assert caught.value.field == "margins"
 
 
+@pytest.mark.parametrize(
+    ("margins", "expected"),
+    [
+        (Margins.for_size(300, 300), Margins(0.5, 0.5, 0.25, 0.25)),
+        ("300x300", Margins(0.5, 0.5, 0.25, 0.25)),
+        (Margins.for_pixels(up=150, left=100), Margins(up=1, left=0.5)),
+        (Margins.for_aspect("1:1"), Margins(up=0.166666, down=0.166666)),
+        (UP, UP),
+    ],
+)
+def test_pixels_are_those_of_the_image_before_it_was_scaled(
+    margins: MarginRule | str, expected: Margins
+) -> None:
+    """A canvas around a small image is not that around its enlarged copy."""
+    scaled = attrs.evolve(IMAGE, width=400, height=300, scaled_from=(200, 150))
+    assert request(margins=margins).resolve(scaled) == expected
+
+
 @pytest.mark.parametrize("answer", [None, "16:9", (0.5, 0, 0, 0)])
 def test_rule_of_ones_own_that_returns_something_else(answer: object) -> None:
     """It is named, instead of an error from deep inside."""

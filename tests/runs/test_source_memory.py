@@ -16,11 +16,13 @@ from comet_async._images import load as loading
 from comet_async._images.source import FileIdentity, SourceImage
 from comet_async._jobs import runner
 from comet_async._journal.memory import MemoryJournal
+from comet_async._runs import source_memory
 from comet_async._runs.source_memory import SourceMemory
 from comet_async.journal import SqliteJournal
 from comet_async.outcomes import Outcome
 from comet_async.sandbox import DEFAULT_KEY, Sandbox
 from comet_async.testing import VirtualClock
+from tests.support.images import make_png
 
 WIDE = Margins(left=0.5, right=0.5)
 LATER = 10_000_000_000  # nanoseconds
@@ -91,6 +93,34 @@ async def test_a_new_image_goes_before_all_that_are_known(
     assert read[:2] == ["zebra.png", "3 looked up"]
     assert [outcome.status for outcome in outcomes] == ["done"] * 4
     assert len(sandbox.ledger.posts) == 4
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_scaled_image_is_known_with_its_own_size(
+    comet: CometSession,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    read: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    known: bool,
+) -> None:
+    """A rule in pixels means the same in each run; facts without that size are not trusted."""
+    small, out = tmp_path / "small.png", tmp_path / "out"
+    small.write_bytes(make_png(200, 200))
+    if not known:
+        facts = source_memory._known
+        monkeypatch.setattr(
+            source_memory,
+            "_known",
+            lambda image, variant: facts(attrs.evolve(image, scaled_from=None), variant),
+        )
+    for _ in range(2):
+        each = comet.expand_folder(small, out, Margins.for_size(300, 300), prepare=True)
+        assert [str(outcome.status) async for outcome in each] == ["done"]
+    assert len(read) == (1 if known else 2)
+    (post,) = sandbox.ledger.posts
+    assert post.body["left_expansion_ratio"] == post.body["down_expansion_ratio"] == 0.25
 
 
 async def test_a_dry_run_reads_nothing_either(
