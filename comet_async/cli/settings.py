@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from cyclopts.config import Dict
 
+from comet_async.cli.help import COMMANDS
 from comet_async.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def layers() -> tuple[Layer, ...]:
             found.append(Layer(table, f"[tool.comet-async] of {path}", flat=True))
     own = own_file()
     tables = {name: each for name, each in _read(own).items() if isinstance(each, dict)}
+    _check_commands(tables, own)
     if tables:
         found.append(Layer(tables, str(own), flat=False))
     return tuple(found)
@@ -125,6 +127,22 @@ def _check(table: Mapping[str, Any], path: Path) -> None:
             or f"it can set: {', '.join(sorted(ALLOWED))}; all others belong in "
             f"{own_file()} or on the command line",
         )
+
+
+def _check_commands(tables: Iterable[str], path: Path) -> None:
+    """Refuse options of a command that does not exist: a limit in them would never hold.
+
+    Raises:
+        ConfigError: There is such a table.
+    """
+    known = [name for commands in COMMANDS.values() for name, *_ in commands]
+    for name in tables:
+        if name not in known:
+            raise ConfigError(
+                f"{path} has a table [{name}], which is not a command",
+                hint=suggest(name, known)
+                or f"it may have {', '.join(f'[{each}]' for each in known)}",
+            )
 
 
 def suggest(name: str, known: Iterable[str]) -> str | None:

@@ -117,6 +117,27 @@ async def test_an_unknown_option_of_the_own_file(comet: Command, photos: Path, o
     assert "maxjobs" in ended.err
 
 
+async def test_a_table_of_no_command(comet: Command, photos: Path, own: Path) -> None:
+    """It is an error: a limit in it would not hold, and nobody would notice."""
+    own.write_text('[expnd]\nmax-spend = "1"\n')
+    ended = await comet("expand", photos, "-o", photos.parent / "w", "--to", "2:1", "--dry-run")
+    assert ended.status == 2
+    assert f"{own} has a table [expnd], which is not a command" in ended.err
+    assert "did you mean expand?" in ended.err
+
+
+@pytest.mark.parametrize("line", ["concurrency = 2.5", 'max-jobs = "few"', 'report = "maybe"'])
+async def test_a_wrong_value_is_found_by_its_file(
+    comet: Command, photos: Path, own: Path, line: str
+) -> None:
+    """Nothing of the command line is wrong, so the file is named."""
+    own.write_text(f"[expand]\n{line}\n")
+    ended = await comet("expand", photos, "-o", photos.parent / "w", "--to", "2:1", "--dry-run")
+    assert ended.status == 2
+    assert str(own) in ended.err
+    assert line.partition(" ")[0] in ended.err
+
+
 async def test_a_file_that_is_not_toml(comet: Command, photos: Path, project: Path) -> None:
     """It is said which file, and help is there all the same."""
     project.write_text("[tool.comet-async\n")
