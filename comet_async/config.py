@@ -176,6 +176,7 @@ def _proxy_of(given: object) -> str:
             "proxy is not the address of a proxy",  # not shown: it may hold a password
             field="proxy",
             limit="an address such as http://proxy.example:3128",
+            hint="write it like http://proxy.example:3128",
         )
     return _check_proxy(given, "proxy")
 

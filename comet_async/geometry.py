@@ -81,7 +81,7 @@ def _check_share(name: str, value: object) -> float:
             field=name,
             value=value,
             limit="a number from 0 to 2",
-            hint=f"give {name} as a share: 0.5 adds half of the side",
+            hint="give a share: 0.5 adds half of the side",
         )
     try:
         number = float(value)
@@ -93,7 +93,7 @@ def _check_share(name: str, value: object) -> float:
             field=name,
             value=number,
             limit=f"0 to {MAX_MARGIN} (a share of the image's own side)",
-            hint=f"give {name} as a share: 0.5 adds half of the side",
+            hint="give a share: 0.5 adds half of the side",
         )
     return number + 0.0  # -0.0 becomes 0.0
 
@@ -320,7 +320,7 @@ def _too_large(image: tuple[int, int], wanted: tuple[Decimal, Decimal], what: st
     area = float(wanted[0] * wanted[1] / width / height)
     field, _, value = what.partition(" ")
     return InputError(
-        f"{what} needs {area:.4g} times the area of the {width}x{height} image",
+        f"{what} needs {area:.4g} times the area of the {width}x{height} image; at most {MAX_AREA}",
         field=field,
         value=value,
         limit=f"at most {MAX_AREA} times the area",

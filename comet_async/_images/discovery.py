@@ -334,7 +334,9 @@ class Scan(Iterator[Found]):
                 files, folders = self._listing(root, inner, real)
             except OSError as exc:
                 problem = f"can't be listed: {exc.strerror}"
-                yield _refused(os.path.join(root, inner), below, problem, "check its rights", exc)
+                yield _refused(
+                    os.path.join(root, inner), below, problem, "check its permissions", exc
+                )
                 continue
             if files and self._meets_sources(below):
                 problem = "would have its results among the sources, and they would be bought next"

@@ -183,5 +183,6 @@ def _money(field: str, value: Decimal | float | str) -> Decimal:
             field=field,
             value=value,
             limit="a number, at least 0",
+            hint=f"write it like {field}=5",
         )
     return amount

@@ -104,7 +104,7 @@ def _bind(words: Sequence[str]) -> tuple[Command, General | None] | int:
         app.config = () if _HELP.intersection(words) else _layers()
         command, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
     except CycloptsError as error:
-        return _refuse(words, _reason(error))
+        return _refuse(words, _reason(error, words))
     except ConfigError as error:
         return _refuse(words, error.message, error.hint)
     call = partial(command, *bound.args, **bound.kwargs)
@@ -120,19 +120,39 @@ def _layers() -> tuple[Layer, ...]:
     return layers()
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, words: Sequence[str]) -> str:
     """Return what a usage error says, without the list of commands that it cuts off."""
-    from cyclopts import MissingArgumentError
+    from cyclopts import CoercionError, MissingArgumentError, UnusedCliTokensError
 
     text = " ".join(str(error).split())
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         if error.keyword:
             return f"{error.keyword} needs a value"
-        similar = text.partition(" requires an argument.")[2]
-        return f"{error.argument.name} is missing{'.' if similar else ''}{similar}"
+        return f"{error.argument.name} is missing{_similar(error.argument.name, words)}"
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f"unexpected argument: {error.unused_tokens[0]}"
     text = re.sub(r'unable to convert (".*?") into (?:int|float)\.', r"\1 is not a number.", text)
+    text = re.sub(r'unable to convert (".*?") into bool\.', r"\1 is not true or false.", text)
     text = re.sub(r'"([0-9]+)%" is not a number\.', _as_share, text)
+    if isinstance(error, CoercionError) and error.token is not None:
+        file = "" if error.token.source == "cli" else error.token.source
+        if file and file not in text:  # where to correct it
+            text = f"{file}: {text}"
     return text.partition(" Available commands: ")[0] if text.endswith("...") else text
+
+
+def _similar(option: str, words: Sequence[str]) -> str:
+    """Return a question about the word that may have been meant as *option*."""
+    import difflib
+
+    from comet_async.cli.commands import app
+
+    arguments = app[words[0]].assemble_argument_collection(parse_docstring=False)
+    known = {name for argument in arguments for name in argument.names}
+    options = [word.partition("=")[0] for word in words if word.startswith("--")]
+    unknown = [name for name in options if name not in known]
+    near = difflib.get_close_matches(option, unknown, n=1)
+    return f". Did you mean {option} instead of {near[0]}?" if near else ""
 
 
 def _as_share(found: re.Match[str]) -> str:

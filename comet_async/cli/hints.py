@@ -52,6 +52,7 @@ _ASSIGNED = re.compile(
     r"(?:(True)\b|(?='?[\w.-]))?"
 )
 _NAMED = re.compile(rf"\b({'|'.join(name for name in OPTIONS if '_' in name)})\b")
+_BY_ARGUMENT = "pass it as api_key, or "  # of a key that is empty
 _FOUND = re.compile(r"find\('([^']+)'\)")
 _MEASURING = "use CometSession.measure()"  # of an image that is a URL
 _SIZE = re.compile(r"([0-9]+)x([0-9]+)")
@@ -59,7 +60,7 @@ _SIZE = re.compile(r"([0-9]+)x([0-9]+)")
 
 def in_options(text: str) -> str:
     """Return *text* with options where it names arguments of the library."""
-    text = text.replace(_MEASURING, "download it first")
+    text = text.replace(_MEASURING, "download it first").removeprefix(_BY_ARGUMENT)
     text = _ADDRESSED.sub(lambda found: f"{OPTIONS.get(found[1], found[1])} {found[2]}", text)
     text = _FOUND.sub(r"comet-async status \1", text)
     text = _ASSIGNED.sub(_option, text)
@@ -88,7 +89,7 @@ def with_option(error: CometError) -> str | None:
             return _other_shape(int(size[1]), int(size[2]))
         if error.hint is not None and (option := OPTIONS.get(error.field)):
             hint = in_options(error.hint)
-            named = option in hint or option in in_options(error.message)
+            named = option in hint or option in message_of(error)
             return hint if named or error.field == "n" else f"{hint} ({option})"
     if isinstance(error, ConfigError) and error.field == "api_key" and error.limit == "":
         return f"{error.hint}: comet-async expand --sandbox"

@@ -145,7 +145,7 @@ class Geometry:
 def _canvas(text: str, anchor: Anchor) -> MarginRule:
     found = _SIZE.fullmatch(text)
     if found is None:
-        raise _wrong(f"size {text!r} is not a width and a height", "write it like 1920x1080")
+        raise _wrong(f"--size {text!r} is not a width and a height", "write it like 1920x1080")
     return Margins.for_size(int(found[1]), int(found[2]), anchor=anchor)
 
 

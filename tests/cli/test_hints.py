@@ -8,7 +8,7 @@ import pytest
 
 from comet_async.cli.commands import app
 from comet_async.cli.hints import OPTIONS, in_options, with_option
-from comet_async.errors import CometError, InputError, OutcomeUnknownError
+from comet_async.errors import CometError, ConfigError, InputError, OutcomeUnknownError
 
 FUTURE = {"--journal"}
 
@@ -41,6 +41,8 @@ def test_arguments_become_options(text: str, expected: str) -> None:
         (InputError("x", field="prompt", hint="shorten it"), "shorten it (--prompt)"),
         (InputError("--up 3", field="up", hint="give a share"), "give a share"),
         (InputError("up=3 is outside", field="up", hint="give a share"), "give a share"),
+        (InputError("aspect 9 needs", field="aspect", hint="choose a shape"), "choose a shape"),
+        (ConfigError("x", hint="pass it as api_key, or set COMETAPI_KEY"), "set COMETAPI_KEY"),
         (InputError("x", field="image", hint="prepare=True converts it"), "--prepare converts it"),
         (InputError("x", field="prompt"), None),
         (OutcomeUnknownError("x", hint="see find('ce1-a')"), "see comet-async status ce1-a"),

@@ -231,12 +231,16 @@ def nothing(plan: ExpandPlan, left_out: str) -> InputError:
     """Return the error for sources without an image in them."""
     places = ("standard input" if source == "-" else source for source in plan.sources)
     more = f"; left out: {left_out}" if left_out else ""
+    if set(plan.sources) == {"-"}:
+        hint = "write one path or URL per line"
+    else:
+        hint = "in a folder, images are the files that end in .jpg, .png and the like; name others "
+        hint += "one by one"
     return InputError(
         f"no image was found in {' '.join(places)}{more}",
         field="sources",
         value=" ".join(plan.sources),
-        hint="in a folder, images are the files that end in .jpg, .png and the like; name others "
-        "one by one",
+        hint=hint,
     )
 
 
