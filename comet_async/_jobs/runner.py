@@ -231,7 +231,10 @@ class JobRunner:
             return
         gateway, _, name = record.account.partition("-")
         if gateway != ours.partition("-")[0]:
-            what, hint = "another gateway", "use that gateway, or give this one its own journal"
+            what, hint = (
+                "another gateway",
+                "use that gateway, or another folder or journal for this one",
+            )
         else:
             what = f"another account ({name})"
             hint = (

@@ -249,7 +249,7 @@ def give_name(part: Part, target: Path, exists: Exists) -> None:
             what = "is a folder" if target.is_dir() else "exists and is another file"
             raise SaveError(
                 f"{shorten(str(target))} {what}",
-                hint="the result is paid and safe; choose another name",
+                hint="the result is paid and safe: move that file away, or choose another name",
             )
     try:
         part.path.replace(target)

@@ -258,7 +258,7 @@ def sha256_of(image: SourceImage) -> str:
 def _taken(name: str) -> SaveError:
     return SaveError(
         f"{name} exists and is another object",
-        hint="the result is paid and safe; choose another name",
+        hint="the result is paid and safe: move that object away, or choose another name",
     )
 
 

@@ -17,7 +17,7 @@ from comet_async.cli.hints import OPTIONS, message_of, with_option
 from comet_async.errors import BudgetExceededError, CometError, JournalLostError, RunStoppedError
 
 _NAMED = 3  # sources of one reason that are named
-_CORRECTABLE = frozenset({"invalid", "rejected", "failed"})
+_CORRECTABLE = frozenset({"invalid", "rejected", "failed", "pending"})
 
 
 @attrs.frozen(kw_only=True)
@@ -82,15 +82,6 @@ class Ending:
     def _counts(self) -> str:
         totals = self.totals
         done = totals.ended["done"]
-        parts = [f"{done:,} done"] if done else []
-        parts += [
-            f"{many:,} {word}"
-            for word, many in sorted((totals.ended - totals.not_sent).items())
-            if word != "done"
-        ]
-        if not_sent := totals.not_sent.total():
-            parts.append(f"{not_sent:,} not sent")
-        of = f" of {totals.total:,}" if totals.total and totals.total > totals.count else ""
         details = [
             f"{many:,} {word}"
             for many, word in (
@@ -101,7 +92,16 @@ class Ending:
             if many
         ]
         more = f" ({', '.join(details)})" if details else ""
-        return f"{', '.join(parts) or 'nothing ended'}{of}{more}"
+        parts = [f"{done:,} done{more}"] if done else []
+        parts += [
+            f"{many:,} {word}"
+            for word, many in sorted((totals.ended - totals.not_sent).items())
+            if word != "done"
+        ]
+        if not_sent := totals.not_sent.total():
+            parts.append(f"{not_sent:,} not sent")
+        of = f" of {totals.total:,}" if totals.total and totals.total > totals.count else ""
+        return f"{', '.join(parts) or 'nothing ended'}{of}"
 
     def not_done(self) -> list[str]:
         """Return what is not done by reason, one line for any number of equal ones."""
@@ -151,7 +151,7 @@ class Ending:
     def _limit_allows_nothing(self) -> bool:
         """True when the same command could only reach its limit again, and buy nothing."""
         totals = self.totals
-        counted_in = totals.bought or totals.doubtful or totals.failed
+        counted_in = totals.bought or totals.doubtful or totals.failed or totals.attached
         reasons = {why.reason for why in totals.unfinished if why.status == "pending"}
         reached = {reason.startswith("the limit of this run is reached") for reason in reasons}
         return reached == {True} and not counted_in and not self.interrupted

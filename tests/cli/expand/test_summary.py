@@ -47,7 +47,7 @@ def test_details_of_what_is_done() -> None:
     end = ending(ended={"done": 6, "invalid": 2})
     end.totals.earlier, end.totals.copied, end.totals.equal = 3, 1, 1
     assert end.facts()[0] == (
-        "6 done, 2 invalid (3 from earlier runs, 1 copied as is, 1 equal to another image) in 0 s"
+        "6 done (3 from earlier runs, 1 copied as is, 1 equal to another image), 2 invalid in 0 s"
     )
 
 
@@ -187,3 +187,18 @@ def test_a_limit_that_allows_no_image_is_no_reason_to_run_again() -> None:
     ]
     end.totals._bought.update(a=1)
     assert end.next_step()[1] == f"  {COMMAND}"
+
+
+def test_a_limit_that_was_kept_for_what_turned_out_free_is_a_reason_to_run_again() -> None:
+    """What the server knew already is not counted: the same limit allows more next time."""
+    reached = ("pending", "the limit of this run is reached (--max-jobs)", None)
+    end = ending(ended={"done": 2, "pending": 2}, unfinished={reached: 2})
+    end.totals.attached = 2
+    assert end.next_step()[1] == f"  {COMMAND}"
+
+
+def test_what_keeps_an_image_pending_is_said_with_the_remedy() -> None:
+    """The same command again does not help while another file has the result's name."""
+    taken = ("pending", "wide/a.png exists and is another file", "move that file away")
+    end = ending(ended={"pending": 1}, unfinished={taken: 1})
+    assert "      move that file away" in end.not_done()
