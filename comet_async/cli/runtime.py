@@ -29,6 +29,7 @@ INTERRUPTED = 130
 """Exit status after a signal: 128 + SIGINT, as shells count."""
 
 _SHOW_CURSOR = "\x1b[?25h"
+_CLEAR_LINE = "\r\x1b[2K"
 
 # A second signal within this many seconds is the first one, delivered twice: `timeout` of GNU's
 # coreutils signals the program and then its whole process group.
@@ -99,8 +100,8 @@ class Invocation:
         lines = ["comet-async: stopped now; the next run looks up what was being sent"]
         if self.last_words is not None:
             lines += self.last_words()
-        # A progress bar hides the cursor.
-        start = f"{_SHOW_CURSOR}\n" if self.screen.errors.isatty() else "\n"
+        # A progress bar hides the cursor, and its last frame would stay.
+        start = f"{_CLEAR_LINE}{_SHOW_CURSOR}" if self.screen.errors.isatty() else "\n"
         self.screen.errors.write(start + "".join(f"{self.screen.clean(each)}\n" for each in lines))
         self.screen.errors.flush()
         self.screen.output.flush()

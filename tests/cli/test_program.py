@@ -198,6 +198,28 @@ def test_a_question_can_be_interrupted() -> None:
     os.close(its_end)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+@pytest.mark.real_loop
+async def test_leaving_at_once_leaves_no_bar(photos: Path, sandbox: Sandbox) -> None:
+    """The second Ctrl-C takes the last frame of the bar away, and shows the cursor again."""
+    sandbox.faults.add(Fault("hang", on="create", times=100))
+    terminal, its_end = os.openpty()
+    words = ("expand", str(photos), "--out", str(photos.parent / "wide"), "--to", "16:9")
+    process = await asyncio.create_subprocess_exec(
+        *PROGRAM, *words, stderr=its_end, env={**os.environ, "TERM": "xterm"}
+    )
+    os.close(its_end)
+    while not sandbox.ledger.posts:  # noqa: ASYNC110 - another process sends them
+        await asyncio.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    await asyncio.sleep(1)  # sooner, it would be the same signal, delivered twice
+    process.send_signal(signal.SIGINT)
+    assert await process.wait() == 130
+    said = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    assert "\r\x1b[2K\x1b[?25hcomet-async: stopped now" in said
+
+
 @pytest.mark.real_loop
 async def test_leaving_at_once_does_not_call_a_request_free(photos: Path, sandbox: Sandbox) -> None:
     """A second Ctrl-C ends the program while an answer is awaited: it may have been billed."""
