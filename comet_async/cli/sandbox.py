@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
+import os
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
@@ -112,7 +114,7 @@ async def sandbox(  # noqa: PLR0913 - the arguments and options, as --help shows
     """Serve until a signal comes."""
     from comet_async.sandbox import DEFAULT_KEY, Faults, Options, Sandbox, serve
 
-    _check(port, speed)
+    _check(port, speed, limit)
     invocation = CURRENT.get()
     chosen = key or DEFAULT_KEY
     server = Sandbox(
@@ -132,27 +134,29 @@ async def sandbox(  # noqa: PLR0913 - the arguments and options, as --help shows
         serve(server, ready=lambda running: _announce(running, host, chosen, invocation.screen))
     )
     invocation.on_signal = serving.cancel
-    refusal = ""
+    refusal, hint = "", ""
     try:
         await serving
     except asyncio.CancelledError:
         if not invocation.interrupted:
             raise
     except OSError as error:
-        refusal = error.strerror or type(error).__name__
+        # asyncio's text repeats the address; a name that leads nowhere has a number of its own.
+        known = error.errno in errno.errorcode
+        refusal = os.strerror(error.errno) if known else error.strerror or type(error).__name__
+        by_port = error.errno in {errno.EADDRINUSE, errno.EACCES}
+        hint = "choose another --port; 0 takes a free one" if by_port else "choose another --host"
     if refusal:
-        raise ConfigError(
-            f"the sandbox can't listen on {host} port {port}: {refusal}",
-            hint="choose another --port; 0 takes a free one",
-        )
+        msg = f"the sandbox can't listen on {host} port {port}: {refusal}"
+        raise ConfigError(msg, hint=hint)
     invocation.screen.say(
         f"{counted(len(server.ledger.charges), 'simulated charge')}; nothing was billed"
     )
     return DONE  # a signal is how it ends
 
 
-def _check(port: int, speed: float) -> None:
-    """Refuse what can't be a port or a speed.
+def _check(port: int, speed: float, limit: int) -> None:
+    """Refuse what can't be a port, a speed or a limit.
 
     Raises:
         InputError: One of them can't.
@@ -172,6 +176,14 @@ def _check(port: int, speed: float) -> None:
             value=speed,
             limit="above 0",
             hint="1 is as fast as the service",
+        )
+    if limit < 0:
+        raise InputError(
+            f"--limit {limit} must be at least 0",
+            field="limit",
+            value=limit,
+            limit="at least 0",
+            hint="0 is for any number",
         )
 
 

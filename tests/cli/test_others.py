@@ -126,6 +126,8 @@ async def test_sandbox_for_other_machines(
         (("--fault", "bogus"), "'bogus' is unknown"),
         (("--fault", "bogus"), "known are drop, reset, "),
         (("--host", "192.0.2.1"), "can't listen on 192.0.2.1"),
+        (("--host", "192.0.2.1"), "choose another --host"),
+        (("--limit", "-1"), "--limit -1 must be at least 0"),
     ],
 )
 async def test_sandbox_that_cannot_start(comet: Command, words: tuple[str, ...], said: str) -> None:
