@@ -246,16 +246,21 @@ def give_name(part: Part, target: Path, exists: Exists) -> None:
         held = part.sha256 or file_sha256(part.path)
         if file_sha256(target) != held:
             part.path.unlink(missing_ok=True)
-            what = "is a folder" if target.is_dir() else "exists and is another file"
-            raise SaveError(
-                f"{shorten(str(target))} {what}",
-                hint="the result is paid and safe: move that file away, or choose another name",
-            )
+            raise another_file(target)
     try:
         part.path.replace(target)
     except OSError:
         part.path.unlink(missing_ok=True)
         raise
+
+
+def another_file(target: Path | str) -> SaveError:
+    """Return the error for a name that something else has."""
+    is_folder = isinstance(target, Path) and target.is_dir()
+    return SaveError(
+        f"{shorten(str(target))} {'is a folder' if is_folder else 'exists and is another file'}",
+        hint="the result is paid and safe: move that file away, or choose another name",
+    )
 
 
 async def place(part: Part, target: Path, *, exists: Exists = "fail") -> None:

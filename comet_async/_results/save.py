@@ -23,7 +23,7 @@ from comet_async._journal.records import Destination, JobRecord, Journal, SavedF
 from comet_async._journal.states import FINAL, JobState
 from comet_async._journal.transitions import taken
 from comet_async._results.download import Downloader
-from comet_async._results.files import Part, in_thread, part_stem
+from comet_async._results.files import Part, another_file, in_thread, part_stem
 from comet_async._results.folder import FolderOutput
 from comet_async._results.outputs import Output, StoreOutput
 from comet_async.clock import Clock
@@ -316,8 +316,8 @@ class ResultSaver:
     ) -> tuple[JobRecord, dict[int, SavedFile]]:
         """Fetch what is missing: the job is done then."""
         if record.state is not JobState.SUCCEEDED:
-            if record.state is JobState.DONE:  # and stays so if another job has its name by now
-                await self._check_names_there(record, destination.dest)
+            if record.state is JobState.DONE:  # and stays so if another file has its name by now
+                await self._check_names_there(record, destination, missing)
             record = await self._move(record, JobState.SUCCEEDED, "a file is missing")
         parts: list[tuple[SavedFile, Part]] = []
         try:
@@ -347,11 +347,23 @@ class ResultSaver:
                 await self.journal.save_file(record.key, place.dest, file)
         return await self._move(record, JobState.SAVING, why, place)
 
-    async def _check_names_there(self, record: JobRecord, dest: str) -> None:
-        """Refuse to replace a file that is there by now and is another job's."""
+    async def _check_names_there(
+        self, record: JobRecord, destination: Destination, missing: Sequence[StoredImage]
+    ) -> None:
+        """Refuse to replace a file that is there by now: another job's, or one that was edited.
+
+        Raises:
+            DownloadError: There is one. The server, which may no longer hold the result, is not
+                asked for what could not be saved.
+        """
+        dest, wanted = destination.dest, {image.index for image in missing}
         _, there = await self.output(dest).obstacles(dest, record.n)
         for name in there:
             await self._check_name(record, name)
+        for file in destination.files:
+            output = self.output(file.name)
+            if file.index in wanted and await output.size_of(file.name) is not None:
+                raise another_file(output.place(file.name))
 
     async def _check_name(self, record: JobRecord, name: str) -> None:
         """Refuse a name that another job's file has; it is free if that file was removed.

@@ -105,6 +105,30 @@ async def test_again_with_equal_and_finished_images(
     assert all(f"{out / name}" in last.err for name in ("same.png", "wide.png"))
 
 
+async def test_an_edited_result_is_left_alone(
+    comet: Command, sandbox: Sandbox, photos: Path
+) -> None:
+    """It is not replaced, and the job stays done: the server may no longer hold the result."""
+    out = photos.parent / "wide"
+    words = ("expand", photos / "dog.png", "--out", out, *SHAPE)
+    await comet(*words)
+    bought = (out / "dog.png").read_bytes()
+    (out / "dog.png").write_bytes(bought + b"edited")
+    fault = sandbox.faults.add(Fault("404", on="result", times=None))
+    again = await comet(*words)
+    assert again.status == 1
+    assert "dog.png exists and is another file" in again.err
+    assert again.err.count("move that file away") == 2
+    assert (out / "dog.png").read_bytes() == bought + b"edited"
+    assert not sandbox.faults.injected
+    assert "1 job done" in (await comet("jobs", out)).err
+    sandbox.faults.remove(fault)
+    (out / "dog.png").unlink()
+    assert (await comet(*words)).status == 0
+    assert (out / "dog.png").read_bytes() == bought
+    assert len(sandbox.ledger.charges) == 1
+
+
 async def test_fresh_buys_again(comet: Command, sandbox: Sandbox, photos: Path) -> None:
     """A name for another purchase is one, in another folder."""
     for name in ("one", "two"):
