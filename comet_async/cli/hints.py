@@ -92,7 +92,7 @@ def with_option(error: CometError) -> str | None:
             named = option in hint or option in message_of(error)
             return hint if named or error.field == "n" else f"{hint} ({option})"
     if isinstance(error, ConfigError) and error.field == "api_key" and error.limit == "":
-        return f"{error.hint}: comet-async expand --sandbox"
+        return f"{error.hint}: comet-async expand DIR --out OUT --to 16:9 --sandbox"
     return None if error.hint is None else in_options(error.hint)
 
 

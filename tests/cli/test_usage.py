@@ -139,12 +139,18 @@ async def test_after_two_dashes_every_word_is_a_file(
     assert "\t./--sandbox.png\t../wide/--sandbox.png\t" in ended.out
 
 
+@pytest.mark.parametrize("command", ["fleet", "migrate"])
+async def test_advice_names_no_option_that_the_command_lacks(comet: Command, command: str) -> None:
+    """These take the database as a word, not as --journal."""
+    assert (await comet(command, "x")).err.endswith("like postgresql://host/database\n")
+
+
 async def test_no_key(comet: Command, photos: Path) -> None:
     """Without a key it says which variable holds it, and how to try without one."""
     ended = await comet("expand", photos, "--out", photos.parent / "wide", *TO)
     assert ended.status == 2
     assert "no API key" in ended.err
-    assert "--sandbox" in ended.err
+    assert "comet-async expand DIR --out OUT --to 16:9 --sandbox\n" in ended.err
     assert not (photos.parent / "wide").exists()
 
 

@@ -398,7 +398,7 @@ def database(text: str) -> str:
     if not text.startswith(POSTGRES):
         raise InputError(
             f"{text!r} is not a PostgreSQL database",
-            field="journal",
+            field="database",
             value=text,
             limit="postgresql://…",
             hint="write it like postgresql://host/database",
@@ -421,7 +421,7 @@ def _without_password(text: str) -> str:
     if password or "password=" in text:
         raise InputError(
             "the database's address holds a password, which other users of this machine could see",
-            field="journal",
+            field="database",
             hint="put it into ~/.pgpass, or into the environment variable PGPASSWORD",
         )
     return text
