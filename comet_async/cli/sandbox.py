@@ -142,9 +142,10 @@ async def sandbox(  # noqa: PLR0913 - the arguments and options, as --help shows
             raise
     except OSError as error:
         # asyncio's text repeats the address; a name that leads nowhere has a number of its own.
-        known = error.errno in errno.errorcode
-        refusal = os.strerror(error.errno) if known else error.strerror or type(error).__name__
-        by_port = error.errno in {errno.EADDRINUSE, errno.EACCES}
+        code = error.errno or 0
+        known = code in errno.errorcode
+        refusal = os.strerror(code) if known else error.strerror or type(error).__name__
+        by_port = code in {errno.EADDRINUSE, errno.EACCES}
         hint = "choose another --port; 0 takes a free one" if by_port else "choose another --host"
     if refusal:
         msg = f"the sandbox can't listen on {host} port {port}: {refusal}"
