@@ -11,9 +11,8 @@ import asyncio
 import json
 import random
 import selectors
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
@@ -384,11 +383,10 @@ class Line:
         """Return more places than are wanted."""
         return asyncio.Semaphore(1000)
 
-    @asynccontextmanager
-    async def fetch(self, url: URL) -> AsyncIterator[_File]:
+    async def fetch(self, url: URL) -> _File:
         """Fetch a result."""
         await self._travel(f"fetch {url.path.rpartition('/')[2]}")
-        yield _File(self.provider.image)
+        return _File(self.provider.image)
 
     async def aclose(self) -> None:
         """Do nothing."""
@@ -408,6 +406,9 @@ class _File:
         await asyncio.sleep(0.01)
         piece, self.data = self.data[:size], self.data[size:]
         return piece
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class SimJournal(MemoryJournal):
