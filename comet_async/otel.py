@@ -155,9 +155,10 @@ class OpenTelemetry:
             case Failed():
                 job.set_attribute("error.type", event.error)
                 job.set_error(event.message)
-                timed_out = event.sent and event.error == WaitTimeoutError.__name__
+                timed_out = event.error == WaitTimeoutError.__name__
                 failed = _TIMED_OUT if timed_out else "failed"
-                self._end(job, failed if event.sent else "not sent")
+                # Where it is not known whether it was sent, it may have been, and be billed.
+                self._end(job, "not sent" if event.sent is False else failed)
             case AnswerLost():
                 self._lost.add(1, {"comet_async.kind": event.kind})
                 job.add_event("answer lost", {"error.type": event.error})

@@ -151,6 +151,17 @@ def test_a_wait_that_timed_out_is_no_failure(telemetry: Telemetry) -> None:
     assert attributes["comet_async.outcome"] == "timed out"
 
 
+@pytest.mark.parametrize(
+    ("error", "outcome"), [("WaitTimeoutError", "timed out"), ("JournalError", "failed")]
+)
+def test_what_may_have_been_sent_is_not_counted_as_unsent(
+    error: str, outcome: str, telemetry: Telemetry
+) -> None:
+    """Whether it was accepted is not known: it may be billed."""
+    telemetry.hook(Failed(**JOB, error=error, message="no answer", sent=None))
+    assert telemetry.series()["comet_async.jobs", outcome] == 1
+
+
 def test_a_failure_is_an_error_of_the_span(telemetry: Telemetry) -> None:
     """Its class is there; the way to it is in the span's events."""
     telemetry.hook(SlotAwaited(**JOB, seconds=5.0, used=1, limit=1, holders=("ce1-b",)))

@@ -16,6 +16,7 @@ from comet_async import CometSession, Margins, Outcome
 from comet_async._journal.records import JobRecord
 from comet_async._journal.states import JobState
 from comet_async.errors import JournalError
+from comet_async.events import Event, Failed
 from comet_async.journal import SqliteJournal
 from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import Fault, Options, Sandbox
@@ -302,3 +303,47 @@ async def test_a_purchase_that_cannot_be_recorded_is_said_twice(
         f"{about} recorded, trying again: disk is full",
         f"{about} recorded: disk is full",
     ]
+
+
+@pytest.mark.parametrize(
+    ("refused", "faults", "sent"),
+    [
+        (JobState.SENDING, (), False),
+        (JobState.SUBMITTED, (), True),
+        (JobState.UNKNOWN, (Fault("drop_after_charge"),), None),
+    ],
+)
+async def test_what_cannot_be_recorded_is_not_called_unsent(
+    refused: JobState,
+    faults: tuple[Fault, ...],
+    sent: bool | None,
+    photo: bytes,
+    tmp_path: Path,
+    clock: VirtualClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The error and its event agree with the account book; only what never left was not sent."""
+    disk_is_full = JournalError("disk is full", retryable=True)
+    move = SqliteJournal.move
+
+    async def full(*args: Any, **options: Any) -> JobRecord:
+        if refused in {JobState.SENDING, *args[2:]}:
+            raise disk_is_full
+        return await move(*args, **options)
+
+    if refused is JobState.SENDING:
+        monkeypatch.setattr(SqliteJournal, "send", full)
+    else:
+        monkeypatch.setattr(SqliteJournal, "move", full)
+    events: list[Event] = []
+    async with Sandbox(clock=clock, seed=1, engine="stub", key=KEY) as sandbox:
+        for fault in faults:
+            sandbox.faults.add(fault)
+        async with CometSession(
+            KEY, gateway=sandbox.url, clock=clock, journal=tmp_path / "jobs", on_event=events.append
+        ) as comet:
+            with pytest.raises(JournalError) as caught:
+                await comet.expand(photo, MARGINS)
+            assert len(sandbox.ledger.charges) == int(sent is not False)
+    assert caught.value.sent is sent
+    assert [event.sent for event in events if isinstance(event, Failed)] == [sent]

@@ -626,8 +626,9 @@ class ActiveJobs:
                     task_id=task.id,
                     request_id=task.request_id,
                 )
-            except StaleRecordError:
+            except StaleRecordError as error:
                 # Another worker took the job over and looks its task up; this tells it the id.
+                _set_billed(error, task, record)
                 logger.warning(
                     "task %s of %s is billed; another worker has it", task.id, record.key
                 )
@@ -645,7 +646,7 @@ class ActiveJobs:
                         error,
                     )
                 if last:
-                    error.task_id, error.external_task_id = task.id, record.key
+                    _set_billed(error, task, record)
                     raise
             await self.services.clock.sleep(2.0**attempt)
         raise AssertionError
@@ -720,6 +721,11 @@ class ActiveJobs:
         """Count a job that is running at the server, whatever the limit says."""
         self.slots.hold(record.key, record.n)
         self._run(record)
+
+
+def _set_billed(error: JournalError, task: Task, record: JobRecord) -> None:
+    """Let *error* say that *task* was accepted."""
+    error.task_id, error.external_task_id, error.sent = task.id, record.key, True
 
 
 async def _quietly(work: Awaitable[object]) -> None:

@@ -144,8 +144,9 @@ class Call:
             self.lost = True
         elif (error := send.exception()) is None:
             self.job = send.result()
-        elif isinstance(error, JournalError):  # it could not be recorded
-            self.lost = True
+        elif isinstance(error, JournalError) or not isinstance(error, CometError):
+            # It could not be recorded, or nobody knows how far it came.
+            self.lost = getattr(error, "sent", None) is not False
 
 
 @attrs.define(eq=False)
@@ -255,7 +256,8 @@ class Calls:
             level = logging.DEBUG if self._limit_logged else None  # one line for all it stops
             self._limit_logged = True
         facts = {"error": type(error).__name__, "message": error.message}
-        self.active.emit(Failed, call.job.record, level, **facts, sent=self._sent(call))
+        sent = True if error.task_id else self._sent(call)
+        self.active.emit(Failed, call.job.record, level, **facts, sent=sent)
 
     def _is_being_sent(self, call: Call) -> bool:
         return call.key is not None and call.key in self.active.sends

@@ -23,6 +23,7 @@ from comet_async.errors import (
     ConfigError,
     DuplicateTaskError,
     InputError,
+    JournalError,
     JournalLostError,
     NotSentError,
     OutcomeUnknownError,
@@ -234,10 +235,11 @@ class Sender:
         self.active.send(record, task)
         try:
             return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.done():  # in the same turn of the loop: the caller must learn what was sent
+        except BaseException as error:
+            if task.done():  # perhaps in this turn of the loop: the caller must learn what was sent
                 call.take_over(task)
-            task.add_done_callback(_log_orphan)
+            if isinstance(error, asyncio.CancelledError):
+                task.add_done_callback(_log_orphan)
             raise
 
     async def _post(self, record: JobRecord, body: Body) -> Job:
@@ -245,13 +247,19 @@ class Sender:
         if shared is not None:
             body = attrs.evolve(body, check=partial(_check_lease, shared, shared.boot, record.key))
         began, now = self._now(), services.clock.time()
-        sending = await self.active.journal.send(
-            record,
-            now=now,
-            post_deadline=now + services.api.transport.timeouts.post(body.length),
-            limits=self._limits(),
-            run=self.options.run,
-        )
+        try:
+            sending = await self.active.journal.send(
+                record,
+                now=now,
+                post_deadline=now + services.api.transport.timeouts.post(body.length),
+                limits=self._limits(),
+                run=self.options.run,
+            )
+        except StaleRecordError:  # whoever moved the job may have sent it
+            raise
+        except JournalError as refusal:
+            refusal.sent = False
+            raise
         if sending is Refusal.IN_FLIGHT:
             raise _NoSlotError("all slots are in use", sent=False, external_task_id=record.key)
         if isinstance(sending, Refusal):
