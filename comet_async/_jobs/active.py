@@ -23,6 +23,7 @@ from comet_async._journal.memory import ForgettingJournal
 from comet_async._journal.records import Changes, JobRecord, Journal, NewJob, StoredImage
 from comet_async._journal.shared import SharedJournal
 from comet_async._journal.states import ON_SERVER, JobState
+from comet_async._journal.transitions import check_task_of
 from comet_async.errors import (
     CometError,
     ConcurrencyLimitError,
@@ -456,6 +457,7 @@ class ActiveJobs:
             return
         try:
             task = await self.services.api.get(record.task_id, kind=kind_named(record.kind))
+            check_task_of(record, task)
         except NotFoundError as error:
             await self.strand(record, error)
         except CometError as error:
@@ -668,6 +670,10 @@ class ActiveJobs:
         self._running.pop(record.task_id or "", None)
         self._running_keys.discard(record.key)
         self.slots.release(record.key)
+
+    def running(self, task_id: str) -> JobRecord | None:
+        """Return the job of a task whose end has not been seen."""
+        return self._running.get(task_id)
 
     async def observe(self, task: Task) -> None:
         """Record the end of a job's task, if *task* shows it; any poll may be the first to."""

@@ -65,6 +65,7 @@ from comet_async._jobs.reconcile import Verdict
 from comet_async._jobs.sender import Sender
 from comet_async._journal.records import JobRecord, StoredImage
 from comet_async._journal.states import JobState
+from comet_async._journal.transitions import check_task_of
 from comet_async.errors import (
     CometError,
     ConfigError,
@@ -405,6 +406,7 @@ class JobRunner:
         """Poll a task that succeeded, and whose images were never seen."""
         record, services = job.record, self.active.services
         task = await services.api.get(record.task_id or "", kind=kind_named(record.kind))
+        check_task_of(record, task)
         images = tuple(map(StoredImage.of, readable(task, record.n)))
         if not images:
             raise _missing(task)

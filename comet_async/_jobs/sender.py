@@ -34,6 +34,7 @@ from comet_async.errors import (
     StaleRecordError,
 )
 from comet_async.events import AnswerLost, NotAccepted, Submitted
+from comet_async.models import Task
 from comet_async.requests import kind_named
 
 logger = logging.getLogger("comet_async")
@@ -281,6 +282,7 @@ class Sender:
             task = await services.api.create(
                 kind_named(record.kind), body, external_task_id=record.key
             )
+            self._check_new(record, task)
         except CometError as caught:
             error = caught
         except asyncio.CancelledError:
@@ -294,6 +296,20 @@ class Sender:
             await self.active.accepted()
             return job
         return await self._refused(sending, error)
+
+    def _check_new(self, record: JobRecord, task: Task) -> None:
+        """Refuse to believe an answer that names the task of another job that is running.
+
+        Raises:
+            OutcomeUnknownError: It does; which task is this job's is to be looked up.
+        """
+        other = self.active.running(task.id)
+        if other is not None and other.key != record.key:
+            raise OutcomeUnknownError(
+                f"the answer names task {task.id}, which is that of {other.key}",
+                external_task_id=record.key,
+                hint="it may have been accepted and billed: look it up, do not submit it again",
+            )
 
     def _limits(self) -> Limits:
         """Return what is checked when the request starts."""

@@ -7,6 +7,7 @@ import attrs
 from comet_async._backoff import Backoff
 from comet_async._http.api import Api, Submission
 from comet_async._jobs.active import ActiveJobs
+from comet_async._journal.transitions import check_task_of
 from comet_async.clock import Clock
 from comet_async.errors import SessionClosedError
 from comet_async.models import Task, TaskPage
@@ -61,6 +62,9 @@ class SessionTasks:
         """
         self.check_open()
         task = await self.api.get(task_id, kind=kind_named(kind), timeout=timeout)
+        for active in list(self.journals):
+            if (record := active.running(task_id)) is not None:
+                check_task_of(record, task)
         if task.done:
             await self.observe(task)
         return task

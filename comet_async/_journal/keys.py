@@ -76,6 +76,14 @@ def is_own_key(text: str) -> bool:
     return re.fullmatch(PATTERN, text) is not None
 
 
+def names_another(key: str, found: str | None) -> bool:
+    """Return True if *found*, which an answer names as our own id, is the key of another job.
+
+    An id of another shape proves nothing: a gateway may put its own in the place of ours.
+    """
+    return found is not None and found != key and is_own_key(found)
+
+
 def canonical(value: JSON) -> str:
     """Return *value* as JSON text, the same for all ways of writing the same value.
 

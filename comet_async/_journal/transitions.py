@@ -11,15 +11,17 @@ from typing import Any
 
 import attrs
 
-from comet_async._journal.keys import canonical
+from comet_async._journal.keys import canonical, names_another
 from comet_async._journal.records import CALLBACK, Changes, JobRecord, NewJob
 from comet_async._journal.states import JobState, Move, check_move
 from comet_async.errors import (
+    DecodeError,
     DownloadError,
     IdempotencyConflictError,
     JournalError,
     StaleRecordError,
 )
+from comet_async.models import Task
 from comet_async.secret import redact
 
 _CHANGES = frozenset(Changes.__annotations__)
@@ -137,6 +139,24 @@ def stale(record: JobRecord, actual: JobRecord | None) -> StaleRecordError:
         task_id=record.task_id,
         external_task_id=record.key,
     )
+
+
+def check_task_of(record: JobRecord, task: Task) -> None:
+    """Refuse an answer to a poll of a job's task that is about another job of ours.
+
+    A cache on the way may mix answers up. The other image must not be saved as this one's.
+
+    Raises:
+        DecodeError: It is.
+    """
+    if names_another(record.key, task.external_task_id):
+        raise DecodeError(
+            f"the answer about task {task.id} is about another job ({task.external_task_id})",
+            path="$.data.task_info.external_task_id",
+            sent=True,
+            task_id=task.id,
+            external_task_id=record.key,
+        )
 
 
 def unknown_key(key: str) -> JournalError:

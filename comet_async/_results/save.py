@@ -21,7 +21,7 @@ from comet_async._images.rules import shorten
 from comet_async._images.source import SourceImage
 from comet_async._journal.records import Destination, JobRecord, Journal, SavedFile, StoredImage
 from comet_async._journal.states import FINAL, JobState
-from comet_async._journal.transitions import taken
+from comet_async._journal.transitions import check_task_of, taken
 from comet_async._results.download import Downloader
 from comet_async._results.files import Part, another_file, in_thread, part_stem
 from comet_async._results.folder import FolderOutput
@@ -34,7 +34,7 @@ from comet_async.errors import (
     NotFoundError,
     ResultExpiredError,
 )
-from comet_async.models import TaskKind
+from comet_async.models import Task, TaskKind
 from comet_async.requests import MAX_N
 from comet_async.stores import Place, Stores
 
@@ -413,7 +413,12 @@ class ResultSaver:
 
     async def _refresh(self, record: JobRecord, kind: TaskKind) -> JobRecord:
         """Get the task again: it comes with new URLs."""
-        get = functools.partial(self.api.get, record.task_id or "", kind=kind)
+
+        async def get() -> Task:
+            task = await self.api.get(record.task_id or "", kind=kind)
+            check_task_of(record, task)
+            return task
+
         task = await with_retries(get, clock=self.clock, backoff=self.downloader.backoff)
         fresh = {image.index: StoredImage.of(image) for image in task.images if image.url}
         if not fresh:

@@ -78,6 +78,7 @@ class FakeApi:
     finds: list[Task | CometError] = attrs.field(factory=lambda: [NO_TASK])
     gateway: Gateway = attrs.field(factory=Gateway.comet)
     sent: list[dict[str, Any]] = attrs.field(factory=list)
+    accepted: int = 0
     lookups: int = 0
     down_until: float = 0.0
     transport: SimpleNamespace = attrs.field(factory=lambda: SimpleNamespace(timeouts=Timeouts()))
@@ -92,7 +93,8 @@ class FakeApi:
         if self.clock.monotonic() < self.down_until:
             raise NotSentError("refused")
         answer = self._give(self.creates)
-        return attrs.evolve(answer, external_task_id=external_task_id)
+        self.accepted += 1
+        return attrs.evolve(answer, id=str(8780 + self.accepted), external_task_id=external_task_id)
 
     async def find(self, key: str, *, kind: TaskKind, form: str) -> Task:
         """Answer a lookup by our own id; one round of lookups counts once."""
