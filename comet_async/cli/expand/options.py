@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -284,6 +285,7 @@ def make_plan(  # noqa: PLR0913 - the groups of options, by name
         "max_jobs": spending.max_jobs,
         "max_spend": spending.max_spend,
         "price": spending.price,
+        "budget": secrets.token_hex(8),  # names this run in the journal
         "retry_failed": rerun.retry_failed,
         "verify_remote": rerun.verify_remote,
         "checksum": rerun.checksum,

@@ -208,6 +208,7 @@ class _RunFollower:
     def __attrs_post_init__(self) -> None:
         self.totals = RunTotals(
             price=self.plan.price,
+            run=self.plan.options.get("budget", ""),
             since=SYSTEM_CLOCK.time(),
             slots=self.plan.options.get("concurrency", 16),
             clock=asyncio.get_running_loop().time,
@@ -260,7 +261,7 @@ class _RunFollower:
         if not outcome.done:
             self._failed.append(outcome.source)
         if screen.json:
-            paid = billed(record, self.totals.since) if equal is None else False
+            paid = billed(record, self.totals.run) if equal is None else False
             screen.emit(as_record(outcome, screen, paid=paid, equal=equal))
         progress.ended(outcome, earlier=self.totals.earlier > earlier, equal=equal)
         if screen.lost:

@@ -43,20 +43,19 @@ _RECENT = 50
 _ENOUGH = 3  # endings from which a rate can be estimated
 
 
-def billed(record: JobRecord | None, since: float) -> bool | None:
+def billed(record: JobRecord | None, run: str) -> bool | None:
     """Return whether a run made the server bill a job.
 
     Args:
         record: The job, or None when there is none.
-        since: When the run began, in seconds since 1970.
+        run: The run's name. Times would not tell: clocks are set.
 
     Returns:
         False also for a job that the server had accepted earlier, under whatever folder; None
         while that is not known.
     """
-    if record is None or (record.sent_at or 0) < since or record.state in _NOT_ACCEPTED:
-        return False
-    if record.run is None:  # the server knew the request: nothing is counted for this run
+    # It has none if the server knew the request: nothing is counted for this run.
+    if record is None or record.run != run or record.state in _NOT_ACCEPTED:
         return False
     return None if record.state in _OPEN_QUESTION else is_billed(record)
 
@@ -82,6 +81,7 @@ class RunTotals:
 
     Attributes:
         price: USD for one image; an estimate.
+        run: The run's name in the journal.
         since: When the run began, in seconds since 1970.
         slots: Most images in flight.
         clock: A clock that never goes back, in seconds.
@@ -103,6 +103,7 @@ class RunTotals:
     """
 
     price: Decimal
+    run: str
     since: float
     slots: int = 16
     clock: Callable[[], float] = time.monotonic
@@ -159,12 +160,12 @@ class RunTotals:
         self._resent[key] = 1
 
     def _count(self, record: JobRecord) -> bool | None:
-        bought = billed(record, self.since)
+        bought = billed(record, self.run)
         if bought:
             self._bought[record.key] = record.n  # once for equal images, which share a job
             if record.state in _SETTLED:
                 self._settled[record.key] = record.n
-        elif record.state is JobState.FAILED and self._sent_now(record) and record.run is not None:
+        elif record.state is JobState.FAILED and record.run == self.run:
             self._bought.pop(record.key, None)
             self._failed[record.key] = record.n
         return bought

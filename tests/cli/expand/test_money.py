@@ -7,10 +7,12 @@ import json
 import re
 import shutil
 import struct
+import time
 import zlib
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,6 +74,17 @@ async def test_a_lost_answer_is_counted_once(
 ) -> None:
     """A request that was charged although its answer was lost was bought by this run."""
     sandbox.faults.add(Fault("drop_after_charge", times=2))
+    ended = await comet("expand", photos, "--out", photos.parent / "wide", *SHAPE, "--json")
+    assert [line["billed"] for line in ended.lines] == [True] * 3
+    assert bought(ended.err) == len(sandbox.ledger.charges) == 3
+
+
+async def test_a_clock_that_is_set_back_hides_no_bill(
+    comet: Command, sandbox: Sandbox, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent before the run began, as the clock has it now, was bought by it."""
+    ahead = SimpleNamespace(time=lambda: time.time() + 3600)
+    monkeypatch.setattr("comet_async.cli.expand.run.SYSTEM_CLOCK", ahead)  # as the run begins
     ended = await comet("expand", photos, "--out", photos.parent / "wide", *SHAPE, "--json")
     assert [line["billed"] for line in ended.lines] == [True] * 3
     assert bought(ended.err) == len(sandbox.ledger.charges) == 3

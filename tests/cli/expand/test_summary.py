@@ -23,7 +23,7 @@ def ending(
     **more: Any,
 ) -> Ending:
     """Return the end of a run with these outcomes and reasons."""
-    totals = RunTotals(price=Decimal("0.028"), since=0, clock=lambda: 0.0)
+    totals = RunTotals(price=Decimal("0.028"), run="this", since=0, clock=lambda: 0.0)
     totals.ended = Counter(ended or {})
     for (status, reason, hint), many in (unfinished or {}).items():
         for number in range(many):
