@@ -247,20 +247,8 @@ class Sender:
         services, shared = self.active.services, self.active.shared
         if shared is not None:
             body = attrs.evolve(body, check=partial(_check_lease, shared, shared.boot, record.key))
-        began, now = self._now(), services.clock.time()
-        try:
-            sending = await self.active.journal.send(
-                record,
-                now=now,
-                post_deadline=now + services.api.transport.timeouts.post(body.length),
-                limits=self._limits(),
-                run=self.options.run,
-            )
-        except StaleRecordError:  # whoever moved the job may have sent it
-            raise
-        except JournalError as refusal:
-            refusal.sent = False
-            raise
+        began = self._now()
+        sending = await self._begin(record, body)
         if sending is Refusal.IN_FLIGHT:
             raise _NoSlotError("all slots are in use", sent=False, external_task_id=record.key)
         if isinstance(sending, Refusal):
@@ -296,6 +284,24 @@ class Sender:
             await self.active.accepted()
             return job
         return await self._refused(sending, error)
+
+    async def _begin(self, record: JobRecord, body: Body) -> JobRecord | Refusal:
+        """Record that the request is about to leave, unless a limit is reached."""
+        services = self.active.services
+        now = services.clock.time()
+        try:
+            return await self.active.journal.send(
+                record,
+                now=now,
+                post_deadline=now + services.api.transport.timeouts.post(body.length),
+                limits=self._limits(),
+                run=self.options.run,
+            )
+        except StaleRecordError:  # whoever moved the job may have sent it
+            raise
+        except JournalError as error:
+            error.sent = False
+            raise
 
     def _check_new(self, record: JobRecord, task: Task) -> None:
         """Refuse to believe an answer that names the task of another job that is running.
