@@ -111,10 +111,12 @@ async def in_parallel(
                 running.discard(future)
                 yield future.result()
     finally:
-        await _cancel([*running, *(each for each in (pulling, looking) if each is not None)])
-        await items.aclose()
-        if others is not None:
-            await others.aclose()
+        try:
+            await _cancel([*running, *(each for each in (pulling, looking) if each is not None)])
+        finally:
+            await items.aclose()
+            if others is not None:
+                await others.aclose()
 
 
 async def _pull(items: AsyncGenerator[X, None]) -> tuple[X, ...]:
@@ -125,10 +127,18 @@ async def _pull(items: AsyncGenerator[X, None]) -> tuple[X, ...]:
 
 
 async def _cancel(futures: Collection[asyncio.Future[Any]]) -> None:
-    for future in futures:
-        future.cancel()
-    if futures:
-        await asyncio.wait(futures)
+    """Cancel *futures* and wait for their ends; a further cancellation is passed on to them."""
+    again, left = False, list(futures)
+    while left:
+        for future in left:
+            future.cancel()  # one that has ended is not reported as unheard, either
+        try:
+            await asyncio.wait(left)
+        except asyncio.CancelledError:
+            again = True  # what they work with is closed after this: they must have ended
+        left = [future for future in left if not future.done()]
+    if again:
+        raise asyncio.CancelledError
 
 
 # How an item ended, None for one without an outcome, and its job's record if that is known.

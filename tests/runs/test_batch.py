@@ -192,6 +192,36 @@ async def test_leaving_early_closes_both_streams() -> None:
     assert sorted(closed) == ["others", "works"]
 
 
+@pytest.mark.parametrize("pause", [0, 60], ids=["all-taken", "stream-waits"])
+async def test_a_consumer_that_is_cancelled_twice_leaves_nothing_running(pause: float) -> None:
+    """The second time comes while the works clean up, and so does the stream."""
+    shop = Shop()
+
+    async def slow_to_close() -> AsyncGenerator[Work, None]:
+        try:
+            for work in (shop.work(500), shop.work(600)):
+                yield work
+                await asyncio.sleep(pause)
+        finally:
+            await asyncio.sleep(1)
+
+    works = slow_to_close()
+
+    async def consume() -> None:
+        async with aclosing(works):  # as whoever opened the stream does
+            await collect(works, 3)
+
+    task = asyncio.create_task(consume())
+    await asyncio.sleep(5)
+    task.cancel()
+    await asyncio.sleep(0.5)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert shop.running == 0
+    assert not asyncio.all_tasks() - {asyncio.current_task()}
+
+
 async def test_cancelled_consumer() -> None:
     """A consumer that is cancelled takes the works along."""
     shop = Shop()
