@@ -282,15 +282,17 @@ class Reconciler:
         since = None if record.sent_at is None else datetime.fromtimestamp(record.sent_at, UTC)
         begin, pause, absent = self.clock.monotonic(), 1.0, 0
         while True:
+            # What an answer shows is as old as its question: it may have taken long, or this
+            # process may have been suspended meanwhile.
+            asked = self.clock.monotonic() - begin
             known = await self._find_known(record)
             finding = await self.lookup.look(kind, record.key, known=known, since=since)
             if finding.verdict is Verdict.FOUND:
                 return finding
             absent = absent + 1 if finding.verdict is Verdict.ABSENT else 0
-            waited = self.clock.monotonic() - begin
-            if waited >= settle and self._conclusive(finding, absent, waited):
+            if asked >= settle and self._conclusive(finding, absent, asked):
                 return finding
-            left = settle - waited
+            left = settle - (self.clock.monotonic() - begin)
             await self.clock.sleep(min(pause, left) if left > 0 else min(pause, 2.0))
             pause = min(pause * 2, _LONGEST_PAUSE)
 

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, cast
 import attrs
 import pytest
 
-from comet_async._jobs.reconcile import LIST_PAGES, LIST_SIZE, Finding, Known, TaskLookup, Verdict
+from comet_async._jobs.reconcile import (
+    LIST_PAGES,
+    LIST_SIZE,
+    Finding,
+    Known,
+    Reconciler,
+    TaskLookup,
+    Verdict,
+)
+from comet_async._journal.memory import ForgettingJournal
+from comet_async._journal.states import JobState
+from comet_async._journal.transitions import planned
 from comet_async.errors import (
     AccountError,
     AuthenticationError,
@@ -23,6 +34,8 @@ from comet_async.errors import (
 )
 from comet_async.models import Task, TaskPage, TaskStatus
 from comet_async.requests import EXPAND
+from comet_async.testing import VirtualClock
+from tests.support.journal_contract import new_job
 
 if TYPE_CHECKING:
     from comet_async._http.api import Api
@@ -437,3 +450,36 @@ async def test_a_later_callback_takes_the_place_of_a_forged_one() -> None:
     lookup = TaskLookup(cast("Api", FakeApi(store(there=True))), notified("3", None, "2"))
     verdicts = [(await lookup.look(EXPAND, OURS, known=None)).verdict for _ in range(3)]
     assert verdicts == [UNKNOWN, UNKNOWN, FOUND]
+
+
+# Settling -----------------------------------------------------------------------------------
+
+
+@pytest.mark.failure("F20")
+async def test_an_answer_is_as_old_as_its_question() -> None:
+    """Who was suspended behind a lookup asks once more: the task may have appeared since."""
+
+    class Pausing(VirtualClock):
+        now = 0.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+        async def sleep(self, seconds: float) -> None:
+            self.now += seconds
+
+    clock, store = Pausing(), {KNOWN.key: task(KNOWN.key, KNOWN.task_id)}
+
+    def late(store: Store, key: str) -> Task:
+        if key == OURS and clock.now >= 10:
+            return task(OURS, "2")
+        if key == OURS and clock.now > 2:  # the third time
+            clock.now += 100
+        return works(store, key)
+
+    record = attrs.evolve(planned(new_job(), now=0.0), key=OURS, state=JobState.UNKNOWN)
+    api = cast("Api", FakeApi(store, path=late))
+    reconciler = Reconciler(lookup=TaskLookup(api), journal=ForgettingJournal(), clock=clock)
+    reconciler.acknowledged(attrs.evolve(record, key=KNOWN.key), store[KNOWN.key])
+    finding = await reconciler.resolve(record, settle=60)
+    assert finding.verdict is FOUND
