@@ -53,6 +53,7 @@ from comet_async.errors import (
     BudgetExceededError,
     CometError,
     ConfigError,
+    JournalLostError,
     JournalRequiredError,
     SaveError,
     SessionClosedError,
@@ -327,6 +328,8 @@ class FleetWorker:
                 likewise for all errors that are ``account_wide``.
             BudgetExceededError: The budget is used up; the jobs go back to the queue.
             ConfigError: The session can't be used for these jobs; they go back to the queue.
+            JournalLostError: The database was restored, or a replica took over; the jobs go back to
+                the queue.
             JournalError: The database can't be used, or was not reached for long. Other workers
                 take over the jobs of this one.
         """
@@ -511,7 +514,7 @@ class FleetWorker:
             raise PutBackError(error.message, pause, attempt=True) from error
 
 
-_STOPPING = (BudgetExceededError, ConfigError, SessionClosedError)
+_STOPPING = (BudgetExceededError, ConfigError, JournalLostError, SessionClosedError)
 """Errors that every other job of this worker would meet, too."""
 
 

@@ -44,6 +44,9 @@ T = TypeVar("T")
 DatabaseError = psycopg.Error
 """Whatever the driver raises, for modules that do not import it."""
 
+# Whoever gets a lock must see what was committed until then, whatever the database's default is.
+_ISOLATION = "SET default_transaction_isolation = 'read committed'"
+
 _SLACK = 5.0
 """Seconds by which a machine's clock may differ from the database's without being corrected."""
 
@@ -70,6 +73,10 @@ _REFUSED = re.compile(
 )
 # The server gave up this client, which had stopped within a transaction: see `Target.stall`.
 _GIVEN_UP = psycopg.errors.IdleInTransactionSessionTimeout
+# Undone, and may pass later: another transaction or a full disk was in the way, or an
+# administrator's limit. By class, and by the whole state where a class holds others as well.
+_PASSING = {"40", "53"}
+_CANCELED = {"55P03", "57014", "25P04"}
 
 
 class NotMigratedError(JournalError):
@@ -121,6 +128,7 @@ class Target:
         try:
             await db.execute(self._search_path())
             await db.execute("SET client_encoding = 'UTF8'")
+            await db.execute(_ISOLATION)
         except BaseException:
             await db.close()
             raise
@@ -138,6 +146,7 @@ class Target:
         try:
             db.execute(self._search_path())
             db.execute("SET client_encoding = 'UTF8'")
+            db.execute(_ISOLATION)
             # A commit that is not on the disk is no record of a payment.
             db.execute(
                 "SELECT set_config('synchronous_commit', 'on', false)"
@@ -360,9 +369,11 @@ class PostgresConnection:
             hint = "grant this role the rights on the journal's schema"
         if self.target.read_only and isinstance(error, _READ_ONLY):
             hint = "open it without read_only=True"
+        state = error.sqlstate or ""
+        passing = state[:2] in _PASSING or state in _CANCELED
         return JournalError(
             f"the journal {self.target} can't be used: {text}",
-            retryable=self._is_lost(error),
+            retryable=passing or self._is_lost(error),
             hint=hint,
         )
 

@@ -6,8 +6,10 @@ import asyncio
 import functools
 import logging
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -24,7 +26,8 @@ from comet_async import (
 )
 from comet_async._fleet.queue import Queue
 from comet_async._journal.states import JobState
-from comet_async.errors import CometError, JournalError
+from comet_async._postgres import connection
+from comet_async.errors import CometError, JournalError, JournalLostError
 from comet_async.fleet import (
     Enqueued,
     FleetStatus,
@@ -232,6 +235,77 @@ async def test_a_budget_stops_the_worker(
     assert len(sandbox.ledger.charges) == 5
     await emptied(FleetWorker(comet, max_jobs=100, budget="spring"), journal)
     assert len(sandbox.ledger.charges) == 12
+
+
+async def test_a_database_that_was_replaced_ends_the_worker(
+    comet: CometSession,
+    journal: PostgresJournal,
+    admin: psycopg.Connection[Any],
+    many: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No job can be worked on: they stay queued, and are not given up one after the other."""
+    await enqueued(comet, many, tmp_path / "out")
+    run_job, ran, go = CometSession.run_job, asyncio.Event(), asyncio.Event()
+
+    async def waits(self: CometSession, *args: Any, **more: Any) -> Any:  # noqa: ANN401 - any signature
+        ran.set()
+        await go.wait()
+        return await run_job(self, *args, **more)
+
+    monkeypatch.setattr(CometSession, "run_job", waits)
+    worker = FleetWorker(comet)
+    running = asyncio.create_task(worker.run())
+    await asyncio.wait_for(ran.wait(), 60)
+    monkeypatch.setattr(connection, "identity", lambda _db: {"identity": "1/00000002"})
+    admin.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s",
+        [f"comet_async {journal.schema}"],
+    )
+    go.set()
+    with pytest.raises(JournalLostError):
+        await asyncio.wait_for(running, 60)
+    monkeypatch.undo()
+    status = await fleet_status(journal)
+    assert (worker.failed, status.held) == (0, 0)
+    await emptied(FleetWorker(comet), journal)
+
+
+async def _first_attempt(database: str) -> None:
+    """Wait until the only job has failed once."""
+    query = "SELECT attempts > 0 OR status = 'failed' FROM comet_async.pgqueuer"
+    with psycopg.connect(database, autocommit=True) as watch:
+        async with asyncio.timeout(60):
+            while watch.execute(query).fetchone() != (True,):  # noqa: ASYNC110 - in a database
+                await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("setting", ["lock_timeout", "statement_timeout"])
+async def test_a_limit_of_the_database_gives_no_job_up(
+    setting: str, many: Path, tmp_path: Path, own_database: str, admin: psycopg.Connection[Any]
+) -> None:
+    """A statement that an administrator's limit cancels is tried again later."""
+    name = urlsplit(own_database).path[1:]
+    async with Sandbox(engine="stub", speed=100, limit=20) as sandbox, AsyncExitStack() as stack:
+        limited = f"ALTER DATABASE {name} SET {setting} = '200ms'"
+        admin.execute(limited.encode())
+        journal = await stack.enter_async_context(await PostgresJournal.open(own_database))
+        comet = await stack.enter_async_context(session(sandbox, journal))
+        await enqueued(comet, many / "00.png", tmp_path / "out")
+        account = comet._services.account
+        worker = FleetWorker(comet)
+        with psycopg.connect(own_database) as other:
+            other.execute("SET lock_timeout = 0; SET statement_timeout = 0")
+            other.execute("INSERT INTO comet_async.quota (account) VALUES (%s)", [account])
+            other.commit()
+            other.execute("SELECT FROM comet_async.quota FOR UPDATE")
+            running = asyncio.create_task(worker.run())
+            await _first_attempt(own_database)
+        await until(journal, queued=0, running=0)
+        worker.stop()
+        await running
+        assert (worker.done, worker.failed) == (1, 0)
 
 
 @pytest.mark.parametrize(
