@@ -589,5 +589,5 @@ def _begin(db: PostgresConnection, worker: Worker, *, migrated: bool) -> None:
     check_identity(db, verify_remote=db.verify_remote)
     sql.drop_events(db, kept=_EVENTS_KEPT)
     db.drop_marks(kept=_MARKS_KEPT)
-    sql.register(db, worker.boot, worker.name, worker.lease)
+    worker.register(db)
     db.opened = True

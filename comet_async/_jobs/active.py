@@ -47,6 +47,9 @@ RECHECK = 5.0
 ENDING = 5.0
 """Seconds for recording what is cut off, or reading it, before a database is given up."""
 
+UNDECIDED = 300.0
+"""Seconds after which a request without a worker is looked up again that no lookup could settle."""
+
 _RECORD_TRIES = 5
 _POLLED = 20  # jobs without a worker that are polled while a caller waits for a slot
 _NAMED = 5  # jobs that a log line names
@@ -149,6 +152,8 @@ class ActiveJobs:
     _releases: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
     # Jobs without a worker whose answers were lost, while they are looked up here.
     _resolving: dict[str, asyncio.Task[None]] = attrs.field(factory=dict, init=False)
+    # Until when those are left alone that no lookup could settle, by the monotonic clock.
+    _undecided: dict[str, float] = attrs.field(factory=dict, init=False)
     # Those of `sends` that are this session's.
     _own_sends: set[asyncio.Task[Job]] = attrs.field(factory=set, init=False)
     _unsubscribe: Callable[[], None] = attrs.field(default=_nothing, init=False)
@@ -422,6 +427,8 @@ class ActiveJobs:
             if self.locks.taken(record.key) or record.key in self._resolving:
                 continue
             if record.state is JobState.UNKNOWN:
+                if self._undecided.get(record.key, 0.0) > self.services.clock.monotonic():
+                    continue
                 work = self._resolve_unclaimed(self.shared, record.key, resolve)
                 self._resolving[record.key] = task = asyncio.create_task(work)
                 task.add_done_callback(functools.partial(_remove, self._resolving, record.key))
@@ -449,6 +456,9 @@ class ActiveJobs:
             except CometError as error:
                 logger.info("%s could not be looked up: %s", key, error.message)
             finally:
+                self._undecided.pop(key, None)
+                if job.record.state is JobState.UNKNOWN:
+                    self._undecided[key] = self.services.clock.monotonic() + UNDECIDED
                 self.stop_running(job.record)  # no caller here waits for it; the journal counts it
                 await shared.release(key)
 

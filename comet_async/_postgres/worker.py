@@ -23,7 +23,7 @@ from psycopg import sql as names
 
 from comet_async._journal.transitions import new_boot
 from comet_async._postgres import sql
-from comet_async._postgres.connection import Row, Target, interrupt
+from comet_async._postgres.connection import PostgresConnection, Row, Target, interrupt
 
 logger = logging.getLogger("comet_async.journal")
 
@@ -104,8 +104,8 @@ class Worker:
 
     @property
     def left(self) -> float:
-        """Seconds until the lease ends, at the earliest; negative if it has."""
-        return self._until - since_boot()
+        """Seconds until the lease ends, at the earliest; negative if it has, or is given up."""
+        return -1.0 if self._stop.is_set() else self._until - since_boot()
 
     # Waiting ----------------------------------------------------------------------------
 
@@ -138,9 +138,14 @@ class Worker:
 
     # The thread -------------------------------------------------------------------------
 
+    def register(self, db: PostgresConnection) -> None:
+        """Get the first lease, in a transaction of the journal's."""
+        before = since_boot()
+        sql.register(db, self.boot, self.name, self.lease)
+        self._until = before + self.lease
+
     def start(self) -> None:
         """Start the thread; the lease is registered already."""
-        self._until = since_boot() + self.lease
         name = "comet_async lease"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()

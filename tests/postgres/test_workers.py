@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack
@@ -11,6 +12,7 @@ from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -18,10 +20,13 @@ from PIL import Image
 from psycopg import sql
 
 from comet_async import CallbackReceiver, CometSession, Margins
+from comet_async._jobs.active import UNDECIDED, Job
 from comet_async._journal.records import JobRecord, Limits, Refusal
 from comet_async._journal.states import JobState
+from comet_async._postgres import worker
 from comet_async._wire.decode import Notification
-from comet_async.errors import BudgetExceededError, StaleRecordError
+from comet_async.clock import SystemClock
+from comet_async.errors import BudgetExceededError, CometError, StaleRecordError
 from comet_async.postgres import PostgresJournal
 from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
 from comet_async.testing import VirtualClock
@@ -184,6 +189,43 @@ async def test_a_new_lease_is_none_for_a_request_of_the_last_one(
         assert sandbox.ledger.posts == []
 
 
+@pytest.mark.failure("F71")
+async def test_a_journal_that_is_closed_covers_no_request(
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lets go of its jobs: another worker may have this one before the request is complete."""
+    journal, send = await open_journal(heartbeat=600), PostgresJournal.send
+
+    async def is_closed(self: PostgresJournal, *args: Any, **more: Any) -> Any:  # noqa: ANN401 - any signature
+        sent = await send(self, *args, **more)
+        await self.aclose()
+        return sent
+
+    monkeypatch.setattr(PostgresJournal, "send", is_closed)
+    async with Sandbox(engine="stub") as sandbox:
+        async with CometSession(DEFAULT_KEY, gateway=sandbox.url, journal=journal) as comet:
+            with pytest.raises(CometError):
+                await comet.expand(make_png(320, 300), MARGINS)
+        assert sandbox.ledger.posts == []
+
+
+@pytest.mark.failure("F71")
+async def test_a_lease_counts_from_before_it_was_recorded(
+    open_journal: OpenJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that stood still while it opened its journal knows that its lease has ended."""
+    known, stood = worker.since_boot, [0.0]
+
+    def stand_still(moment: str) -> None:
+        if moment == "after:open":
+            stood[0] = 100.0
+
+    monkeypatch.setattr(worker, "since_boot", lambda: known() + stood[0])
+    monkeypatch.setattr(worker.Worker, "beat", lambda *_: None)  # it does not renew it either
+    journal = await open_journal(heartbeat=10, hook=stand_still)
+    assert journal.lease_left < 0
+
+
 async def test_who_waits_for_a_job_is_woken(open_journal: OpenJournal) -> None:
     """A job belongs to one worker at a time; when it is released, the others hear of it."""
     one, two = await open_journal(), await open_journal()
@@ -257,6 +299,42 @@ async def test_the_quota_is_exact(open_journal: OpenJournal) -> None:
     sent = [result for result in results if isinstance(result, JobRecord)]
     assert sum(record.n for record in sent) == await journals[0].in_flight()
     assert 5 <= sum(record.n for record in sent) <= 7
+
+
+@pytest.mark.failure("F73")
+async def test_the_quota_is_exact_whatever_a_transaction_sees_by_default(
+    own_database: str, admin: psycopg.Connection[Any]
+) -> None:
+    """Who waits for the lock of the quota counts what was sent until then."""
+    name = urlsplit(own_database).path[1:]
+    admin.execute(
+        f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'".encode()
+    )
+    waits = (
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = %s"
+        " AND wait_event_type = 'Lock')"
+    )
+    counted = threading.Event()
+
+    def hold_the_lock(moment: str) -> None:
+        if moment == "before:T2" and not counted.is_set():
+            counted.set()
+            with psycopg.connect(own_database, autocommit=True) as db:
+                while db.execute(waits, [name]).fetchone() != (True,):
+                    time.sleep(0.05)
+
+    async with AsyncExitStack() as stack:
+        opened = PostgresJournal.open(own_database, hook=hold_the_lock)
+        one = await stack.enter_async_context(await opened)
+        two = await stack.enter_async_context(await PostgresJournal.open(own_database))
+        jobs = [await planned(one, number, dest=None) for number in range(2)]
+        limits: dict[str, Any] = {"limits": Limits(in_flight=1), "post_deadline": NOW}
+        add = "INSERT INTO quota (account) VALUES (%s)"
+        await two._run("test", lambda db: db.run(add, ACCOUNT))
+        first = asyncio.create_task(one.send(jobs[0], now=NOW, run="one", **limits))
+        await asyncio.to_thread(counted.wait)
+        assert await two.send(jobs[1], now=NOW, run="two", **limits) is Refusal.IN_FLIGHT
+        assert isinstance(await first, JobRecord)
 
 
 async def test_each_account_has_its_own_quota(open_journal: OpenJournal) -> None:
@@ -457,6 +535,32 @@ async def test_a_request_that_was_lost_does_not_keep_the_only_slot(
                 await comet.expand(make_photo(320, 300, 2), MARGINS)
         assert (await other.get(job.key)).state is S.PLANNED
         assert len(sandbox.ledger.charges) == 2
+
+
+@pytest.mark.failure("F23")
+async def test_what_no_lookup_settles_is_looked_up_now_and_then(open_journal: OpenJournal) -> None:
+    """However often somebody who waits for its slot looks."""
+    journal, looked = await open_journal(), []
+
+    class Later(SystemClock):
+        later = 0.0
+
+        def monotonic(self) -> float:
+            return super().monotonic() + self.later
+
+    async def resolve(job: Job) -> Job:
+        looked.append(job.record.key)
+        return job
+
+    clock = Later()
+    async with CometSession(DEFAULT_KEY, journal=journal, clock=clock) as comet:
+        record = await walked(journal, S.UNKNOWN, account=comet._services.account)
+        await journal.release(record.key)
+        active = await comet._runs.own()
+        for clock.later, times in ((0.0, 1), (UNDECIDED / 2, 1), (UNDECIDED, 2)):
+            await active.poll_unclaimed(resolve)
+            await asyncio.gather(*active._resolving.values())
+            assert looked == [record.key] * times
 
 
 # Messages, clocks ---------------------------------------------------------------------------
