@@ -31,6 +31,7 @@ from comet_async._runs.recording import can_be_run
 from comet_async.postgres import PostgresConnection, PostgresJournal
 
 _HELD_INDEX = "comet_async_held"
+_AGAIN = " again"  # marks the second entry of a key
 
 
 def entry_point(account: str) -> str:
@@ -174,14 +175,35 @@ class Queue:
         keys = [key for key in accounts if key not in again]
         if not keys:
             return again
-        ids = SyncQueries(_Driver(db), qbq=self.statements).enqueue(
-            [entry_point(accounts[key]) for key in keys],
-            [key.encode() for key in keys],
-            [priority] * len(keys),
-            dedupe_key=list[str | None](keys),
-            on_conflict="skip",
+
+        def add(keys: Sequence[str], mark: str = "") -> set[str]:
+            ids = SyncQueries(_Driver(db), qbq=self.statements).enqueue(
+                [entry_point(accounts[key]) for key in keys],
+                [key.encode() for key in keys],
+                [priority] * len(keys),
+                dedupe_key=[f"{key}{mark}" for key in keys],
+                on_conflict="skip",
+            )
+            return {key for key, entry in zip(keys, ids, strict=True) if entry is not None}
+
+        added = add(keys)
+        if missed := self._missed(db, [key for key in keys if key not in added]):
+            add(missed, _AGAIN)
+        return again | added
+
+    def _missed(self, db: PostgresConnection, keys: Collection[str]) -> list[str]:
+        """Return those of *keys* that got another destination now and that a worker has.
+
+        It may have read already where their results belong.
+        """
+        table = self.settings.queue_table
+        query = (
+            f"SELECT dedupe_key FROM {table} WHERE status = 'picked'"  # noqa: S608 - not a value
+            " AND dedupe_key = ANY(%s::text[]) AND EXISTS (SELECT FROM job JOIN destination ON"
+            " job.id = destination.job WHERE job.key = dedupe_key"
+            " AND destination.xmin = pg_current_xact_id()::xid)"
         )
-        return again | {key for key, entry in zip(keys, ids, strict=True) if entry is not None}
+        return [row[0] for row in db.rows(query, list(keys))] if keys else []
 
     def _requeue(self, db: PostgresConnection, keys: Collection[str]) -> set[str]:
         """Queue again the failed entries of *keys*, unless the key has a newer entry."""
@@ -193,6 +215,8 @@ class Queue:
             " AND entry.status IN ('queued', 'picked')) GROUP BY dedupe_key"
         )
         failed: dict[str, int] = dict(db.rows(query, list(keys)))
+        gone = f"DELETE FROM {table} WHERE status = 'failed' AND dedupe_key = ANY(%s::text[])"  # noqa: S608 - not a value
+        db.run(gone, [f"{key}{_AGAIN}" for key in keys])
         if failed:
             db.fetch(self.statements.build_requeue_jobs_query(), list(failed.values()))
         return set(failed)

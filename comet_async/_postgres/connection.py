@@ -259,14 +259,26 @@ class PostgresConnection:
         """Begin a transaction; wait for a server that can't be reached at present.
 
         Raises:
-            JournalError: It could not be reached for long.
+            JournalError: It could not be reached for long, or the session is not the one that this
+                connection was set up with.
         """
         self.writes, self._number = 0, None
         self.in_flight.clear()
         writing = writing and not self.target.read_only
         number = "pg_current_xact_id()::text" if writing else "NULL"
-        query = f"BEGIN; SELECT {number}, extract(epoch FROM clock_timestamp())::float8"  # noqa: S608 - a number of ours
-        self._number, now = self._patiently(lambda: self._last_row(query))
+        query = (
+            f"BEGIN; SELECT {number}, extract(epoch FROM clock_timestamp())::float8,"  # noqa: S608 - a number of ours
+            " current_setting('search_path')"
+        )
+        self._number, now, path = self._patiently(lambda: self._last_row(query))
+        if path.replace('"', "") != f"{self.target.schema}, pg_temp":
+            self.rollback()
+            raise JournalError(
+                f"the journal {self.target} is reached by a pooler that switches sessions between"
+                " transactions",
+                hint="nothing was written: connect to the server itself, or have the pooler keep"
+                " sessions (PgBouncer: pool_mode = session)",
+            )
         try:
             shift = now - self.clock.time()
         except RuntimeError:  # a test's clock that exists in an event loop only

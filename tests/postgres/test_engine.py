@@ -237,6 +237,41 @@ async def test_a_budget_stops_the_worker(
     assert len(sandbox.ledger.charges) == 12
 
 
+async def test_another_name_for_an_image_that_a_worker_has(
+    comet: CometSession,
+    journal: PostgresJournal,
+    sandbox: Sandbox,
+    many: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The result is saved under both, although the worker had read where it belongs."""
+    image, move = many / "00.png", PostgresJournal.move
+    reached, go = asyncio.Event(), asyncio.Event()
+
+    async def waits(self: PostgresJournal, record: Any, new: JobState, **more: Any) -> Any:  # noqa: ANN401 - any record
+        moved = await move(self, record, new, **more)
+        if new is JobState.DONE:
+            reached.set()
+            await go.wait()
+        return moved
+
+    monkeypatch.setattr(PostgresJournal, "move", waits)
+    await enqueued(comet, image, tmp_path / "one")
+    worker = FleetWorker(comet)
+    running = asyncio.create_task(worker.run())
+    await asyncio.wait_for(reached.wait(), 60)
+    async with session(sandbox, journal) as another:
+        for _ in range(2):
+            await enqueued(another, image, tmp_path / "two")
+    go.set()
+    await until(journal, queued=0, running=0)
+    worker.stop()
+    await running
+    assert [each.name for each in (tmp_path / "two").glob("*.png")] == ["00.png"]
+    assert len(sandbox.ledger.charges) == 1
+
+
 async def test_a_database_that_was_replaced_ends_the_worker(
     comet: CometSession,
     journal: PostgresJournal,

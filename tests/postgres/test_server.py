@@ -153,6 +153,18 @@ async def test_a_client_that_stops_within_a_transaction(database: str, schema: s
         assert await journal.get(record.key) == record
 
 
+async def test_a_pooler_that_switches_sessions_is_noticed(journal: PostgresJournal) -> None:
+    """Another session may have the tables of another journal in its path, or none."""
+    job = await planned(journal)
+    await journal.transaction(lambda db: db.run("SET search_path = public"))  # as it would find it
+    for _ in range(2):
+        with pytest.raises(JournalError, match="pooler"):
+            await step(journal, job, S.SENDING)
+    db = journal._connection._db
+    assert db is not None
+    assert db.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+
 async def test_a_database_that_is_only_read_for_now(
     own_database: str, admin: psycopg.Connection[Any]
 ) -> None:
