@@ -252,8 +252,8 @@ async def test_a_lost_journal_is_made_up_for_by_looking_first(
 RESULTS = [
     Row(f"F56-{kind}", (Fault(kind, on="result", times=2),))
     for kind in ("404", "403", "410", "truncated", "wrong_magic", "html", "empty", "huge",
-                 "cut_reply", "500", "drop", "hang")
-]  # fmt: skip
+                 "cut_reply", "500", "drop", "hang", "gzip_bomb")
+] + [Row("F56-gzip", (Fault("gzip", on="result", times=None),))]  # fmt: skip
 
 
 @pytest.mark.failure("F56")

@@ -349,7 +349,7 @@ class Transport:
         )
 
     async def fetch(self, url: URL) -> Incoming:
-        """Open one file for reading: no key, no cookies, no redirects, nothing decompressed.
+        """Open one file for reading: no key, no cookies, no redirects.
 
         To be closed by the caller, however it ends.
 
@@ -372,7 +372,7 @@ class Transport:
         except Exception as exc:  # noqa: BLE001 - nothing of aiohttp's may get out, see above
             failure = describe(exc, url)
         else:
-            return Incoming(response, url)
+            return Incoming(response, url, plain=pool.files.auto_decompress)
         raise _download_error(failure, url)
 
     async def download_gate(self) -> asyncio.Semaphore:
@@ -545,6 +545,8 @@ class Incoming:
 
     _response: aiohttp.ClientResponse = attrs.field(repr=False)
     url: URL = attrs.field(repr=False)
+    # Whether aiohttp decompresses it: the caller's own session does, by default.
+    _plain: bool = attrs.field(kw_only=True, alias="plain")
 
     @property
     def status(self) -> int:
@@ -553,8 +555,14 @@ class Incoming:
 
     @property
     def length(self) -> int | None:
-        """The announced size in bytes, if announced."""
+        """The announced size in bytes as they are sent, if announced."""
         return self._response.content_length
+
+    @property
+    def encoding(self) -> str:
+        """How the bytes that `read` returns are compressed; empty if they are not."""
+        named = self._response.headers.get("Content-Encoding", "").strip().lower()
+        return "" if self._plain else named
 
     @property
     def location(self) -> str:

@@ -10,6 +10,7 @@ import os
 import ssl
 import struct
 import threading
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from typing import Any
 
 import pytest
 import trustme
-from aiohttp import web
+from aiohttp import ClientSession, web
 from aiohttp.abc import ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from hypothesis import given, strategies as st
@@ -195,7 +196,7 @@ async def cut(request: web.BaseRequest) -> web.StreamResponse:
     "kind",
     [
         *("empty", "html", "json", "gif-cut", "bmp-cut", "avif-cut", "avif-head", "avif-broken"),
-        *("magic", "png-cut", "jpeg-cut", "webp-cut", "gzip", "short"),
+        *("magic", "png-cut", "jpeg-cut", "webp-cut", "gzip-cut", "gzip-damaged", "short"),
     ],
 )
 async def test_incomplete_image(kind: str, tmp_path: Path, photo: bytes) -> None:
@@ -213,16 +214,65 @@ async def test_incomplete_image(kind: str, tmp_path: Path, photo: bytes) -> None
         "png-cut": photo[:-1],
         "jpeg-cut": jpeg()[:-2],
         "webp-cut": WEBP[:-1],
-        "gzip": zlib.compress(photo, wbits=31),
+        "gzip-cut": zlib.compress(photo, wbits=31)[:-9],
+        "gzip-damaged": b"\x1f\x8b" + bytes(100),
     }
     headers = {"Content-Type": "image/png", "Cache-Control": "no-transform"}
-    if kind == "gzip":
+    if kind.startswith("gzip"):
         headers["Content-Encoding"] = "gzip"
     body = bodies.get(kind)
     handler = cut if body is None else answering(web.Response(body=body, headers=headers))
     with pytest.raises(ConnectionLostError) as caught:
         await fetch(handler, tmp_path)
     assert caught.value.retryable
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("many", [1, 2])
+@pytest.mark.parametrize("own", [False, True], ids=["ours", "caller's"])
+async def test_compressed_image(own: bool, many: int, tmp_path: Path, photo: bytes) -> None:
+    """A host may compress whatever it is asked; the image is saved as it was before that."""
+    image = padded(photo, 3 * 256 * 1024 - len(photo) - END_OF_PNG)  # whole pieces
+    parts = [image[: len(image) // many], image[len(image) // many :] if many > 1 else b""]
+    body = b"".join(zlib.compress(part, wbits=31) for part in parts if part)
+    handler = answering(web.Response(body=body, headers={"Content-Encoding": "gzip"}))
+    async with contextlib.AsyncExitStack() as stack:
+        network = Network()
+        if own:
+            network = Network(download_session=await stack.enter_async_context(ClientSession()))
+        server = await stack.enter_async_context(serving(handler))
+        downloader = await stack.enter_async_context(downloading(network=network))
+        part = await downloader.fetch(str(server.url), tmp_path)
+    assert part.path.read_bytes() == image
+    assert len(image) % (256 * 1024) == 0
+
+
+async def test_an_image_that_is_only_called_compressed(tmp_path: Path, photo: bytes) -> None:
+    """Stores keep what they were once told about a file."""
+    handler = answering(web.Response(body=photo, headers={"Content-Encoding": "gzip"}))
+    assert (await fetch(handler, tmp_path)).path.read_bytes() == photo
+
+
+async def test_an_image_that_can_not_be_decompressed(tmp_path: Path, photo: bytes) -> None:
+    """The error says how; asking the same host again would not help."""
+    handler = answering(web.Response(body=photo[::-1], headers={"Content-Encoding": "br"}))
+    with pytest.raises(DownloadError, match=r"compressed \(br\).*download_session") as caught:
+        await fetch(handler, tmp_path)
+    assert not caught.value.retryable
+    assert names(tmp_path) == []
+
+
+async def test_little_that_stands_for_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is decompressed is bounded as well, and never held as a whole."""
+    monkeypatch.setattr(download, "MAX_FILE", 3 * 1024**2)
+    body = zlib.compress(bytes(64 * 1024**2), wbits=31)
+    handler = answering(web.Response(body=body, headers={"Content-Encoding": "gzip"}))
+    tracemalloc.start()
+    with pytest.raises(DownloadError, match="larger than 3 MiB"):
+        await fetch(handler, tmp_path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 16 * 1024**2
     assert names(tmp_path) == []
 
 
