@@ -242,16 +242,45 @@ def give_name(part: Part, target: Path, exists: Exists) -> None:
         SaveError: Another file has the name.
         OSError: The disk refuses.
     """
-    if exists == "fail" and os.path.lexists(target):
-        held = part.sha256 or file_sha256(part.path)
-        if file_sha256(target) != held:
-            part.path.unlink(missing_ok=True)
-            raise another_file(target)
     try:
+        if exists == "fail" and _took_name(part, target):
+            return
         part.path.replace(target)
-    except OSError:
+    except (OSError, SaveError):
         part.path.unlink(missing_ok=True)
         raise
+
+
+def _took_name(part: Part, target: Path) -> bool:
+    """Name *part* in one step: to look and then rename could replace another process's file.
+
+    Returns:
+        False if it can be renamed: the same bytes have the name, or there are no links here.
+
+    Raises:
+        SaveError: Another file has the name.
+    """
+    try:
+        os.link(part.path, target)
+    except FileExistsError:
+        _check_same(part, target)
+    except OSError:  # some file systems have none
+        if os.path.lexists(target):
+            _check_same(part, target)
+    else:
+        part.path.unlink()
+        return True
+    return False
+
+
+def _check_same(part: Part, target: Path) -> None:
+    """Refuse a name that another file has.
+
+    Raises:
+        SaveError: It has other bytes than *part*.
+    """
+    if file_sha256(target) != (part.sha256 or file_sha256(part.path)):
+        raise another_file(target)
 
 
 def another_file(target: Path | str) -> SaveError:

@@ -81,7 +81,8 @@ class FolderOutput:
 
     async def make_durable(self, name: str) -> None:
         """Sync the folder; see `Output.make_durable`."""
-        await self._batcher.do(lambda: None, folder=(self.root / name).parent)
+        path = self.root / name
+        await self._batcher.do(lambda: _remove_part_of(path), folder=path.parent)
 
     async def give_names(self, parts: Sequence[tuple[SavedFile, Part]]) -> None:
         """Rename the parts; see `Output.give_names`."""
@@ -177,6 +178,17 @@ def _size(path: str | Path) -> int | None:
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
+def _remove_part_of(path: Path) -> None:
+    """Remove the first name of a file whose process ended as soon as it had its second."""
+    found = path.stat()
+    if found.st_nlink == 1:
+        return
+    with os.scandir(path.parent) as entries:
+        for entry in entries:
+            if entry.name.endswith(".part") and entry.inode() == found.st_ino:
+                os.unlink(entry.path)  # noqa: PTH108 - it is no Path
+
+
 def _head(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
@@ -224,7 +236,8 @@ def _write_part(image: SourceImage, target: Path, mark: str) -> Part:
 def _write(source: IO[bytes], path: Path) -> None:
     """Write all of *source* to *path*, durably; a failure leaves no file."""
     try:
-        with path.open("wb") as file:
+        path.unlink(missing_ok=True)  # it may be a result's other name, see `give_name`
+        with path.open("xb") as file:
             shutil.copyfileobj(source, file)
             file.flush()
             os.fsync(file.fileno())

@@ -28,9 +28,11 @@ from yarl import URL
 
 from comet_async._fs import file_sha256
 from comet_async._http.transport import Transport
+from comet_async._images.load import SourceImage
 from comet_async._results import download
 from comet_async._results.download import Downloader, check_address, parse_url
 from comet_async._results.files import Part, in_thread, place
+from comet_async._results.folder import FolderOutput
 from comet_async.clock import SystemClock
 from comet_async.config import Network, Timeouts
 from comet_async.errors import (
@@ -733,6 +735,19 @@ def part_of(folder: Path, data: bytes = b"new") -> Part:
     return Part(path=path, format="png", sha256=sha256, size=len(data))
 
 
+@pytest.fixture(params=[True, False], ids=["links", "no links"])
+def linking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Return whether the file system has links: memory cards and some network drives have none."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not request.param:
+        monkeypatch.setattr(os, "link", refuse)
+    return bool(request.param)
+
+
+@pytest.mark.usefixtures("linking")
 @pytest.mark.parametrize(
     ("there", "exists"),
     [(None, "fail"), (b"new", "fail"), (b"old", "replace"), (b"new", "replace")],
@@ -749,6 +764,19 @@ async def test_part_gets_its_name(
     assert target.read_bytes() == b"new"
 
 
+async def test_a_name_that_another_process_takes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file stays, whatever a look at the name showed just before."""
+    target = tmp_path / "x.png"
+    target.write_bytes(b"old")
+    monkeypatch.setattr(os.path, "lexists", lambda _: False)
+    with pytest.raises(DownloadError, match="another file"):
+        await place(part_of(tmp_path), target)
+    assert (names(tmp_path), target.read_bytes()) == (["x.png"], b"old")
+
+
+@pytest.mark.usefixtures("linking")
 async def test_another_file_is_kept(tmp_path: Path) -> None:
     """Another file under the name stays as it is, and the part goes."""
     target = tmp_path / "x.png"
@@ -767,6 +795,21 @@ async def test_link_under_the_name_is_kept(to: str, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="another file"):
         await place(part_of(tmp_path), target)
     assert target.is_symlink()
+
+
+async def test_a_crash_between_two_names(tmp_path: Path) -> None:
+    """The first one is removed when the result is found, and never written to."""
+    output = FolderOutput(tmp_path)
+    part, target = part_of(tmp_path), tmp_path / "x.png"
+    os.link(part.path, target)
+    other = tmp_path / ".y.part"
+    other.write_bytes(b"of another result")
+    await output.make_durable("x.png")
+    assert names(tmp_path) == [".y.part", "x.png"]
+    os.link(target, tmp_path / ".z.png.part")
+    source = SourceImage(source="", sha256="", data=b"other", size=5, format="png")
+    await output.save(source, "z.png")
+    assert (target.read_bytes(), (tmp_path / "z.png").read_bytes()) == (b"new", b"other")
 
 
 @pytest.mark.parametrize("exists", ["fail", "replace"])
