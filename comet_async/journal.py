@@ -32,7 +32,7 @@ from typing import Self, Unpack, final
 import attrs
 
 from comet_async._journal import sql, transitions
-from comet_async._journal.database import Connection, lacks_jobs, open_journal, trust
+from comet_async._journal.database import Connection, found_all, lacks_jobs, open_journal, trust
 from comet_async._journal.group_commit import GroupCommitWriter
 from comet_async._journal.lockfile import absolute
 from comet_async._journal.records import (
@@ -283,6 +283,10 @@ class SqliteJournal:
     async def lacks_jobs(self) -> bool:
         """Return True if it is older than what was sent, and was not trusted since."""
         return await self._writer.run("", lacks_jobs)
+
+    async def found_all(self) -> bool:
+        """Return True if lookups found as many tasks as it lacks requests that were sent."""
+        return await self._writer.run("", found_all)
 
     async def trust(self) -> None:
         """Declare that nothing is missing: an older copy of a journal is complete again.

@@ -80,6 +80,8 @@ class Run:
             self._batch = batch
             try:
                 if isinstance(self._items, FolderItems):
+                    whole = batch.finish_left_over and batch.options.verify_remote
+                    batch.covers_folder = whole and await self._items.has_folder()
                     intake = self._items.intake(batch.planner)
                     found = batch.outcomes(intake.to_do(), intake.finished())
                 else:

@@ -203,6 +203,13 @@ def lacks_jobs(db: Connection) -> bool:
     return db.gap > 0
 
 
+def found_all(db: Connection) -> bool:
+    """Return True if as many tasks as the database lacks were found without being sent by it."""
+    query = "SELECT COUNT(*) FROM job WHERE attempt = 0 AND task_id IS NOT NULL"
+    ((found,),) = db.execute(query)
+    return bool(found >= db.gap)
+
+
 def _gap(db: Connection, mark: Mark | None) -> int:
     """Return how many of the sends that *mark* counts are not in the database."""
     if mark is None:

@@ -48,6 +48,7 @@ from comet_async.errors import (
     TaskFailedError,
 )
 from comet_async.events import Failed, Saved
+from comet_async.journal import SqliteJournal
 from comet_async.models import Task
 from comet_async.outcomes import Outcome, OutcomeStatus, as_task, from_error, from_record
 from comet_async.requests import kind_named
@@ -159,6 +160,8 @@ class Batch:
         finish_left_over: Also finish paid jobs of earlier runs that are no longer asked for.
         covers_all: False when jobs that the journal lost may not be among those that are worked
             on: only those that it knows are, or only some of the images.
+        covers_folder: True when all images of a folder are worked on in the folder's own journal.
+            Of a list of files nobody knows whether it has all that were ever sent.
         left: True when the caller has left the iteration early, which then ends by itself.
     """
 
@@ -167,6 +170,7 @@ class Batch:
     workers: int
     finish_left_over: bool = False
     covers_all: bool = True
+    covers_folder: bool = False
     left: bool = attrs.field(default=False, init=False)
     calls: Calls = attrs.field(init=False)
     _parked: list[Item] = attrs.field(factory=list, init=False)
@@ -264,8 +268,15 @@ class Batch:
                 known = None
         finally:
             await log.flush()
-        if self.options.verify_remote and complete and not self._ended():
-            await self.active.journal.trust()  # all that it lacked was looked up
+        if self.options.verify_remote and complete and not self._ended() and await self._has_all():
+            await self.active.journal.trust()
+
+    async def _has_all(self) -> bool:
+        """Return True if no job that the journal lost can be missing after this run."""
+        journal = self.active.journal
+        if self.covers_folder or not isinstance(journal, SqliteJournal):  # others do not count
+            return True
+        return await journal.found_all()
 
     def _ended(self) -> bool:
         return self._halted or self.stopped is not None

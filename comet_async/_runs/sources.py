@@ -119,6 +119,14 @@ class FolderItems:
             async for page in pages:
                 yield [self._item(*source) for source in page]
 
+    async def has_folder(self) -> bool:
+        """Return True if one of the sources is a folder, or may be one in a store."""
+
+        def look() -> bool:
+            return any(self.stores.knows(name) or Path(name).is_dir() for name in self.sources)
+
+        return await asyncio.to_thread(look)
+
     def intake(self, planner: Planner) -> Intake[Found, Item]:
         """Return the items, those of new images first; *planner* knows the others."""
 

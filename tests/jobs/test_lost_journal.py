@@ -97,6 +97,33 @@ async def test_a_run_over_a_part_leaves_the_journal_distrusted(
     assert set(bought(sandbox).values()) == {1}
 
 
+async def test_a_run_over_single_files_leaves_the_journal_distrusted(
+    clock: VirtualClock, photos: Path, tmp_path: Path
+) -> None:
+    """Others may have been bought; they are looked up, too, unless all that was sent was found."""
+    out, options = tmp_path / "out", Options(unique_external_ids=False)
+    files = sorted(path for path in photos.rglob("*.*") if path.suffix in {".png", ".jpg"})
+
+    async with (
+        Sandbox(clock=clock, seed=1, engine="stub", options=options) as sandbox,
+        CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock) as comet,
+    ):
+
+        async def statuses(sources: object, **options: bool) -> set[str]:
+            found = comet.expand_folder(sources, out, WIDE, **options)  # type: ignore[arg-type]  # several kinds
+            return {outcome.status async for outcome in found}
+
+        assert await statuses(photos) == {"done"}
+        (out / JOURNAL_NAME).unlink()
+        for path in out.rglob("*.png"):
+            path.unlink()
+        assert await statuses(files[:1], verify_remote=True) == {"done"}
+        with pytest.raises(JournalLostError):
+            await statuses(photos)
+        assert await statuses(files, verify_remote=True) == await statuses(photos) == {"done"}
+        assert set(bought(sandbox).values()) == {1}
+
+
 async def test_a_resumption_leaves_the_journal_distrusted(
     sandbox: Sandbox, clock: VirtualClock, photos: Path, tmp_path: Path
 ) -> None:
