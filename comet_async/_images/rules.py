@@ -97,6 +97,8 @@ class ImageRules:
             )
             if format == "heic" and find_spec("pillow_heif") is None:
                 hint += f", after {install_command('heif')}"
+            elif format == "tiff":
+                hint += "; floating-point or 32-bit pixels need an image program"
             raise self.refuse(what, value=name, limit="PNG or JPEG", hint=hint)
 
     def check_whole(self, inspector: Inspector, *, complete: bool) -> None:
