@@ -894,6 +894,30 @@ async def test_a_folder_can_be_opened_again_once_a_session_is_closed(
     assert len(sandbox.ledger.charges) == 3
 
 
+async def test_a_run_in_a_loop_that_was_stopped_is_not_waited_for(
+    comet: CometSession, sandbox: Sandbox, photos: Path, tmp_path: Path
+) -> None:
+    """It does not continue while its loop does not: closing took all the time it was given."""
+    async for _ in comet.expand_folder(photos / "trip", tmp_path / "out", WIDE):
+        pass
+    session, other = CometSession(DEFAULT_KEY, gateway=sandbox.url), VirtualLoop()
+
+    async def leave() -> asyncio.Task[None]:
+        plan = session.expand_folder(photos, tmp_path / "out", WIDE).plan()
+        await anext(plan)
+        leaving = asyncio.create_task(plan.aclose())
+        await asyncio.sleep(0)
+        return leaving
+
+    leaving = await asyncio.to_thread(other.run_until_complete, leave())
+    assert not leaving.done()
+    begin = asyncio.get_running_loop().time()
+    await session.aclose()
+    assert asyncio.get_running_loop().time() - begin < 5
+    await asyncio.to_thread(other.run_until_complete, leaving)
+    other.close()
+
+
 async def test_a_folder_is_expanded_right_after_its_plan_was_left(
     comet: CometSession, photos: Path, tmp_path: Path
 ) -> None:

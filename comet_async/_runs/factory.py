@@ -79,7 +79,8 @@ class RunFactory:
     _opening: asyncio.Task[ActiveJobs] | None = attrs.field(default=None, init=False)
     # By real path: journals of folders while runs use them.
     _folders: dict[str, _FolderJournal] = attrs.field(factory=dict, init=False)
-    _batches: set[Batch] = attrs.field(factory=set, init=False)
+    # With the loops that they belong to.
+    _batches: dict[Batch, asyncio.AbstractEventLoop] = attrs.field(factory=dict, init=False)
     _locks: KeyedLock = attrs.field(factory=KeyedLock, init=False)
     _mutex: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
 
@@ -136,11 +137,11 @@ class RunFactory:
 
     @contextmanager
     def _registered(self, batch: Batch) -> Generator[Batch, None, None]:
-        self._batches.add(batch)
+        self._batches[batch] = asyncio.get_running_loop()
         try:
             yield batch
         finally:
-            self._batches.discard(batch)
+            self._batches.pop(batch, None)
 
     @asynccontextmanager
     async def open(
@@ -334,12 +335,20 @@ class RunFactory:
                 self._own = None  # not before: a caller that was cancelled may close again
 
     async def _left(self, timeout: float) -> None:
-        """Wait until the runs that their callers have left have closed their journals."""
+        """Wait until the runs that their callers have left have closed their journals.
+
+        A run whose loop was stopped or closed does not continue, and is not waited for.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
         for _ in range(_TURNS):
             await asyncio.sleep(0)
-        while any(batch.left for batch in list(self._batches)) and loop.time() < until:  # noqa: ASYNC110 - of any event loop
+
+        def closing() -> bool:
+            batches = list(self._batches.items())
+            return any(batch.left and there.is_running() for batch, there in batches)
+
+        while closing() and loop.time() < until:  # noqa: ASYNC110 - of any event loop
             await asyncio.sleep(_LOOK)
 
 
