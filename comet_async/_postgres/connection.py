@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import os
 import re
 import secrets
 import socket
@@ -218,7 +217,8 @@ def is_refused(error: psycopg.Error) -> bool:
 def interrupt(db: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
     """Cut a connection: who waits for the server's answer gets an error; from any thread."""
     gone = contextlib.suppress(OSError, psycopg.Error)
-    with gone, socket.socket(fileno=os.dup(db.fileno())) as end:
+    # A duplicate: it may be closed meanwhile. `os.dup` takes no sockets on Windows; -1: as it is.
+    with gone, socket.fromfd(db.fileno(), -1, -1) as end:
         end.shutdown(socket.SHUT_RDWR)
 
 
