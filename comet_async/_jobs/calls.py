@@ -16,7 +16,13 @@ from comet_async._jobs.active import ENDING, ActiveJobs, Job
 from comet_async._jobs.loops import finished
 from comet_async._journal.records import Limits
 from comet_async._journal.states import JobState
-from comet_async.errors import BudgetExceededError, CometError, JournalError, WaitTimeoutError
+from comet_async.errors import (
+    BudgetExceededError,
+    CometError,
+    InputError,
+    JournalError,
+    WaitTimeoutError,
+)
 from comet_async.events import Failed
 from comet_async.models import Task
 
@@ -26,6 +32,9 @@ Busy = Literal["wait", "raise"]
 _LOOK = 0.05  # seconds
 
 RUNNING = "the task continues and is billed: wait for its id again, do not submit it again"
+
+SAME_IMAGE = "the same image again"
+"""What a job needs whose image was never sent, and is not kept."""
 
 _STALLED = (
     "another call has this job, in an event loop that is stopped: let that loop run on, or close it"
@@ -255,6 +264,8 @@ class Calls:
         if isinstance(error, BudgetExceededError):
             level = logging.DEBUG if self._limit_logged else None  # one line for all it stops
             self._limit_logged = True
+        elif isinstance(error, InputError) and error.limit == SAME_IMAGE:
+            level = logging.INFO  # as in each run, until somebody has the image again
         facts = {"error": type(error).__name__, "message": error.message}
         sent = True if error.task_id else self._sent(call)
         self.active.emit(Failed, call.job.record, level, **facts, sent=sent)

@@ -60,7 +60,7 @@ from comet_async._images.rules import UNNAMED, show
 from comet_async._images.source import MISSING, ImageInput, SourceImage
 from comet_async._images.stored import load_stored
 from comet_async._jobs.active import ActiveJobs, Job, readable
-from comet_async._jobs.calls import Call, JobOptions
+from comet_async._jobs.calls import SAME_IMAGE, Call, JobOptions
 from comet_async._jobs.reconcile import Verdict
 from comet_async._jobs.sender import Sender
 from comet_async._journal.records import JobRecord, StoredImage
@@ -146,7 +146,7 @@ def _not_kept(record: JobRecord, what: str) -> InputError:
         f"{what}; the journal keeps no images",
         field="image",
         value=record.source,
-        limit="the same image again",
+        limit=SAME_IMAGE,
         hint="nothing was paid; make the same request again with the image itself",
         external_task_id=record.key,
     )

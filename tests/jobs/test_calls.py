@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +14,9 @@ import pytest
 from comet_async import CometSession, Margins, WaitTimeoutError
 from comet_async._jobs.calls import Calls
 from comet_async._jobs.loops import finished
-from comet_async.errors import SessionClosedError
-from comet_async.events import Event, Submitted
-from comet_async.sandbox import DEFAULT_KEY, Sandbox
+from comet_async.errors import RateLimitError, SessionClosedError
+from comet_async.events import Event, Failed, Submitted
+from comet_async.sandbox import DEFAULT_KEY, Fault, Sandbox
 from comet_async.testing import VirtualLoop
 
 
@@ -147,3 +149,28 @@ async def test_a_caller_cancelled_in_the_turn_of_the_answer_learns_of_the_task(
     (charge,) = sandbox.ledger.charges
     assert caught.value.__cause__ is not None
     assert f"task {charge.task_id}" in caught.value.__cause__.__notes__[0]
+
+
+async def test_an_image_that_is_not_kept_is_no_news(
+    sandbox: Sandbox, photo: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each resumption has its outcome and its event, and no warning."""
+    events = list[Event]()
+
+    def session() -> CometSession:
+        return CometSession(
+            DEFAULT_KEY, gateway=sandbox.url, journal=tmp_path / "jobs", on_event=events.append
+        )
+
+    fault = sandbox.faults.add(Fault("429", on="create", times=None))
+    async with session() as comet:
+        with pytest.raises(RateLimitError):
+            await comet.expand(photo, Margins(up=0.3), busy="raise")
+    sandbox.faults.remove(fault)
+    caplog.clear()
+    events.clear()
+    async with session() as comet:
+        (outcome,) = [outcome async for outcome in comet.resume()]
+    assert outcome.status == "invalid"
+    assert [type(event) for event in events] == [Failed]
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
