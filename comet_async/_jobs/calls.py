@@ -323,7 +323,8 @@ class Calls:
             return
         if (send := self.active.sends.get(call.key)) is not None:
             await finished([send])
-            call.take_over(send)
+            if send.done():  # else its loop was stopped
+                call.take_over(send)
         record = await self.active.journal.get(call.key)
         if record is not None and (call.job is None or record.fence > call.job.record.fence):
             call.job = Job(record, None if call.job is None else call.job.task)

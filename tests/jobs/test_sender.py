@@ -590,6 +590,27 @@ def test_a_job_of_a_loop_that_was_stopped_is_not_taken(
     assert len(one.api.sent) == 1
 
 
+def test_an_interrupted_run_does_not_wait_for_a_loop_that_was_stopped(
+    buyer: Make, loops: tuple[VirtualLoop, VirtualLoop]
+) -> None:
+    """The other caller's request has no outcome then; that it may be billed is said."""
+    one = buyer([BOUGHT])
+    caller = begin(one, loops[0])
+
+    async def interrupted() -> None:
+        batch = one.batch()
+        call = asyncio.create_task(batch.one(Item(source="x", request=REQUEST)))
+        await asyncio.sleep(1)
+        batch.interrupt()
+        await call
+
+    with pytest.raises(RunStoppedError) as caught:
+        loops[1].run_until_complete(interrupted())
+    assert caught.value.sent is None
+    assert "may be accepted and billed" in (caught.value.hint or "")
+    assert loops[0].run_until_complete(caller).id == BOUGHT.id
+
+
 class SlowJournal(MemoryJournal):
     """Takes a second to record what is about to be sent."""
 
