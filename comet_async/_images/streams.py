@@ -88,6 +88,9 @@ async def read_all(file: ByteSource, check: ImageRules) -> bytes:
         data += piece
         if len(data) > most:
             check.check_size(len(data))
+    if not data:
+        hint = "if it was read before, set it back with seek(0), or pass its bytes"
+        raise check.refuse("is empty", limit="at least one byte", hint=hint)
     return bytes(data)
 
 

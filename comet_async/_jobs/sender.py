@@ -31,6 +31,7 @@ from comet_async.errors import (
     RejectedError,
     RunStoppedError,
     ServerError,
+    SessionClosedError,
     StaleRecordError,
 )
 from comet_async.events import AnswerLost, NotAccepted, Submitted
@@ -385,6 +386,8 @@ def _not_sent(reason: CometError, key: str) -> CometError:
     """Return the error of a job that is not sent because of *reason*."""
     if isinstance(reason, RunStoppedError):
         error: CometError = RunStoppedError(reason.message, hint=reason.hint)
+    elif isinstance(reason, SessionClosedError):
+        error = SessionClosedError(reason.message, hint=reason.hint)
     elif isinstance(reason, NotSentError):
         error = NotSentError(reason.message, hint=reason.hint)
     elif isinstance(reason, JournalLostError):

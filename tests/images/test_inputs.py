@@ -175,6 +175,15 @@ async def test_files_that_can_not_be_read(file: Any, message: str) -> None:
     assert caught.value.hint
 
 
+async def test_a_file_that_was_read_before_says_so(photo: bytes) -> None:
+    """It was the caller who read it: nothing is wrong with the image."""
+    file = io.BytesIO(photo)
+    file.read()
+    with pytest.raises(InputError, match="is empty") as caught:
+        await load(file)
+    assert "seek(0)" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize("wrong", [1.5, None, object(), ["dog.png"]])
 async def test_other_things_are_named(wrong: Any) -> None:
     """The error says what would do."""

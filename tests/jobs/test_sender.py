@@ -44,6 +44,7 @@ from comet_async.errors import (
     RejectedError,
     RunStoppedError,
     ServerError,
+    SessionClosedError,
     WaitTimeoutError,
 )
 from comet_async.gateways import Gateway
@@ -656,6 +657,17 @@ async def test_the_first_request_goes_alone(buyer: Make) -> None:
     await asyncio.sleep(1)
     assert len(one.api.sent) == 4
     await running
+
+
+async def test_a_call_that_is_about_to_send_learns_that_the_session_is_closed(buyer: Make) -> None:
+    """Its caller gets what each other call gets: not the news of a run that it knows nothing of."""
+    one = buyer([BOUGHT])
+    batch = one.batch()
+    batch.runner.sender.stop(SessionClosedError("the session is closed"))
+    with pytest.raises(SessionClosedError) as caught:
+        await batch.one(Item(source="x", request=REQUEST))
+    assert caught.value.external_task_id == KEY
+    assert not one.api.sent
 
 
 async def test_lost_answers_at_first_stop_the_run(buyer: Make) -> None:
