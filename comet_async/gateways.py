@@ -89,7 +89,7 @@ def _check_encrypted(gateway: Gateway, _field: object, root: URL) -> None:
             f"the API root http://{root.raw_host} would send the key unencrypted",
             field="root",
             limit="https, or plain http to this machine",
-            hint="use https; plain http is for this machine only",
+            hint="use https; only a program can allow plain http, by Gateway(..., allow_http=True)",
         )
 
 
