@@ -283,9 +283,9 @@ class SourceImage:
         """Return the image in an open file or a stream; it is read when it is used.
 
         Args:
-            file: A binary file, such as ``BytesIO``, Starlette's ``UploadFile`` or a boto3
-                stream, or an async iterator over bytes. It is read from where it stands, off
-                the event loop, up to the largest size that is accepted.
+            file: A binary file, such as ``BytesIO``, Starlette's ``UploadFile``, a part of an
+                aiohttp form or a boto3 stream, or an async iterator over bytes. It is read from
+                where it stands, off the event loop, up to the largest size that is accepted.
             name: What messages and outcomes call it; the file's own name by default.
 
         Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Protocol, TypeAlias, TypeGuard, cast, runtime_checkable
 
 from comet_async._images.formats import ImageInfo, Inspector
@@ -67,7 +67,26 @@ def is_pillow(image: object) -> TypeGuard[PillowImage]:
 
 def is_file(image: object) -> TypeGuard[ByteSource]:
     """Return True for what can be read as a binary file."""
-    return callable(getattr(image, "read", None)) or isinstance(image, AsyncIterable)
+    return _reader(image) is not None or isinstance(image, AsyncIterable)
+
+
+def _reader(file: object) -> Callable[[int], object] | None:
+    """Return what reads a piece of *file*, or None; for parts of aiohttp's forms not ``read``."""
+    for name in ("read", "read_chunk"):
+        read = getattr(file, name, None)
+        if callable(read) and _takes_a_size(read):
+            return cast("Callable[[int], object]", read)
+    return None
+
+
+def _takes_a_size(read: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(read).bind(_PIECE)
+    except TypeError:
+        return False
+    except ValueError:  # nothing says what it takes
+        return True
+    return True
 
 
 def file_name(file: ByteSource) -> str:
@@ -96,12 +115,13 @@ async def read_all(file: ByteSource, check: ImageRules) -> bytes:
 
 async def _pieces(file: ByteSource, check: ImageRules) -> AsyncIterator[bytes]:
     try:
-        if not callable(getattr(file, "read", None)):
+        read = _reader(file)
+        if read is None:
             async for piece in file:  # type: ignore[union-attr]  # the only other kind
                 yield _checked(piece, check)
             return
-        if inspect.iscoroutinefunction(file.read):  # type: ignore[union-attr]  # as above
-            while piece := _checked(await file.read(_PIECE), check):  # type: ignore[union-attr]  # as above
+        if inspect.iscoroutinefunction(read):
+            while piece := _checked(await read(_PIECE), check):
                 yield piece
             return
         for piece in await asyncio.to_thread(_read_file, cast("ReadableFile", file), check):

@@ -15,6 +15,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import ClientSession, FormData, web
 from yarl import URL
 
 from comet_async._images.load import load
@@ -182,6 +183,31 @@ async def test_a_file_that_was_read_before_says_so(photo: bytes) -> None:
     with pytest.raises(InputError, match="is empty") as caught:
         await load(file)
     assert "seek(0)" in str(caught.value.hint)
+
+
+async def test_a_part_of_an_aiohttp_form_is_read(photo: bytes) -> None:
+    """Its ``read`` takes no size; what reads a piece has another name."""
+    seen: list[int | None] = []
+
+    async def upload(request: web.Request) -> web.Response:
+        part: Any = await (await request.multipart()).next()
+        seen.append((await load(part)).width)
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/", upload)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        form = FormData()
+        form.add_field("image", photo, filename="dog.png")
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        async with ClientSession() as client, client.post(url, data=form) as answer:
+            assert answer.status == 200
+    finally:
+        await runner.cleanup()
+    assert seen == [400]
 
 
 @pytest.mark.parametrize("wrong", [1.5, None, object(), ["dog.png"]])
