@@ -468,14 +468,20 @@ class PostgresJournal:
         Returns:
             The job as it is now; None while another worker has it, or if there is no such job.
         """
+        self._worker.keep(key)
         work = partial(sql.claim, key=key, boot=self.boot)
         # The first attempt registers this worker for the job's release; a release between the two
         # is seen by the second.
         return await self._run("claim", work) or await self._run("claim", work)
 
     async def release(self, key: str) -> None:
-        """Release a job, and wake those who wait for it in other processes."""
+        """Release a job, and wake those who wait for it in other processes.
+
+        If that fails, it is done as soon as the database can be reached.
+        """
+        self._worker.owe(key)
         await self._run("release", partial(sql.release, key=key, boot=self.boot))
+        self._worker.keep(key)
 
     async def unclaimed(self, account: str, *, limit: int) -> list[JobRecord]:
         """Return jobs of *account* that may be running at the server and that no worker has."""

@@ -85,6 +85,8 @@ class Worker:
     )
     # When the lease surely ends, by `since_boot`. Counted from before the renewal was asked for.
     _until: float = attrs.field(default=0.0, init=False)
+    # Jobs to release that may not have been: while the database could not be reached, say.
+    _owed: set[str] = attrs.field(factory=set, init=False)
     _signals: dict[str, set[Signal]] = attrs.field(factory=dict, init=False)
     _mutex: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _stop: threading.Event = attrs.field(factory=threading.Event, init=False)
@@ -135,6 +137,18 @@ class Worker:
     def listens(self, topic: str) -> bool:
         """Return True if anybody listens for messages on *topic*."""
         return topic in self._signals
+
+    # Releasing --------------------------------------------------------------------------
+
+    def owe(self, key: str) -> None:
+        """Release a job with the next renewal of the lease, unless `keep` is called before."""
+        with self._mutex:
+            self._owed.add(key)
+
+    def keep(self, key: str) -> None:
+        """Do not release a job: it has been released, or is to be worked on again."""
+        with self._mutex:
+            self._owed.discard(key)
 
     # The thread -------------------------------------------------------------------------
 
@@ -210,6 +224,7 @@ class Worker:
         before = since_boot()
         if db.execute(sql.RENEW.encode(), [self.lease, self.boot]).rowcount:
             self._until = before + self.lease
+            self._release_owed(db)
         elif not self._stop.is_set():  # otherwise it is closing, and has just left
             self._register_anew(db)
         lost = db.execute(sql.MARK_LOST.encode(), [self.lease]).rowcount
@@ -218,6 +233,14 @@ class Worker:
             logger.warning("workers lost: %d; jobs of theirs that are free now: %d", lost, freed)
             db.execute(sql.FORGET_WAITERS.encode())
             db.execute(sql.FORGET_WORKERS.encode())
+
+    def _release_owed(self, db: psycopg.Connection[Row]) -> None:
+        with self._mutex:
+            keys = list(self._owed)
+        if keys:
+            db.execute(sql.RELEASE.encode(), [keys, self.boot])
+            with self._mutex:
+                self._owed.difference_update(keys)
 
     def _register_anew(self, db: psycopg.Connection[Row]) -> None:
         """Get a lease under another name: the old one was lost, and its jobs belong to others."""

@@ -50,6 +50,11 @@ class Cable:
     _serving: set[asyncio.Task[None]] = attrs.field(factory=set)
     _flowing: asyncio.Event = attrs.field(factory=asyncio.Event)
 
+    @property
+    def url(self) -> str:
+        """The address of the database behind it."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
     async def start(self) -> None:
         """Listen."""
         self._flowing.set()
@@ -130,9 +135,8 @@ class Fleet:
 
     def start(self, place: int) -> None:
         """Start a worker."""
-        cable = self.cables[place]
         order = {
-            "database": f"postgresql://postgres@127.0.0.1:{cable.port}/postgres",
+            "database": self.cables[place].url,
             "schema": self.schema,
             "heartbeat": self.heartbeat,
             "gateway": self.sandbox.url,
@@ -311,6 +315,7 @@ async def fleet(
                     await cable.stop()
                 for watch in running.takeovers:
                     watch.cancel()
+                await asyncio.gather(*running.takeovers, return_exceptions=True)
 
 
 @contextlib.contextmanager

@@ -197,7 +197,7 @@ async def test_closing_after_the_connection_was_cut(
 @pytest.mark.parametrize("how", ["cut", "stall"])
 async def test_closing_without_a_server(cable: Cable, schema: str, how: str) -> None:
     """It ends although the server can't be reached, or takes everything and never answers."""
-    journal = await PostgresJournal.open(through(cable), schema=schema, patience=600)
+    journal = await PostgresJournal.open(cable.url, schema=schema, patience=600)
     job = await planned(journal)
     getattr(cable, how)()
     claiming = asyncio.create_task(journal.claim(job.key))
@@ -213,7 +213,7 @@ async def test_closing_ends_before_its_caller_does_who_is_cancelled_again_and_ag
     cable: Cable, schema: str
 ) -> None:
     """Else the thread, and with it the process, waited for the server for minutes."""
-    journal = await PostgresJournal.open(through(cable), schema=schema, patience=600)
+    journal = await PostgresJournal.open(cable.url, schema=schema, patience=600)
     job = await planned(journal)
     cable.stall()
     claiming = asyncio.create_task(journal.claim(job.key))
@@ -241,11 +241,6 @@ async def test_opening_is_given_up_while_a_lock_is_waited_for(
     await asyncio.wait({opening}, timeout=60)
     assert opening.cancelled()
     admin.execute("SELECT pg_advisory_unlock_all()")
-
-
-def through(cable: Cable) -> str:
-    """Return the address of the database behind *cable*."""
-    return f"postgresql://postgres@127.0.0.1:{cable.port}/postgres"
 
 
 async def test_a_server_that_is_not_there() -> None:

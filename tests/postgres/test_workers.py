@@ -26,10 +26,11 @@ from comet_async._journal.states import JobState
 from comet_async._postgres import worker
 from comet_async._wire.decode import Notification
 from comet_async.clock import SystemClock
-from comet_async.errors import BudgetExceededError, CometError, StaleRecordError
+from comet_async.errors import BudgetExceededError, CometError, JournalError, StaleRecordError
 from comet_async.postgres import PostgresJournal
 from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
 from comet_async.testing import VirtualClock
+from tests.postgres.fleet import Cable
 from tests.support.images import make_png
 from tests.support.journal_contract import (
     NOW,
@@ -237,6 +238,39 @@ async def test_who_waits_for_a_job_is_woken(open_journal: OpenJournal) -> None:
         await one.release(job.key)
         assert await released.wait(30)
         assert await two.claim(job.key) == job
+
+
+@pytest.mark.failure("F72")
+async def test_a_release_that_reached_no_database_is_made_up_for(
+    open_journal: OpenJournal, cable: Cable, schema: str
+) -> None:
+    """Else nobody could work on the job for as long as its worker lives."""
+    one = await open_journal()
+    cut_off = await PostgresJournal.open(cable.url, schema=schema, heartbeat=1, patience=0.1)
+    async with cut_off:
+        job = await planned(one)
+        assert await cut_off.claim(job.key) == job
+        cable.cut()
+        with pytest.raises(JournalError):
+            await cut_off.release(job.key)
+        cable.broken = False
+        with one.listening_for_job(job.key) as released:
+            async with asyncio.timeout(60):
+                while await one.claim(job.key) is None:
+                    await released.wait(1)
+        assert cut_off.lease_left > 0
+
+
+async def test_a_job_that_is_claimed_again_is_kept(open_journal: OpenJournal) -> None:
+    """What had to be made up for no longer has to."""
+    one, two = await open_journal(), await open_journal()
+    job = await planned(one)
+    assert await one.claim(job.key)
+    one._worker.owe(job.key)
+    assert await one.claim(job.key)
+    with one._target.connect() as db:
+        one._worker.beat(db)
+    assert await two.claim(job.key) is None
 
 
 async def test_a_caller_that_is_cancelled_while_it_claims_lets_go(
