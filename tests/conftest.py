@@ -51,7 +51,7 @@ def pytest_collection() -> Generator[None, object, object]:
     try:
         return (yield)
     finally:
-        gc.collect()  # what is garbage by now would stay for ever, such as attrs' first classes
+        gc.collect()  # what is garbage by now would stay forever, such as attrs' first classes
         gc.freeze()
         gc.enable()
 

@@ -169,7 +169,7 @@ def test_a_strategy_of_ones_own_sees_the_failures() -> None:
     ("value", "wait"), [(0.0, 0.05), (-1.0, 0.05), (math.nan, 0.05), (math.inf, 3600.0)]
 )
 def test_a_strategy_of_ones_own_is_kept_within_limits(value: float, wait: float) -> None:
-    """Zero, NaN and infinity would spin or sleep for ever."""
+    """Zero, NaN and infinity would spin or sleep forever."""
     assert Backoff.of(lambda _state: value).after_read(1) == wait
 
 
@@ -200,7 +200,7 @@ async def test_nothing_of_tenacity_is_created_before_a_failure(
 
 
 def test_single_failures_have_budget() -> None:
-    """One failure in three is retried at once, for ever."""
+    """One failure in three is retried at once, forever."""
     budget = RetryBudget()
     for step in range(1000):
         assert budget.spend(step * 0.001)

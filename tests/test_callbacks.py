@@ -770,7 +770,7 @@ async def test_only_ends_are_proof() -> None:
     assert waiter.mean_delay < 6.0
 
 
-async def test_callbacks_that_stop_coming_are_not_trusted_for_ever() -> None:
+async def test_callbacks_that_stop_coming_are_not_trusted_forever() -> None:
     """After several lost ones polls come as before."""
     server = TaskServer()
     waiter, _ = make(server)

@@ -958,7 +958,7 @@ async def test_sessions_share_a_journal_object(
 async def test_a_slot_is_given_back_when_another_session_takes_the_job_over(
     clock: VirtualClock, sandbox: Sandbox, photo: bytes, tmp_path: Path
 ) -> None:
-    """Nobody polled for the first session then, whose next call waited for the slot for ever."""
+    """Nobody polled for the first session then, whose next call waited for the slot forever."""
     async with (
         await SqliteJournal.open(tmp_path / "jobs.sqlite3", clock=clock) as journal,
         CometSession(

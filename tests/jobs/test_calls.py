@@ -63,7 +63,7 @@ async def test_the_end_of_a_call_wakes_those_who_wait_for_it() -> None:
     await caller
 
 
-async def test_a_call_that_does_not_end_is_not_waited_for_for_ever() -> None:
+async def test_a_call_that_does_not_end_is_not_waited_for_forever() -> None:
     """Closing a session takes no longer than it was given."""
     calls = Calls(None)  # type: ignore[arg-type]  # see above
     caller = asyncio.create_task(use(calls, asyncio.Event()))

@@ -72,7 +72,7 @@ REQUEST = ExpandRequest(image=b"png", margins=Margins(down=0.5), external_task_i
 
 @attrs.define
 class FakeApi:
-    """Gives written answers, the last one for ever; each takes a second."""
+    """Gives written answers, the last one forever; each takes a second."""
 
     creates: list[Task | CometError]
     clock: VirtualClock
@@ -472,7 +472,7 @@ class ForgetfulApi(FakeApi):
         return await super().find(key, kind=kind, form=form)
 
 
-async def test_duplicate_whose_task_is_gone_is_not_sent_for_ever(clock: VirtualClock) -> None:
+async def test_duplicate_whose_task_is_gone_is_not_sent_forever(clock: VirtualClock) -> None:
     """The lookups prove that there is no task, and the server says that the id is taken."""
     one = Buyer(ForgetfulApi([BOUGHT, DuplicateTaskError("taken")], clock))
     await one.submit(attrs.evolve(REQUEST, external_task_id="ce1-other"))

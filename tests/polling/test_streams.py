@@ -519,7 +519,7 @@ async def test_many_are_taken_in_turns(server: TaskServer) -> None:
 
 
 def test_bad_limits_are_refused(waiter: TaskWaiter) -> None:
-    """A look-ahead of nothing would wait for ever."""
+    """A look-ahead of nothing would wait forever."""
     with pytest.raises(InputError, match="prefetch=0"):
         waiter.as_completed([], prefetch=0)
 

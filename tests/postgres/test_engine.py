@@ -505,7 +505,7 @@ async def test_a_worker_runs_again(
 async def test_jobs_of_a_worker_that_is_cancelled_go_back_to_the_queue(
     journal: PostgresJournal, many: Path, tmp_path: Path, *, everything: bool
 ) -> None:
-    """By a program that is interrupted: what is paid waits for the next worker, not for ever."""
+    """By a program that is interrupted: what is paid waits for the next worker, not forever."""
     before = asyncio.all_tasks()
     async with (
         Sandbox(engine="stub", limit=20) as slow,

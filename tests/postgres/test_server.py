@@ -258,7 +258,7 @@ async def test_a_server_that_is_not_there() -> None:
 async def test_who_is_not_let_in_does_not_wait(
     database: str, schema: str, admin: psycopg.Connection[Any], user: str, name: str
 ) -> None:
-    """A refused user, or a database that is not there, is no outage: it would be so for ever."""
+    """A refused user, or a database that is not there, is no outage: it would be so forever."""
     role = f"nologin_{schema}"
     parts = urlsplit(database)
     url = parts._replace(netloc=f"{role if user == 'nologin' else user}@", path=f"/{name}").geturl()

@@ -380,7 +380,7 @@ async def test_each_account_has_its_own_quota(open_journal: OpenJournal) -> None
     assert isinstance(sent, JobRecord)
 
 
-async def test_what_is_in_doubt_holds_no_slot_for_ever(
+async def test_what_is_in_doubt_holds_no_slot_forever(
     open_journal: OpenJournal, admin: psycopg.Connection[Any]
 ) -> None:
     """After an hour its task has ended, if there ever was one."""

@@ -177,7 +177,7 @@ def test_a_loop_that_ends_leaves_nobody_waiting(gate: threading.Event) -> None:
 
 
 def test_a_loop_that_ends_at_the_first_question_ends() -> None:
-    """Nothing else has to be begun in it, so a caller is not left waiting for ever."""
+    """Nothing else has to be begun in it, so a caller is not left waiting forever."""
     batcher, done, tasks = FsyncBatcher(), list[int](), list[asyncio.Task[None]]()
 
     async def late(begin: asyncio.Event) -> None:

@@ -85,7 +85,7 @@ async def test_so_many_at_a_time(workers: int) -> None:
 
 
 async def test_empty_stream() -> None:
-    """No works, no results, no waiting for ever."""
+    """No works, no results, no waiting forever."""
     assert await collect(Shop().works(), 2) == []
 
 

@@ -331,7 +331,7 @@ class MovingSuite:
         assert [record.message, record.note, last.why] == ["bad key sk-…"] * 3
 
     async def test_events_tell_the_whole_story(self, journal: Journal) -> None:
-        """Each move is kept for ever, with its reason, in order."""
+        """Each move is kept forever, with its reason, in order."""
         record = await walked(journal, S.SENDING)
         await planned(journal, 1)
         await journal.move(record, S.SUBMITTED, now=NOW + 5, why="accepted")
@@ -394,7 +394,7 @@ class SendingSuite:
         assert (await journal.get(record.key) == record) is bool(refusal)
 
     async def test_a_large_job_passes_alone(self, journal: Journal) -> None:
-        """More images than the limit are no reason to wait for ever."""
+        """More images than the limit are no reason to wait forever."""
         sent = await step(
             journal, await planned(journal, n=9), S.SENDING, limits=Limits(in_flight=4)
         )

@@ -72,7 +72,7 @@ async def serving(handler: Handler, *, tls: ssl.SSLContext | None = None) -> Asy
 
 
 def answering(*answers: Answer) -> Handler:
-    """Give *answers* in order (a mapping is JSON with status 200), the last one for ever."""
+    """Give *answers* in order (a mapping is JSON with status 200), the last one forever."""
     left = list(answers)
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
