@@ -448,7 +448,7 @@ async def test_impossible_url(url: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", IMPOSSIBLE, ids=ascii)
 async def test_impossible_redirect(url: str, tmp_path: Path) -> None:
-    """The same in a redirect."""
+    """A redirect to text that can't be a URL is an error of the same kind."""
     location = url.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
     handler = answering(web.Response(status=302, headers={"Location": location}))
     with pytest.raises((DownloadError, NotSentError)):

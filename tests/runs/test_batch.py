@@ -164,7 +164,7 @@ async def test_stream_that_fails_ends_it() -> None:
 
 @pytest.mark.parametrize("pause", [0, 60], ids=["all-taken", "stream-waits"])
 async def test_leaving_early(pause: float) -> None:
-    """Who leaves the iteration leaves nothing running, in the works or in the stream."""
+    """Leaving the iteration early leaves nothing running, in the works or in the stream."""
     shop = Shop()
     works = stream([shop.work(70), shop.work(500), shop.work(600)], pause)
     async with aclosing(in_parallel(works, do, 3)) as results:

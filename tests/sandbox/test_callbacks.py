@@ -127,13 +127,13 @@ async def test_repeats(start: Start, receiver: Receiver) -> None:
 
 
 async def test_backwards(start: Start, receiver: Receiver) -> None:
-    """The last can come first."""
+    """The last delivery can come first."""
     await run(start, receiver, backwards=True)
     assert receiver.states == ["succeed", "processing", "submitted"]
 
 
 async def test_drops(start: Start, receiver: Receiver) -> None:
-    """Some can be lost."""
+    """Deliveries can be lost."""
     await run(start, receiver, drop={"processing", "succeed"})
     assert receiver.states == ["submitted"]
 

@@ -35,7 +35,7 @@ async def test_shape_list(start: Start) -> None:
 
 
 async def test_shape_wrapper(start: Start) -> None:
-    """Or below a gateway's own object, whose times are seconds and whose words are others."""
+    """The task can come below a gateway's own object, with other words and times in seconds."""
     shown = await finished(start, "comet", shape="wrapper")
     outer, inner = shown["data"], shown["data"]["data"]
     assert (shown["code"], outer["status"], outer["progress"]) == ("success", "SUCCESS", "100%")
@@ -47,7 +47,7 @@ async def test_shape_wrapper(start: Start) -> None:
 
 
 async def test_shape_wrapper2(start: Start) -> None:
-    """Or one level deeper, with Kling's envelope in between."""
+    """The task can come one level deeper, with Kling's envelope in between."""
     shown = await finished(start, "comet", shape="wrapper2")
     assert shown["data"]["data"]["code"] == 0
     assert shown["data"]["data"]["data"]["task_status"] == "succeed"
@@ -106,7 +106,7 @@ async def test_errors_as_200(start: Start) -> None:
 
 
 async def test_request_ids(start: Start) -> None:
-    """They can be missing from queries, and present in CometAPI's create."""
+    """Request ids can be missing from queries, and present in CometAPI's create."""
     assert "request_id" not in await finished(start, request_id=False)
     client = await start("comet", options=Options(created_request_id=True))
     assert "request_id" in (await client.create()).json

@@ -59,7 +59,7 @@ async def test_without_a_token_there_is_none(start: Start) -> None:
 
 
 async def test_ledger(client: Client) -> None:
-    """It can be read, and emptied between two tests."""
+    """The ledger can be read, and emptied between two tests."""
     await client.create(external_task_id="order-17")
     await client.request("GET", "/nothing")
     ledger = await admin(client, "GET", "/ledger")
@@ -70,7 +70,7 @@ async def test_ledger(client: Client) -> None:
 
 
 async def test_faults(client: Client) -> None:
-    """They are added by fields or as text, listed with what happened, and taken away."""
+    """Faults are added by fields or as text, listed with what happened, and taken away."""
     await admin(client, "POST", "/faults", json={"kind": "502", "on": "query", "times": None})
     added = await admin(client, "POST", "/faults", json={"text": "429=0.5,result.404"})
     assert [(fault["kind"], fault["on"]) for fault in added["faults"]] == [

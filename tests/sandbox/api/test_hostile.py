@@ -50,7 +50,7 @@ async def test_a_foreign_host_is_misdirected(start: Start, path: str) -> None:
     ],
 )
 def test_hosts(host: str | None, accepted: bool) -> None:
-    """Addresses, localhost and what was allowed."""
+    """Accepted hosts are addresses, localhost and those that were allowed."""
     assert HostGuard(["sandbox"], lambda _: None).accepts(host) is accepted
 
 

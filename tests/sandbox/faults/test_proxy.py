@@ -92,7 +92,7 @@ async def test_jitter(clock: VirtualClock) -> None:
 
 
 async def test_bandwidth(clock: VirtualClock) -> None:
-    """So many bytes a second."""
+    """Only so many bytes come through per second."""
     async with line(clock, Bandwidth(rate=1000)) as there:
         before = clock.monotonic()
         assert len(await there.echo(bytes(5_000))) == 5_000
