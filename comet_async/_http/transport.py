@@ -20,7 +20,7 @@ import functools
 import inspect
 import os
 import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from concurrent.futures import Future
 
 import aiohttp
@@ -512,9 +512,13 @@ class _CheckedPayload(aiohttp.AsyncIterablePayload):
     then, it sends that as soon as it continues, before anything is checked.
     """
 
+    def __init__(self, pieces: AsyncIterable[bytes]) -> None:
+        super().__init__(pieces)
+        self._pieces = pieces
+
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Write the body."""
-        async for piece in self._value:
+        async for piece in self._pieces:
             await writer.write(piece)
             while _waits(getattr(writer, "transport", None)):  # noqa: ASYNC110 - nothing tells it
                 await asyncio.sleep(_WAITS)
