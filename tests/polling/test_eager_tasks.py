@@ -72,7 +72,7 @@ async def test_an_async_source_is_read(server: TaskServer) -> None:
     """One that never waits is over before the task that reads it was returned."""
 
     async def source() -> AsyncIterator[Task]:
-        yield server.submit(5.0)
+        yield server.submit(60.0)
         yield server.submit(2.0)
 
     stream = TaskWaiter(server).as_completed(source())

@@ -397,6 +397,7 @@ class _File:
     data: bytes
     status: int = 200
     location: str | None = None
+    encoding: str = ""
 
     @property
     def length(self) -> int:
