@@ -93,7 +93,7 @@ class _Work:
     sends: dict[str, asyncio.Task[Job]] = attrs.field(factory=dict)
     abandoned: weakref.WeakSet[asyncio.Task[Job]] = attrs.field(factory=weakref.WeakSet)
     names: dict[str, Counter[str]] = attrs.field(factory=dict)
-    owned: set[str] = attrs.field(factory=set)
+    owned: dict[str, str] = attrs.field(factory=dict)
 
 
 _works: weakref.WeakKeyDictionary[Journal, _Work] = weakref.WeakKeyDictionary()
@@ -147,8 +147,9 @@ class ActiveJobs:
     # Locked while a caller of this session works on a job, or waits to do so. Any other running job
     # is polled here when its slot is wanted, whoever works on it elsewhere.
     _callers: KeyedLock = attrs.field(factory=KeyedLock, init=False)
-    # Jobs of a shared journal that a caller of this process works on, or is claiming.
-    _owned: set[str] = attrs.field(init=False)
+    # Jobs of a shared journal that a caller of this process works on, or is claiming, and under
+    # which lease.
+    _owned: dict[str, str] = attrs.field(init=False)
     _releases: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
     # Jobs without a worker whose answers were lost, while they are looked up here.
     _resolving: dict[str, asyncio.Task[None]] = attrs.field(factory=dict, init=False)
@@ -255,12 +256,15 @@ class ActiveJobs:
         if self.shared is None:
             return record
         key = record.key
-        # Before the claim: if the caller is cancelled then, the claim takes place all the same.
-        self._owned.add(key)
         with self.shared.listening_for_job(key) as released:
-            while (current := await self.shared.claim(key)) is None:
-                await released.wait(RECHECK)
-        return current
+            while True:
+                # Before the claim: if the caller is cancelled then, it takes place all the same.
+                self._owned[key] = boot = self.shared.boot
+                current = await self.shared.claim(key)
+                if current is None:
+                    await released.wait(RECHECK)
+                elif boot == self.shared.boot:
+                    return current
 
     async def _let_go(self, key: str, loop: asyncio.AbstractEventLoop) -> None:
         """Undo `_own` and `_acquire`."""
@@ -269,7 +273,7 @@ class ActiveJobs:
             return
         try:
             if key in self._owned:
-                self._owned.discard(key)
+                del self._owned[key]
                 if self.shared is not None and key not in self.sends:
                     await self.shared.release(key)  # else when its answer has been recorded
         finally:
@@ -570,10 +574,21 @@ class ActiveJobs:
     # Recording ----------------------------------------------------------------------------
 
     async def current(self, record: JobRecord) -> JobRecord:
-        """Return a job's record as the journal has it now."""
-        current = await self.journal.get(record.key)
+        """Return a job's record as the journal has it now.
+
+        Raises:
+            StaleRecordError: Another worker has taken the job over: its record is not this one's
+                to go on from.
+        """
+        key = record.key
+        if self.shared is not None and (boot := self._owned.get(key)) is not None:
+            current = await self.shared.claim(key) if boot == self.shared.boot else None
+            if current is None or boot != self.shared.boot:
+                raise StaleRecordError(f"another worker has taken {key} over", external_task_id=key)
+            return current
+        current = await self.journal.get(key)
         if current is None:
-            raise JournalError(f"the journal lost {record.key}", external_task_id=record.key)
+            raise JournalError(f"the journal lost {key}", external_task_id=key)
         return current
 
     async def move(

@@ -30,7 +30,7 @@ from comet_async.errors import BudgetExceededError, CometError, JournalError, St
 from comet_async.postgres import PostgresJournal
 from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
 from comet_async.testing import VirtualClock
-from tests.postgres.fleet import Cable
+from tests.postgres.fleet import Cable, new_job as job_of_a_folder
 from tests.support.images import make_png
 from tests.support.journal_contract import (
     NOW,
@@ -82,6 +82,42 @@ def die(journal: PostgresJournal) -> None:
 
 
 # Leases -------------------------------------------------------------------------------------
+
+
+@pytest.mark.failure("F71")
+async def test_what_another_worker_has_done_stays_done(
+    open_journal: OpenJournal, admin: psycopg.Connection[Any], schema: str, tmp_path: Path
+) -> None:
+    """A worker that was suspended while it saved, and can't, does not go on from its record."""
+    left, statements = (
+        ["after:T12"],
+        [
+            "UPDATE {}.worker SET lost = true",
+            "UPDATE {}.job SET owner = NULL, fence = fence + 1, state = 'done'",
+        ],
+    )
+
+    def stand_still(seen: str) -> None:
+        if seen in left:
+            left.remove(seen)
+            for statement in statements:
+                admin.execute(sql.SQL(statement).format(sql.Identifier(schema)))  # type: ignore[arg-type]  # our own text
+            for part in (tmp_path / "out").glob(".*.part"):
+                part.unlink()
+
+    journal = await open_journal(hook=stand_still)
+    async with (
+        Sandbox(engine="stub", speed=100) as sandbox,
+        CometSession(DEFAULT_KEY, gateway=sandbox.url, journal=journal, schedule=0.1) as comet,
+    ):
+        job = await job_of_a_folder(tmp_path, 0, 1, comet._services.account)
+        await journal.plan([job], now=time.time())
+        with pytest.raises(StaleRecordError):
+            await comet.run_job(job.key)
+        assert not left
+        record = await journal.get(job.key)
+        assert record is not None
+        assert record.state is S.DONE
 
 
 @pytest.mark.failure("F70", "F71", "F74")
