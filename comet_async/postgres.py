@@ -479,9 +479,11 @@ class PostgresJournal:
 
         If that fails, it is done as soon as the database can be reached.
         """
-        self._worker.owe(key)
-        await self._run("release", partial(sql.release, key=key, boot=self.boot))
-        self._worker.keep(key)
+        try:
+            await self._run("release", partial(sql.release, key=key, boot=self.boot))
+        except BaseException:  # a caller that is cancelled does not see whether it fails
+            self._worker.owe(key)
+            raise
 
     async def unclaimed(self, account: str, *, limit: int) -> list[JobRecord]:
         """Return jobs of *account* that may be running at the server and that no worker has."""

@@ -628,13 +628,13 @@ def unclaimed(db: PostgresConnection, account: str, limit: int) -> list[JobRecor
     return list(map(decoded, rows))
 
 
-RELEASE = "UPDATE job SET owner = NULL WHERE key = ANY(%s::text[]) AND owner = %s"
-"""Let go of jobs."""
+RELEASE = "UPDATE job SET owner = NULL WHERE key = %s AND owner = %s"
+"""Let go of a job."""
 
 
 def release(db: PostgresConnection, key: str, boot: str) -> None:
     """Release a job."""
-    db.run(RELEASE, [key], boot)
+    db.run(RELEASE, key, boot)
 
 
 def slot_topic(account: str) -> str:

@@ -85,7 +85,7 @@ class Worker:
     )
     # When the lease surely ends, by `since_boot`. Counted from before the renewal was asked for.
     _until: float = attrs.field(default=0.0, init=False)
-    # Jobs to release that may not have been: while the database could not be reached, say.
+    # Jobs whose release failed, while the database could not be reached, say.
     _owed: set[str] = attrs.field(factory=set, init=False)
     _signals: dict[str, set[Signal]] = attrs.field(factory=dict, init=False)
     _mutex: threading.Lock = attrs.field(factory=threading.Lock, init=False)
@@ -146,7 +146,7 @@ class Worker:
             self._owed.add(key)
 
     def keep(self, key: str) -> None:
-        """Do not release a job: it has been released, or is to be worked on again."""
+        """Do not release a job: it has been, or is to be worked on again."""
         with self._mutex:
             self._owed.discard(key)
 
@@ -237,10 +237,9 @@ class Worker:
     def _release_owed(self, db: psycopg.Connection[Row]) -> None:
         with self._mutex:
             keys = list(self._owed)
-        if keys:
-            db.execute(sql.RELEASE.encode(), [keys, self.boot])
-            with self._mutex:
-                self._owed.difference_update(keys)
+        for key in keys:  # one by one: who holds one lock only meets no deadlock
+            db.execute(sql.RELEASE.encode(), [key, self.boot])
+            self.keep(key)
 
     def _register_anew(self, db: psycopg.Connection[Row]) -> None:
         """Get a lease under another name: the old one was lost, and its jobs belong to others."""
