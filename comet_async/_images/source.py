@@ -369,7 +369,7 @@ count, not the file that it was read from.
 
 
 def unsupported(image: object, field: str) -> InputError:
-    """Return the error for what is no image input, by its type."""
+    """Return the error for a value that can't be an image, by its type."""
     name = type(image).__name__
     return InputError(
         f"{field}: {name} is not supported",

@@ -145,7 +145,7 @@ class ActiveJobs:
     _running: dict[str, JobRecord] = attrs.field(factory=dict, init=False)
     _running_keys: set[str] = attrs.field(factory=set, init=False)
     # Locked while a caller of this session works on a job, or waits to do so. Any other running job
-    # is polled here when its slot is wanted, whoever works on it elsewhere.
+    # is polled here when its slot is wanted, even if another session works on it.
     _callers: KeyedLock = attrs.field(factory=KeyedLock, init=False)
     # Jobs of a shared journal that a caller of this process works on, or is claiming, and under
     # which lease.
@@ -577,8 +577,7 @@ class ActiveJobs:
         """Return a job's record as the journal has it now.
 
         Raises:
-            StaleRecordError: Another worker has taken the job over: its record is not this one's
-                to go on from.
+            StaleRecordError: Another worker has taken the job over; this one may not change it.
         """
         key = record.key
         if self.shared is not None and (boot := self._owned.get(key)) is not None:

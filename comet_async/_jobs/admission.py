@@ -27,7 +27,7 @@ class KeyedLock:
     stopped may run on at any time, so it keeps its locks.
     """
 
-    # Who holds each key: the loop, which tells whether its caller can still go on.
+    # The event loop of each key's holder: a holder whose loop is closed can't release it.
     _holders: dict[str, asyncio.AbstractEventLoop] = attrs.field(factory=dict, init=False)
     _waiting: dict[str, deque[asyncio.Future[None]]] = attrs.field(factory=dict, init=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)

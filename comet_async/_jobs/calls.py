@@ -154,7 +154,7 @@ class Call:
         elif (error := send.exception()) is None:
             self.job = send.result()
         elif isinstance(error, JournalError) or not isinstance(error, CometError):
-            # It could not be recorded, or nobody knows how far it came.
+            # It could not be recorded, or it is unknown whether it was sent.
             self.lost = getattr(error, "sent", None) is not False
 
 

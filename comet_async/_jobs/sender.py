@@ -298,7 +298,7 @@ class Sender:
                 limits=self._limits(),
                 run=self.options.run,
             )
-        except StaleRecordError:  # whoever moved the job may have sent it
+        except StaleRecordError:  # another worker moved the job, and may have sent it
             raise
         except JournalError as error:
             error.sent = False

@@ -1,7 +1,7 @@
 """The connection that a journal writes through: it survives the loss of its server.
 
 A connection may break at any moment. Before a commit, nothing was written, and the whole
-transaction is done again. During a commit, nobody knows; so each transaction that writes leaves a
+transaction is done again. During a commit, the outcome is unknown; so each one that writes leaves a
 mark, and afterwards, once the transaction with its number has ended, the mark tells what became of
 it. The number alone would not: a server that crashed gives the numbers again that had not reached
 its disk, and then another transaction may have been committed under this one.
@@ -43,7 +43,8 @@ T = TypeVar("T")
 DatabaseError = psycopg.Error
 """Whatever the driver raises, for modules that do not import it."""
 
-# Whoever gets a lock must see what was committed until then, whatever the database's default is.
+# After waiting for a lock, a statement must see what was committed meanwhile, whatever the
+# database's default is.
 _ISOLATION = "SET default_transaction_isolation = 'read committed'"
 
 _SLACK = 5.0
@@ -314,10 +315,8 @@ class PostgresConnection:
         """Return the statement that leaves this transaction's mark, with the time."""
         self._commits += 1
         value = f"'{self._commits} ' || extract(epoch FROM clock_timestamp())::bigint"
-        return (
-            f"INSERT INTO meta (name, value) VALUES ('{self._mark}', {value})"  # noqa: S608 - ours
-            " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-        )
+        # As text, for two statements at once take no values; both are ours.
+        return _REMEMBER % (f"'{self._mark}'", value)
 
     def _was_committed(self) -> bool:
         """Return whether the transaction whose commit got no answer took place."""

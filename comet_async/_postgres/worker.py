@@ -1,8 +1,8 @@
 """One worker among several: its lease, and the messages of the others.
 
 One thread with its own connection renews the lease, takes over the jobs of lost workers, and
-listens. Only the lease is needed for correctness: whoever waits also checks from time to time, so a
-lost message costs only time.
+listens. Only the lease is needed for correctness: waiting callers also check from time to
+time, so a lost message costs only time.
 """
 
 from __future__ import annotations

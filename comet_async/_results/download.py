@@ -508,7 +508,7 @@ _UNREADABLE = {"br", "compress", "deflate", "zstd"}
 
 def _unreadable(encoding: str) -> DownloadError:
     return DownloadError(
-        f"the result's host sent it compressed ({encoding}), which nobody asked for",
+        f"the result's host sent it compressed ({encoding}), although it was asked not to",
         hint="the task is paid and safe: set Network(download_session=...) to an aiohttp session "
         "that decompresses it, and fetch it again",
     )
