@@ -209,6 +209,8 @@ class Recovered(JobEvent):
 
     Attributes:
         n: How many images were ordered.
+
+            .. versionadded:: 0.2.0
     """
 
     n: int

@@ -218,6 +218,8 @@ class SourceImage:
         notes: How it was converted, one sentence each.
         scaled_from: Width and height as a viewer shows it, in pixels, before the conversion scaled
             it; None if it did not.
+
+            .. versionadded:: 0.2.0
         other_sha256: What *sha256* is of the same file with the other choice of ``prepare``, by
             which a run recognises what was bought with it. Empty if that makes no difference.
         file: The open file or stream to read it from; see `from_file`.
