@@ -15,8 +15,9 @@ from comet_async._addresses import url_scheme
 from comet_async._images.source import SourceImage
 from comet_async._journal.records import JobRecord, NewJob
 from comet_async._journal.states import READY, WITHOUT_RESULT, JobState
-from comet_async._runs.batch import Batch, in_parallel
+from comet_async._runs.batch import Batch
 from comet_async._runs.items import Item, Planned
+from comet_async._runs.parallel import in_parallel
 from comet_async.errors import CometError, IdempotencyConflictError, InputError
 from comet_async.outcomes import Outcome, from_error, from_record
 

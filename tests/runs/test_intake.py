@@ -10,8 +10,8 @@ import attrs
 import pytest
 
 from comet_async._runs import intake as module
-from comet_async._runs.batch import in_parallel
 from comet_async._runs.intake import Intake
+from comet_async._runs.parallel import in_parallel
 
 Page = tuple[list[str], list[str]]
 

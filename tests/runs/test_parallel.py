@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 import attrs
 import pytest
 
-from comet_async._runs.batch import in_parallel
+from comet_async._runs.parallel import in_parallel
 
 X = TypeVar("X")
 Work: TypeAlias = Callable[[], Awaitable[float]]
