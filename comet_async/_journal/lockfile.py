@@ -12,6 +12,7 @@ import contextlib
 import errno
 import itertools
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,10 +68,17 @@ class FileLock:
         name = beside(self.path, ".lock")
         for file in (self.path, name):
             try:
-                linked = file.is_symlink()
+                mode = file.lstat().st_mode
+            except (FileNotFoundError, NotADirectoryError):
+                continue
             except OSError as error:  # its folder is somebody else's
                 raise _refused(file, error) from error
-            if linked:
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+                raise JournalError(
+                    f"the journal can't use {file}: it is a device or a pipe, not a file",
+                    hint="nothing was sent: choose a file in a folder on a local disk",
+                )
+            if stat.S_ISLNK(mode):
                 raise JournalError(
                     f"the journal can't use {file}: it is a symbolic link",
                     hint="nothing was sent: give the file itself, so that each journal has one"

@@ -112,6 +112,17 @@ def test_a_link_is_no_journal(tmp_path: Path) -> None:
         FileLock(tmp_path / "journal")
 
 
+@pytest.mark.parametrize("name", ["journal", "journal.lock"])
+def test_what_is_no_file_stays_as_it_is(tmp_path: Path, name: str) -> None:
+    """As root, `--journal /dev/null` took the null device from all other users."""
+    os.mkfifo(tmp_path / name, 0o666)
+    (tmp_path / name).chmod(0o666)
+    with pytest.raises(JournalError, match=r"it is a device or a pipe.*choose a file"):
+        FileLock(tmp_path / "journal")
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o666
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_the_mark_is_kept_from_owner_to_owner(tmp_path: Path) -> None:
     """The next owner finds what the last one wrote; an old lock file has no mark."""
     (tmp_path / "journal.lock").write_text("4711\n")
@@ -153,9 +164,9 @@ def test_a_journal_in_a_folder_of_another_user_is_refused(
 ) -> None:
     """The error is the journal's and names the way out, not the bare refusal of the system."""
 
-    def refused(path: Path) -> bool:
+    def refused(path: Path) -> os.stat_result:
         raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
 
-    monkeypatch.setattr(type(tmp_path), "is_symlink", refused)
+    monkeypatch.setattr(type(tmp_path), "lstat", refused)
     with pytest.raises(JournalError, match=r"journal: Permission denied.*choose a folder"):
         FileLock(tmp_path / "journal")
