@@ -163,6 +163,31 @@ class ResultSaver:
                     found[place.dest] = tuple(output.place(file.name) for file in place.files)
         return found
 
+    async def foresee(self, record: JobRecord, dest: str) -> bool:
+        """Return True if `deliver` would find or copy all images of *record*, which is done.
+
+        Raises:
+            DownloadError: It could not save those that are missing: another file has a name.
+        """
+        places = await self.journal.destinations(record.key)
+        there = {place.dest: await self._there(place) for place in places}
+        missing = {image.index for image in _wanted(record)} - there.get(dest, {}).keys()
+        if not missing:
+            return True
+        ours = {file.name for file in there.get(dest, {}).values()}
+        suffixes = {PurePosixPath(file.name).suffix for place in places for file in place.files}
+        _, names = await self.output(dest).obstacles(dest, record.n)
+        for name in names:
+            await self._check_name(record, name)
+            if name not in ours and PurePosixPath(name).suffix in suffixes:
+                raise another_file(self.output(name).place(name))
+        return missing <= {index for files in there.values() for index in files}
+
+    async def _there(self, place: Destination) -> dict[int, SavedFile]:
+        """Return the files of *place* that are there, by their sizes."""
+        found = await self.output(place.dest).complete([[file] for file in place.files])
+        return {file.index: file for file, there in zip(place.files, found, strict=True) if there}
+
     async def check_free(self, dest: str, key: str, n: int, *, adopt: bool = False) -> None:
         """Refuse a job that was never sent if its results could not be saved as *dest*.
 

@@ -21,7 +21,7 @@ from comet_async._journal.states import WITHOUT_RESULT, JobState
 from comet_async._results.save import ResultSaver
 from comet_async._runs.items import Item, Planned
 from comet_async._runs.source_memory import SourceMemory
-from comet_async.errors import CometError, InputError
+from comet_async.errors import CometError, DownloadError, InputError
 from comet_async.models import JSON
 from comet_async.outcomes import from_record
 from comet_async.requests import TaskRequest
@@ -146,11 +146,28 @@ class Planner:
 
         Raises:
             InputError: The item breaks a rule; it says which.
+            DownloadError: Its job is done, and a file that is missing could not be saved again.
         """
         planned = await self.draft(item)
         if planned.already_satisfied:
             return planned
-        return await self._newest(planned)
+        return await self._foresee(await self._newest(planned))
+
+    async def _foresee(self, planned: Planned) -> Planned:
+        """Return *planned* as ``saved`` if its job is done and its files are there."""
+        record, dest = planned.record, planned.item.dest
+        if record is None or record.state is not JobState.DONE:
+            return planned
+        if self.saver is None or dest is None:
+            return planned
+        try:
+            there = await self.saver.foresee(record, dest)
+        except DownloadError as error:
+            error.task_id, error.external_task_id = record.task_id, record.key
+            raise
+        places = await self.active.journal.destinations(record.key)
+        saved = SavedJob(record=record, destinations=places) if there else None
+        return attrs.evolve(planned, saved=saved)
 
     async def draft(self, item: Item) -> Planned:
         """Load and check *item* as a run does, without looking it up.

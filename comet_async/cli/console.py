@@ -192,6 +192,20 @@ class Screen:
             style: A style of rich's.
             problem: Whether it is written with ``--quiet``, too.
         """
+        self._say(self.console, text, word, style, problem=problem)
+
+    def answer(self, text: str, *, word: str = "", style: str = "", problem: bool = False) -> None:
+        """Write a line of what was asked for; as `say`, but where the table is.
+
+        It is on standard output, unless that has JSON lines.
+        """
+        if self.json or self.events:
+            self.say(text, word=word, style=style, problem=problem)
+        elif not self.lost:
+            self._say(self._console(self.output), text, word, style, problem=problem)
+            self._report_loss()
+
+    def _say(self, console: Console, text: str, word: str, style: str, *, problem: bool) -> None:
         cleaned = self.clean(text)
         whole = f"{word} {cleaned}" if word else cleaned
         if self.log is not None:
@@ -206,13 +220,13 @@ class Screen:
         margin = f"{word} " if word else " " * (len(cleaned) - len(body))
         line = Text(body, style="" if word else style)
         # Broken between words on a terminal; a command to copy, and what goes to a file, is not.
-        if self.console.is_terminal and not cleaned.startswith("  comet-async "):
-            width = max(_READABLE, self.console.width - len(margin))
-            lines = line.wrap(self.console, width)
+        if console.is_terminal and not cleaned.startswith("  comet-async "):
+            width = max(_READABLE, console.width - len(margin))
+            lines = line.wrap(console, width)
             for each in lines:
                 each.rstrip()
             line = Text(f"\n{' ' * len(margin)}").join(lines)
-        self.console.print(Text.assemble((margin, style), line), soft_wrap=True)
+        console.print(Text.assemble((margin, style), line), soft_wrap=True)
 
     def event(self, name: str, facts: Mapping[str, object]) -> None:
         """Write an event for programs, on standard error, if events are wanted."""

@@ -125,21 +125,23 @@ class _Examination:
         bad = check.verdict in {"problem", "warning"}
         style = _STYLES[check.verdict]
         text = f"{check.name}: {check.text}"
-        screen.say(text, word=f"{check.verdict:<7}", style=style, problem=bad)
+        screen.answer(text, word=f"{check.verdict:<7}", style=style, problem=bad)
         if hint:
-            screen.say(f"        {hint}", style="dim", problem=bad)
+            screen.answer(f"        {hint}", style="dim", problem=bad)
 
     def end(self, *, bought: bool) -> int:
         """Say what to do next, and return the exit status."""
         verdict = "one image was billed" if bought else "nothing was billed"
         if not self.problems:
-            self.screen.say(f"ready; {verdict}")
-            self.screen.say("next: comet-async expand DIR --out OUT --to 16:9 --dry-run")
+            self.screen.answer(f"ready; {verdict}")
+            self.screen.answer("next: comet-async expand DIR --out OUT --to 16:9 --dry-run")
             return DONE
         first = self.problems[0]
-        self.screen.say(f"{counted(len(self.problems), 'problem')} found; {verdict}", problem=True)
+        self.screen.answer(
+            f"{counted(len(self.problems), 'problem')} found; {verdict}", problem=True
+        )
         step = in_options(first.hint) if first.hint else f"solve the problem of the {first.name}"
-        self.screen.say(f"next: {step}", problem=True)
+        self.screen.answer(f"next: {step}", problem=True)
         if self._unusable:
             return USAGE
         return ACCOUNT if any(check.account_wide for check in self.problems) else NOT_DONE

@@ -152,7 +152,9 @@ _REQUEST, _SPENDING = RequestOptions(), SpendingOptions()
 async def enqueue(  # noqa: PLR0913 - the groups of options, as --help shows them
     sources: Annotated[
         tuple[Named, ...],
-        Parameter(help="Files, folders, URLs, and addresses such as s3://bucket/photos."),
+        Parameter(
+            name="SOURCE", help="Files, folders, URLs, and addresses such as s3://bucket/photos."
+        ),
     ],
     /,
     *,
@@ -399,7 +401,7 @@ async def fleet(
         ]
         screen.table(("worker", "since", "jobs"), rows, long=("worker",))
     for line in _lines(status):
-        screen.say(line)
+        screen.answer(line)
     return DONE
 
 

@@ -84,7 +84,7 @@ async def jobs(  # noqa: PLR0913 - the arguments and options, as --help shows th
     folder: Annotated[
         Named,
         Parameter(
-            metavar="DIR|FILE|URL",
+            name="DIR|FILE|URL",
             help="The folder that was given as --out; or the journal itself, a file or a database.",
         ),
     ],

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 async def preview(
-    sources: Annotated[tuple[Named, ...], Parameter(help="Files or folders.")],
+    sources: Annotated[tuple[Named, ...], Parameter(name="SOURCE", help="Files or folders.")],
     /,
     *,
     out: Annotated[

@@ -20,7 +20,7 @@ from comet_async.errors import InputError
 
 
 async def report(
-    folder: Annotated[Path, Parameter(metavar="DIR", help="The folder that was given as --out.")],
+    folder: Annotated[Path, Parameter(name="DIR", help="The folder that was given as --out.")],
     /,
     *,
     link: Annotated[

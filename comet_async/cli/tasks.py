@@ -40,7 +40,9 @@ _GATEWAY = Parameter(
     help="comet, kling, or an address; by default what the environment or the configuration file "
     "says.",
 )
-_ID = Parameter(help="The provider's task id, or our own (ce1-…), the key in the journal.")
+_ID = Parameter(
+    name="ID", help="The provider's task id, or our own (ce1-…), the key in the journal."
+)
 _JSON = Parameter(group=OUTPUT, help="Print one JSON object per line on standard output.")
 _PAGE = 30
 

@@ -60,7 +60,7 @@ async def test_doctor_uses_and_names_the_proxy(comet: Command, proxy: ForwardPro
     """What is checked is the way that a run would take."""
     ended = await comet("doctor", "--proxy", proxy.url)
     assert ended.status == 0
-    assert "proxy: from --proxy" in ended.err
+    assert "proxy: from --proxy" in ended.out
     assert proxy.seen
 
 
@@ -71,7 +71,7 @@ async def test_the_configuration_file_names_the_proxy(
     """For all commands."""
     own_file.write_text(f'proxy = "{proxy.url}"\n')
     ended = await comet("doctor")
-    assert "proxy: from the configuration file" in ended.err
+    assert "proxy: from the configuration file" in ended.out
     proxy.seen.clear()
     assert (await comet("list")).status == 0
     assert proxy.seen
@@ -99,7 +99,8 @@ async def test_what_is_no_proxy_is_refused(
     words = [photos, "-o", photos.parent / "wide", "--to", "2:1"] if command == "expand" else []
     ended = await comet(command, *words, "--proxy", "nonsense")
     assert ended.status == 2
-    assert "proxy is not the address of a proxy" in ended.err
+    said = ended.out if command == "doctor" else ended.err
+    assert "proxy is not the address of a proxy" in said
     assert not sandbox.ledger.posts
 
 

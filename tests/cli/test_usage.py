@@ -106,7 +106,10 @@ async def test_incomplete_commands(comet: Command, words: tuple[str, ...]) -> No
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("wait",), "TASK_ID is missing"),
+        (("wait",), "ID is missing"),
+        (("expand",), "SOURCE is missing"),
+        (("jobs",), "DIR|FILE|URL is missing"),
+        (("report",), "DIR is missing"),
         (("expand", "photos", *TO), "--out is missing"),
         (("expand", "photos", *TO, "-o"), "-o needs a value"),
         (("expand", "photos", *TO, "--otu", "x"), "missing. Did you mean --out instead of --otu?"),

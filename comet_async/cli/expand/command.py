@@ -39,6 +39,7 @@ async def expand(  # noqa: PLR0913 - the groups of options, as --help shows them
     sources: Annotated[
         tuple[Named, ...],
         Parameter(
+            name="SOURCE",
             help="Files, folders, URLs, or - to read them from standard input, one per line.",
             allow_leading_hyphen=True,  # for "-" itself; `make_plan` refuses the others
         ),

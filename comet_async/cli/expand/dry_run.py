@@ -24,13 +24,13 @@ from comet_async.cli.expand.options import ExpandPlan
 from comet_async.cli.expand.progress import shown
 from comet_async.cli.hints import message_of, with_option
 from comet_async.clock import SYSTEM_CLOCK
-from comet_async.errors import CometError, InputError
+from comet_async.errors import CometError, DownloadError, InputError
 
 if TYPE_CHECKING:
     from comet_async._journal.records import Journal
     from comet_async._runs.items import Planned
 
-_LISTED = 100  # rows; a longer table is of no help
+LISTED = 100  # rows; a longer table is of no help
 
 PLANS = {
     "new": "will be sent and billed",
@@ -41,6 +41,7 @@ PLANS = {
     "uncertain": "may be billed: looked up first, free",
     "failed": "failed in an earlier run; skipped (--retry-failed buys it again)",
     "invalid": "refused before sending",
+    "blocked": "billed earlier, but another file has the name of its result",
 }
 """What a run would do with an image, in a word and in words."""
 
@@ -64,7 +65,7 @@ _OUTCOMES = {
 }
 """The outcomes that a run is certain to have; all others are pending until the server answers."""
 
-_NOT_DONE = {"invalid", "failed", "uncertain"}
+_NOT_DONE = {"invalid", "failed", "uncertain", "blocked"}
 
 
 @attrs.frozen(kw_only=True)
@@ -107,11 +108,19 @@ class _Forecast:
     async def step(self, source: str, planned: Planned | CometError, kept: Files) -> Step:
         """Return what a run would do with one source."""
         if isinstance(planned, CometError):
-            return Step(source=source, word="invalid", error=planned)
+            return Step(
+                source=source,
+                word="blocked" if isinstance(planned, DownloadError) else "invalid",
+                error=planned,
+                task_id=planned.task_id,
+                key=planned.external_task_id,
+            )
         if planned.already_satisfied:
             return Step(source=source, word="copy", files=kept.expected(planned))
         record = planned.record
         word = "new" if record is None else _STATES.get(record.state, "resume")
+        if word == "done" and planned.saved is None:
+            word = "resume"  # a file is missing
         first = self._first.setdefault(planned.key, source)
         same = word == "new" and first != source
         request = planned.item.request
@@ -130,7 +139,7 @@ class _Forecast:
         self.counts[step.word] += 1
         self.images += step.images
         self.jobs += bool(step.images)
-        if len(self.rows) < _LISTED:
+        if len(self.rows) < LISTED:
             files = _span(step.files)
             self.rows.append((step.word, shown(step.source), files, self._meaning(step)))
 

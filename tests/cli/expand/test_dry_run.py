@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from comet_async.cli.expand.dry_run import _LISTED
+from comet_async.cli.expand.dry_run import LISTED
 from comet_async.journal import SqliteJournal
 from comet_async.runs import JOURNAL_NAME
 from comet_async.sandbox import Sandbox
@@ -89,6 +90,49 @@ async def test_knows_what_is_done(comet: Command, sandbox: Sandbox, photos: Path
     assert len(sandbox.ledger.charges) == 1
 
 
+@pytest.mark.usefixtures("sandbox")
+@pytest.mark.parametrize("journal", [(), ("--journal", "jobs.sqlite3")])
+async def test_files_that_were_touched_since(
+    comet: Command, photos: Path, journal: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan has the outcome, error and status of the run for an edited result and a lost one."""
+    monkeypatch.chdir(photos.parent)
+    words = ("expand", photos.name, "--out", "wide", *SHAPE, *journal)
+    await comet(*words)
+    shutil.copy(photos / "dog.png", photos / "same.png")
+    (photos.parent / "wide" / "same.png").write_bytes(b"not the library's")
+    edited, lost = photos.parent / "wide" / "cat.png", photos.parent / "wide" / "trip" / "sea.png"
+    edited.write_bytes(edited.read_bytes() + b"edited")
+    lost.unlink()
+    planned = await comet(*words, "--dry-run", "--json")
+    table = await comet(*words, "--dry-run")
+    done = await comet(*words, "--json")
+    plans = {Path(line["source"]).name: line["plan"] for line in planned.lines}
+    assert plans[lost.name] == "resume"
+    assert plans[edited.name] == plans["same.png"] == "blocked"
+    facts = ("task_id", "external_task_id", "error")
+    ends = [
+        {line["source"]: [line[fact] for fact in facts] for line in run.lines}
+        for run in (planned, done)
+    ]
+    assert ends[0] == ends[1]
+    assert done.outcomes == {"done": 2, "pending": 2}
+    assert table.status == planned.status == done.status == 1
+    assert "blocked" in table.out
+    assert f"{edited.name} exists and is another file" in table.out
+
+
+@pytest.mark.usefixtures("sandbox")
+async def test_a_lost_result_that_has_a_copy(comet: Command, photos: Path) -> None:
+    """It is copied again: nothing is fetched, and the plan says that it is done."""
+    shutil.copy(photos / "dog.png", photos / "same.png")
+    out = photos.parent / "wide"
+    words = ("expand", photos, "--out", out, *SHAPE)
+    await comet(*words)
+    (out / "same.png").unlink()
+    assert "plan: 4 done" in (await comet(*words, "--dry-run")).err
+
+
 async def test_plans_beside_a_run(comet: Command, photos: Path) -> None:
     """A journal that is in use can be planned with: the plan works on a copy."""
     out = photos.parent / "wide"
@@ -139,10 +183,10 @@ async def test_limits_are_in_the_plan(comet: Command, photos: Path) -> None:
 async def test_long_tables_are_cut(comet: Command, photos: Path) -> None:
     """A hundred rows are enough for a person; programs read --json."""
     image = (photos / "dog.png").read_bytes()
-    for number in range(_LISTED):
+    for number in range(LISTED):
         (photos / f"{number}.png").write_bytes(image)
     ended = await comet("expand", photos, "--out", photos.parent / "w", *SHAPE, "--dry-run")
-    assert len(ended.out.splitlines()) == _LISTED + 1
+    assert len(ended.out.splitlines()) == LISTED + 1
     assert "… and 3 more" in ended.err
 
 
