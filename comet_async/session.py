@@ -788,7 +788,7 @@ class CometSession:
         self._tasks.check_open()
         _check_image(image, watermarked=watermarked)
         check_writable_path("path", path)
-        check_choice("exists", exists, get_args(Exists))
+        check_choice("exists", exists, _EXISTS)
         target = _local("path", os.fspath(path), "a path")
         save = self._services.downloader.save
         await save(image, target, self.get, exists=exists, watermarked=watermarked)
@@ -890,7 +890,7 @@ class CometSession:
             InputError: One of them can't be used.
         """
         check_timeout(timeout)  # before anything is paid
-        check_choice("busy", busy, get_args(Busy))
+        check_choice("busy", busy, _BUSY)
         check_call("on_submitted", on_submitted)
         if verify_remote is not None:
             check_flag("verify_remote", verify_remote)
@@ -909,6 +909,8 @@ class CometSession:
         )
 
 
+_EXISTS: tuple[str, ...] = get_args(Exists)
+_BUSY: tuple[str, ...] = get_args(Busy)
 _PLACE = "a path, or an address in a store that the session knows"
 
 

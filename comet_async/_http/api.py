@@ -245,7 +245,7 @@ class Api:
 
         Args:
             url: Where to.
-            decode: Called with the answer, and the time when it came.
+            decode: Called with the answer and the wall clock.
             timeout: Seconds for a GET; the transport's own limit by default.
             body: What to POST, and pay for; None to GET.
             external_task_id: Our own id of what is paid for.
@@ -276,7 +276,7 @@ class Api:
         An error loses its traceback: the variables in it hold what the server wrote.
         """
         try:
-            return decode(_without(self._keys, reply), now=self.clock.time())
+            return decode(_without(self._keys, reply), now=self.clock.time)
         except CometError as caught:
             error = caught.with_traceback(None)
         _redact_fields(error, self._secrets)

@@ -48,7 +48,7 @@ from comet_async._images.source import (
 )
 from comet_async._images.streams import PillowImage, is_file, is_pillow, read_all
 from comet_async._images.walkers import MISSING_DATA, has_all_data
-from comet_async._validation import can_be_a_name
+from comet_async._validation import can_be_a_name, check_path
 from comet_async.errors import InputError
 from comet_async.stores import spool
 
@@ -119,7 +119,8 @@ def _as_source(image: ImageInput, field: str) -> SourceImage:
     if isinstance(image, bytes | bytearray | memoryview):
         return SourceImage.from_bytes(image)
     if isinstance(image, os.PathLike):
-        return SourceImage.from_path(image)
+        check_path("path", image)
+        return SourceImage(source=os.fsdecode(image))  # what is there is seen later
     if is_pillow(image):
         return SourceImage(source="Pillow image", data=b"")
     if is_file(image):
@@ -134,7 +135,7 @@ def _from_text(text: str, field: str, *, only_url: bool = False) -> SourceImage:
         return SourceImage.from_bytes(_decode_data_uri(text, check), name="data URI")
     if scheme or only_url:  # any scheme: which are fetched is checked when it is loaded
         return SourceImage(source=text.strip(), url=text.strip())
-    return SourceImage(source=text, path=Path(text).absolute())  # what is there is seen later
+    return SourceImage(source=text)  # what is there is seen later
 
 
 # ---------------------------------------------------------------------------- the kinds of input

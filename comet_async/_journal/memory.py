@@ -192,6 +192,7 @@ class MemoryJournal:
         """Write details of a job that stays in its state; see `Journal.note`."""
         after = noted(record, now=now, changes=changes)
         with self._lock:
+            self._check_current(record)
             self._swap(record, after, "")
         return after
 
@@ -313,7 +314,6 @@ class MemoryJournal:
                 raise taken(record, file.name)
 
     def _swap(self, before: JobRecord, after: JobRecord, why: str) -> None:
-        self._check_current(before)
         self._jobs[after.key] = after
         self._in_flight += after.n * (after.state in IN_FLIGHT)
         self._in_flight -= before.n * (before.state in IN_FLIGHT)

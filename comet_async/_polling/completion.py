@@ -33,7 +33,8 @@ def finished(entry: WatchedTask, task: Task, now: float) -> Task | None:
     """
     if task.failed:
         return task
-    count, enough = len(task.images), len(task.images) >= entry.n
+    count = len(task.images)
+    enough = count >= entry.n
     unknown = not isinstance(task.status, TaskStatus)
     if not (task.succeeded or (unknown and enough)):
         entry.result_check = None

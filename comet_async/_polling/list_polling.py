@@ -126,9 +126,10 @@ class ListPolling:
 
     def check_against(self, entry: WatchedTask, task: Task) -> None:
         """Detect a stale list, one that reports statuses a task has already left."""
+        if not entry.listed or task.status == entry.status or task.updated_at is None:
+            return
         state, now = self._of(entry.kind), self._poller.now()
-        differs = entry.listed and task.status != entry.status
-        if not state.proven or not differs or task.updated_at is None:
+        if not state.proven:
             return
         changed_at = now - self._poller.shared.timing.age_of(task.updated_at, now)
         if changed_at + _LAG >= entry.alive_at:

@@ -233,7 +233,7 @@ class Poller:
         self.index = WatchIndex()
         # Of those who wait, where their events go; empty while nothing listens.
         self._contexts: dict[WatchedTask, contextvars.Context] = {}
-        self._clock = shared.timing.clock
+        self.now = shared.timing.clock.monotonic
         # An empty context, so that polls don't inherit the first waiter's tracing span.
         self._context = contextvars.Context()
         self._timers = TimerHeap()
@@ -244,10 +244,6 @@ class Poller:
         self._timer_at = NEVER
         self._version = shared.timing.version
         self._stopping = False
-
-    def now(self) -> float:
-        """Return the monotonic clock."""
-        return self._clock.monotonic()
 
     def call_later(
         self, seconds: float, function: Callable[[Unpack[Ts]], object], *args: *Ts

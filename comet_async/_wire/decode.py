@@ -9,9 +9,9 @@ error is raised by the public functions only, whose variables don't show the ans
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
-from typing import Self, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
 import attrs
 
@@ -64,6 +64,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+Now: TypeAlias = Callable[[], float]
+
 
 @attrs.frozen(kw_only=True)
 class Notification:
@@ -110,13 +112,13 @@ class _Request:
 
     task_id: str | None = None
     external_task_id: str | None = None
-    now: float | None = attrs.field(default=None, kw_only=True)
+    now: Now | None = attrs.field(default=None, kw_only=True)
     paid: bool = attrs.field(default=False, kw_only=True)
     page: bool = attrs.field(default=False, kw_only=True)
 
 
 def decode_created(
-    reply: Reply, *, kind: str, external_task_id: str, now: float | None = None
+    reply: Reply, *, kind: str, external_task_id: str, now: Now | None = None
 ) -> Task:
     """Return the task that a paid request made.
 
@@ -124,7 +126,7 @@ def decode_created(
         reply: The answer to the POST.
         kind: The kind of task.
         external_task_id: The id that the request carried.
-        now: The wall clock, for a ``Retry-After`` that is a date.
+        now: Returns the wall clock, for a ``Retry-After`` that is a date.
 
     Raises:
         OutcomeUnknownError: The answer does not say whether the request was accepted.
@@ -139,9 +141,7 @@ def decode_created(
     return _or_raise(_created(reply, kind, external_task_id, now))
 
 
-def _created(
-    reply: Reply, kind: str, external_task_id: str, now: float | None
-) -> Task | CometError:
+def _created(reply: Reply, kind: str, external_task_id: str, now: Now | None) -> Task | CometError:
     answer = parse(reply.body)
     chain = _single(answer)
     answer_id = partial(header_id, reply.headers)
@@ -160,7 +160,7 @@ def decode_task(
     kind: str,
     task_id: str | None = None,
     external_task_id: str | None = None,
-    now: float | None = None,
+    now: Now | None = None,
 ) -> Task:
     """Return the task that was requested.
 
@@ -171,7 +171,7 @@ def decode_task(
             gateway's own supplier gave it.
         external_task_id: Our own id that was requested. Whether the task carries it is for
             the caller to compare: some gateways ignore the request.
-        now: The wall clock, for a ``Retry-After`` that is a date.
+        now: Returns the wall clock, for a ``Retry-After`` that is a date.
 
     Raises:
         NotFoundError: The server does not know the task.
@@ -202,7 +202,7 @@ def _requested(reply: Reply, kind: str, request: _Request) -> Task | CometError:
 
 
 def decode_page(
-    reply: Reply, *, kind: str, number: int, size: int, now: float | None = None
+    reply: Reply, *, kind: str, number: int, size: int, now: Now | None = None
 ) -> TaskPage:
     """Return one page of the list of tasks.
 
@@ -211,7 +211,7 @@ def decode_page(
         kind: The kind of task.
         number: The page that was requested, from 1.
         size: How many tasks were requested.
-        now: The wall clock, for a ``Retry-After`` that is a date.
+        now: Returns the wall clock, for a ``Retry-After`` that is a date.
 
     Raises:
         AuthenticationError: The key was refused.
@@ -328,7 +328,7 @@ def _error(reply: Reply, answer: JSON, request: _Request) -> CometError:
         status=reply.status,
         code=fault.code,
         request_id=fault.request_id or header_id(reply.headers) or id_in(fault.message),
-        retry_after=retry_after(reply.headers, now=request.now),
+        retry_after=retry_after(reply.headers, now=request.now() if request.now else None),
     )
     if isinstance(error, DecodeError):
         error.sent = True

@@ -243,7 +243,9 @@ def _result_items(result: JSON, key: str) -> list[JSON]:
 
 def _from_text(value: JSON) -> JSON:
     """Return the JSON in *value* if it is an object or a list written as text."""
-    given = word(value)
+    if not isinstance(value, str):
+        return value
+    given = value.strip()
     return parse(given) if given.startswith(("{", "[")) else value
 
 

@@ -546,7 +546,7 @@ def test_error_carries_every_id() -> None:
     """An error has all that support or a later try needs."""
     answer = sample("error_quota.json", 403, {"retry-after": "7"})
     with pytest.raises(AccountError) as caught:
-        decode_task(answer, kind="expand", task_id="7", external_task_id=OURS, now=0)
+        decode_task(answer, kind="expand", task_id="7", external_task_id=OURS, now=lambda: 0.0)
     error = caught.value
     assert (error.task_id, error.external_task_id) == ("7", OURS)
     assert (error.status, error.code) == (403, "insufficient_user_quota")
@@ -1067,10 +1067,10 @@ def test_noise(body: bytes, status: int, headers: dict[str, str]) -> None:
     """Whatever comes, a value comes out or an error of ours, short and on one line."""
     answer = Reply(status=status, headers=headers, body=body)
     for decode in (
-        lambda: decode_created(answer, kind="expand", external_task_id=OURS, now=NOON),
-        lambda: decode_task(answer, kind="expand", task_id="7", now=NOON),
+        lambda: decode_created(answer, kind="expand", external_task_id=OURS, now=lambda: NOON),
+        lambda: decode_task(answer, kind="expand", task_id="7", now=lambda: NOON),
         lambda: decode_task(answer, kind="expand", external_task_id=OURS),
-        lambda: decode_page(answer, kind="expand", number=1, size=30, now=NOON),
+        lambda: decode_page(answer, kind="expand", number=1, size=30, now=lambda: NOON),
         lambda: decode_notification(body),
     ):
         try:
