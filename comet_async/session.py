@@ -23,7 +23,6 @@ from comet_async._addresses import url_scheme
 from comet_async._backoff import Backoff, Gate, WaitStrategy, with_retries
 from comet_async._http.api import MAX_PAGE, Api
 from comet_async._http.balance import balance
-from comet_async._images.load import load
 from comet_async._images.naming import exact
 from comet_async._images.rules import show
 from comet_async._images.source import ImageInput, SourceImage
@@ -302,10 +301,11 @@ class CometSession:
 
         Raises:
             InputError: A rule of the API is broken, or the image can't be read.
+            MissingExtraError: A store or ``prepare`` needs a library that is not installed.
             SessionClosedError: The session was closed.
         """
         self._tasks.check_open()
-        loaded = await load(image, allow_private=self.gateway.loopback)
+        loaded = await self._runs.loader(self._runs.defaults).load(image, "image")
         if loaded.url is None or loaded.width is not None:
             return loaded
         try:

@@ -4,6 +4,7 @@ To follow one, read `active` (one caller for each job), `runner` (a job's whole 
 theory of operation), `sender` (the one paid request) and `reconcile` (what became of it if its
 answer was lost). The other modules serve these:
 
+* `loader`: the images to send.
 * `calls`: how long a caller waits, and what its error says.
 * `admission` and `shared_slots`: who may send, in this process and among several.
 * `services` and `tasks`: what the jobs of a session share, and what its waiters poll.

@@ -49,18 +49,14 @@ a cancelled task, a crash, in another process.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from functools import partial
 
 import attrs
 
 from comet_async._backoff import ATTEMPTS, with_retries
-from comet_async._images.load import load
-from comet_async._images.rules import UNNAMED, show
-from comet_async._images.source import MISSING, ImageInput, SourceImage
-from comet_async._images.stored import load_stored
 from comet_async._jobs.active import ActiveJobs, Job, readable
-from comet_async._jobs.calls import SAME_IMAGE, Call, JobOptions
+from comet_async._jobs.calls import Call, JobOptions
+from comet_async._jobs.loader import Loader
 from comet_async._jobs.reconcile import Verdict
 from comet_async._jobs.sender import Sender
 from comet_async._journal.records import JobRecord, StoredImage
@@ -69,7 +65,6 @@ from comet_async._journal.transitions import check_task_of
 from comet_async.errors import (
     CometError,
     ConfigError,
-    InputError,
     NotFoundError,
     NotSentError,
     OutcomeUnknownError,
@@ -80,76 +75,10 @@ from comet_async.events import Duplicate, LookedUp, Recovered, Resubmitted
 from comet_async.models import Task
 from comet_async.outcomes import as_task
 from comet_async.requests import kind_named
-from comet_async.stores import Stores
 
 logger = logging.getLogger("comet_async")
 
 _ATTEMPTS_OF_RUN = 6  # in one go; about 15 seconds
-
-
-@attrs.frozen(kw_only=True)
-class Loader:
-    """Loads images by one session's rules.
-
-    Attributes:
-        prepare: Convert what the API would refuse.
-        private: Accept URLs of this machine and of private networks.
-        stores: The stores that images may be in.
-    """
-
-    prepare: bool
-    private: bool
-    stores: Stores = attrs.field(factory=Stores)
-
-    async def load(self, image: ImageInput, field: str, *, hashed: bool = True) -> SourceImage:
-        """Load *image*; see `comet_async._images.load.load`."""
-        if isinstance(image, str) and self.stores.knows(image):
-            store, name = self.stores.at(image)
-            return await load_stored(
-                image, store, name, field=field, prepare=self.prepare, hashed=hashed
-            )
-        return await load(
-            image,
-            field=field,
-            prepare=self.prepare,
-            allow_private=self.private,
-            hashed=hashed,
-        )
-
-    async def again(self, record: JobRecord) -> Mapping[str, SourceImage]:
-        """Load the image of a job from where its record says it is.
-
-        Raises:
-            InputError: It is not there any more, or it is another image.
-        """
-        if not record.image_sha:
-            return {}
-        if record.source.startswith("<") or ":" in record.image_sha:
-            what = "in-memory bytes" if record.source.startswith("<") else "several images"
-            raise _not_kept(record, f"job {record.key} was created from {what}")
-        try:
-            image = await self.load(record.source, "image")
-        except InputError as error:
-            if error.limit != MISSING:
-                raise
-            what = f"job {record.key} was created from {show(record.source)}, which is no file here"
-            if record.source in UNNAMED:
-                what = f"job {record.key} was created from in-memory bytes"
-            raise _not_kept(record, what) from error
-        if image.sha256 != record.image_sha:
-            raise _not_kept(record, f"{record.source} is not the image that was planned")
-        return {"image": image}
-
-
-def _not_kept(record: JobRecord, what: str) -> InputError:
-    return InputError(
-        f"{what}; the journal keeps no images",
-        field="image",
-        value=record.source,
-        limit=SAME_IMAGE,
-        hint="nothing was paid; make the same request again with the image itself",
-        external_task_id=record.key,
-    )
 
 
 @attrs.define(eq=False)
@@ -268,7 +197,7 @@ class JobRunner:
             if task is not None:
                 return await self.active.adopt(record, task, "found on the server", Duplicate)
         if call.images is None:
-            call.images = await self.loader.again(record)
+            call.images = await self.loader.reload(record)
         return await self.sender.send(call, record)
 
     async def _look_first(self, record: JobRecord) -> Task | None:

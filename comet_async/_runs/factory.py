@@ -17,7 +17,8 @@ from comet_async._images.discovery import OURS
 from comet_async._jobs.active import ActiveJobs
 from comet_async._jobs.admission import ConcurrencyLimiter, KeyedLock
 from comet_async._jobs.calls import JobOptions
-from comet_async._jobs.runner import JobRunner, Loader
+from comet_async._jobs.loader import Loader
+from comet_async._jobs.runner import JobRunner
 from comet_async._jobs.services import Services
 from comet_async._jobs.tasks import SessionTasks, closed_error
 from comet_async._journal.memory import ForgettingJournal
@@ -125,6 +126,14 @@ class RunFactory:
         if own.journal is not self.given:
             await own.journal.aclose()
 
+    def loader(self, settings: RunOptions) -> Loader:
+        """Return what loads images as *settings* say."""
+        return Loader(
+            prepare=settings.get("prepare", False),
+            private=self.services.api.gateway.loopback,
+            stores=self.stores,
+        )
+
     async def single(
         self, options: JobOptions, *, root: Root | None = None
     ) -> AbstractContextManager[Batch]:
@@ -132,8 +141,7 @@ class RunFactory:
         check_event_loop()
         self.tasks.check_open()
         active = await self.own()
-        prepare = self.defaults.get("prepare", False)
-        return self._registered(self._batch(active, options, prepare, root, 1))
+        return self._registered(self._batch(active, options, self.loader(self.defaults), root, 1))
 
     @contextmanager
     def _registered(self, batch: Batch) -> Generator[Batch, None, None]:
@@ -229,8 +237,8 @@ class RunFactory:
         """Return a batch for a run over many images."""
         # Twice: while one half is in flight, the other saves results and reads images.
         workers = 2 * check_concurrency(settings.get("concurrency", CONCURRENCY))
-        prepare = settings.get("prepare", False)
-        batch = self._batch(active, _job_options(settings), prepare, root, workers)
+        loader = self.loader(settings)
+        batch = self._batch(active, _job_options(settings), loader, root, workers)
         batch.planner.fresh = settings.get("fresh", "")
         batch.planner.memory.trusted = not settings.get("checksum", False)
         batch.planner.memory.writable &= not dry
@@ -286,14 +294,11 @@ class RunFactory:
         self,
         active: ActiveJobs,
         options: JobOptions,
-        prepare: bool,  # noqa: FBT001 - a setting that is passed on
+        loader: Loader,
         root: Root | None,
         workers: int,
     ) -> Batch:
-        services = self.services
-        private = services.api.gateway.loopback
-        loader = Loader(prepare=prepare, private=private, stores=self.stores)
-        saver = None
+        services, saver = self.services, None
         if root is not None:
             saver = ResultSaver(
                 journal=active.journal,

@@ -13,7 +13,7 @@ import attrs
 
 from comet_async._images.source import SourceImage
 from comet_async._jobs.active import ActiveJobs
-from comet_async._jobs.runner import Loader
+from comet_async._jobs.loader import Loader
 from comet_async._journal.keys import content_key, next_attempt, random_key
 from comet_async._journal.memory import ForgettingJournal, MemoryJournal
 from comet_async._journal.records import CALLBACK, Destination, JobRecord, NewJob, SavedJob

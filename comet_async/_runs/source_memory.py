@@ -73,7 +73,7 @@ class SourceMemory:
         """Keep what was found in *images* that were read from files."""
         for image in images:
             if self.writable and image.identity is not None and image.sha256:
-                self._found.append(_known(image, self._variant))
+                self._found.append(known_source(image, self._variant))
         if len(self._found) >= _PAGE:
             await self.flush()
 
@@ -89,7 +89,8 @@ class SourceMemory:
         return "prepare" if self.prepare else ""
 
 
-def _known(image: SourceImage, variant: str) -> KnownSource:
+def known_source(image: SourceImage, variant: str) -> KnownSource:
+    """Return what the journal keeps of *image*, which was read from a file."""
     identity = image.identity
     if identity is None:
         raise AssertionError

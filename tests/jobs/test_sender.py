@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +15,8 @@ from comet_async._images.source import ImageInput, SourceImage
 from comet_async._jobs.active import ActiveJobs
 from comet_async._jobs.admission import ConcurrencyLimiter
 from comet_async._jobs.calls import JobOptions
-from comet_async._jobs.runner import JobRunner, Loader
+from comet_async._jobs.loader import Loader
+from comet_async._jobs.runner import JobRunner
 from comet_async._jobs.services import (
     COOL_DOWN,
     FIRST_CONTACT,
@@ -183,7 +184,7 @@ class Buyer:
     async def run(self, many: int) -> list[Outcome]:
         """Return the outcomes of a run."""
 
-        async def items() -> AsyncIterator[Item]:
+        async def items() -> AsyncGenerator[Item, None]:
             for number in range(many):
                 own = attrs.evolve(REQUEST, external_task_id=f"ce1-{number}")
                 yield Item(source=str(number), request=own)

@@ -14,7 +14,7 @@ import pytest
 from comet_async import CometSession, InputError, Margins
 from comet_async._images import load as loading
 from comet_async._images.source import FileIdentity, SourceImage
-from comet_async._jobs import runner
+from comet_async._jobs import loader
 from comet_async._journal.memory import MemoryJournal
 from comet_async._runs import source_memory
 from comet_async._runs.source_memory import SourceMemory
@@ -32,13 +32,13 @@ LATER = 10_000_000_000  # nanoseconds
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of the files that are loaded, and have all of them be of long ago."""
     names: list[str] = []
-    real = runner.load
+    real = loader.load
 
     async def load(image: object, **options: object) -> object:
         names.append(Path(str(image)).name)
         return await real(image, **options)  # type: ignore[arg-type]  # passed on
 
-    monkeypatch.setattr(runner, "load", load)
+    monkeypatch.setattr(loader, "load", load)
     now = time.time_ns
     monkeypatch.setattr(loading.time, "time_ns", lambda: now() + LATER)
     return names
@@ -109,10 +109,10 @@ async def test_a_scaled_image_is_known_with_its_own_size(
     small, out = tmp_path / "small.png", tmp_path / "out"
     small.write_bytes(make_png(200, 200))
     if not known:
-        facts = source_memory._known
+        facts = source_memory.known_source
         monkeypatch.setattr(
             source_memory,
-            "_known",
+            "known_source",
             lambda image, variant: facts(attrs.evolve(image, scaled_from=None), variant),
         )
     for _ in range(2):
