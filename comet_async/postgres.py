@@ -443,12 +443,10 @@ class PostgresJournal:
         except (CometError, TimeoutError):
             pass  # it can't be reached, or belongs to another process; a lease ends by itself
         finally:
-            try:
-                await asyncio.shield(
-                    asyncio.get_running_loop().run_in_executor(None, self._worker.stop)
-                )
-            finally:
-                await _close(self._writer, self._connection)
+            # Both at once: each may wait for a server that does not answer.
+            stopping = asyncio.get_running_loop().run_in_executor(None, self._worker.stop)
+            await _close(self._writer, self._connection)
+            await asyncio.shield(stopping)
 
     @contextmanager
     def impatient(self) -> Generator[None, None, None]:
