@@ -26,9 +26,10 @@ from comet_async._http.balance import balance
 from comet_async._images.naming import exact
 from comet_async._images.rules import show
 from comet_async._images.source import ImageInput, SourceImage
-from comet_async._jobs.calls import Busy, JobOptions
+from comet_async._jobs.health import ServerHealth
+from comet_async._jobs.options import Busy, JobOptions
 from comet_async._jobs.reconcile import TaskLookup
-from comet_async._jobs.services import ServerHealth, Services
+from comet_async._jobs.services import Services
 from comet_async._jobs.tasks import SessionTasks
 from comet_async._journal.records import Journal
 from comet_async._results.download import Downloader

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comet_async._backoff import WaitStrategy
 from comet_async._images.source import FileIdentity, ImageInput
 from comet_async._images.streams import AsyncReadableFile, ByteSource, PillowImage, ReadableFile
-from comet_async._jobs.calls import Busy
+from comet_async._jobs.options import Busy
 from comet_async._journal.records import (
     Changes,
     Destination,

@@ -55,8 +55,9 @@ import attrs
 
 from comet_async._backoff import ATTEMPTS, with_retries
 from comet_async._jobs.active import ActiveJobs, Job, readable
-from comet_async._jobs.calls import Call, JobOptions
+from comet_async._jobs.calls import Call
 from comet_async._jobs.loader import Loader
+from comet_async._jobs.options import JobOptions
 from comet_async._jobs.reconcile import Verdict
 from comet_async._jobs.sender import Sender
 from comet_async._journal.records import JobRecord, StoredImage

@@ -12,7 +12,8 @@ import attrs
 
 from comet_async._http.body import Body
 from comet_async._jobs.active import ActiveJobs, Job
-from comet_async._jobs.calls import Call, JobOptions
+from comet_async._jobs.calls import Call
+from comet_async._jobs.options import JobOptions
 from comet_async._journal.records import CALLBACK, JobRecord, Limits, Refusal
 from comet_async._journal.shared import SharedJournal
 from comet_async._journal.states import JobState

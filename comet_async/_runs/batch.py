@@ -22,7 +22,8 @@ import attrs
 
 from comet_async._images.source import SourceImage
 from comet_async._jobs.active import ActiveJobs, Job
-from comet_async._jobs.calls import Call, Calls, JobOptions
+from comet_async._jobs.calls import Call, Calls
+from comet_async._jobs.options import JobOptions
 from comet_async._jobs.runner import JobRunner
 from comet_async._journal.records import Destination, JobRecord
 from comet_async._journal.states import ACCEPTED, LEFT_OVER, OPEN, READY, JobState

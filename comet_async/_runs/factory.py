@@ -16,8 +16,8 @@ import attrs
 from comet_async._images.discovery import OURS
 from comet_async._jobs.active import ActiveJobs
 from comet_async._jobs.admission import ConcurrencyLimiter, KeyedLock
-from comet_async._jobs.calls import JobOptions
 from comet_async._jobs.loader import Loader
+from comet_async._jobs.options import JobOptions
 from comet_async._jobs.runner import JobRunner
 from comet_async._jobs.services import Services
 from comet_async._jobs.tasks import SessionTasks, closed_error

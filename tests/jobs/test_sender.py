@@ -14,16 +14,16 @@ from comet_async._backoff import Gate
 from comet_async._images.source import ImageInput, SourceImage
 from comet_async._jobs.active import ActiveJobs
 from comet_async._jobs.admission import ConcurrencyLimiter
-from comet_async._jobs.calls import JobOptions
-from comet_async._jobs.loader import Loader
-from comet_async._jobs.runner import JobRunner
-from comet_async._jobs.services import (
+from comet_async._jobs.health import (
     COOL_DOWN,
     FIRST_CONTACT,
     LOST_AT_FIRST,
     ServerHealth,
-    Services,
 )
+from comet_async._jobs.loader import Loader
+from comet_async._jobs.options import JobOptions
+from comet_async._jobs.runner import JobRunner
+from comet_async._jobs.services import Services
 from comet_async._journal.memory import MemoryJournal
 from comet_async._journal.records import JobRecord, Refusal
 from comet_async._runs.batch import Batch
