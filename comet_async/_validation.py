@@ -72,12 +72,14 @@ def check_number(
         raise wrong(field, value, _range(least=least, above=above, most=most, whole=whole))
 
 
+# NumPy's numbers are numbers, too; Python's own come first because they are told at once.
+_WHOLE = (int, numbers.Integral)
+_NUMBERS = (int, float, numbers.Real)
+
+
 def _size(value: object, *, whole: bool) -> float:
     """Return *value* as a float; NaN, which is not within any limits, if it is not a number."""
-    # NumPy's numbers are numbers, too.
-    if isinstance(value, bool) or not isinstance(
-        value, numbers.Integral if whole else numbers.Real
-    ):
+    if isinstance(value, bool) or not isinstance(value, _WHOLE if whole else _NUMBERS):
         return math.nan
     try:
         return float(value)

@@ -8,7 +8,6 @@ how a second run, or a second copy of an image, finds out that it is paid alread
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import secrets
@@ -96,8 +95,10 @@ def canonical(value: JSON) -> str:
     match value:
         case str():
             return encode_basestring_ascii(value)
-        case None | bool():
-            return json.dumps(value)
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
         case int() | float():
             return _number(value)
         case Mapping():

@@ -483,7 +483,8 @@ async def _pieces(incoming: Incoming) -> AsyncIterator[bytes]:
         DownloadError: The file is too large, or compressed in another way than by gzip.
     """
     inflater, begun, size = None, False, 0
-    async for piece in _received(incoming):
+    arriving = _Arriving(incoming, left=DEADLINE)
+    while piece := await arriving.read():
         if not begun and incoming.encoding in _GZIP and piece[:1] == _GZIP_MAGIC:
             inflater = _Inflater()  # else it is only called so: no image begins in this way
         elif not begun and incoming.encoding in _UNREADABLE:
@@ -560,26 +561,31 @@ def _damaged() -> ConnectionLostError:
     )
 
 
-async def _received(incoming: Incoming) -> AsyncIterator[bytes]:
-    """Yield the bytes as they are sent.
+@attrs.define(eq=False)
+class _Arriving:
+    """The bytes of a result as they are sent, within limits of time and size."""
 
-    Raises:
-        ConnectionLostError: The transfer broke off, or drips for longer than `DEADLINE`.
-        DownloadError: It is too large.
-    """
-    size, left, loop = 0, DEADLINE, asyncio.get_running_loop()
-    while True:
+    _incoming: Incoming
+    _left: float = attrs.field(kw_only=True, alias="left")  # seconds
+    _size: int = attrs.field(default=0, init=False)
+
+    async def read(self) -> bytes:
+        """Return the next bytes; none at the end.
+
+        Raises:
+            ConnectionLostError: The transfer broke off, or drips for longer than `DEADLINE`.
+            DownloadError: It is too large.
+        """
+        loop = asyncio.get_running_loop()
         began = loop.time()  # the time that a stream's reader takes does not count
-        piece = await incoming.read(_PIECE)  # ends by itself when nothing comes for long
-        left -= loop.time() - began
-        if left <= 0:
+        piece = await self._incoming.read(_PIECE)  # ends by itself when nothing comes for long
+        self._left -= loop.time() - began
+        if self._left <= 0:
             raise ConnectionLostError(
                 f"the result did not come within {DEADLINE:.0f} s",
                 hint="fetching it again is free",
             )
-        if not piece:
-            return
-        size += len(piece)
-        if size > MAX_FILE:
+        self._size += len(piece)
+        if self._size > MAX_FILE:
             raise _too_large()
-        yield piece
+        return piece

@@ -15,6 +15,7 @@ from contextlib import (
     aclosing,
     asynccontextmanager,
     contextmanager,
+    nullcontext,
 )
 from typing import Any, TypeAlias
 
@@ -344,8 +345,7 @@ class Batch:
                 return None
             return await self._conclude(call, item, job, places)
 
-    @asynccontextmanager
-    async def _named(self, planned: Planned) -> AsyncGenerator[None, None]:
+    def _named(self, planned: Planned) -> AbstractAsyncContextManager[None]:
         """Work on a job whose results can get their names, at the end of this block as well.
 
         Raises:
@@ -353,11 +353,16 @@ class Batch:
         """
         dest = planned.item.dest
         if self.saver is None or dest is None:
-            yield
-            return
-        with self.active.naming(self.saver.identity(dest), planned.key) as wanted:
+            return nullcontext()
+        return self._naming(planned, self.saver, dest)
+
+    @asynccontextmanager
+    async def _naming(
+        self, planned: Planned, saver: ResultSaver, dest: str
+    ) -> AsyncGenerator[None, None]:
+        with self.active.naming(saver.identity(dest), planned.key) as wanted:
             if wanted:
-                await self.saver.refuse_unsent(dest, planned.key)
+                await saver.refuse_unsent(dest, planned.key)
             await self.planner.check(planned)
             yield
 
