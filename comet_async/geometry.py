@@ -173,7 +173,12 @@ class Margins:
         Raises:
             InputError: *aspect* or *anchor* can't be read.
         """
-        return AspectRule(aspect=parse_aspect(aspect), anchor=_check_anchor(anchor))
+        short = isinstance(aspect, str) and len(aspect) <= _MOST_DIGITS
+        return AspectRule(
+            aspect=parse_aspect(aspect),
+            anchor=_check_anchor(anchor),
+            named=str(aspect).strip() if short else "",
+        )
 
     @staticmethod
     def for_size(width: int, height: int, *, anchor: Anchor = "center") -> MarginRule:
@@ -223,10 +228,11 @@ class AspectRule:
 
     aspect: Decimal
     anchor: Anchor = "center"
+    named: str = attrs.field(default="", eq=False, repr=False)  # as the caller wrote it
 
     def resolve(self, width: int, height: int) -> Margins:
         """Return the least margins that give the shape; see `MarginRule.resolve`."""
-        what = f"aspect {float(self.aspect):.4g}"
+        what = f"aspect {self.named or f'{float(self.aspect):.4g}'}"
         wide, tall = Decimal(height) * self.aspect, Decimal(width) / self.aspect
         # 1024x683 is 3:2 as near as whole pixels can be: one more would be paid for nothing.
         off = abs(tall - height) if self.aspect >= 1 else abs(wide - width)

@@ -304,7 +304,7 @@ def test_a_shape_that_is_missed_by_more_than_rounding() -> None:
 @pytest.mark.parametrize(
     ("rule", "field", "message"),
     [
-        (Margins.for_aspect("9:1"), "aspect", "aspect 9 needs 6.75 times the area"),
+        (Margins.for_aspect("9:1"), "aspect", "aspect 9:1 needs 6.75 times the area"),
         (Margins.for_aspect(0.2), "aspect", "times the area of the 400x300 image"),
         (Margins.for_aspect(1e6), "aspect", "times the area"),
         (Margins.for_aspect(1e-6), "aspect", "times the area"),
@@ -370,7 +370,8 @@ def test_pixels_that_are_none(value: Any) -> None:  # noqa: ANN401 - wrong types
 @pytest.mark.parametrize("anchor", ["middle", "", "TOP", None, "top-center"])
 def test_anchors_that_are_unknown(anchor: Any) -> None:  # noqa: ANN401 - wrong types are the subject
     """The error lists the words that there are."""
-    for make, args in ((Margins.for_aspect, ("16:9",)), (Margins.for_size, (900, 900))):
+    makers: Any = ((Margins.for_aspect, ("16:9",)), (Margins.for_size, (900, 900)))
+    for make, args in makers:
         with pytest.raises(InputError, match="bottom-right") as caught:
             make(*args, anchor=anchor)
         assert caught.value.field == "anchor"

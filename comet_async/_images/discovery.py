@@ -130,10 +130,12 @@ class SkipReport:
 
     def __str__(self) -> str:
         """Return one line, such as ``3 other files (2 .cr2, 1 .mp4), 1 broken link``."""
+        types = sorted(self.other_types.items(), key=_most_first)
         kinds = ", ".join(
-            f"{count} {suffix or 'without suffix'}"
-            for suffix, count in sorted(self.other_types.items(), key=_most_first)[:5]
+            f"{count} {suffix or 'without suffix'}" for suffix, count in types[:_TYPES]
         )
+        if len(types) > _TYPES:
+            kinds += ", …"
         folders = ", ".join(sorted(self.system_folders))
         parts = (
             (self.other_types.total(), "other file", f" ({kinds})"),
@@ -144,6 +146,9 @@ class SkipReport:
             (self.excluded, "excluded", None),
         )
         return ", ".join(_counted(*part) for part in parts if part[0])
+
+
+_TYPES = 5  # as many as are named
 
 
 def _most_first(item: tuple[str, int]) -> tuple[int, bool, str]:

@@ -26,6 +26,7 @@ from comet_async.errors import JournalBusyError, JournalError, JournalLostError
 _NETWORK = frozenset({"9p", "afs", "ceph", "cifs", "coda", "ncpfs", "nfs", "nfs4", "smb3", "smbfs"})
 _NETWORK_FUSE = ("fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.davfs")
 
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _PROBED_BYTE = 2**30  # far behind the text of the lock file
 
@@ -98,7 +99,11 @@ class FileLock:
             except OSError as error:
                 raise _refused(name, error) from error
             undo.pop_all()
-        self._write(self._handle)
+        try:
+            self._write(self._handle)
+        except OSError as error:
+            self.release()
+            raise _refused(name, error) from error
 
     def write_mark(self, mark: Mark) -> None:
         """Record what the journal has sent."""
@@ -347,5 +352,7 @@ def _refused(path: Path, error: OSError) -> JournalError:
         )
     return JournalError(
         f"the journal can't use {path}: {error.strerror or error}",
-        hint="nothing was sent: choose a folder that may be written to",
+        hint="nothing was sent: free some space on its disk"
+        if error.errno in _FULL
+        else "nothing was sent: choose a folder that may be written to",
     )

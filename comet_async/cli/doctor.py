@@ -141,6 +141,7 @@ class _Examination:
             f"{counted(len(self.problems), 'problem')} found; {verdict}", problem=True
         )
         step = in_options(first.hint) if first.hint else f"solve the problem of the {first.name}"
+        step = step.removeprefix("nothing was sent; ")  # the line above says so
         self.screen.answer(f"next: {step}", problem=True)
         if self._unusable:
             return USAGE

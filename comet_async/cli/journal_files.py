@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import tempfile
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comet_async._journal.states import JobState
-from comet_async.errors import ConfigError, InputError, JournalBusyError
+from comet_async.errors import ConfigError, InputError, JournalBusyError, JournalError
 
 if TYPE_CHECKING:
     from comet_async._journal.records import JobRecord, Journal
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _PURPOSE = "sandbox"  # the fact in the journal that says whether its images were for practice
 _NOTHING_MADE = frozenset({JobState.PLANNED, JobState.REJECTED})
 _ENDED = "its sandbox has ended"
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _MAGIC = b"SQLite format 3\0"
 
 
@@ -95,8 +97,8 @@ def _unreadable(folder: Path, error: OSError) -> InputError:
 async def reading(path: Path | str) -> AsyncGenerator[tuple[Journal, bool], None]:
     """Open the journal at *path* to read it; also gives whether it is in use.
 
-    One that is in use is read from a copy, as it stood a moment ago. One in a database is read as
-    it is.
+    One that is in use is read from a copy, as it stood a moment ago, and so is one that may not be
+    written, not even its lock. One in a database is read as it is.
     """
     from comet_async.journal import SqliteJournal
 
@@ -107,9 +109,13 @@ async def reading(path: Path | str) -> AsyncGenerator[tuple[Journal, bool], None
     try:
         # Nothing is sent from here, so an older copy of a journal does no harm.
         journal = await SqliteJournal.open(path, verify_remote=True)
-    except JournalBusyError:
+    except JournalError as error:
+        busy, why = isinstance(error, JournalBusyError), error.__cause__
+        locked_out = isinstance(why, OSError) and why.errno in _READ_ONLY
+        if not busy and not (locked_out and os.access(path, os.R_OK)):
+            raise
         async with copied(path) as copy:
-            yield copy, True
+            yield copy, busy
         return
     async with journal:
         yield journal, False

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,9 @@ from comet_async.errors import InputError
 if TYPE_CHECKING:
     from comet_async._images.discovery import Found
     from comet_async.geometry import MarginRule
+
+_FOR_ALL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""What the disk refuses not only this image."""
 
 
 async def preview(
@@ -72,7 +76,11 @@ async def preview(
 async def _draw(
     found: Found, rule: MarginRule, out: Path, screen: Screen, *, prepare: bool
 ) -> bool:
-    """Draw one preview, and say where it is; False when the image can't be drawn."""
+    """Draw one preview, and say where it is; False when the image can't be drawn.
+
+    Raises:
+        InputError: No image can be saved: the disk is full or may not be written.
+    """
     from comet_async._images.load import load
     from comet_async._tools.preview import render
 
@@ -85,6 +93,8 @@ async def _draw(
         data = await loop.run_in_executor(None, render, image, rule)
         await loop.run_in_executor(None, _save, data, target)
     except InputError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FOR_ALL:
+            raise
         screen.say(
             f"{shown(found.source)}: {without_source(message_of(error), found.source)}",
             word="invalid",
@@ -99,16 +109,13 @@ async def _draw(
 
 
 def _save(data: bytes, target: Path) -> None:
-    refusal = ""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
     except OSError as error:
-        refusal = describe_os_error(error)
-    if refusal:
         raise InputError(
-            f"{target} can't be written: {refusal}",
+            f"{target} can't be written: {describe_os_error(error)}",
             field="out",
             value=str(target),
             hint="choose another --out",
-        )
+        ) from error

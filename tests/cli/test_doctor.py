@@ -77,6 +77,7 @@ async def test_nobody_answers(comet: Command, sandbox: Sandbox) -> None:
     ended = await comet("doctor")
     assert ended.status == 1
     assert "can't reach the server" in ended.out
+    assert ended.out.endswith("\nnext: check the address and the network\n")
 
 
 async def test_in_a_sandbox_of_its_own(comet: Command) -> None:

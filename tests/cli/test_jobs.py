@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,24 @@ async def test_finished_jobs_are_counted_and_not_read(
     assert "1 job done" in ended.err
     assert read
     assert JobState.DONE not in read
+
+
+async def test_a_folder_that_may_only_be_read(
+    comet: Command, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a backup: its jobs are shown, from a copy of the journal."""
+    opened = os.open
+
+    def refuse_lock(path: Path, *words: int, **more: int) -> int:
+        if str(path).startswith(str(folder.path)) and str(path).endswith(".lock"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return opened(path, *words, **more)
+
+    monkeypatch.setattr(os, "open", refuse_lock)
+    ended = await comet("jobs", folder.path)
+    assert ended.status == 0
+    assert "1 job done" in ended.err
+    assert "using this journal" not in ended.err
 
 
 async def test_shows_each_source(comet: Command, folder: Folder) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import urllib.request
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
@@ -62,6 +64,21 @@ async def test_preview_that_cannot_be_saved(comet: Command, photos: Path) -> Non
     ended = await comet("preview", photos / "cat.png", "--to", "16:9", "--out", out)
     assert ended.status == 1
     assert "can't be written" in ended.err
+
+
+async def test_previews_on_a_full_disk(
+    comet: Command, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said once, not for each image."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    ended = await comet("preview", photos, "--to", "16:9", "--out", photos.parent / "previews")
+    assert ended.status == 2
+    assert ended.err.count("no space is left on the disk") == 1
+    assert "invalid" not in ended.err
 
 
 # ---------------------------------------------------------------------------- sandbox

@@ -79,6 +79,8 @@ def test_what_a_folder_leaves_out() -> None:
     )
     assert scanned.skipped.total == 6
     assert str(scanned.skipped) == "4 other files (2 .cr2, 1 .txt, 1 without suffix), 2 hidden"
+    scanned.skipped.other_types.update((".a", ".b", ".c"))
+    assert str(scanned.skipped).startswith("7 other files (2 .cr2, 1 .a, 1 .b, 1 .c, 1 .txt, …)")
 
 
 def test_every_reason_is_named() -> None:

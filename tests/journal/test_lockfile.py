@@ -104,6 +104,19 @@ def test_locks_of_nfs_are_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     FileLock(tmp_path / "journal").release()
 
 
+def test_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal says so, and the lock is free again."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(JournalError, match=r"lock: No space left.*free some space"):
+            FileLock(tmp_path / "journal")
+    FileLock(tmp_path / "journal").release()
+
+
 def test_a_link_is_no_journal(tmp_path: Path) -> None:
     """Two names of one database would have two locks."""
     (tmp_path / "real").touch()
