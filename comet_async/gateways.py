@@ -151,7 +151,8 @@ class Gateway:
     Attributes:
         name: What to call it in messages.
         root: Scheme, host and port, and a path before ``prefix`` if there is one.
-        prefix: What precedes ``/images/…`` on this gateway.
+        prefix: What precedes ``/images/…`` on this gateway; ``/v1`` by default, as at Kling.
+            (`parse` takes an address without a path for one with CometAPI's, ``/kling/v1``.)
         down_field: Name of the lower margin: ``down``, ``bottom`` or both with equal values.
         lookup_forms: Ways to look a task up by our own id, in the order to try them.
         headers: Headers to send with each call to this gateway, such as the token of an access

@@ -86,7 +86,7 @@ class _LoopWatch:
 
 
 @attrs.define(eq=False)
-class _Work:
+class _SharedWork:
     """The work on one journal in this process, shared by all sessions that use it."""
 
     locks: KeyedLock = attrs.field(factory=KeyedLock)
@@ -96,14 +96,14 @@ class _Work:
     owned: dict[str, str] = attrs.field(factory=dict)
 
 
-_works: weakref.WeakKeyDictionary[Journal, _Work] = weakref.WeakKeyDictionary()
+_by_journal: weakref.WeakKeyDictionary[Journal, _SharedWork] = weakref.WeakKeyDictionary()
 
 
-def _work_over(journal: Journal) -> _Work:
+def _shared_work(journal: Journal) -> _SharedWork:
     try:
-        return _works.setdefault(journal, _Work())
+        return _by_journal.setdefault(journal, _SharedWork())
     except TypeError:  # the user's own class, whose objects can't be keys
-        return _Work()
+        return _SharedWork()
 
 
 @attrs.define(eq=False)
@@ -166,7 +166,7 @@ class ActiveJobs:
     _watches: dict[asyncio.AbstractEventLoop, _LoopWatch] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
-        work = _work_over(self.journal)
+        work = _shared_work(self.journal)
         self.locks, self.sends, self.names = work.locks, work.sends, work.names
         self.abandoned, self._owned = work.abandoned, work.owned
         if isinstance(self.journal, SharedJournal):
@@ -427,11 +427,13 @@ class ActiveJobs:
         """
         if self.shared is None:
             return
+        now = self.services.clock.monotonic()
+        self._undecided = {key: until for key, until in self._undecided.items() if until > now}
         for record in await self.shared.unclaimed(self.services.account, limit=_POLLED):
             if self.locks.taken(record.key) or record.key in self._resolving:
                 continue
             if record.state is JobState.UNKNOWN:
-                if self._undecided.get(record.key, 0.0) > self.services.clock.monotonic():
+                if record.key in self._undecided:
                     continue
                 work = self._resolve_unclaimed(self.shared, record.key, resolve)
                 self._resolving[record.key] = task = asyncio.create_task(work)
@@ -460,7 +462,6 @@ class ActiveJobs:
             except CometError as error:
                 logger.info("%s could not be looked up: %s", key, error.message)
             finally:
-                self._undecided.pop(key, None)
                 if job.record.state is JobState.UNKNOWN:
                     self._undecided[key] = self.services.clock.monotonic() + UNDECIDED
                 self.stop_running(job.record)  # no caller here waits for it; the journal counts it
@@ -536,7 +537,7 @@ class ActiveJobs:
         except JournalError as error:  # its lease ends by itself
             logger.warning("%s could not be released: %s", key, error.message)
 
-    async def settle(self, timeout: float | None = None) -> None:
+    async def drain(self, timeout: float | None = None) -> None:
         """Wait until every request that is being sent has been answered and recorded.
 
         Args:
@@ -560,9 +561,9 @@ class ActiveJobs:
                 await finished(left, ENDING)
 
     async def aclose(self, timeout: float | None = None) -> None:
-        """Settle, and stop polling."""
+        """Drain, and stop polling."""
         self._unsubscribe()
-        await self.settle(timeout)
+        await self.drain(timeout)
         watch = self._watches.pop(asyncio.get_running_loop(), _LoopWatch())
         for task in list(watch.tasks.values()):
             task.cancel()

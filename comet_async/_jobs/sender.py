@@ -251,15 +251,6 @@ class Sender:
             body = attrs.evolve(body, check=partial(_check_lease, shared, shared.boot, record.key))
         began = self._now()
         sending = await self._begin(record, body)
-        if sending is Refusal.IN_FLIGHT:
-            raise _NoSlotError("all slots are in use", sent=False, external_task_id=record.key)
-        if isinstance(sending, Refusal):
-            what = "max_jobs" if sending is Refusal.JOBS else "max_spend"
-            raise BudgetExceededError(
-                f"the limit of this run is reached ({what})",
-                hint="run again with a higher limit to continue",
-                external_task_id=record.key,
-            )
         if self.active.shared_slots is not None:
             await self.active.shared_slots.started(record.key)
         if asyncio.current_task() in self.active.abandoned:
@@ -287,12 +278,17 @@ class Sender:
             return job
         return await self._refused(sending, error)
 
-    async def _begin(self, record: JobRecord, body: Body) -> JobRecord | Refusal:
-        """Record that the request is about to leave, unless a limit is reached."""
+    async def _begin(self, record: JobRecord, body: Body) -> JobRecord:
+        """Record that the request is about to leave.
+
+        Raises:
+            ConcurrencyLimitError: The workers of the journal use all slots.
+            BudgetExceededError: The run may not buy any more.
+        """
         services = self.active.services
         now = services.clock.time()
         try:
-            return await self.active.journal.send(
+            sending = await self.active.journal.send(
                 record,
                 now=now,
                 post_deadline=now + services.api.transport.timeouts.post(body.length),
@@ -304,6 +300,16 @@ class Sender:
         except JournalError as error:
             error.sent = False
             raise
+        if sending is Refusal.IN_FLIGHT:
+            raise _NoSlotError("all slots are in use", sent=False, external_task_id=record.key)
+        if isinstance(sending, Refusal):
+            what = "max_jobs" if sending is Refusal.JOBS else "max_spend"
+            raise BudgetExceededError(
+                f"the limit of this run is reached ({what})",
+                hint="run again with a higher limit to continue",
+                external_task_id=record.key,
+            )
+        return sending
 
     def _check_new(self, record: JobRecord, task: Task) -> None:
         """Refuse to believe an answer that names the task of another job that is running.

@@ -72,7 +72,7 @@ _REFUSED = re.compile(
     r"|database \".*\" does not exist"
 )
 # The server gave up this client, which had stopped within a transaction: see `Target.stall`.
-_GIVEN_UP = psycopg.errors.IdleInTransactionSessionTimeout
+_STALLED = psycopg.errors.IdleInTransactionSessionTimeout
 # Undone, and may pass later: another transaction or a full disk was in the way, or an
 # administrator's limit. By class, and by the whole state where a class holds others as well.
 _PASSING = {"40", "53"}
@@ -194,7 +194,7 @@ def is_lost(error: BaseException) -> bool:
     """Return True if *error* means that the connection is gone, or the server is not ready."""
     if isinstance(error, psycopg.errors.QueryCanceled):
         return False
-    if isinstance(error, (_GIVEN_UP, *_READ_ONLY)):  # psycopg calls few of them operational
+    if isinstance(error, (_STALLED, *_READ_ONLY)):  # psycopg calls few of them operational
         return True
     if isinstance(error, psycopg.OperationalError):
         state = error.sqlstate or ""

@@ -28,7 +28,7 @@ from comet_async._jobs.options import JobOptions
 from comet_async._jobs.runner import JobRunner
 from comet_async._journal.records import Destination, JobRecord
 from comet_async._journal.states import ACCEPTED, LEFT_OVER, OPEN, READY, JobState
-from comet_async._results.save import ResultSaver
+from comet_async._results.save import Delivery, ResultSaver
 from comet_async._runs.items import Item, Planned
 from comet_async._runs.outcome_log import OutcomeLog
 from comet_async._runs.parallel import in_parallel
@@ -505,21 +505,10 @@ class Batch:
         saved: tuple[Place, ...] = ()
         already_there = False
         if job.record.state in READY and item.dest is not None and self.saver is not None:
-            kind = kind_named(job.record.kind)
-            clock, before = self.active.services.clock, job.record.state
-            began = clock.monotonic()
             call.deadline.stop()
-            delivery = await self.saver.deliver(job.record, item.dest, kind, places)
+            delivery = await self._deliver(self.saver, job.record, item.dest, places)
             saved, already_there = delivery.files, delivery.already_there
             call.job = job = Job(delivery.record, job.task)
-            if before is not JobState.DONE:
-                self.active.emit(
-                    Saved,
-                    delivery.record,
-                    files=files_of(saved),
-                    urls=addresses_of(saved),
-                    seconds=clock.monotonic() - began,
-                )
         elif job.record.state is JobState.FAILED:
             message = job.record.message or "the task failed"
             self.active.emit(
@@ -535,6 +524,27 @@ class Batch:
             task=job.task,
             already_there=already_there,
         )
+
+    async def _deliver(
+        self,
+        saver: ResultSaver,
+        record: JobRecord,
+        dest: str,
+        places: Sequence[Destination] | None,
+    ) -> Delivery:
+        """Save a job's results, and report that unless it was done before."""
+        clock = self.active.services.clock
+        began = clock.monotonic()
+        delivery = await saver.deliver(record, dest, kind_named(record.kind), places)
+        if record.state is not JobState.DONE:
+            self.active.emit(
+                Saved,
+                delivery.record,
+                files=files_of(delivery.files),
+                urls=addresses_of(delivery.files),
+                seconds=clock.monotonic() - began,
+            )
+        return delivery
 
 
 def _perhaps_unseen(outcome: Outcome) -> bool:

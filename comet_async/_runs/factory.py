@@ -182,7 +182,7 @@ class RunFactory:
                 try:
                     yield batch
                 finally:
-                    await active.settle()
+                    await active.drain()
 
     @asynccontextmanager
     async def _jobs_of(
@@ -325,10 +325,10 @@ class RunFactory:
         for batch in list(self._batches):
             batch.interrupt(closed_error())
         for active in list(self.tasks.journals):
-            await active.settle(max(0.0, until - loop.time()))
+            await active.drain(max(0.0, until - loop.time()))
         for batch in list(self._batches):
             await batch.calls.ended(max(1.0, until - loop.time()))
-        await self._left(max(1.0, until - loop.time()))
+        await self._wait_for_left_runs(max(1.0, until - loop.time()))
         for key, folder in list(self._folders.items()):
             await self._close_unused(key, folder)
         if (opening := self._opening) is not None:  # its database may be out of reach
@@ -339,7 +339,7 @@ class RunFactory:
                 await self._close(self._own)
                 self._own = None  # not before: a caller that was cancelled may close again
 
-    async def _left(self, timeout: float) -> None:
+    async def _wait_for_left_runs(self, timeout: float) -> None:
         """Wait until the runs that their callers have left have closed their journals.
 
         A run whose loop was stopped or closed does not continue, and is not waited for.

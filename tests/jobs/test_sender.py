@@ -524,7 +524,7 @@ async def test_cancelled_caller(
         await task
     assert "ce1-x was sent and may be billed" in caught.value.__notes__[0]
     assert caplog.messages == []
-    await one.active.settle()
+    await one.active.drain()
     await asyncio.sleep(0)
     said = [message for message in caplog.messages if "was lost (" not in message]
     assert len(said) == len(words)
@@ -536,7 +536,7 @@ async def test_request_that_is_cut_off_is_recorded_as_unknown(buyer: Make) -> No
     one = buyer([BOUGHT])
     task = asyncio.create_task(one.submit())
     await asyncio.sleep(0.5)
-    await one.active.settle(0.2)
+    await one.active.drain(0.2)
     with pytest.raises(asyncio.CancelledError):
         await task
     assert one.active.sends == {}
