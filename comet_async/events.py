@@ -30,7 +30,7 @@ class Polled:
     Attributes:
         task_id: The task.
         kind: The task's kind.
-        status: The status in the reply.
+        status: The status in the answer.
         age: The task's age in seconds.
         seconds: How long the request took.
     """
@@ -179,7 +179,7 @@ class Duplicate(JobEvent):
 
 @attrs.frozen(kw_only=True)
 class AnswerLost(JobEvent):
-    """The reply to a paid request was lost; it may have been accepted and will be looked up.
+    """The answer to a paid request was lost; it may have been accepted and will be looked up.
 
     Attributes:
         error: Name of the error's class.
@@ -203,7 +203,7 @@ class LookedUp(JobEvent):
 
 @attrs.frozen(kw_only=True)
 class Recovered(JobEvent):
-    """The task of a request whose reply was lost was found; it is billed once.
+    """The task of a request whose answer was lost was found; it is billed once.
 
     There is no `Submitted` for it.
 
@@ -338,7 +338,7 @@ def _logger(event: Event) -> logging.Logger:
 
 
 def _fields(event: Event) -> dict[str, object]:
-    # Not the Task itself: its raw reply holds signed URLs.
+    # Not the Task itself: its raw answer holds signed URLs.
     names = (field.name for field in attrs.fields(type(event)) if field.name != "task")
     fields: dict[str, object] = {f"comet_{name}": getattr(event, name) for name in names}
     return fields | {"comet_event": type(event).__name__.lower()}
@@ -375,7 +375,7 @@ def _job_text(event: JobEvent) -> str:  # noqa: C901, PLR0911 - one line for eac
         case Duplicate():
             return f"{job} was accepted earlier; nothing is billed again"
         case AnswerLost():
-            return f"the reply to {job} was lost ({event.message}); looking it up"
+            return f"the answer to {job} was lost ({event.message}); looking it up"
         case LookedUp():
             found = {True: "found", False: "proven absent", None: "not found, which proves nothing"}
             return f"{job} was looked up: {found[event.found]}"

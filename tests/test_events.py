@@ -69,7 +69,7 @@ EVENTS: list[tuple[Event, str, int]] = [
     ),
     (
         AnswerLost(**JOB, error="OutcomeUnknownError", message="reset"),
-        "the reply to ce1-a was lost (reset); looking it up",
+        "the answer to ce1-a was lost (reset); looking it up",
         logging.WARNING,
     ),
     (LookedUp(**JOB, found=True), "ce1-a was looked up: found", logging.DEBUG),
@@ -90,7 +90,7 @@ EVENTS: list[tuple[Event, str, int]] = [
         logging.WARNING,
     ),
     (
-        Saved(**KNOWN, files=(Path("wide/dog.png"),), seconds=1.0),
+        Saved(**KNOWN, files=(Path("wide/dog.png"),), urls=(), seconds=1.0),
         "ce1-a (task 878) is saved: wide/dog.png",
         logging.INFO,
     ),
