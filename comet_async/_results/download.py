@@ -38,7 +38,6 @@ from comet_async._results.files import (
     Part,
     PartWriter,
     give_name,
-    in_thread,
 )
 from comet_async.clock import Clock
 from comet_async.errors import (
@@ -335,14 +334,13 @@ class Downloader:
         complete = False
         try:
             async for piece in _pieces(incoming):
-                if writer.add(piece):
-                    await in_thread(writer.flush)
+                await writer.add(piece)
             part = await self._batcher().do(writer.complete, sync=writer.sync, then=then)
             complete = True
             return part
         finally:
             if not complete:
-                writer.discard()
+                await writer.discard()
 
     def _batcher(self) -> FsyncBatcher:
         """Return what makes the files of the running loop durable."""
