@@ -45,7 +45,10 @@ later?* (``retryable``). Each can be pickled, and turned into JSON by `CometErro
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from comet_async.models import Task
 
 
 class CometError(Exception):
@@ -340,7 +343,7 @@ class TaskFailedError(CometError):
 
     def __init__(self, message: str, *, task: Any = None, **details: Any) -> None:
         super().__init__(message, **details)
-        self.task = task
+        self.task: Task = task
 
 
 class ResultMissingError(CometError):
@@ -357,7 +360,7 @@ class ResultMissingError(CometError):
 
     def __init__(self, message: str, *, task: Any = None, **details: Any) -> None:
         super().__init__(message, **details)
-        self.task = task
+        self.task: Task | None = task
 
 
 class WaitTimeoutError(CometError, TimeoutError):
@@ -372,7 +375,7 @@ class WaitTimeoutError(CometError, TimeoutError):
 
     def __init__(self, message: str, *, task: Any = None, **details: Any) -> None:
         super().__init__(message, **details)
-        self.task = task
+        self.task: Task | None = task
 
 
 class DownloadError(CometError):

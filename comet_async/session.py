@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import warnings
@@ -21,6 +22,7 @@ import attrs
 
 from comet_async._addresses import url_scheme
 from comet_async._backoff import Backoff, Gate, WaitStrategy, with_retries
+from comet_async._cancellation import finished
 from comet_async._http.api import MAX_PAGE, Api
 from comet_async._http.balance import balance
 from comet_async._images.naming import exact
@@ -243,7 +245,8 @@ class CometSession:
         Nothing is sent after this. Calls in progress end with `SessionClosedError`, which names
         every id that is known; a task itself continues, and another session can wait for it. This
         also waits for runs that were left early, so that their folders can be opened again. It may
-        be called again. To use one session in two ``asyncio.run`` calls, don't close it in between.
+        be called again. A caller that is cancelled waits for all of it, too. To use one session in
+        two ``asyncio.run`` calls, don't close it in between.
 
         Args:
             timeout: Seconds to wait for the answers to requests that have been sent. 25 by
@@ -254,6 +257,10 @@ class CometSession:
             JournalError: The journal could not be closed; the connections are.
         """
         check_number("timeout", timeout, least=0)
+        # Left halfway, it would keep the journal's lock for as long as this process runs.
+        await finished(asyncio.ensure_future(self._close(timeout)))
+
+    async def _close(self, timeout: float) -> None:
         problem = None
         try:
             await self._runs.aclose(timeout)

@@ -13,6 +13,8 @@ from typing import Any, Final, TypeAlias
 
 from aiohttp import web
 
+from comet_async._cancellation import finished
+
 HEADER_TIMEOUT = 10.0
 """Seconds in which the headers of a request have to arrive."""
 
@@ -102,8 +104,8 @@ class CallbackServer:
         if server is not None:
             server.close()
         if self._manager is not None:
-            await self._manager.shutdown(1.0)
-            self._manager = None
+            manager, self._manager = self._manager, None
+            await finished(asyncio.ensure_future(manager.shutdown(1.0)))
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if isinstance(request.protocol, _Connection):

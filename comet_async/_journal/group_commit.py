@@ -27,6 +27,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import attrs
 
+from comet_async._cancellation import finished
 from comet_async._journal.transitions import closed
 from comet_async.errors import CometError, ForkedSessionError
 
@@ -167,13 +168,7 @@ class GroupCommitWriter(Generic[C]):
             if self._ended or os.getpid() != self._pid:
                 return
             ended = self._in_thread(self._close)  # behind all that is queued
-        try:
-            await asyncio.shield(ended)
-        except asyncio.CancelledError:
-            while not ended.done():  # what is still locked then can't be opened again
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([ended])
-            raise
+        await finished(ended)  # what is still locked then can't be opened again
 
     def _in_thread(self, work: Callable[[], None]) -> asyncio.Future[None]:
         future = asyncio.get_running_loop().run_in_executor(self._thread, work)

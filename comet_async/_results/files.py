@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import attrs
 
+from comet_async._cancellation import finished
 from comet_async._fs import NO_FOLLOW, file_sha256, make_folders, sync_folder
 from comet_async._images import formats
 from comet_async._images.rules import shorten
@@ -348,23 +349,6 @@ async def _result(future: asyncio.Future[T]) -> T:
 def _submit(work: Callable[[], T]) -> Future[T]:
     """Queue *work* for the thread for files."""
     return _pool(os.getpid()).submit(work)
-
-
-async def finished(future: asyncio.Future[T]) -> T:
-    """Return the result of what a thread does.
-
-    The thread can't be stopped, and cleaning up needs to know what it wrote: a caller that is
-    cancelled, however often, waits for its end.
-    """
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        while not future.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([future])
-        if not future.cancelled():
-            future.exception()  # what failed is of no use to this caller
-        raise
 
 
 def refused(error: OSError) -> SaveError:

@@ -18,11 +18,12 @@ from typing import Protocol, TypeVar
 
 import attrs
 
+from comet_async._cancellation import finished
 from comet_async._images.formats import EXTENSIONS
 from comet_async._images.naming import output_name
 from comet_async._images.source import SourceImage
 from comet_async._journal.records import SavedFile
-from comet_async._results.files import Part, finished, refused
+from comet_async._results.files import Part, refused
 from comet_async.errors import InputError, MissingExtraError, SaveError
 from comet_async.stores import PIECE, Place, Stores, spool
 

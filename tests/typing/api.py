@@ -18,8 +18,10 @@ from comet_async import (
     OutcomeStatus,
     OutcomeUnknownError,
     ResultImage,
+    ResultMissingError,
     Run,
     Task,
+    TaskFailedError,
     TaskStatus,
     TaskWaiter,
     WaitTimeoutError,
@@ -107,5 +109,9 @@ def errors(error: CometError) -> None:
     assert_type(error.retryable, bool)
     assert_type(error.task_id, str | None)
     assert_type(error.retry_after, float | None)
+    if isinstance(error, TaskFailedError):
+        assert_type(error.task, Task)
+    if isinstance(error, WaitTimeoutError | ResultMissingError):
+        assert_type(error.task, Task | None)
     if isinstance(error, WaitTimeoutError | OutcomeUnknownError):
         assert_type(error.external_task_id, str | None)
