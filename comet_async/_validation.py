@@ -199,6 +199,19 @@ def check_writable_path(field: str, value: object) -> None:
         raise wrong(field, text, limit, hint="choose a shorter one")
 
 
+def check_journal_path(field: str, value: object) -> None:
+    """Refuse a *value* that can't be the path of a journal; see `check_writable_path`.
+
+    Raises:
+        InputError: It is not a path, or a name that SQLite keeps for what is no file; as a path it
+            would become a file in the working folder, and remember what a test has bought.
+    """
+    check_writable_path(field, value)
+    if value == ":memory:" or (isinstance(value, str) and value.startswith("file:")):
+        hint = "leave journal= out for a memory that ends with the session"
+        raise wrong(field, value, "the path of a file", hint=hint)
+
+
 def _bytes(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 

@@ -57,8 +57,8 @@ from comet_async._validation import (
     check_call,
     check_clock,
     check_flag,
+    check_journal_path,
     check_text,
-    check_writable_path,
 )
 from comet_async.clock import SYSTEM_CLOCK, Clock
 from comet_async.models import JSON
@@ -135,7 +135,7 @@ class SqliteJournal:
         Warns:
             ResourceWarning: when it is never closed.
         """
-        check_writable_path("path", path)
+        check_journal_path("path", path)
         check_clock(clock)
         check_flag("verify_remote", verify_remote)
         check_call("hook", hook)

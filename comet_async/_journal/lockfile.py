@@ -354,5 +354,5 @@ def _refused(path: Path, error: OSError) -> JournalError:
         f"the journal can't use {path}: {error.strerror or error}",
         hint="nothing was sent: free some space on its disk"
         if error.errno in _FULL
-        else "nothing was sent: choose a folder that may be written to",
+        else "nothing was sent: choose a folder that may be written to, and name a file in it",
     )

@@ -11,7 +11,7 @@ from comet_async._images.discovery import OURS
 from comet_async._journal.memory import MemoryJournal
 from comet_async._journal.records import Journal
 from comet_async._runs.sources import Root
-from comet_async._validation import check_offers, check_writable_path
+from comet_async._validation import check_journal_path, check_offers
 from comet_async.clock import Clock
 from comet_async.errors import InputError
 from comet_async.journal import SqliteJournal
@@ -36,7 +36,7 @@ def check_journal(given: JournalLike) -> None:
     """
     if isinstance(given, str | os.PathLike):
         _check_address(given)
-        check_writable_path("journal", given)
+        check_journal_path("journal", given)
     elif given is not None:
         check_offers("journal", given, _JOURNAL_METHODS, "a path or a Journal")
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from comet_async import CometSession
 from comet_async._journal.lockfile import FileLock, Mark, make_file, make_folder, on_network
-from comet_async.errors import JournalBusyError, JournalError
+from comet_async.errors import InputError, JournalBusyError, JournalError
+from comet_async.journal import SqliteJournal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -183,3 +185,17 @@ def test_a_journal_in_a_folder_of_another_user_is_refused(
     monkeypatch.setattr(type(tmp_path), "lstat", refused)
     with pytest.raises(JournalError, match=r"journal: Permission denied.*choose a folder"):
         FileLock(tmp_path / "journal")
+
+
+@pytest.mark.parametrize("name", [":memory:", "file:jobs.sqlite3?mode=ro"])
+async def test_a_name_of_sqlite_for_what_is_no_file_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be a file of that name in the working folder, which remembers for ever."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="not the path of a file"):
+        await SqliteJournal.open(name)
+    with pytest.raises(InputError, match="leave journal= out") as caught:
+        CometSession("a-key", journal=name)
+    assert caught.value.field == "journal"
+    assert not list(tmp_path.iterdir())
