@@ -26,6 +26,7 @@ from comet_async.errors import (
     TaskFailedError,
 )
 from comet_async.models import Task, TaskStatus
+from comet_async.secret import repr_redacted
 from comet_async.stores import Place, addresses_of, files_of
 
 
@@ -62,7 +63,7 @@ class Outcome:
         already_there: True when an earlier run had saved its files, and they are still there.
     """
 
-    source: str
+    source: str = attrs.field(repr=repr_redacted)
     status: OutcomeStatus
     task: Task | None = None
     files: tuple[Path, ...] = ()

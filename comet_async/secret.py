@@ -129,6 +129,11 @@ def redact(text: str, *secrets: Secret) -> str:
     return text
 
 
+def repr_redacted(text: str) -> str:
+    """Return the ``repr`` of a source's name, which may be a signed URL."""
+    return repr(redact(text))
+
+
 _TRACEBACKS = logging.Formatter()
 
 

@@ -36,6 +36,7 @@ from comet_async._images.rules import ImageRules
 from comet_async._images.source import FileIdentity
 from comet_async._images.stored import identity_of
 from comet_async.errors import InputError
+from comet_async.secret import repr_redacted
 from comet_async.stores import Listing, ObjectInfo, Store, Stores
 
 OURS = ".comet-async"
@@ -77,7 +78,7 @@ class Found:
         identity: What an object in a store is recognised by.
     """
 
-    source: str
+    source: str = attrs.field(repr=repr_redacted)
     stem: str
     error: InputError | None = None
     plain: str | None = None

@@ -22,6 +22,7 @@ from comet_async.errors import (
     WaitTimeoutError,
 )
 from comet_async.events import Failed
+from comet_async.secret import repr_redacted
 
 _LOOK = 0.05  # seconds
 
@@ -92,7 +93,7 @@ class Call:
         over: Set when it has ended.
     """
 
-    source: str
+    source: str = attrs.field(repr=repr_redacted)
     deadline: Deadline
     key: str | None = None
     job: Job | None = None

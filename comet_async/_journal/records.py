@@ -18,7 +18,7 @@ import attrs
 from comet_async._journal.states import BILLED, JobState
 from comet_async.errors import InputError
 from comet_async.models import JSON, ResultImage
-from comet_async.secret import redact
+from comet_async.secret import redact, repr_redacted
 
 # A request without its image is below 3 kB (Kling's prompts end at 2,500 characters); the
 # smallest image that the service takes, 300 x 300 pixels, is far above this.
@@ -61,10 +61,6 @@ def _repr_params(params: Mapping[str, JSON]) -> str:
     return repr({name: value for name, value in params.items() if name != CALLBACK})  # a token
 
 
-def _repr_redacted(text: str) -> str:
-    return repr(redact(text))  # a source may be a signed URL
-
-
 @attrs.frozen(kw_only=True)
 class NewJob:
     """A job to be recorded.
@@ -87,7 +83,7 @@ class NewJob:
     account: str = attrs.field(validator=_no_secret)
     params: Mapping[str, JSON] = attrs.field(converter=_read_only, hash=False, repr=_repr_params)
     n: int = attrs.field(validator=attrs.validators.ge(1))
-    source: str = attrs.field(repr=_repr_redacted)
+    source: str = attrs.field(repr=repr_redacted)
     image_sha: str
     dest: str | None = None
 
@@ -121,7 +117,7 @@ class Destination:
         files: What was saved there, by index.
     """
 
-    source: str = attrs.field(repr=_repr_redacted)
+    source: str = attrs.field(repr=repr_redacted)
     dest: str
     files: tuple[SavedFile, ...] = ()
 
@@ -227,7 +223,7 @@ class JobRecord:
     post_deadline: float | None = None
     params: Mapping[str, JSON] = attrs.field(hash=False, repr=_repr_params)
     n: int
-    source: str = attrs.field(repr=_repr_redacted)
+    source: str = attrs.field(repr=repr_redacted)
     image_sha: str
     task_id: str | None = None
     images: tuple[StoredImage, ...] = ()
@@ -317,7 +313,7 @@ class SourceOutcome:
         at: When it first ended so, in seconds since 1970.
     """
 
-    source: str = attrs.field(repr=_repr_redacted)
+    source: str = attrs.field(repr=repr_redacted)
     outcome: str
     key: str | None = None
     files: tuple[str, ...] = ()

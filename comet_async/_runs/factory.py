@@ -73,7 +73,7 @@ class RunFactory:
     services: Services
     tasks: SessionTasks
     defaults: RunOptions
-    given: JournalLike
+    given: JournalLike = attrs.field(repr=False)  # an address may hold a password
     stores: Stores = attrs.field(factory=Stores)
     own_run: str = attrs.field(factory=lambda: secrets.token_hex(8), init=False)
     _own: ActiveJobs | None = attrs.field(default=None, init=False)

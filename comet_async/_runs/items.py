@@ -12,6 +12,7 @@ from comet_async.errors import CometError, InputError
 from comet_async.models import JSON
 from comet_async.outcomes import Outcome
 from comet_async.requests import TaskRequest
+from comet_async.secret import repr_redacted
 
 
 @attrs.frozen(kw_only=True)
@@ -36,7 +37,7 @@ class Item:
         outcome: Its outcome, if there is nothing left to do.
     """
 
-    source: str
+    source: str = attrs.field(repr=repr_redacted)
     request: TaskRequest | None = None
     dest: str | None = None
     others: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ from comet_async._runs.items import Item, Planned
 from comet_async._runs.parallel import in_parallel
 from comet_async.errors import CometError, IdempotencyConflictError, InputError
 from comet_async.outcomes import Outcome, from_error, from_record
+from comet_async.secret import repr_redacted
 
 _PAGE = 500  # jobs that are recorded in one transaction
 _ENDED = WITHOUT_RESULT | {JobState.ABANDONED}
@@ -42,7 +43,7 @@ class RecordedJob:
             the image already had the wanted shape, or can't be used. Otherwise None.
     """
 
-    source: str
+    source: str = attrs.field(repr=repr_redacted)
     key: str | None = None
     outcome: Outcome | None = None
 

@@ -105,7 +105,7 @@ class FolderItems:
         skipped: What was left out so far.
     """
 
-    sources: list[str]
+    sources: list[str] = attrs.field(repr=False)  # some may be signed URLs
     out: Root
     template: ExpandRequest
     selection: Selection = attrs.field(factory=Selection)

@@ -17,9 +17,10 @@ import pytest
 from comet_async import CometSession, Margins, Outcome
 from comet_async.config import choose_credentials
 from comet_async.errors import CometError, ConfigError
+from comet_async.events import Event, Notified
 from comet_async.journal import SqliteJournal
 from comet_async.runs import JOURNAL_NAME
-from comet_async.sandbox import Fault, Options, Sandbox
+from comet_async.sandbox import DEFAULT_KEY, Fault, Options, Sandbox
 from comet_async.testing import VirtualClock
 from tests.reliability.conftest import small_png
 
@@ -221,6 +222,33 @@ async def test_nothing_in_memory_shows_the_key(clock: VirtualClock, tmp_path: Pa
     await comet.aclose()
     assert len(texts) > 50
     assert not [text[:500] for text in texts if canary() in text]
+
+
+async def test_nothing_in_memory_shows_a_signed_source_or_a_password(
+    clock: VirtualClock, tmp_path: Path
+) -> None:
+    """A traceback with locals prints what a run, its items and its outcomes are made of."""
+    texts: list[str] = []
+    bird = "in-the-hand"
+
+    def look(_event: Event) -> None:
+        things = [thing for thing in gc.get_objects() if ours(thing)]
+        texts.extend(text_of(thing) for thing in things if "comet_async" in type(thing).__module__)
+
+    async with Sandbox(clock=clock, engine="stub") as sandbox:
+        url = f"{sandbox.url}/dog.png?sig={bird}"
+        async with CometSession(
+            DEFAULT_KEY, gateway=sandbox.url, clock=clock, on_event=look
+        ) as comet:
+            outcomes = await everything(comet.expand_folder(url, tmp_path / "out", MARGINS))
+            assert outcomes[0].source == url
+            look(Notified(task_id="7"))
+    journal = f"postgresql://shop:{bird}@127.0.0.1/shop"
+    elsewhere = CometSession(DEFAULT_KEY, journal=journal)
+    look(Notified(task_id="7"))
+    await elsewhere.aclose()
+    assert len(texts) > 50
+    assert not [text[:500] for text in texts if bird in text]
 
 
 def ours(thing: object) -> bool:
