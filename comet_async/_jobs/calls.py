@@ -89,6 +89,7 @@ class Call:
         job: The job as this call saw it last.
         images: Its images, if they are loaded.
         callback_url: The request's own callback URL.
+        refusal: Why it was not accepted when it was last sent.
         lost: True when its request was cut off, or its answer could not be recorded.
         over: Set when it has ended.
     """
@@ -99,6 +100,7 @@ class Call:
     job: Job | None = None
     images: Mapping[str, SourceImage] | None = None
     callback_url: str | None = None
+    refusal: CometError | None = None
     lost: bool = False
     over: asyncio.Event = attrs.field(factory=asyncio.Event, init=False, repr=False)
 
@@ -271,8 +273,12 @@ class Calls:
         if call.key is not None and self.active.locks.stalled(call.key):
             hint = f"{_STALLED}; {hint}"
         task = None if call.job is None else call.job.task
+        what = f"{what} after {call.deadline.seconds:g} s"
+        why = call.refusal or self.active.services.health.unreachable
+        if sent is False and why is not None:
+            what = f"{what}; the last attempt failed: {why.message}"
         error = WaitTimeoutError(
-            f"{what} after {call.deadline.seconds:g} s",
+            what,
             hint=hint,
             retryable=sent is False,
             task=task,

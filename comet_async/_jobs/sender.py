@@ -101,6 +101,7 @@ class Sender:
                 return await self._with_slot(call, record, body, begin)
             except (NotSentError, RateLimitError, ServerError) as error:
                 self.active.slots.release(record.key)
+                call.refusal = error
                 self._give_up(error, begin)
                 record = await self.active.current(record)
                 facts = {"error": type(error).__name__, "message": error.message}
@@ -207,8 +208,9 @@ class Sender:
         if (ticket := health.gate.try_enter()) is not None:
             return ticket
         if self.options.busy == "raise" and health.gate.failures:
+            reason = health.unreachable
             raise ConcurrencyLimitError(
-                "the server is busy or can't be reached; nothing was sent",
+                f"{'the server is busy' if reason is None else reason.message}; nothing was sent",
                 hint="try again later",
                 sent=False,
                 external_task_id=record.key,

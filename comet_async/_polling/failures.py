@@ -232,7 +232,9 @@ def individual_error(entry: WatchedTask, error: Exception) -> Exception:
     if isinstance(own, CometError):
         own.task_id = entry.id
         own.external_task_id = own.external_task_id or _external_id(entry)
-        own.hint = f"{own.hint}; {RESUME}" if own.hint else RESUME
+        # An id that is none belongs to no task.
+        if not isinstance(own, InputError) or entry.snapshot() is not None:
+            own.hint = f"{own.hint}; {RESUME}" if own.hint else RESUME
     return own
 
 

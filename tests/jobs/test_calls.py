@@ -14,7 +14,7 @@ import pytest
 from comet_async import CometSession, Margins, WaitTimeoutError
 from comet_async._jobs.calls import Calls
 from comet_async._jobs.loops import finished
-from comet_async.errors import RateLimitError, SessionClosedError
+from comet_async.errors import ConcurrencyLimitError, InputError, RateLimitError, SessionClosedError
 from comet_async.events import Event, Failed, Submitted
 from comet_async.sandbox import DEFAULT_KEY, Fault, Sandbox
 from comet_async.testing import VirtualLoop
@@ -136,6 +136,34 @@ async def test_a_deadline_in_the_turn_of_the_answer_says_that_the_task_is_billed
     assert caught.value.sent is True
     assert caught.value.retryable is False
     assert caught.value.task_id == charge.task_id
+
+
+async def test_a_deadline_before_anything_was_sent_says_why(photo: bytes) -> None:
+    """What keeps the request from being sent is in the error, not only in the log."""
+    async with CometSession(DEFAULT_KEY, gateway="http://127.0.0.1:9") as comet:
+        with pytest.raises(WaitTimeoutError, match="can't connect") as caught:
+            await comet.expand(photo, Margins.uniform(0.1), timeout=5)
+        assert caught.value.sent is False
+        with pytest.raises(ConcurrencyLimitError, match="can't connect"):
+            await comet.expand(photo, Margins.uniform(0.2), busy="raise")
+
+
+async def test_a_deadline_while_the_account_is_busy_says_so(sandbox: Sandbox, photo: bytes) -> None:
+    """The same for a refusal that is tried again."""
+    sandbox.faults.add(Fault("1303", times=None))
+    async with CometSession(DEFAULT_KEY, gateway=sandbox.url) as comet:
+        with pytest.raises(WaitTimeoutError, match="as many images in flight"):
+            await comet.expand(photo, Margins.uniform(0.1), timeout=5)
+
+
+@pytest.mark.parametrize(("task", "kind"), [("../7", None), ("7", "walk")])
+async def test_what_belongs_to_no_task_is_not_called_billed(
+    comet: CometSession, task: str, kind: str | None
+) -> None:
+    """A typing error of the caller's has nothing to resume."""
+    with pytest.raises(InputError) as caught:
+        await comet.wait(task, kind=kind)
+    assert "billed" not in str(caught.value)
 
 
 async def test_a_caller_cancelled_in_the_turn_of_the_answer_learns_of_the_task(
