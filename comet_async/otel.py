@@ -99,6 +99,10 @@ class OpenTelemetry:
     ``timed out``. The task of a job that timed out continues: if a later wait sees its end, the job
     is counted with that outcome, too.
 
+    A span ends, and an image is no longer in flight, when this process sees the end of the job. A
+    call that was cancelled, and a task that is only submitted here and waited for elsewhere, stay
+    open until a wait, or the same request again, sees it.
+
     Args:
         tracer_provider: By default the global one.
         meter_provider: By default the global one.

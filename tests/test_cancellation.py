@@ -16,7 +16,7 @@ from comet_async.testing import VirtualClock
 async def test_a_caller_that_is_cancelled_while_it_closes_a_session_waits_for_the_end(
     sandbox: Sandbox, clock: VirtualClock, photo: bytes, tmp_path: Path
 ) -> None:
-    """The reply to what is being sent is recorded, and another session can have the journal."""
+    """The answer to what is being sent is recorded, and another session can have the journal."""
     path = tmp_path / "jobs.sqlite3"
     sandbox.faults.add(Fault("slow", seconds=10))
     comet = CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock, journal=path)
