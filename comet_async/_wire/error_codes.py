@@ -237,12 +237,13 @@ PHRASES: tuple[Phrase, ...] = (
         refines=frozenset({RejectedError, NotFoundError, ServerError, DecodeError}),
     ),
     # Kling documents that the id must be unique, not what it answers when it is not. Taking
-    # too much for a duplicate costs a lookup, taking too little costs a paid result.
+    # too much for a duplicate costs a lookup, taking too little costs a paid result. The message
+    # may quote the id, which has up to 255 characters.
     Phrase(
         pattern=re.compile(
-            r"(?:external[ _-]?(?:task[ _-]?)?id|task[ _-]?id).{0,60}?"
+            r"(?:external[ _-]?(?:task[ _-]?)?id|task[ _-]?id).{0,320}?"
             r"(?:(?<!not[ _])exist|duplicat|repeat|already|unique|in use|taken|重复|已存在)"
-            r"|\btask\b.{0,20}?already exist|duplicat\w{0,10}.{0,30}?(?:external|task)",
+            r"|\btask\b.{0,280}?already exist|duplicat\w{0,10}.{0,290}?(?:external|task)",
             re.IGNORECASE | re.DOTALL,
         ),
         verdict=_DUPLICATE,

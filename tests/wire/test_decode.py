@@ -381,6 +381,20 @@ def _refusal(answer: object, status: int) -> CometError:
     return caught.value
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "external_task_id '{}' already exists",
+        "task {} already exists",
+        "duplicate value {} for external_task_id",
+    ],
+)
+def test_a_duplicate_is_recognized_whatever_the_length_of_its_id(words: str) -> None:
+    """A refusal that quotes the longest possible id still says that the task is paid."""
+    answer = ACCEPTED | {"message": words.format("é" * 255)}
+    assert type(_refusal(answer, 400)) is DuplicateTaskError
+
+
 def test_not_accepted_says_that_it_was_sent() -> None:
     """The server's own refusal proves that the request reached it."""
     assert _refusal(CODE_5001, 503).sent is True
