@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -35,6 +36,7 @@ class Spec:
         warm: Folder with other, small images for the warm-up.
         concurrency: Jobs at a time.
         lag: Measure the delays of the event loop too, which costs a little CPU.
+        one_core: Keep the client on one core, as in a small container (where the system allows it).
         scratch: Where the results' folder is made.
         keep: Leave it there. A file system may be slow to make new files just after many were
             removed (ext4 does not use their inodes again at once), and the next client pays.
@@ -47,6 +49,7 @@ class Spec:
     warm: str
     concurrency: int
     lag: bool = False
+    one_core: bool = False
     scratch: str
     keep: bool = False
 
@@ -115,6 +118,8 @@ def main(text: str) -> None:
     """Measure and print."""
     given: dict[str, Any] = json.loads(text)
     spec = Spec(**given)
+    if spec.one_core and sys.platform == "linux":
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     folder = Path(tempfile.mkdtemp(dir=spec.scratch))
     try:
         sample = asyncio.run(_measured(spec, folder))

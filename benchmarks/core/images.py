@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import struct
 import zlib
@@ -22,11 +23,16 @@ def png(size: int, number: int = 0) -> bytes:
     Its weight is noise in a private chunk behind them: nothing here looks at the pixels.
     """
     head = _chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, 8, 0, 0, 0, 0))
-    pixels = _chunk(b"IDAT", zlib.compress(bytes((SIDE + 1) * SIDE), 9))
+    pixels = _pixels()
     end = _chunk(b"IEND", b"")
     rest = size - len(_SIGNATURE) - len(head) - len(pixels) - len(end) - _OVERHEAD
     noise = random.Random(number).randbytes(rest)  # noqa: S311 - noise, not a secret
     return _SIGNATURE + head + pixels + _chunk(b"noIs", noise) + end
+
+
+@functools.cache
+def _pixels() -> bytes:
+    return _chunk(b"IDAT", zlib.compress(bytes((SIDE + 1) * SIDE), 9))
 
 
 def make(folder: Path, count: int, size: int) -> list[Path]:

@@ -30,18 +30,21 @@ class Load:
         count: How many jobs.
         concurrency: How many at a time.
         lag: Look at the event loop too.
+        one_core: Keep the client on one core.
     """
 
     size: int
     count: int
     concurrency: int = 32
     lag: bool = False
+    one_core: bool = False
 
     @property
     def words(self) -> str:
         """What it is, in words."""
         size = f"{self.size / 1e6:g} MB" if self.size >= 1e6 else f"{self.size / 1e3:g} kB"  # noqa: PLR2004 - a megabyte
-        return f"{self.count:,} × {size} up and down, {self.concurrency} at a time"
+        cores = ", the client on one core" if self.one_core else ""
+        return f"{self.count:,} × {size} up and down, {self.concurrency} at a time{cores}"
 
 
 @contextlib.contextmanager
@@ -64,6 +67,7 @@ def prepared(bench: Bench, load: Load) -> Iterator[tuple[Server, Spec]]:
                 warm=str(warm),
                 concurrency=load.concurrency,
                 lag=load.lag,
+                one_core=load.one_core,
                 scratch=str(bench.scratch),
                 keep=load.size * load.count <= _KEPT,
             ),
@@ -137,17 +141,19 @@ def small(bench: Bench) -> Section:
     load = Load(size=SMALL, count=bench.count(1000, 100))
     names = ["floor", BASE, "plain aiohttp", *_OWN, *PEERS]
     samples = compared(bench, load, names, rounds=5, peer_rounds=1)
+    alone = attrs.evolve(load, one_core=True)
+    one_core = compared(bench, alone, ["floor", BASE, *_OWN], rounds=5)
     return Section(
         name="small",
         title="Small images",
-        words=f"Whole jobs: {load.words}, each 1 upload, 3 polls and 1 download into a file. "
+        words="Whole jobs, each 1 upload, 3 polls and 1 download into a file. "
         "Ours also hashes, checks both images and puts results safely on the disk; "
         "*journal* is `expand` and `download` with a journal at full durability, *folder* is "
         "`expand_folder`, which also scans, names, and records every file.",
         limit="the Python of five exchanges and of a job's six moves (some 3,900 function calls, "
         "of which 1,600 are aiohttp's and the program's own); then the new file and its "
         "`fsync`.",
-        tables=[_cost_table("", samples)],
+        tables=[_cost_table(load.words, samples), _cost_table(alone.words, one_core)],
         plots=_drawn(bench, "small.png", samples, "Small images: CPU and memory by client"),
     )
 
@@ -179,10 +185,14 @@ def large(bench: Bench) -> Section:
 def lag(bench: Bench) -> Section:
     """How long others wait for the event loop while large images go up and down."""
     load = Load(size=LARGE, count=bench.count(100, 8), lag=True)
-    names = ["floor", BASE, "plain aiohttp", "comet_async", "comet_async, no pybase64", "httpx"]
-    samples = compared(bench, load, [*names, "openai"], rounds=3, peer_rounds=1)
+    ours = ["comet_async", "comet_async, no pybase64"]
+    names = ["floor", BASE, "plain aiohttp", *ours, "httpx", "openai"]
+    samples = compared(bench, load, names, rounds=3, peer_rounds=1)
+    tables = [_lag_table(load, samples)]
+    for other in (attrs.evolve(load, concurrency=128), attrs.evolve(load, one_core=True)):
+        found = compared(bench, other, [BASE, *ours, "comet_async, folder"], rounds=3)
+        tables.append(_lag_table(other, found))
     figures = _figures(samples)
-    rows = [[n, f"{f['worst']:.0f}", f"{f['p99']:.1f}"] for n, f in figures.items()]
     drawn = []
     if bench.plots is not None:
         panel = ("Worst delay of the event loop, ms", {n: f["worst"] for n, f in figures.items()})
@@ -191,13 +201,19 @@ def lag(bench: Bench) -> Section:
     return Section(
         name="lag",
         title="What else runs in the loop",
-        words=f"How late a task that sleeps 5 ms wakes up meanwhile: {load.words}. Medians of the "
-        "rounds; a busy machine adds its own delays to every line.",
+        words="How late a task that sleeps 5 ms wakes up meanwhile. Medians of the rounds; a busy "
+        "machine adds its own delays to every line.",
         limit="one step reads, encodes and sends 192 KiB; what is longer comes from other "
         "programs on the same cores.",
-        tables=[table("", ("client", "worst ms", "p99 ms"), rows)],
+        tables=tables,
         plots=drawn,
     )
+
+
+def _lag_table(load: Load, samples: dict[str, dict[int, Sample]]) -> Table:
+    figures = _figures(samples)
+    rows = [[n, f"{f['worst']:.0f}", f"{f['p99']:.1f}"] for n, f in figures.items()]
+    return table(load.words, ("client", "worst ms", "p99 ms"), rows)
 
 
 def growth(bench: Bench) -> Section:
