@@ -38,6 +38,7 @@ from comet_async._results.files import (
     Part,
     PartWriter,
     give_name,
+    in_thread,
 )
 from comet_async.clock import Clock
 from comet_async.errors import (
@@ -334,13 +335,14 @@ class Downloader:
         complete = False
         try:
             async for piece in _pieces(incoming):
-                await writer.add(piece)
+                if writer.add(piece):
+                    await in_thread(writer.flush)
             part = await self._batcher().do(writer.complete, sync=writer.sync, then=then)
             complete = True
             return part
         finally:
             if not complete:
-                await writer.discard()
+                writer.discard()
 
     def _batcher(self) -> FsyncBatcher:
         """Return what makes the files of the running loop durable."""

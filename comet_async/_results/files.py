@@ -14,7 +14,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -30,7 +30,6 @@ Exists = Literal["fail", "replace"]
 T = TypeVar("T")
 
 _FLUSH = 512 * 1024
-_LARGE = 64 * 1024  # bytes of a piece that is not worth copying to join it to others
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -158,7 +157,7 @@ class _Boxes:
 
 
 class PartWriter:
-    """Collects pieces, and writes them in the thread for files while more of them come.
+    """Collects pieces; touches the disk in `flush`, `complete` and `sync`, which run in a thread.
 
     Args:
         path: The temporary file; one that is there already is replaced.
@@ -173,56 +172,36 @@ class PartWriter:
         self._hash = hashlib.sha256() if hashed else None
         self._check = ImageCheck()
         self._fd: int | None = None
-        self._writing: Future[None] | None = None  # the last that was handed to the thread
 
-    async def add(self, piece: bytes) -> None:
-        """Take *piece*; wait for the disk only if it is still busy with all that came before.
-
-        Raises:
-            SaveError: The disk refused what came before.
-        """
+    def add(self, piece: bytes) -> bool:
+        """Take *piece*; True when it is time to flush."""
         self._pieces.append(piece)
         self.size += len(piece)
         self._waiting += len(piece)
-        if self._waiting >= _FLUSH:
-            await self._written()
-            self._writing = _submit(functools.partial(self._write, self._take()))
+        return self._waiting >= _FLUSH
 
-    async def _written(self) -> None:
-        writing = self._writing
-        if writing is not None and not (writing.done() and writing.exception() is None):
-            await _result(asyncio.wrap_future(writing))
-
-    def _take(self) -> list[bytes]:
-        """Return the pieces that were added since the last time."""
-        pieces, self._pieces, self._waiting = self._pieces, [], 0
-        return pieces
-
-    def _write(self, pieces: list[bytes]) -> None:
-        """Hash, check and write *pieces*, in the thread."""
+    def flush(self) -> None:
+        """Write the pieces that were added since the last time."""
         if self._fd is None:
             self._fd = self._open()
-        if sum(map(len, pieces)) < _LARGE * len(pieces):
-            # Each step releases the interpreter lock and waits to get it back.
-            pieces = [b"".join(pieces)]
-        for piece in pieces:
-            if self._hash is not None:
-                self._hash.update(piece)
-            self._check.feed(piece)
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(self._fd, view) :]
+        # In one piece: each of these steps releases the interpreter lock and waits to get it back.
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        self._waiting = 0
+        if self._hash is not None:
+            self._hash.update(data)
+        self._check.feed(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
 
     def complete(self) -> Part:
-        """Return the checked part, in the thread; it is safe on the disk after `sync`.
+        """Return the checked part; it is safe on the disk after `sync`.
 
         Raises:
             ConnectionLostError: What came is not an image, or not all of one.
-            OSError: The disk refuses.
         """
-        if self._writing is not None:
-            self._writing.result()  # it has ended: there is one thread
-        self._write(self._take())
+        self.flush()
         found = self._check.result()
         return Part(
             path=self.path,
@@ -235,15 +214,11 @@ class PartWriter:
         """Make what was written safe on the disk, and close the file."""
         self._close(durable=True)
 
-    async def discard(self) -> None:
-        """Remove what was written, once the thread is done with it."""
-        try:
-            with contextlib.suppress(SaveError):  # the caller knows why it gives up
-                await self._written()
-        finally:
-            self._close()
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+    def discard(self) -> None:
+        """Remove what was written."""
+        self._close()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
 
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
@@ -334,21 +309,17 @@ async def place(part: Part, target: Path, *, exists: Exists = "fail") -> None:
 
 async def in_thread(work: Callable[[], T]) -> T:
     """Run *work* in the thread for files; what the disk refuses becomes a `SaveError`."""
-    return await _result(asyncio.wrap_future(_submit(work)))
-
-
-async def _result(future: asyncio.Future[T]) -> T:
     refusal: OSError | None = None
     try:
-        return await finished(future)
+        return await finished(start(work))
     except OSError as exc:
         refusal = exc
     raise refused(refusal)
 
 
-def _submit(work: Callable[[], T]) -> Future[T]:
+def start(work: Callable[[], T]) -> asyncio.Future[T]:
     """Queue *work* for the thread for files."""
-    return _pool(os.getpid()).submit(work)
+    return asyncio.get_running_loop().run_in_executor(_pool(os.getpid()), work)
 
 
 def refused(error: OSError) -> SaveError:
@@ -426,7 +397,7 @@ class FsyncBatcher:
 
     def _start(self) -> None:
         batch, self._waiting = self._waiting, []
-        thread = asyncio.wrap_future(_submit(functools.partial(_do_all, batch)))
+        thread = start(functools.partial(_do_all, batch))
         self._busy = True
         thread.add_done_callback(lambda _: self._done(batch))
 
