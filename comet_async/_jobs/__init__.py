@@ -6,7 +6,8 @@ answer was lost). The other modules serve these:
 
 * `loader`: the images to send.
 * `options` and `calls`: how jobs are run, how long a caller waits, and what its error says.
-* `admission` and `shared_slots`: who may send, in this process and among several.
+* `keyed_lock`: one caller at a time works on a job.
+* `concurrency_limit` and `shared_slots`: who may send, in this process and among several.
 * `health`: whether the server can be reached, and answers.
 * `services` and `tasks`: what the jobs of a session share, and what its waiters poll.
 * `notification_relay`: callbacks, passed on to other processes.

@@ -13,7 +13,8 @@ from typing import Any
 
 import attrs
 
-from comet_async._jobs.admission import ConcurrencyLimiter, KeyedLock
+from comet_async._jobs.concurrency_limit import ConcurrencyLimiter
+from comet_async._jobs.keyed_lock import KeyedLock
 from comet_async._jobs.loops import cancel, finished
 from comet_async._jobs.notification_relay import NotificationRelay
 from comet_async._jobs.reconcile import Reconciler, TaskLookup

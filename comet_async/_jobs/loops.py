@@ -1,4 +1,4 @@
-"""asyncio tasks of any event loop: threads that share a session each run their own."""
+"""asyncio tasks and futures of any event loop: threads that share a session each run their own."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def _here(task: asyncio.Task[Any]) -> asyncio.Future[Any]:
 
     def done(_task: asyncio.Task[Any]) -> None:
         with contextlib.suppress(RuntimeError):  # the waiting loop was closed
-            here.call_soon_threadsafe(_set, future)
+            here.call_soon_threadsafe(wake, future)
 
     def look() -> None:
         # Its loop may end without it, or before it calls `done`: nothing more comes then.
         if task.done() or not there.is_running():
-            _set(future)
+            wake(future)
         elif not future.done():
             here.call_later(_LOOK, look)
 
@@ -56,6 +56,7 @@ def _here(task: asyncio.Task[Any]) -> asyncio.Future[Any]:
     return future
 
 
-def _set(future: asyncio.Future[None]) -> None:
+def wake(future: asyncio.Future[None]) -> None:
+    """Wake what awaits *future*, unless it is done; to be called in its loop."""
     if not future.done():
         future.set_result(None)

@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import attrs
 
-from comet_async._jobs.admission import CLEAN_RUN, KeyedLock
+from comet_async._jobs.concurrency_limit import CLEAN_RUN
+from comet_async._jobs.keyed_lock import KeyedLock
 from comet_async._journal.shared import SharedJournal, Signal
 from comet_async.clock import Clock
 from comet_async.errors import JournalError

@@ -15,7 +15,8 @@ import attrs
 
 from comet_async._images.discovery import OURS
 from comet_async._jobs.active import ActiveJobs
-from comet_async._jobs.admission import ConcurrencyLimiter, KeyedLock
+from comet_async._jobs.concurrency_limit import ConcurrencyLimiter
+from comet_async._jobs.keyed_lock import KeyedLock
 from comet_async._jobs.loader import Loader
 from comet_async._jobs.options import JobOptions
 from comet_async._jobs.runner import JobRunner

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from comet_async._jobs.admission import CLEAN_RUN, ConcurrencyLimiter
+from comet_async._jobs.concurrency_limit import CLEAN_RUN, ConcurrencyLimiter
 
 
 async def steps(number: int = 3) -> None:

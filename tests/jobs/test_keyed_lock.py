@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from comet_async._jobs.admission import KeyedLock
+from comet_async._jobs.keyed_lock import KeyedLock
 from comet_async.testing import VirtualLoop
 
 

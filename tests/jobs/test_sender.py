@@ -13,7 +13,7 @@ import pytest
 from comet_async._backoff import Gate
 from comet_async._images.source import ImageInput, SourceImage
 from comet_async._jobs.active import ActiveJobs
-from comet_async._jobs.admission import ConcurrencyLimiter
+from comet_async._jobs.concurrency_limit import ConcurrencyLimiter
 from comet_async._jobs.health import (
     COOL_DOWN,
     FIRST_CONTACT,
