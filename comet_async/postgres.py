@@ -61,10 +61,9 @@ from comet_async._postgres.connection import (
     Target,
     check_address,
     check_identity,
-    check_version,
-    migrate,
     remember_identity,
 )
+from comet_async._postgres.schema import check_version, migrate
 from comet_async._postgres.sql import Activity, WorkerLease
 from comet_async._postgres.worker import Signal, Worker
 from comet_async._validation import check_flag, check_number

@@ -30,7 +30,6 @@ except ImportError as _error:
 
     raise MissingExtraError("a journal in PostgreSQL needs psycopg", extra="postgres") from _error
 
-from comet_async._postgres.schema import MIGRATIONS
 from comet_async._postgres.text import decode, encode
 from comet_async.clock import Clock
 from comet_async.errors import InputError, JournalError, JournalLostError
@@ -79,10 +78,6 @@ _PASSING = {"40", "53"}
 _CANCELED = {"55P03", "57014", "25P04"}
 
 
-class NotMigratedError(JournalError):
-    """The tables are not there, or of an older version, and may not be changed."""
-
-
 @attrs.frozen(kw_only=True)
 class Target:
     """Which journal, and how it is reached.
@@ -108,6 +103,11 @@ class Target:
             return "PostgreSQL"
         host, port = known.get("host") or "local socket", known.get("port")
         return f"{known.get('dbname') or 'postgres'} at {host}{f':{port}' if port else ''}"
+
+    @property
+    def quoted_schema(self) -> str:
+        """The schema's name as it stands in SQL."""
+        return names.Identifier(self.schema).as_string()
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -496,66 +496,6 @@ def _encode(value: object) -> object:
 
 def _decoded(value: object) -> object:
     return decode(value) if isinstance(value, str) else value
-
-
-def migrate(db: PostgresConnection) -> None:
-    """Make the schema, or bring it up to date; runs inside a transaction.
-
-    Raises:
-        JournalError: It is of a newer version.
-    """
-    schema = names.Identifier(db.target.schema).as_string()
-    # One at a time, even when many workers start at once.
-    db.rows("SELECT pg_advisory_xact_lock(hashtext(%s))", f"comet_async {schema}")
-    version = _version(db)
-    _check_not_newer(db, version)
-    if version < 0:  # an administrator may have made it, for a role that must not
-        db.run(f"CREATE SCHEMA {schema}")
-        version = 0
-    for step in MIGRATIONS[version:]:
-        for statement in step:
-            db.run(statement)
-    if version < len(MIGRATIONS):
-        text = str(len(MIGRATIONS))
-        db.run(
-            "INSERT INTO meta (name, value) VALUES ('version', %s)"
-            " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-            text,
-        )
-
-
-def check_version(db: PostgresConnection) -> None:
-    """Check that the tables are there and up to date, for a role that must not change them.
-
-    Raises:
-        JournalError: They are not.
-    """
-    version = _version(db)
-    _check_not_newer(db, version)
-    if version < len(MIGRATIONS):
-        raise NotMigratedError(
-            f"the journal {db.target} is not there, or of an older version",
-            hint="run 'comet-async migrate' once, as a role that may change its schema",
-        )
-
-
-def _check_not_newer(db: PostgresConnection, version: int) -> None:
-    if version > len(MIGRATIONS) + 1:  # a migration leaves the release before it able to work
-        raise JournalError(
-            f"the journal {db.target} was written by a newer comet_async",
-            hint="upgrade comet_async here",
-        )
-
-
-def _version(db: PostgresConnection) -> int:
-    """Return the schema's version: 0 while it is empty, -1 if it is not there."""
-    schema = db.target.schema
-    if db.row("SELECT 1 FROM pg_namespace WHERE nspname = %s", schema) is None:
-        return -1
-    if db.row("SELECT to_regclass(%s) IS NOT NULL", f"{schema}.meta") != (True,):
-        return 0
-    row = db.row("SELECT value FROM meta WHERE name = 'version'")
-    return int(row[0]) if row else 0
 
 
 def check_identity(db: PostgresConnection, *, verify_remote: bool) -> None:

@@ -9,6 +9,8 @@ database. Names in the statements are unqualified: each connection's ``search_pa
 from __future__ import annotations
 
 from comet_async._journal.states import IN_FLIGHT
+from comet_async._postgres.connection import PostgresConnection
+from comet_async.errors import JournalError
 
 # The states whose images count as in flight, as SQL text: constants of ours, not data.
 IN_FLIGHT_STATES = ", ".join(f"'{state}'" for state in sorted(IN_FLIGHT))
@@ -217,3 +219,67 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
     ),
 )
+
+
+class NotMigratedError(JournalError):
+    """The tables are not there, or of an older version, and may not be changed."""
+
+
+def migrate(db: PostgresConnection) -> None:
+    """Make the schema, or bring it up to date; runs inside a transaction.
+
+    Raises:
+        JournalError: It is of a newer version.
+    """
+    schema = db.target.quoted_schema
+    # One at a time, even when many workers start at once.
+    db.rows("SELECT pg_advisory_xact_lock(hashtext(%s))", f"comet_async {schema}")
+    version = _version(db)
+    _check_not_newer(db, version)
+    if version < 0:  # an administrator may have made it, for a role that must not
+        db.run(f"CREATE SCHEMA {schema}")
+        version = 0
+    for step in MIGRATIONS[version:]:
+        for statement in step:
+            db.run(statement)
+    if version < len(MIGRATIONS):
+        text = str(len(MIGRATIONS))
+        db.run(
+            "INSERT INTO meta (name, value) VALUES ('version', %s)"
+            " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            text,
+        )
+
+
+def check_version(db: PostgresConnection) -> None:
+    """Check that the tables are there and up to date, for a role that must not change them.
+
+    Raises:
+        JournalError: They are not.
+    """
+    version = _version(db)
+    _check_not_newer(db, version)
+    if version < len(MIGRATIONS):
+        raise NotMigratedError(
+            f"the journal {db.target} is not there, or of an older version",
+            hint="run 'comet-async migrate' once, as a role that may change its schema",
+        )
+
+
+def _check_not_newer(db: PostgresConnection, version: int) -> None:
+    if version > len(MIGRATIONS) + 1:  # a migration leaves the release before it able to work
+        raise JournalError(
+            f"the journal {db.target} was written by a newer comet_async",
+            hint="upgrade comet_async here",
+        )
+
+
+def _version(db: PostgresConnection) -> int:
+    """Return the schema's version: 0 while it is empty, -1 if it is not there."""
+    schema = db.target.schema
+    if db.row("SELECT 1 FROM pg_namespace WHERE nspname = %s", schema) is None:
+        return -1
+    if db.row("SELECT to_regclass(%s) IS NOT NULL", f"{schema}.meta") != (True,):
+        return 0
+    row = db.row("SELECT value FROM meta WHERE name = 'version'")
+    return int(row[0]) if row else 0

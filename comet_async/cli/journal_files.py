@@ -140,7 +140,7 @@ async def opened(place: Path | str, *, verify_remote: bool) -> AsyncGenerator[Jo
 async def _looked_at(url: str) -> AsyncGenerator[Journal, None]:
     """Open the journal in a database to read it; an empty one if its tables are not there."""
     from comet_async._journal.memory import MemoryJournal
-    from comet_async._postgres.connection import NotMigratedError
+    from comet_async._postgres.schema import NotMigratedError
     from comet_async.postgres import PostgresJournal
 
     try:

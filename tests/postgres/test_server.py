@@ -17,7 +17,7 @@ from psycopg import sql
 
 from comet_async._journal.records import JobRecord
 from comet_async._journal.states import JobState
-from comet_async._postgres import connection, text
+from comet_async._postgres import connection, schema as tables, text
 from comet_async._postgres.worker import Worker
 from comet_async.errors import (
     ForkedSessionError,
@@ -443,7 +443,7 @@ async def test_a_rolling_upgrade(
     async with await PostgresJournal.open(database, schema=schema) as running:
         claimed = await running.claim((await planned(running)).key)
         with monkeypatch.context() as patch:
-            patch.setattr(connection, "MIGRATIONS", (*connection.MIGRATIONS, NEXT))
+            patch.setattr(tables, "MIGRATIONS", (*tables.MIGRATIONS, NEXT))
             async with await PostgresJournal.open(database, schema=schema) as upgraded:
                 assert await upgraded.get(claimed.key) == claimed
                 assert (await walked(upgraded, S.DONE, 1)).state is S.DONE
@@ -451,7 +451,7 @@ async def test_a_rolling_upgrade(
         async with await PostgresJournal.open(database, schema=schema) as started:
             assert (await walked(started, S.DONE, 2)).state is S.DONE
         with monkeypatch.context() as patch:
-            patch.setattr(connection, "MIGRATIONS", (*connection.MIGRATIONS, NEXT, ()))
+            patch.setattr(tables, "MIGRATIONS", (*tables.MIGRATIONS, NEXT, ()))
             await (await PostgresJournal.open(database, schema=schema)).aclose()
         with pytest.raises(JournalError, match="newer comet_async"):
             await PostgresJournal.open(database, schema=schema)
