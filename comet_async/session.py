@@ -258,12 +258,12 @@ class CometSession:
         """
         check_number("timeout", timeout, least=0)
         # Left halfway, it would keep the journal's lock for as long as this process runs.
-        await finished(asyncio.ensure_future(self._close(timeout)))
+        await finished(asyncio.ensure_future(self._close(timeout, asyncio.current_task())))
 
-    async def _close(self, timeout: float) -> None:
+    async def _close(self, timeout: float, caller: asyncio.Task[object] | None) -> None:
         problem = None
         try:
-            await self._runs.aclose(timeout)
+            await self._runs.aclose(timeout, caller)
         except Exception as error:  # noqa: BLE001 - a journal fails; connections are closed all the same
             problem = error
         await self._waiter.aclose()

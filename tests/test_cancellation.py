@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,21 @@ async def test_a_caller_that_is_cancelled_while_it_closes_a_session_waits_for_th
         record = await journal.get(str(caught.value.external_task_id))
     assert record is not None
     assert record.state == "submitted"
+
+
+async def test_a_call_that_closes_its_own_session_is_not_waited_for(
+    sandbox: Sandbox, clock: VirtualClock, photo: bytes
+) -> None:
+    """An image's stream closes the session: it would wait for itself as long as it may."""
+    comet = CometSession(DEFAULT_KEY, gateway=sandbox.url, clock=clock)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        await comet.aclose()
+        yield photo
+
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    with pytest.raises(SessionClosedError):
+        await comet.expand(pieces(), Margins.uniform(0.1))
+    assert loop.time() - begin < 1
+    assert not sandbox.ledger.charges

@@ -156,14 +156,16 @@ class Calls:
         if task in self._reasons:  # otherwise its call has ended, and the caller goes on
             task.cancel()
 
-    async def ended(self, timeout: float | None) -> None:
-        """Wait until all calls but the caller's own have ended, or their loops have."""
-        here, me = asyncio.get_running_loop(), asyncio.current_task()
+    async def ended(
+        self, timeout: float | None, *, caller: asyncio.Task[object] | None = None
+    ) -> None:
+        """Wait until all calls but that of the task *caller* have ended, or their loops have."""
+        here = asyncio.get_running_loop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 # A caller's own task may live on after the call, so the calls are watched instead.
                 for task, call in list(self._calls.items()):  # other threads add and remove theirs
-                    if task is me:
+                    if task is caller:
                         continue
                     loop = task.get_loop()
                     if loop is here:

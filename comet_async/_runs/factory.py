@@ -314,11 +314,13 @@ class RunFactory:
         planner = Planner(active, loader, saver, adopt=options.verify_remote, run=options.run)
         return Batch(runner=runner, planner=planner, workers=workers)
 
-    async def aclose(self, timeout: float) -> None:
+    async def aclose(self, timeout: float, caller: asyncio.Task[object] | None) -> None:
         """End all calls and runs, record what is being sent, and close our own journals.
 
         Args:
             timeout: Seconds; requests that are not answered by then are recorded as unknown.
+            caller: The task that waits for this. If it does so in the middle of a call, as an
+                image that is read from a stream may, that call can't end before.
         """
         self.tasks.closed = True
         loop = asyncio.get_running_loop()
@@ -328,7 +330,7 @@ class RunFactory:
         for active in list(self.tasks.journals):
             await active.drain(max(0.0, until - loop.time()))
         for batch in list(self._batches):
-            await batch.calls.ended(max(1.0, until - loop.time()))
+            await batch.calls.ended(max(1.0, until - loop.time()), caller=caller)
         await self._wait_for_left_runs(max(1.0, until - loop.time()))
         for key, folder in list(self._folders.items()):
             await self._close_unused(key, folder)
