@@ -151,7 +151,10 @@ class Planner:
         planned = await self.draft(item)
         if planned.already_satisfied:
             return planned
-        return await self._foresee(await self._newest(planned))
+        newest = await self._newest(planned)
+        if item.outcome is not None:  # its files were looked at, with those of many others
+            return newest
+        return await self._foresee(newest)
 
     async def _foresee(self, planned: Planned) -> Planned:
         """Return *planned* as ``saved`` if its job is done and its files are there."""

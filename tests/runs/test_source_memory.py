@@ -95,6 +95,28 @@ async def test_a_new_image_goes_before_all_that_are_known(
     assert len(sandbox.ledger.posts) == 4
 
 
+@pytest.mark.usefixtures("read")
+async def test_a_plan_looks_up_known_images_together(
+    comet: CometSession, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dry run over finished work asks the journal for none of them alone."""
+    out = tmp_path / "out"
+    await run(comet, photos, out)
+    asked: list[str] = []
+    destinations = SqliteJournal.destinations
+
+    async def noted(journal: SqliteJournal, key: str) -> object:
+        asked.append(key)
+        return await destinations(journal, key)
+
+    monkeypatch.setattr(SqliteJournal, "destinations", noted)
+    assert len([each async for each in comet.expand_folder(photos, out, WIDE).plan()]) == 3
+    assert asked == []
+    (out / "dog.png").unlink()
+    assert len([each async for each in comet.expand_folder(photos, out, WIDE).plan()]) == 3
+    assert len(set(asked)) == 1
+
+
 @pytest.mark.parametrize("known", [True, False])
 async def test_a_scaled_image_is_known_with_its_own_size(
     comet: CometSession,
