@@ -249,6 +249,9 @@ class Plan:
 # --------------------------------------------------------------------------- the schedule
 
 
+SPREAD = 0.25
+"""The last share of the longest interval, over which polls that it bounds are spread."""
+
 LATE = 120.0
 """What counts as a long life of a task, seconds, where nothing shorter was learned."""
 
@@ -350,7 +353,7 @@ class LearnedSchedule:
         if left > self._FIRST + 1.0:  # it was put off while nothing was known
             left = self._FIRST + left % 1.0
         polls = self._plan.polls_at(age / scale) + max(0.0, left)
-        return min(self.ceiling, max(0.0, self._plan.age_after(polls) * scale - age))
+        return self._capped(max(0.0, self._plan.age_after(polls) * scale - age))
 
     def longest(self, age: float, crowd: int) -> float:
         """Return the longest wait for a poll that serves a *crowd* of tasks.
@@ -366,7 +369,7 @@ class LearnedSchedule:
         Polls are a safety net then: the first where nine tasks in ten are over, and few after.
         """
         late = self._plan.late * self._scale(n) * (1.0 + 0.25 * self._rng.random())
-        return min(self.ceiling, max(late - age, 0.35 * age, 1.0))
+        return self._capped(max(late - age, 0.35 * age, 1.0))
 
     def late(self) -> float:
         """Return the age at which a task that is reported unfinished deserves a second look.
@@ -394,7 +397,13 @@ class LearnedSchedule:
         scale = self._scale(n)
         plan = self._plan
         wait = plan.age_after(plan.polls_at(age / scale) + polls) * scale - age
-        return min(self.ceiling, max(self._floor, wait))
+        return self._capped(max(self._floor, wait))
+
+    def _capped(self, wait: float) -> float:
+        """Return *wait*, bounded: what exceeds the ceiling is spread, so that no two polls meet."""
+        if wait < self.ceiling:
+            return wait
+        return max(self._floor, self.ceiling * (1.0 - SPREAD * self._rng.random()))
 
     def _scale(self, n: int) -> float:
         """Return how many times longer a task of *n* images takes than the usual one.

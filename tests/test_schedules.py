@@ -145,6 +145,17 @@ def test_tasks_of_which_nothing_is_known_are_spread_too() -> None:
     assert busiest(firsts) < 150
 
 
+def test_polls_that_the_longest_interval_bounds_do_not_meet() -> None:
+    """A thousand tasks of ten hours are not polled together every four minutes."""
+    schedule = LearnedSchedule(rng=random.Random(1))
+    for _ in range(64):
+        schedule.learn(36_000.0)
+    waits = [schedule.first() for _ in range(1000)]
+    assert busiest(waits) < 20
+    assert busiest([schedule.next(600.0, 3) for _ in waits]) < 20
+    assert busiest([schedule.reschedule(1.0, wait) for wait in waits]) < 20
+
+
 def test_tasks_put_off_are_polled_once_something_is_known() -> None:
     """Those of a crowd that would be asked about late have their place in the first step then."""
     schedule = LearnedSchedule(rng=random.Random(1))

@@ -15,7 +15,7 @@ import attrs
 from comet_async._polling.watch import NEVER, NotificationState, WatchedTask
 from comet_async.clock import Clock
 from comet_async.models import Task, TaskStatus
-from comet_async.schedules import LATE, SHORTEST, LearnedSchedule, Schedule
+from comet_async.schedules import LATE, SHORTEST, SPREAD, LearnedSchedule, Schedule
 
 if TYPE_CHECKING:
     from comet_async._http.api import Submission
@@ -255,8 +255,9 @@ class PollTiming:
         due = max(age, entry.due - entry.created)
         wait = self.schedule.backstop(age, entry.n) if self.callbacks.proven else 0.0
         wait = wait or self.schedule.reschedule(age, due, entry.n)
-        # Rescheduled again and again, a poll must not be put off forever.
-        latest = max(entry.alive_at, entry.polled_at) + self.schedule.ceiling
+        # Rescheduled again and again, a poll must not be put off forever, nor all to one moment.
+        longest = self.schedule.ceiling * (1.0 - SPREAD * self.rng.random())
+        latest = max(entry.alive_at, entry.polled_at) + longest
         return min(now + wait, max(now, latest))
 
     def last_look(self, entry: WatchedTask, now: float, when: float) -> float:

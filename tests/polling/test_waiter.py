@@ -283,14 +283,18 @@ async def test_polls_at_a_time_are_bounded(server: TaskServer) -> None:
     assert server.busiest == 7
 
 
-@pytest.mark.parametrize("schedule", [None, 10.0], ids=["learned", "fixed"])
+@pytest.mark.parametrize(
+    ("schedule", "learned", "most"),
+    [(None, 64, 60), (None, 0, 100), (10.0, 0, 60)],
+    ids=["learned", "nothing known", "fixed"],
+)
 async def test_tasks_submitted_together_are_not_polled_together(
-    server: TaskServer, schedule: float | None
+    server: TaskServer, schedule: float | None, learned: int, most: int
 ) -> None:
-    """Five hundred of them: the busiest tenth of a second has 60 polls, and not 500."""
+    """Five hundred of them: the busiest tenth of a second has 60 to 100 polls, and not 500."""
     rng = random.Random(1)
     known = LearnedSchedule(rng=rng)
-    for _ in range(64):
+    for _ in range(learned):
         known.learn(30.0 * 2.0 ** rng.gauss(0.0, 0.5))
     waiter = TaskWaiter(
         server, schedule=schedule or known, use_list=False, concurrency=500, rng=rng
@@ -302,7 +306,7 @@ async def test_tasks_submitted_together_are_not_polled_together(
         sum(other < moment + 0.1 for other in moments[at : at + 300])
         for at, moment in enumerate(moments)
     )
-    assert busiest <= 60
+    assert busiest <= most
 
 
 # ------------------------------------------------------------------------------ schedules
