@@ -125,7 +125,9 @@ def soak(bench: Bench) -> Section:
         title="A service that runs for long",
         words="One session with a journal, `expand(out=…)` four at a time in rounds, and a server "
         "in the same process. The week passes on a clock that jumps. The journal keeps every job, "
-        "so that none is ever paid twice; up to 4 MiB of it are SQLite's own log.",
+        "so that none is ever paid twice; up to 4 MiB of it are SQLite's own log. Two things take "
+        "memory, up to a limit: SQLite's cache (8 MiB), and when the newest 8,192 tasks were "
+        "submitted (0.2 kB each).",
         limit="nothing but the disk: every job stays in the journal.",
         tables=tables,
     )
