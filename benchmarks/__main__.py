@@ -1,6 +1,6 @@
 """The one command: ``python -m benchmarks [--quick] [--only NAME]``.
 
-A full run takes about half an hour and writes ``docs/explanation/benchmarks.md`` with its plots;
+A full run takes an hour and a half and writes ``docs/explanation/benchmarks.md`` with its plots;
 a part that was not run keeps its old section there. A quick run only prints.
 """
 
@@ -58,8 +58,6 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=PARTS, help="one part; repeatable")
     given = parser.parse_args()
     wanted = given.only or list(PARTS)
-    words = " ".join(["nox -s bench", *(f"--only {name}" for name in given.only or ())])
-    command = words.replace("bench --", "bench -- --", 1)
     os.chdir(ROOT)
     with scratch() as folder:
         bench = Bench(quick=given.quick, plots=None if given.quick else PLOTS, scratch=folder)
@@ -68,7 +66,7 @@ def main() -> None:
             section = PARTS[name](bench)
             say("\n" + section.plain())
             if not given.quick:  # at once: a later part that fails takes nothing along
-                write(PAGE, [section], list(PARTS), command)
+                write(PAGE, [section], list(PARTS), f"nox -s bench -- --only {name}")
 
 
 if __name__ == "__main__":

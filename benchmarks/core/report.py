@@ -87,7 +87,7 @@ class Section:
     text: str = ""
 
     def markdown(self, *, command: str) -> str:
-        """Return it for the page, *command* being what was run."""
+        """Return it for the page, *command* being what measures it."""
         parts = [f"## {self.title}", self.words]
         parts += [f"What limits us now: {self.limit}"] if self.limit else []
         parts += [f"![{alt}](../_static/bench/{file})" for file, alt in self.plots]
