@@ -150,7 +150,7 @@ def small(bench: Bench) -> Section:
         "Ours also hashes, checks both images and puts results safely on the disk; "
         "*journal* is `expand` and `download` with a journal at full durability, *folder* is "
         "`expand_folder`, which also scans, names, and records every file.",
-        limit="the Python of five exchanges and of a job's six moves (some 3,900 function calls, "
+        limit="the Python of five exchanges and of a job's six moves (some 3,600 function calls, "
         "of which 1,600 are aiohttp's and the program's own); then the new file and its "
         "`fsync`.",
         tables=[_cost_table(load.words, samples), _cost_table(alone.words, one_core)],
