@@ -203,8 +203,9 @@ def check_journal_path(field: str, value: object) -> None:
     """Refuse a *value* that can't be the path of a journal; see `check_writable_path`.
 
     Raises:
-        InputError: It is not a path, or a name that SQLite keeps for what is no file; as a path it
-            would become a file in the working folder, and remember what a test has bought.
+        InputError: It is not a path, or it is a name that means something other than a file to
+            SQLite; as a path it would become a file in the working folder, and remember what a test
+            has bought.
     """
     check_writable_path(field, value)
     if value == ":memory:" or (isinstance(value, str) and value.startswith("file:")):

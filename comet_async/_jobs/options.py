@@ -11,7 +11,7 @@ from comet_async._journal.records import Limits
 from comet_async.models import Task
 
 Busy = Literal["wait", "raise"]
-"""What to do while there is no free slot or the server is busy."""
+"""What to do while all slots are taken or the server is busy."""
 
 
 @attrs.frozen(kw_only=True)
@@ -29,7 +29,7 @@ class JobOptions:
         single: True for one call of a program's. Its time starts at once, and it gives up
             sooner; in a run over many images an image's time starts when it gets its slot.
         until_submitted: Stop when the server has accepted the request.
-        busy: Wait while there is no free slot or the server is busy, or raise an error.
+        busy: Whether to wait or to raise an error while all slots are taken or the server is busy.
         on_submitted: Called with the task once it is accepted, before it is waited for.
     """
 
