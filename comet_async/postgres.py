@@ -444,8 +444,10 @@ class PostgresJournal:
         finally:
             # Both at once: each may wait for a server that does not answer.
             stopping = asyncio.get_running_loop().run_in_executor(None, self._worker.stop)
-            await _close(self._writer, self._connection)
-            await asyncio.shield(stopping)
+            try:
+                await _close(self._writer, self._connection)
+            finally:
+                await asyncio.shield(stopping)
 
     @contextmanager
     def impatient(self) -> Generator[None, None, None]:
